@@ -1,0 +1,1 @@
+"""DISK: local features learned by policy gradient (arXiv 2006.13566)."""

@@ -1,0 +1,75 @@
+"""The `disk` command: finds the subcommand, runs it, turns a user's mistake into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# command -> (module, what it does); modules are imported only when their command runs
+COMMANDS = {
+    "detect": ("detect", "find keypoints and descriptors in a folder of images"),
+    "match": ("match", "match the features of pairs of images"),
+    "view": ("view", "draw keypoints or matches"),
+    "export": ("export", "write features and matches for COLMAP, IMW or hloc"),
+    "verify": ("verify", "geometric verification of all matched pairs"),
+    "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
+    "demo": ("demo", "the whole pipeline on photographs with ground truth"),
+    "train": ("train", "train the network"),
+    "auc": ("auc", "choose the best checkpoint from training logs"),
+    "dataset": ("dataset", "make, import, merge, check and download training data"),
+    "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
+    "weights": ("weights", "list, fetch, convert and export checkpoints"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted."""
+    from disk.errors import DiskError
+    from disk.progress import setup
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    quiet = "--quiet" in arguments
+    if quiet:
+        arguments.remove("--quiet")
+    setup(quiet)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"disk-features {version('disk-features')}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"disk: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
+    try:
+        return int(module.main(arguments[1:]) or 0)
+    except DiskError as error:
+        print(f"disk {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"disk {name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader (`| head`) has seen enough; keep Python from complaining again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        print(f"disk {name}: {error or 'out of memory'}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: disk COMMAND ... [--quiet]", "", "DISK local features, from photos to a 3D model.", ""]
+    lines += [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [
+        "",
+        "example:  disk reconstruct photos/ model/",
+        "`disk COMMAND --help` explains each; --version prints the version.",
+    ]
+    return "\n".join(lines)

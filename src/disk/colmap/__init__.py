@@ -1,0 +1,1 @@
+"""Everything that talks to COLMAP; the only room that imports pycolmap."""

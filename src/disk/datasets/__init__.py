@@ -1,0 +1,1 @@
+"""Scene data sets for training: the json format, reading, import, merge, synthesis, download."""

@@ -1,0 +1,1 @@
+"""The field's own measurements: homography, relative pose, IMW, reconstruction."""

@@ -1,0 +1,1 @@
+"""Cameras, epipolar geometry, poses and their errors, robust estimation."""

@@ -1,0 +1,1 @@
+"""Reading and listing images, resizing to a network size and mapping points back."""

@@ -1,0 +1,1 @@
+"""Exact nearest neighbours, the match distribution of training, LightGlue."""

@@ -1,0 +1,1 @@
+"""The network, detection, the descriptor head, checkpoints and the ONNX backend."""

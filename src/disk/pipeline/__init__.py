@@ -1,0 +1,1 @@
+"""Stages over a whole collection of images: detect, match, verify, reconstruct, demo."""

@@ -1,0 +1,51 @@
+"""Progress of anything that takes over a second: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+log = logging.getLogger("disk")
+
+
+def setup(quiet: bool) -> None:
+    """Send log lines to stderr, without breaking a bar in progress; `quiet` leaves warnings only."""
+    handler = _TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False
+
+
+def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar that shows rate and time left; without a terminal, log when done."""
+    bar = progress_bar(description, unit, total=total if total is not None else _length(items))
+    with bar:
+        for item in items:
+            yield item
+            bar.update(1)
+    if bar.disable:
+        log.info("%s: done", description)
+
+
+def progress_bar(description: str, unit: str, total: int | None, initial: int = 0) -> tqdm:
+    """A bar to update by hand; silent when quiet or when stderr is no terminal."""
+    hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
+    return tqdm(desc=description, unit=unit, total=total, initial=initial, disable=hidden, dynamic_ncols=True)
+
+
+def _length(items: Iterable[T]) -> int | None:
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+class _TqdmHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Depth and epipolar rewards over pairs of keypoints."""

@@ -1,0 +1,1 @@
+"""HDF5 artifacts: write, resume, merge shards, IMW and hloc layouts."""

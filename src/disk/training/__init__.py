@@ -1,0 +1,1 @@
+"""Training: schedule, REINFORCE step, loop, validation."""
