@@ -1,0 +1,40 @@
+"""Epipolar geometry of two pinhole cameras (Hartley and Zisserman, Multiple View Geometry, chapter 9)."""
+
+from __future__ import annotations
+
+import torch
+
+from disk.geometry.camera import Camera, relative_pose
+from disk.shapes import Float, Tensor
+
+
+def skew(v: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """The matrix [v]x with [v]x w = v x w."""
+    x, y, z = v.unbind()
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+
+
+def essential(R: Float[Tensor, "3 3"], t: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """E = [t]x R of cam2_from_cam1 = (R, t): x2^T E x1 = 0 for normalised points."""
+    return skew(t) @ R
+
+
+def fundamental(camera1: Camera, camera2: Camera) -> Float[Tensor, "3 3"]:
+    """F = K2^-T [t]x R K1^-1 of (R, t) = cam2_from_cam1: x2^T F x1 = 0 for pixels (HZ 9.6)."""
+    E = essential(*relative_pose(camera1, camera2))
+    return torch.linalg.inv(camera2.K).T @ E @ torch.linalg.inv(camera1.K)
+
+
+def epipolar_distance(
+    F: Float[Tensor, "3 3"], p1: Float[Tensor, "n 2"], p2: Float[Tensor, "m 2"]
+) -> Float[Tensor, "n m"]:
+    """Distance in pixels of every p2 to the line F @ p1 in image 2.
+
+    The other direction is `epipolar_distance(F.T, p2, p1).T`. A p1 on the epipole has no line: its distances are 0.
+    """
+    lines = p1 @ F[:, :2].T + F[:, 2]
+    normals = lines[:, :2]
+    length = torch.linalg.vector_norm(normals, dim=1, keepdim=True).clamp(min=torch.finfo(p1.dtype).tiny)
+    lines = lines / length
+    return (lines[:, :2] @ p2.T + lines[:, 2:]).abs()
