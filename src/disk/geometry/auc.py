@@ -11,8 +11,8 @@ def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) 
     """Area under the curve of recall over error, from 0 to each threshold, divided by it: 0 to 1.
 
     The curve goes in straight lines from (0, 0) through (e_k, k / n), the sorted errors, and stays level
-    from the last of them to the threshold; it is integrated exactly, without bins (SuperGlue, CVPR 2020, whose tables
-    use it). A failure is an infinite error. No errors at all give nan.
+    from the last of them to the threshold; it is integrated exactly, without bins (Sarlin et al., SuperGlue,
+    CVPR 2020). A failure is an infinite error. No errors at all give nan.
     """
     if len(errors) == 0:
         return [float("nan")] * len(thresholds)
@@ -28,10 +28,10 @@ def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) 
 
 
 def mean_average_accuracy(errors: Sequence[float] | np.ndarray, threshold: int = 10) -> float:
-    """Mean over 1, 2, ..., threshold degrees of the share of errors below it: mAA of the IMW benchmark, 0 to 1.
+    """Mean over 1, 2, ..., threshold degrees of the share of errors below it, 0 to 1: mAA of the IMW benchmark.
 
-    Jin et al., Image Matching across Wide Baselines, IJCV 2021: a histogram with one-degree bins (the last one
-    closed), cumulated, averaged. No errors at all give nan.
+    A histogram with one-degree bins (the last one closed), cumulated and averaged (Jin et al., Image Matching
+    across Wide Baselines, IJCV 2021). No errors at all give nan.
     """
     if len(errors) == 0:
         return float("nan")

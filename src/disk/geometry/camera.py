@@ -18,7 +18,7 @@ class Camera:
 
     K: Float[Tensor, "3 3"]
     R: Float[Tensor, "3 3"]
-    t: Float[Tensor, "3"]
+    t: Float[Tensor, " 3"]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
         """The same camera on another device or in another precision."""
@@ -46,7 +46,7 @@ def unproject(
     return (in_camera - camera.t) @ camera.R  # R^T x, written for rows
 
 
-def relative_pose(camera1: Camera, camera2: Camera) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3"]]:
+def relative_pose(camera1: Camera, camera2: Camera) -> tuple[Float[Tensor, "3 3"], Float[Tensor, " 3"]]:
     """cam2_from_cam1 as (R, t): x_cam2 = R @ x_cam1 + t."""
     R = camera2.R @ camera1.R.T
     return R, camera2.t - R @ camera1.t

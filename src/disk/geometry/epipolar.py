@@ -8,14 +8,14 @@ from disk.geometry.camera import Camera, relative_pose
 from disk.shapes import Float, Tensor
 
 
-def skew(v: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+def skew(v: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
     """The matrix [v]x with [v]x w = v x w."""
     x, y, z = v.unbind()
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
 
 
-def essential(R: Float[Tensor, "3 3"], t: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+def essential(R: Float[Tensor, "3 3"], t: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
     """E = [t]x R of cam2_from_cam1 = (R, t): x2^T E x1 = 0 for normalised points."""
     return skew(t) @ R
 
@@ -31,7 +31,7 @@ def epipolar_distance(
 ) -> Float[Tensor, "n m"]:
     """Distance in pixels of every p2 to the line F @ p1 in image 2.
 
-    The other direction is `epipolar_distance(F.T, p2, p1).T`. A p1 on the epipole has no line: its distances are 0.
+    The other direction is `epipolar_distance(F.T, p2, p1).T`. A p1 on the epipole has no line: distance 0.
     """
     lines = p1 @ F[:, :2].T + F[:, 2]
     normals = lines[:, :2]

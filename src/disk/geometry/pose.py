@@ -18,7 +18,7 @@ def rotation_error(R: Float[np.ndarray, "3 3"], R_gt: Float[np.ndarray, "3 3"]) 
     return float(np.degrees(np.arctan2(np.linalg.norm(axis), cosine)))
 
 
-def translation_error(t: Float[np.ndarray, "3"], t_gt: Float[np.ndarray, "3"]) -> float:
+def translation_error(t: Float[np.ndarray, " 3"], t_gt: Float[np.ndarray, " 3"]) -> float:
     """Angle between two directions in degrees, 0 to 90: blind to length and sign, as in the IMW benchmark.
 
     Where the ground truth does not move there is no direction to be wrong about: 0.
@@ -33,7 +33,7 @@ def translation_error(t: Float[np.ndarray, "3"], t_gt: Float[np.ndarray, "3"]) -
 
 def align_similarity(
     src: Float[np.ndarray, "n 3"], dst: Float[np.ndarray, "n 3"]
-) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
+) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
     """(s, R, t) that minimise the sum of |dst - (s R src + t)|^2 (Umeyama, PAMI 1991).
 
     Raises ValueError where the points do not fix it: fewer than three, or all of them in one place.

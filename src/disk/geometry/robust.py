@@ -17,7 +17,7 @@ class RelativePose:
     """cam2_from_cam1: x_cam2 = R @ x_cam1 + t with |t| = 1, and which matches agree with it."""
 
     R: Float[np.ndarray, "3 3"]
-    t: Float[np.ndarray, "3"]
+    t: Float[np.ndarray, " 3"]
     inliers: Bool[np.ndarray, " n"]
 
 
@@ -32,7 +32,7 @@ def estimate_relative_pose(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> RelativePose | None:
-    """Calibrated relative pose from matched pixels (row i of p0 matches row i of p1); None where there is none.
+    """Calibrated relative pose from matched pixels (row i of p0 matches row i of p1); None if there is none.
 
     threshold: largest Sampson error of an inlier, in pixels. The five-point method needs 5 matches; a
     pose that only its own 5 agree with is chance, so fewer than 6 inliers also give None.
