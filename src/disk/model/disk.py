@@ -1,0 +1,113 @@
+"""DISK: the network together with detection and description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from disk.features import Features
+from disk.model import head
+from disk.model.detection import nms, sample_grid
+from disk.model.head import Encoding
+from disk.model.unet import UNet
+from disk.shapes import Float, Int, Tensor
+
+STRIDE = 16  # height and width of the network's input are multiples of this
+
+
+class DISK(nn.Module):
+    """DISK local features (Tyszkiewicz, Fua, Trulls, NeurIPS 2020).
+
+    Parameters have the names and shapes of the released checkpoints. Images are RGB in [0, 1].
+    """
+
+    def __init__(self, desc_dim: int = 128) -> None:
+        super().__init__()
+        self.desc_dim = desc_dim
+        self.unet = UNet(desc_dim + 1)
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b d h w"]]:
+        """Heatmap logits and raw descriptors at every pixel: the original's dense formulation."""
+        dense = self.unet(images)
+        return dense[:, self.desc_dim :], dense[:, : self.desc_dim]
+
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Encoding:
+        """Everything but the last convolution."""
+        return head.encode(*self.unet.trunk(images))
+
+    def heatmap(self, encoding: Encoding) -> Float[Tensor, "b h w"]:
+        """Heatmap logits at every pixel."""
+        _, slope, _, last = self.unet.path_up[-1].conv
+        return head.heatmap(encoding, slope.weight, last.weight[self.desc_dim], last.bias[self.desc_dim])
+
+    def describe(self, encoding: Encoding, points: list[Int[Tensor, "_ 2"]]) -> list[Float[Tensor, "_ d"]]:
+        """Unit descriptors at the given pixels (x, y) of each image of the batch."""
+        _, slope, _, last = self.unet.path_up[-1].conv
+        weight, bias = last.weight[: self.desc_dim], last.bias[: self.desc_dim]
+        return [
+            F.normalize(head.describe(encoding, i, at, slope.weight, weight, bias), dim=1)
+            for i, at in enumerate(points)
+        ]
+
+    def sample(
+        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
+    ) -> list[Features]:
+        """Training: keypoints drawn from the heatmap; scores are their log-probabilities. With gradients."""
+        encoding = self.encode(images)
+        drawn = sample_grid(self.heatmap(encoding), generator)
+        descriptors = self.describe(encoding, [points for points, _ in drawn])
+        return [
+            Features(points.to(log_p.dtype), descriptor, log_p)
+            for (points, log_p), descriptor in zip(drawn, descriptors, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def detect(self, image: Any, n: int | None = None, window: int = 5) -> Any:
+        """Features of one image (uint8 (H, W, 3) array, PIL image, float (3, H, W) tensor) of any size, best first.
+
+        A float (B, 3, H, W) tensor gives a list. `n`: the most keypoints to keep; `window`: of the non-maximum
+        suppression, in pixels. Raises ImageError for anything else.
+        """
+        batch, single = _as_batch(image)
+        device = next(self.parameters()).device
+        found = self.detect_batch(batch.to(device), n=n, window=window)
+        return found[0] if single else found
+
+    def detect_batch(
+        self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5
+    ) -> list[Features]:
+        """Features of images of one size, any size."""
+        height, width = images.shape[2:]
+        encoding = self.encode(pad(images))
+        kept = [nms(logits[:height, :width], window, n) for logits in self.heatmap(encoding)]
+        descriptors = self.describe(encoding, [points for points, _ in kept])
+        return [
+            Features(points.float(), descriptor.float(), scores.float())
+            for (points, scores), descriptor in zip(kept, descriptors, strict=True)
+        ]
+
+
+def pad(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    """Zero rows and columns at the bottom and right, to the next multiple of 16."""
+    height, width = images.shape[2:]
+    return F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+
+
+def _as_batch(image: Any) -> tuple[Tensor, bool]:
+    from disk.errors import ImageError
+
+    if isinstance(image, Tensor):
+        if image.is_floating_point() and image.ndim in (3, 4) and image.shape[-3] == 3:
+            return (image[None], True) if image.ndim == 3 else (image, False)
+        raise ImageError(f"expected a float (3, H, W) or (B, 3, H, W) tensor, got {image.dtype} {tuple(image.shape)}")
+    import numpy as np
+
+    array = np.array(image.convert("RGB") if hasattr(image, "convert") else image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(f"expected a uint8 (H, W, 3) image, got {array.dtype} {array.shape}")
+    return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255, True

@@ -1,0 +1,86 @@
+"""The U-Net of DISK up to, but not including, its last convolution block."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from disk.shapes import Float, Tensor
+
+DOWN = (16, 32, 64, 64, 64)
+UP = (64, 64, 64)
+KERNEL = 5
+EPS = 1e-5  # of every instance normalisation
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation without parameters.
+
+    `nn.InstanceNorm2d` refuses a single spatial element, which a 16x16 image reaches at the bottom of the U-Net.
+    """
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return torch.instance_norm(x, None, None, None, None, True, 0.0, EPS, torch.backends.cudnn.enabled)
+
+
+class ConvBlock(nn.Sequential):
+    """Pre-activation block: norm, PReLU, convolution. The indices are those of the released state-dict."""
+
+    def __init__(self, channels_in: int, channels_out: int, bare: bool = False) -> None:
+        super().__init__(
+            nn.Identity() if bare else InstanceNorm(),
+            nn.Identity() if bare else nn.PReLU(channels_in),
+            nn.Identity(),  # where the original has an optional dropout
+            nn.Conv2d(channels_in, channels_out, KERNEL, padding=KERNEL // 2),
+        )
+
+
+class UpBlock(nn.Module):
+    """Bilinear x2, concatenation with the skip connection, block."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = ConvBlock(channels_in, channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        up = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.conv(torch.cat([up, skip], dim=1))
+
+
+class UNet(nn.Module):
+    """The original's U-Net with `channels_out` output channels (Tyszkiewicz et al. 2020, section 4).
+
+    `trunk` stops before the last block; `disk.model.head` evaluates that block where it is needed.
+    """
+
+    def __init__(self, channels_out: int) -> None:
+        super().__init__()
+        widths = (3, *DOWN)
+        self.path_down = nn.ModuleList(
+            nn.Sequential(
+                nn.Identity() if i == 0 else nn.AvgPool2d(2),
+                ConvBlock(widths[i], widths[i + 1], bare=i == 0),
+            )
+            for i in range(len(DOWN))
+        )
+        outs = (*UP, channels_out)
+        ins = (DOWN[-1], *UP)
+        self.path_up = nn.ModuleList(
+            UpBlock(ins[i] + DOWN[-2 - i], outs[i]) for i in range(len(outs))
+        )
+
+    def trunk(
+        self, images: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
+        """The last block's two inputs: the map at half resolution and the skip connection at full resolution."""
+        maps = [images]
+        for block in self.path_down:
+            maps.append(block(maps[-1]))
+        x = maps.pop()
+        for block in self.path_up[:-1]:
+            x = block(x, maps.pop())
+        return x, maps.pop()
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+        """The whole U-Net, densely."""
+        return self.path_up[-1](*self.trunk(images))
