@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) -> list[float]:
+def pose_auc(errors: Sequence[float | int] | np.ndarray, thresholds: Sequence[float | int]) -> list[float]:
     """Area under the curve of recall over error, from 0 to each threshold, divided by it: 0 to 1.
 
     The curve goes in straight lines from (0, 0) through (e_k, k / n), the sorted errors, and stays level
@@ -27,8 +27,8 @@ def pose_auc(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) 
     return areas
 
 
-def mean_average_accuracy(errors: Sequence[float] | np.ndarray, threshold: int = 10) -> float:
-    """Mean over 1, 2, ..., threshold degrees of the share of errors below it, 0 to 1: mAA of the IMW benchmark.
+def mean_average_accuracy(errors: Sequence[float | int] | np.ndarray, threshold: int = 10) -> float:
+    """Mean over 1, 2, ..., threshold degrees of the share of errors below it, 0 to 1: IMW's mAA.
 
     A histogram with one-degree bins (the last one closed), cumulated and averaged (Jin et al., Image Matching
     across Wide Baselines, IJCV 2021). No errors at all give nan.
