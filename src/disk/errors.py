@@ -35,6 +35,10 @@ class DatasetError(DiskError):
     """A training data set cannot be used."""
 
 
+class DownloadError(DiskError):
+    """A file cannot be fetched from its server, or is not what it should be."""
+
+
 class TrainingError(DiskError):
     """Training cannot start or go on."""
 

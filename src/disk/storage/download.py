@@ -1,0 +1,146 @@
+"""Fetching files over HTTP: resumed where they stopped, verified before they appear under their name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from disk.errors import DownloadError
+from disk.progress import log, progress_bar
+
+_BLOCK = 1 << 20
+_TIMEOUT = 60.0  # seconds without a byte
+
+
+def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str) -> Path:
+    """Fetch `url` to `target` and return it; a target that passes `check` already is left alone.
+
+    The bytes go to `<target>.part`, which a later call continues, and the file gets its name only once
+    `check` has accepted it. A continued file that fails the check is fetched once more from the start.
+    Raises DownloadError when the server cannot be reached, refuses, breaks off or sends something else.
+    """
+    if target.is_file():
+        if check(target):
+            return target
+        log.warning("%s is not what it should be; fetching it again", target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    continued = _size(part) > 0
+    while True:
+        _fetch_to_the_end(url, part, description)
+        if check(part):
+            os.replace(part, target)
+            return target
+        part.unlink()
+        if not continued:
+            raise DownloadError(
+                f"{url}: the file fetched does not have the expected checksum; it was deleted"
+            )
+        log.warning("%s: the continued file does not have the expected checksum; from the start", url)
+        continued = False
+
+
+def fetch_text(url: str) -> str:
+    """The text of a small file on a server. Raises DownloadError."""
+    with _open(url, 0) as response:
+        try:
+            return response.read().decode("utf-8", errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise DownloadError(
+                f"{url}: the connection broke off ({error}); run the command again"
+            ) from error
+
+
+def file_hash(path: Path, kind: Literal["md5", "sha256", "git"]) -> str:
+    """Checksum of a file in hex; "git" is the id of a git blob, sha1 of `blob <size>\\0` and the bytes."""
+    digest = hashlib.sha1(b"blob %d\0" % _size(path)) if kind == "git" else hashlib.new(kind)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fetch_to_the_end(url: str, part: Path, description: str) -> None:
+    """Append to `part` until it is complete; a broken connection is taken up as long as bytes arrive."""
+    while True:
+        start = _size(part)
+        done, total = _fetch_once(url, part, description)
+        if done:
+            return
+        if _size(part) <= start:
+            of = f" of {total}" if total else ""
+            message = f"{url}: the connection broke off after {_size(part)}{of} bytes; run the command again"
+            raise DownloadError(f"{message} to continue")
+
+
+def _fetch_once(url: str, part: Path, description: str) -> tuple[bool, int | None]:
+    """One request for the rest of `part`. Returns whether it is complete, and the size of the whole."""
+    start = _size(part)
+    try:
+        response = _open(url, start)
+    except _NothingLeft as error:
+        if error.total == start:
+            return True, start
+        part.unlink()  # longer than the file on the server: a leftover of something else
+        return _fetch_once(url, part, description)
+    with response:
+        if response.status != 206:
+            start = 0  # the server sends the whole file again
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length is not None and length.isdigit() else None
+        bar = progress_bar(description, "B", total, initial=start)
+        bar.unit_scale = True
+        with open(part, "ab" if start else "wb") as file, bar:
+            while block := _read(response):
+                file.write(block)
+                bar.update(len(block))
+    return total is None or _size(part) >= total, total
+
+
+def _open(url: str, start: int) -> http.client.HTTPResponse:
+    if not url.startswith(("http://", "https://")):
+        raise DownloadError(f"{url}: not an http or https address")
+    headers = {"User-Agent": "disk-features"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:
+            size = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            raise _NothingLeft(int(size[1]) if size else None) from error
+        raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise DownloadError(
+            f"{url}: cannot be reached ({reason}); check the address and the network"
+        ) from error
+    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        raise DownloadError(f"{url}: the server sends another part of the file than was asked for")
+    return response
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next block; empty at the end and when the connection breaks, which the size then tells."""
+    try:
+        return response.read(_BLOCK)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class _NothingLeft(Exception):
+    """The server has no bytes beyond those already here; `total` is the size of its file, if told."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
