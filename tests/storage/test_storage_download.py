@@ -19,7 +19,7 @@ MD5 = hashlib.md5(BYTES).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Sends BYTES; `ranges`: whether it honours Range; `breaks`: after how many bytes the next responses stop."""
+    """Sends BYTES. `ranges`: whether it honours Range; `breaks`: bytes after which responses stop."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
