@@ -1,0 +1,75 @@
+import cv2
+import kornia
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from disk.geometry.camera import Camera, project
+from disk.geometry.epipolar import epipolar_distance, essential, fundamental
+
+
+def two_cameras(seed: int = 0) -> tuple[Camera, Camera]:
+    rng = np.random.default_rng(seed)
+    cameras = []
+    for _ in range(2):
+        K = np.array([[rng.uniform(300, 900), 0, 320], [0, rng.uniform(300, 900), 240], [0, 0, 1]])
+        R = Rotation.from_rotvec(rng.normal(size=3) * 0.3).as_matrix()
+        parts = (K, R, rng.normal([0, 0, 5]))
+        cameras.append(Camera(*(torch.from_numpy(np.asarray(part)) for part in parts)))
+    return cameras[0], cameras[1]
+
+
+def test_projections_of_a_point_lie_on_each_others_lines():
+    camera1, camera2 = two_cameras()
+    points = torch.from_numpy(np.random.default_rng(1).normal(size=(30, 3)))
+    p1, p2 = project(camera1, points)[0], project(camera2, points)[0]
+    F = fundamental(camera1, camera2)
+    assert epipolar_distance(F, p1, p2).diagonal().max() < 1e-6
+    assert epipolar_distance(F.T, p2, p1).diagonal().max() < 1e-6
+    # and other points do not
+    assert epipolar_distance(F, p1, p2).median() > 5
+
+
+def test_sideways_motion_by_hand():
+    """A camera that moves along x has horizontal lines: the distance is the difference in y."""
+    K = torch.tensor([[500.0, 0, 100], [0, 500, 100], [0, 0, 1]], dtype=torch.float64)
+    still = Camera(K, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    moved = Camera(K, still.R, torch.tensor([1.0, 0, 0], dtype=torch.float64))
+    p1 = torch.tensor([[10.0, 20], [50, 70]], dtype=torch.float64)
+    p2 = torch.tensor([[30.0, 25], [0, 70], [99, 0]], dtype=torch.float64)
+    expected = torch.tensor([[5.0, 50, 20], [45, 0, 70]], dtype=torch.float64)
+    torch.testing.assert_close(epipolar_distance(fundamental(still, moved), p1, p2), expected)
+
+
+def test_fundamental_agrees_with_kornia_up_to_scale():
+    camera1, camera2 = two_cameras(2)
+    projections = [(c.K @ torch.cat([c.R, c.t[:, None]], 1))[None] for c in (camera1, camera2)]
+    expected = kornia.geometry.epipolar.fundamental_from_projections(*projections)[0]
+    ours = fundamental(camera1, camera2)
+    ours, expected = ours / ours.norm(), expected / expected.norm()
+    torch.testing.assert_close(ours * torch.sign((ours * expected).sum()), expected, atol=1e-9, rtol=1e-6)
+
+
+def test_distance_agrees_with_opencv_lines():
+    F = fundamental(*two_cameras(3))
+    rng = np.random.default_rng(4)
+    p1, p2 = rng.uniform(0, 640, (7, 2)), rng.uniform(0, 640, (5, 2))
+    lines = cv2.computeCorrespondEpilines(p1[:, None], 1, F.numpy())[:, 0]  # normalised to a unit normal
+    expected = np.abs(lines[:, None, :2] @ p2.T + lines[:, 2:, None])[:, 0]
+    ours = epipolar_distance(F, torch.from_numpy(p1), torch.from_numpy(p2)).numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+def test_essential_has_two_equal_singular_values():
+    R = torch.from_numpy(Rotation.from_rotvec([0.1, -0.4, 0.2]).as_matrix())
+    t = torch.tensor([1.0, 2, -2], dtype=torch.float64)
+    singular = torch.linalg.svdvals(essential(R, t))
+    torch.testing.assert_close(singular, torch.tensor([3.0, 3, 0], dtype=torch.float64))
+
+
+def test_the_epipole_has_distance_zero_not_nan():
+    F = torch.tensor([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # epipole at infinity along x
+    F_finite = torch.tensor([[0.0, -1, 20], [1, 0, -10], [-20, 10, 0]])  # both epipoles at (10, 20)
+    points = torch.tensor([[10.0, 20], [3, 4]])
+    assert epipolar_distance(F_finite, points, points)[0].tolist() == [0, 0]
+    assert torch.isfinite(epipolar_distance(F, points, points)).all()

@@ -1,0 +1,95 @@
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from disk.geometry.pose import rotation_error, translation_error
+from disk.geometry.robust import estimate_homography, estimate_relative_pose
+
+K0 = np.array([[700.0, 0, 320], [0, 710, 240], [0, 0, 1]])
+K1 = np.array([[500.0, 0, 300], [0, 490, 200], [0, 0, 1]])
+R = Rotation.from_rotvec([0.05, -0.3, 0.1]).as_matrix()
+T = np.array([1.0, 0.2, -0.1])
+
+
+def two_views(n: int = 200, outliers: int = 60, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Matched pixels of random points, the first `outliers` of them wrong in the second image."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-2, -2, 4], [2, 2, 9], (n, 3))
+    p0 = points @ K0.T
+    p1 = (points @ R.T + T) @ K1.T
+    p0, p1 = p0[:, :2] / p0[:, 2:], p1[:, :2] / p1[:, 2:]
+    p1 = p1 + noise * rng.normal(size=p1.shape)
+    p1[:outliers] = rng.uniform(0, 600, (outliers, 2))
+    return p0, p1
+
+
+def test_finds_the_pose_among_outliers():
+    estimate = estimate_relative_pose(*two_views(), K0, K1, threshold=1.0)
+    assert estimate is not None
+    assert rotation_error(estimate.R, R) < 0.3
+    assert translation_error(estimate.t, T) < 1.5
+    assert abs(np.linalg.norm(estimate.t) - 1) < 1e-12
+    assert estimate.inliers[60:].mean() > 0.95
+    assert estimate.inliers[:60].mean() < 0.2
+
+
+def test_agrees_with_opencv():
+    p0, p1 = two_views(noise=0.0)
+    normalised = [cv2.undistortPoints(p[:, None], K, None)[:, 0] for p, K in ((p0, K0), (p1, K1))]
+    E, mask = cv2.findEssentialMat(*normalised, np.eye(3), threshold=1e-3, prob=0.9999)
+    _, R_cv, t_cv, _ = cv2.recoverPose(E, *normalised, np.eye(3), mask=mask)
+    estimate = estimate_relative_pose(p0, p1, K0, K1)
+    assert estimate is not None
+    assert rotation_error(estimate.R, R_cv) < 0.05
+    assert translation_error(estimate.t, t_cv[:, 0]) < 0.1
+
+
+def test_same_seed_same_answer():
+    first, second = (estimate_relative_pose(*two_views(), K0, K1, seed=5) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first.R, second.R)
+    np.testing.assert_array_equal(first.inliers, second.inliers)
+
+
+def test_scaling_pixels_camera_and_threshold_together_changes_nothing():
+    p0, p1 = two_views()
+    S = np.diag([2.0, 2.0, 1.0])  # an exact power of two, so that rounding is the same
+    small = estimate_relative_pose(p0, p1, K0, K1, threshold=1.0)
+    large = estimate_relative_pose(2 * p0, 2 * p1, S @ K0, S @ K1, threshold=2.0)
+    assert small is not None
+    assert large is not None
+    np.testing.assert_allclose(large.R, small.R, atol=1e-9)
+    np.testing.assert_array_equal(large.inliers, small.inliers)
+
+
+def test_no_pose_from_too_few_matches():
+    p0, p1 = two_views()
+    assert estimate_relative_pose(p0[:0], p1[:0], K0, K1) is None
+    assert estimate_relative_pose(p0[:5], p1[:5], K0, K1) is None
+
+
+def test_no_pose_that_only_its_own_five_matches_support():
+    rng = np.random.default_rng(3)
+    p0, p1 = rng.uniform(0, 600, (2, 8, 2))
+    assert estimate_relative_pose(p0, p1, K0, K1, threshold=0.01) is None
+
+
+def test_homography_agrees_with_the_truth_and_opencv():
+    rng = np.random.default_rng(1)
+    H = np.array([[1.1, 0.05, 12], [-0.03, 0.95, -7], [1e-4, -5e-5, 1]])
+    p0 = rng.uniform(0, 600, (150, 2))
+    p1 = cv2.perspectiveTransform(p0[:, None], H)[:, 0]
+    p1[:50] = rng.uniform(0, 600, (50, 2))
+    estimate = estimate_homography(p0, p1, threshold=2.0)
+    assert estimate is not None
+    np.testing.assert_allclose(estimate[0], H, atol=1e-6)
+    assert estimate[1][50:].all()
+    peer, _ = cv2.findHomography(p0, p1, cv2.RANSAC, 2.0)
+    np.testing.assert_allclose(estimate[0], peer, atol=1e-4)
+
+
+def test_no_homography_from_three_points_or_from_one_place():
+    p = np.random.default_rng(0).uniform(0, 100, (3, 2))
+    assert estimate_homography(p, p) is None
+    assert estimate_homography(np.ones((20, 2)), np.ones((20, 2))) is None
