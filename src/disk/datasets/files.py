@@ -1,0 +1,107 @@
+"""The files of one posed image in a data set: its calibration and its depth map.
+
+Both formats are the original's: `calibration_NAME.EXT.h5` holds K (3, 3), R (3, 3) and T (3,) with
+x_cam = R x_world + T; `NAME.h5` holds `depth` (H, W), 0 where unknown. An image in a sub-folder has its files
+in a sub-folder of the same name. K follows the package's convention, (0, 0) at the centre of the first pixel;
+the original's importer left it as COLMAP writes it, half a pixel more in cx and cy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from disk.errors import DatasetError
+from disk.shapes import Float
+
+_ORTHONORMAL = 1e-3  # largest entry of R R^T - I; float16 rotations and rounded text pass
+
+
+class Calibration(NamedTuple):
+    """A camera as stored, in float64: x_cam = R x_world + T, pixel = K x_cam up to scale."""
+
+    K: Float[np.ndarray, "3 3"]
+    R: Float[np.ndarray, "3 3"]
+    T: Float[np.ndarray, " 3"]
+
+
+def find_calibration(folder: Path, name: str) -> Path | None:
+    """The calibration file of an image, with or without the image's extension in its name."""
+    image = PurePosixPath(name)
+    stems = [image.parent / f"calibration_{image.name}", image.parent / f"calibration_{image.stem}"]
+    return _first_file(folder, [*stems, PurePosixPath(f"calibration_{name}")])
+
+
+def find_depth(folder: Path, name: str) -> Path | None:
+    """The depth file of an image, with or without the image's extension in its name."""
+    image = PurePosixPath(name)
+    return _first_file(folder, [image, image.with_suffix("")])
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration. Raises DatasetError if it is damaged, not finite or its R is no rotation."""
+    try:
+        with h5py.File(path, "r") as file:
+            parts = [np.asarray(file[key][()], dtype=np.float64) for key in ("K", "R", "T")]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: not a calibration with K, R and T ({error})") from error
+    K, R, T = parts
+    if K.shape != (3, 3) or R.shape != (3, 3) or T.size != 3:
+        raise DatasetError(
+            f"{path}: K, R and T have shapes {K.shape}, {R.shape}, {T.shape} instead of 3x3, 3x3, 3"
+        )
+    if not all(np.isfinite(part).all() for part in parts):
+        raise DatasetError(f"{path}: K, R or T is not finite; remove the tuples of this image")
+    if np.abs(R @ R.T - np.eye(3)).max() > _ORTHONORMAL or np.linalg.det(R) < 0:
+        raise DatasetError(f"{path}: R is not a rotation; remove the tuples of this image")
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or np.abs(K[2] - (0, 0, 1)).max() > 1e-6:
+        raise DatasetError(f"{path}: K is not the matrix of a camera; its focal lengths must be positive")
+    return Calibration(K, R, T.reshape(3))
+
+
+def write_calibration(folder: Path, name: str, calibration: Calibration) -> None:
+    """Write the calibration of an image into a folder of calibrations."""
+    image = PurePosixPath(name)
+    path = folder / image.parent / f"calibration_{image.name}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for key, value in calibration._asdict().items():
+            file.create_dataset(key, data=np.asarray(value, dtype=np.float64))
+
+
+def read_depth(path: Path) -> Float[np.ndarray, "h w"]:
+    """Read a depth map as float32; whatever is not finite and positive becomes 0. Raises DatasetError."""
+    try:
+        with h5py.File(path, "r") as file:
+            depth = np.asarray(file["depth"][()], dtype=np.float32)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: not a depth map ({error})") from error
+    if depth.ndim != 2 or depth.size == 0:
+        raise DatasetError(f"{path}: the depth map has shape {depth.shape} instead of (height, width)")
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def write_depth(
+    folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_extension: bool = False
+) -> None:
+    """Write the depth map of an image as float32 into a folder of depth maps.
+
+    The file is NAME.h5 as in the original; `keep_extension` makes it NAME.EXT.h5 where two images differ in
+    nothing else.
+    """
+    image = PurePosixPath(name)
+    path = folder / image.parent / f"{image.name if keep_extension else image.stem}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("depth", data=depth.astype(np.float32), compression="lzf", shuffle=True)
+
+
+def _first_file(folder: Path, stems: list[PurePosixPath]) -> Path | None:
+    for stem in stems:
+        path = folder / f"{stem}.h5"
+        if path.is_file():
+            return path
+    return None

@@ -1,0 +1,169 @@
+"""The original's dataset.json: scenes of posed images and the tuples of them to train on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from disk.errors import DatasetError
+from disk.shapes import Int
+
+_KEYS = ("image_path", "depth_path", "calib_path", "images", "tuples")
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Posed images of one place.
+
+    images: file names with extension, relative to `image_path`, '/' between folders.
+    tuples: (N, k) indices into `images`; the images of a tuple see the same thing.
+    depth_path: folder of depth maps; None for a scene without.
+    """
+
+    name: str
+    image_path: Path
+    calib_path: Path
+    depth_path: Path | None
+    images: Sequence[str]
+    tuples: Int[np.ndarray, "n k"]
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSet:
+    """The scenes of one dataset.json; every tuple has `tuple_size` images."""
+
+    path: Path
+    scenes: Sequence[Scene]
+
+    @property
+    def tuple_size(self) -> int:
+        """Number of images in a tuple."""
+        return self.scenes[0].tuples.shape[1]
+
+    @classmethod
+    def load(cls, path: Path) -> SceneSet:
+        """Read a dataset.json, or the one in a folder. Raises DatasetError if it is not of that shape.
+
+        Folders in it are absolute or relative to the json. Scenes without tuples are left out.
+        """
+        path = path / "dataset.json" if path.is_dir() else path
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DatasetError(f"{path}: no such file; `disk dataset --help` tells how to get one") from error
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: not a json file ({error})") from error
+        if not isinstance(data, dict) or not data:
+            raise DatasetError(f"{path}: not a data set; expected {{scene: {{{', '.join(_KEYS)}}}}}")
+        scenes = [
+            _parse_scene(f"{path}, scene {name!r}", name, entry, path.parent) for name, entry in data.items()
+        ]
+        scenes = [scene for scene in scenes if len(scene.tuples)]
+        if not scenes:
+            raise DatasetError(f"{path}: no tuples to train on")
+        size = scenes[0].tuples.shape[1]
+        for scene in scenes:
+            if scene.tuples.shape[1] != size:
+                raise DatasetError(
+                    f"{path}: tuples of {size} images in scene {scenes[0].name!r} but of "
+                    f"{scene.tuples.shape[1]} in {scene.name!r}; all tuples must have the same length"
+                )
+        return cls(path, scenes)
+
+
+def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> None:
+    """Write scenes as dataset.json, with absolute folders or relative to it; it appears when complete."""
+
+    def folder(target: Path) -> str:
+        absolute = Path(os.path.abspath(target))
+        if not relative:
+            return str(absolute)
+        try:
+            return Path(os.path.relpath(absolute, os.path.abspath(path.parent))).as_posix()
+        except ValueError as error:  # another drive
+            raise DatasetError(
+                f"{target} cannot be written relative to {path}; leave out --relative"
+            ) from error
+
+    data = {
+        scene.name: {
+            "image_path": folder(scene.image_path),
+            "depth_path": None if scene.depth_path is None else folder(scene.depth_path),
+            "calib_path": folder(scene.calib_path),
+            "images": list(scene.images),
+            "tuples": scene.tuples.tolist(),
+        }
+        for scene in scenes
+    }
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{where}: expected an object with {', '.join(_KEYS)}")
+    missing = [key for key in _KEYS if key not in entry and key != "depth_path"]
+    if missing:
+        raise DatasetError(f"{where}: {', '.join(missing)} missing")
+    images = entry["images"]
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise DatasetError(f"{where}: images must be a list of file names")
+    return Scene(
+        name=name,
+        image_path=_folder(f"{where}: image_path", entry["image_path"], base),
+        calib_path=_folder(f"{where}: calib_path", entry["calib_path"], base),
+        depth_path=None
+        if entry.get("depth_path") is None
+        else _folder(f"{where}: depth_path", entry["depth_path"], base),
+        images=images,
+        tuples=_parse_tuples(where, entry["tuples"], len(images)),
+    )
+
+
+def _folder(where: str, value: Any, base: Path) -> Path:
+    if not isinstance(value, str):
+        raise DatasetError(f"{where} must be the name of a folder")
+    if not (base / value).is_dir():
+        raise DatasetError(f"{where} {base / value} is no folder; mend the path if the data were moved")
+    return base / value
+
+
+def _parse_tuples(where: str, tuples: Any, n_images: int) -> Int[np.ndarray, "n k"]:
+    if not isinstance(tuples, list) or not all(isinstance(indices, list) for indices in tuples):
+        raise DatasetError(f"{where}: tuples must be a list of lists of indices")
+    if not tuples:
+        return np.zeros((0, 0), dtype=np.int64)
+    size = len(tuples[0])
+    odd = next((i for i, indices in enumerate(tuples) if len(indices) != size), None)
+    if odd is not None:
+        raise DatasetError(
+            f"{where}: tuple 0 has {size} images but tuple {odd} has {len(tuples[odd])}; all tuples must have "
+            "the same length"
+        )
+    if size < 2:
+        raise DatasetError(f"{where}: a tuple needs at least 2 images")
+    try:
+        array = np.array(tuples)
+    except ValueError:
+        array = np.array("not numbers")
+    if array.ndim != 2 or array.dtype.kind != "i":
+        raise DatasetError(f"{where}: tuples must hold whole numbers")
+    bad = (array < 0).any(axis=1) | (array >= n_images).any(axis=1)
+    bad |= (np.diff(np.sort(array, axis=1), axis=1) == 0).any(axis=1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise DatasetError(
+            f"{where}: tuple {first} is {array[first].tolist()}; its indices must differ and lie below "
+            f"the number of images, {n_images}"
+        )
+    return array.astype(np.int64)
