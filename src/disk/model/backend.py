@@ -1,0 +1,112 @@
+"""Running the network over batches on a device, at a precision, by torch or onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+
+from disk.errors import DiskError
+from disk.features import Features
+from disk.model import head
+from disk.model.detection import nms, sample_grid
+from disk.model.disk import DISK
+from disk.shapes import Bool, Float, Tensor
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Backend:
+    """Detection with one network on one device. Get one from `make_backend`."""
+
+    def __init__(self, model: DISK, device: torch.device, precision: Precision, onnx: bool) -> None:
+        self.model = model.to(device).eval()
+        self.device = device
+        self.name = "onnx" if onnx else "torch"
+        self._autocast = (
+            nullcontext()
+            if precision == "fp32"
+            else torch.autocast(device.type, dtype=_DTYPES[precision])
+        )
+        self._trunk: Callable[[Tensor], tuple[Tensor, Tensor]] = model.unet.trunk
+        if onnx:
+            from disk.model.onnx import trunk_session
+
+            session = trunk_session(model, torch.get_num_threads())
+
+            def run(images: Tensor) -> tuple[Tensor, Tensor]:
+                half, skip = session.run(None, {"images": images.numpy()})
+                return torch.from_numpy(half), torch.from_numpy(skip)
+
+            self._trunk = run
+
+    @torch.inference_mode()
+    def detect_batch(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        sizes: Sequence[tuple[int, int]],
+        n: int | None = None,
+        window: int = 5,
+        mode: Literal["nms", "rng"] = "nms",
+        generator: torch.Generator | None = None,
+        masks: Sequence[Bool[Tensor, "_ _"] | None] | None = None,
+    ) -> list[Features]:
+        """Features of padded images, on the CPU, best first.
+
+        Height and width are multiples of 16; `sizes` are the (height, width) without padding, in pixels, and
+        `masks` of those sizes are False where no keypoint may be. Both apply before the `n` best are taken.
+        `rng` draws keypoints as in training, from `generator`; scores are then log-probabilities.
+        """
+        images = images.to(self.device).contiguous()
+        with self._autocast:
+            encoding = head.encode(*self._trunk(images))
+            logits = self.model.heatmap(encoding)
+            if mode == "nms":
+                found = [nms(logits[i, :h, :w], window) for i, (h, w) in enumerate(sizes)]
+            else:
+                found = sample_grid(logits, generator)
+            for i, (height, width) in enumerate(sizes):
+                points, scores = found[i]
+                order = torch.argsort(scores, descending=True, stable=True)
+                x, y = points[order].unbind(1)
+                allowed = (x < width) & (y < height)
+                mask = masks[i] if masks is not None else None
+                if mask is not None:
+                    allowed &= mask.to(self.device)[y.clamp(max=height - 1), x.clamp(max=width - 1)]
+                order = order[allowed][:n]
+                found[i] = points[order], scores[order]
+            descriptors = self.model.describe(encoding, [points for points, _ in found])
+        return [
+            Features(points.float(), descriptor.float(), scores.float()).to("cpu")
+            for (points, scores), descriptor in zip(found, descriptors, strict=True)
+        ]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA, then Apple's GPU, then the CPU. Raises DiskError for a device that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    if not there.get(name.split(":")[0], False):
+        raise DiskError(f"--device {name}: this machine has no such device; use --device auto")
+    return torch.device(name)
+
+
+def make_backend(
+    model: DISK,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    backend: Literal["auto", "torch", "onnx"] = "auto",
+) -> Backend:
+    """A backend for inference; `auto` is onnxruntime for fp32 on a CPU, torch for all else.
+
+    Raises DiskError for a device this machine lacks and for onnx off the CPU or below fp32.
+    """
+    where = choose_device(device)
+    onnx = backend == "onnx" or (backend == "auto" and where.type == "cpu" and precision == "fp32")
+    if onnx and (where.type != "cpu" or precision != "fp32"):
+        raise DiskError("--backend onnx runs in fp32 on the CPU; drop --precision and --device, or use --backend torch")
+    return Backend(model, where, precision, onnx)

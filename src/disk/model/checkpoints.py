@@ -1,0 +1,145 @@
+"""Checkpoints: the weights that ship with the package, the authors', and any file of the same network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disk.errors import CheckpointError
+from disk.model.disk import DISK
+from disk.shapes import Tensor
+
+_SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
+_WRAPPERS = ("disk", "extractor")  # keys of the training script's and of the released checkpoints
+_LAST = "unet.path_up.3.conv.3.weight"
+
+# git blob ids: sha1 of "blob <size>\0" and the bytes, of the files in the repository cvlab-epfl/disk
+RELEASED = {
+    "depth": ("depth-save.pth", "0ae0911444297ea0fa5179ac7e9d0e8d7354d537"),
+    "epipolar": ("epipolar-save.pth", "62f872146d6e2f1d4f322b27c768bb3e9b2a5949"),
+}
+RELEASED_URL = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/"
+
+
+def load(name_or_path: str | Path = "default") -> DISK:
+    """A DISK network in evaluation mode, on the CPU.
+
+    `default` ships with the package; `depth` and `epipolar` are the authors', once `disk weights fetch` has got
+    them; anything else is a .pth or .safetensors file. Raises CheckpointError when it is missing, damaged, holds
+    pickled code or another network.
+    """
+    path = resolve(name_or_path)
+    state = read_state(path)
+    if _LAST not in state or state[_LAST].ndim != 4:
+        raise CheckpointError(f"{path}: not a DISK checkpoint (there is no {_LAST})")
+    model = DISK(desc_dim=state[_LAST].shape[0] - 1)
+    load_state(model, state, path)
+    return model.eval()
+
+
+def load_state(model: DISK, state: dict[str, Tensor], path: Path) -> None:
+    """Fill `model` from a state-dict. Raises CheckpointError, naming `path`, unless every tensor fits."""
+    expected = model.state_dict()
+    wrong = [f"{k} is missing" for k in expected if k not in state]
+    wrong += [f"{k} is unknown" for k in state if k not in expected]
+    wrong += [
+        f"{k} has shape {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected
+        if k in state and state[k].shape != expected[k].shape
+    ]
+    wrong += [f"{k} is not finite" for k in expected if k in state and not state[k].isfinite().all()]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise CheckpointError(f"{path}: weights of another network: {wrong[0]}{more}")
+    model.load_state_dict(state)
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file behind a name or path. Raises CheckpointError when there is none."""
+    if name_or_path == "default":
+        return _SHIPPED
+    if name_or_path in RELEASED:
+        path = cache_folder() / RELEASED[str(name_or_path)][0]
+        if not path.is_file():
+            raise CheckpointError(f"the weights {name_or_path!r} are not here; run: disk weights fetch {name_or_path}")
+        return path
+    path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(["default", *RELEASED])
+        raise CheckpointError(f"{path}: no such checkpoint; give a file or one of {names}")
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state-dict of a .safetensors or .pth file, out of the wrapping key if it has one.
+
+    Raises CheckpointError for a damaged file and for one that holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # each library has its own exceptions for a damaged file
+        why = "it holds pickled code" if "weights_only" in str(error) else "it is damaged or of another kind"
+        raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely: {why}") from error
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: not a DISK checkpoint (expected named tensors)")
+    return content
+
+
+def save(model: DISK, path: Path) -> None:
+    """Write the weights: safetensors, or for a .pth the layout of the released checkpoints. Atomic."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, part)
+        elif path.suffix == ".pth":
+            torch.save({"extractor": state}, part)
+        else:
+            raise CheckpointError(f"{path}: name it .safetensors or .pth")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def weights_hash(model: DISK) -> str:
+    """The first 16 hex digits of the sha256 of all weights: what artifacts remember of their network."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fetch(name: str, url: str = RELEASED_URL) -> Path:
+    """Download the authors' weights `depth` or `epipolar` to the cache folder, verified by git blob id."""
+    from disk.storage.download import download, file_hash
+
+    if name not in RELEASED:
+        raise CheckpointError(f"no weights {name!r} to fetch; choose from {', '.join(RELEASED)}")
+    file, blob = RELEASED[name]
+    target = cache_folder() / file
+    address = url.rstrip("/") + "/" + file
+    return download(address, target, check=lambda path: file_hash(path, "git") == blob, description=file)
+
+
+def cache_folder() -> Path:
+    """Where fetched weights and exported networks live: $DISK_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DISK_CACHE") or Path(home) / "disk-features")
