@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +15,8 @@ _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.con
 
 def run(command: Callable[..., Any], argv: list[str], name: str, example: str) -> Any:
     """Call `command` with its parameters read from argv; its docstring and the example are the help."""
-    description = f"{(command.__doc__ or '').strip()}\n\nexample:  {example}"
+    summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
+    description = f"{summary}\n\nexample:  {example}"
     return tyro.cli(command, args=argv, prog=f"disk {name}", description=description, config=_CONFIG)
 
 
@@ -21,12 +24,15 @@ def run_group(
     commands: Mapping[str, tuple[Callable[..., Any], str]], argv: list[str], name: str, description: str
 ) -> Any:
     """Run one command of a group such as `disk dataset`: {subcommand: (function, example)}."""
-    if not argv or argv[0] in ("-h", "--help") or argv[0] not in commands:
+    if argv and argv[0] not in (*commands, "-h", "--help"):
+        print(f"disk {name}: no command {argv[0]!r}; choose from {', '.join(commands)}", file=sys.stderr)
+        return 2
+    if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, commands))
         lines = [f"usage: disk {name} COMMAND ...", "", description, ""]
         for key, (function, _) in commands.items():
             lines.append(f"  {key:<{width}}  {(function.__doc__ or '').strip().splitlines()[0]}")
         print("\n".join(lines))
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+        return 0 if argv else 2
     function, example = commands[argv[0]]
     return run(function, argv[1:], f"{name} {argv[0]}", example)

@@ -26,11 +26,7 @@ class Backend:
         self.model = model.to(device).eval()
         self.device = device
         self.name = "onnx" if onnx else "torch"
-        self._autocast = (
-            nullcontext()
-            if precision == "fp32"
-            else torch.autocast(device.type, dtype=_DTYPES[precision])
-        )
+        self._autocast = nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_DTYPES[precision])
         self._trunk: Callable[[Tensor], tuple[Tensor, Tensor]] = model.unet.trunk
         if onnx:
             from disk.model.onnx import trunk_session

@@ -106,9 +106,9 @@ def save(model: DISK, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
+            from safetensors.torch import save as to_bytes
 
-            save_file(state, part)
+            part.write_bytes(to_bytes(state))
         elif path.suffix == ".pth":
             torch.save({"extractor": state}, part)
         else:

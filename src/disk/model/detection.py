@@ -16,7 +16,7 @@ def nms(
     `window` is odd, in pixels, and is cut at the border. Equal scores are ordered by row, then column. With `n`,
     exactly the n best, or all when there are fewer.
     """
-    height, width = heatmap.shape
+    width = heatmap.shape[1]
     reach = window // 2
     rows = F.max_pool2d(heatmap[None], (1, window), 1, (0, reach))
     highest = F.max_pool2d(rows, (window, 1), 1, (reach, 0))[0]

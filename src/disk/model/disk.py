@@ -29,9 +29,7 @@ class DISK(nn.Module):
         self.desc_dim = desc_dim
         self.unet = UNet(desc_dim + 1)
 
-    def forward(
-        self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b d h w"]]:
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b d h w"]]:
         """Heatmap logits and raw descriptors at every pixel: the original's dense formulation."""
         dense = self.unet(images)
         return dense[:, self.desc_dim :], dense[:, : self.desc_dim]
@@ -54,9 +52,7 @@ class DISK(nn.Module):
             for i, at in enumerate(points)
         ]
 
-    def sample(
-        self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
-    ) -> list[Features]:
+    def sample(self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None) -> list[Features]:
         """Training: keypoints drawn from the heatmap; scores are their log-probabilities. With gradients."""
         encoding = self.encode(images)
         drawn = sample_grid(self.heatmap(encoding), generator)
@@ -78,9 +74,7 @@ class DISK(nn.Module):
         found = self.detect_batch(batch.to(device), n=n, window=window)
         return found[0] if single else found
 
-    def detect_batch(
-        self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5
-    ) -> list[Features]:
+    def detect_batch(self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5) -> list[Features]:
         """Features of images of one size, any size."""
         height, width = images.shape[2:]
         encoding = self.encode(pad(images))

@@ -98,9 +98,7 @@ def _describe_points(
     x, y = points.unbind(1)
     offsets = torch.arange(-_REACH, _REACH + 1, device=points.device)
     window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
-    inside = ((window_y >= 0) & (window_y < height))[:, :, None] & (
-        (window_x >= 0) & (window_x < width)
-    )[:, None, :]
+    inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None, :]
     full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1), width)
 
     # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
@@ -183,9 +181,7 @@ class _Heatmap(torch.autograd.Function):
     def forward(ctx: Any, half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(half, skip, slope, taps)
         batch, _, height, width = skip.shape
-        out = torch.zeros(
-            batch, height + 2 * _REACH, width + 2 * _REACH, dtype=taps.dtype, device=skip.device
-        )
+        out = torch.zeros(batch, height + 2 * _REACH, width + 2 * _REACH, dtype=taps.dtype, device=skip.device)
         with torch.autocast(skip.device.type, enabled=False):
             for first, last, source in _strips(half, skip):
                 rows = last - first
@@ -209,9 +205,7 @@ class _Heatmap(torch.autograd.Function):
                 inputs += [t.detach().requires_grad_() for t in (slope, taps)]
                 products = _strip_products(*inputs, first, source)
                 shifted = [
-                    padded[:, first + dy : last + dy, dx : dx + width]
-                    for dy in range(KERNEL)
-                    for dx in range(KERNEL)
+                    padded[:, first + dy : last + dy, dx : dx + width] for dy in range(KERNEL) for dx in range(KERNEL)
                 ]
                 grads = torch.autograd.grad(products, inputs, torch.stack(shifted, 1).flatten(2))
                 grad_half[:, :, source] += grads[0]
@@ -233,9 +227,7 @@ def _strips(half: Tensor, skip: Tensor) -> list[tuple[int, int, slice]]:
     ]
 
 
-def _strip_products(
-    half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor, first: int, source: slice
-) -> Tensor:
+def _strip_products(half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor, first: int, source: slice) -> Tensor:
     """(B, 25, rows*W): what each pixel of a strip adds to each of its 25 neighbours."""
     up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
     # one row of the half-resolution map on either side is there for the interpolation only

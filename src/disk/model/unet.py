@@ -65,13 +65,9 @@ class UNet(nn.Module):
         )
         outs = (*UP, channels_out)
         ins = (DOWN[-1], *UP)
-        self.path_up = nn.ModuleList(
-            UpBlock(ins[i] + DOWN[-2 - i], outs[i]) for i in range(len(outs))
-        )
+        self.path_up = nn.ModuleList(UpBlock(ins[i] + DOWN[-2 - i], outs[i]) for i in range(len(outs)))
 
-    def trunk(
-        self, images: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
+    def trunk(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
         """The last block's two inputs: the map at half resolution and the skip connection at full resolution."""
         maps = [images]
         for block in self.path_down:
