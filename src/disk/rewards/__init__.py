@@ -1,1 +1,1 @@
-"""Depth and epipolar rewards over pairs of keypoints."""
+"""What a match is worth in training: rewards of all pairs of keypoints of two images."""

@@ -1,1 +1,1 @@
-"""Training: schedule, REINFORCE step, loop, validation."""
+"""Training: schedule, loss, step, loop, validation and logs."""

@@ -1,0 +1,97 @@
+"""Several processes that train one model, started by torchrun; a single one is the same with a group of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+from disk.errors import TrainingError
+from disk.shapes import Float, Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together: number `rank` of `size`, working on `device`."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors with those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def sum(self, tensor: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """Join the processes started by torchrun, if it did; leaves them at the end.
+
+    device: as in TrainOptions; several processes on GPUs take one each. Raises TrainingError for a device that is
+    not there.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if name == "cuda" and size > 1:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"--device {device}: cannot be used ({reason}); try --device cpu") from error
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size == 1:
+        yield Group(0, 1, place)
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Group(rank, size, place)
+    finally:
+        dist.destroy_process_group()
+
+
+def reduce_gradients(
+    group: Group, parameters: Iterable[torch.nn.Parameter], extra: Float[Tensor, " n"]
+) -> list[float]:
+    """Sum the gradients, and `extra`, over all processes; a missing gradient counts as 0.
+
+    Returns the sum of extra, followed by 1 if all is finite, else 0. One message instead of
+    DistributedDataParallel's hooks, which expect one backward pass a step.
+    """
+    parameters = list(parameters)
+    flat = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters] + [extra]
+    )
+    group.sum(flat)
+    *gradients, total = flat.split([p.numel() for p in parameters] + [extra.numel()])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    return torch.cat([total, flat.isfinite().all()[None].to(flat.dtype)]).tolist()

@@ -1,0 +1,39 @@
+"""Logs of training: TensorBoard files and the same as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+class Logs:
+    """Writes scalars to a folder, as TensorBoard events and to log.jsonl. The step is the number of batches done."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Go on after `step`: what an interrupted run logged beyond it is dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "log.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed in close()
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Log the values of some tags."""
+        for tag, value in scalars.items():
+            self._events.add_scalar(tag, value, step)
+        self._lines.write(json.dumps({"step": step, **scalars}, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self._events.close()
+        self._lines.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a line cut off by a crash

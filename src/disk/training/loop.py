@@ -1,0 +1,219 @@
+"""Training, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disk.errors import CheckpointError, TrainingError
+from disk.model.checkpoints import load
+from disk.model.disk import DISK, STRIDE
+from disk.progress import log, progress_bar
+from disk.training.augment import augment
+from disk.training.data import Tuple, TrainingData
+from disk.training.distributed import Group, joined, reduce_gradients
+from disk.training.logs import Logs
+from disk.training.options import TrainOptions
+from disk.training.schedule import weights_at
+from disk.training.state import Position, restore, save_state, save_weights
+from disk.training.step import Totals, accumulate_gradient, tuple_generator
+from disk.training.validation import PairResult, has_poses, pose_scalars, summarise, validate_tuple
+from disk.training.watch import CollapseWatch, Meter, Stop, stopping
+
+SAVE_EVERY = 600.0  # seconds between saves within an epoch
+
+
+def train(data: Path | None = None, options: TrainOptions = TrainOptions()) -> Path:
+    """Train the network on a data set, on scenes rendered from photographs, or on both.
+
+    Returns the file with the final weights. SIGINT or the time limit saves and ends it; --resume goes on.
+    """
+    _check(options)
+    with stopping(options.time_limit) as stop, joined(options.device) as group:
+        return _train(data, options, group, stop)
+
+
+def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -> Path:
+    folder, last = options.save_dir, options.save_dir / "last.pth"
+    if last.exists() and not options.resume:
+        raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
+    torch.manual_seed(options.seed)
+    model = _initial_model(options).to(group.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
+    position = Position(options.epoch_offset, 0, 0)
+    if last.exists():
+        position, former = restore(last, model, optimizer)
+        optimizer.param_groups[0]["lr"] = options.lr
+        log.info("resuming %s at epoch %d, batch %d", last, position.epoch, position.batch)
+        _report_changes(former, _plain(options))
+    group.broadcast(model.state_dict().values())
+    if options.compile:
+        model.unet.trunk = torch.compile(model.unet.trunk)  # type: ignore[method-assign]
+    source = TrainingData(data, options, group)
+    batches = source.batches(position.total)
+    collapse = CollapseWatch()
+    logs = None
+    if group.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        logs = Logs(folder, position.total)
+
+    def save() -> float:
+        if group.leads:
+            save_state(last, model, optimizer, position, _plain(options))
+        return time.monotonic()
+
+    saved = time.monotonic()
+    stopped = False
+    for epoch in range(position.epoch, options.epoch_offset + options.n_epochs):
+        weights = weights_at(options.schedule, epoch)
+        length = options.warmup if epoch == 0 else options.chunk_size
+        meter = Meter(epoch, length, position.batch)
+        while position.batch < length and not stopped:
+            # the gradient of one step of the optimiser, summed over its batches and over all processes
+            count = min(options.substep, length - position.batch)
+            sums = torch.zeros(6, device=group.device)
+            for number in range(position.total, position.total + count):
+                batch, generators = _prepare(next(batches), number, options, group)
+                sums += accumulate_gradient(
+                    model,
+                    batch,
+                    generators,
+                    weights,
+                    epipolar=options.reward == "epipolar",
+                    visibility=not options.original_reward,
+                    bf16=options.precision == "bf16",
+                )
+            wish = sums.new_tensor([float(stop.asked)])
+            *values, wishes, finite = reduce_gradients(group, model.parameters(), torch.cat([sums, wish]))
+            if finite:
+                optimizer.step()
+            optimizer.zero_grad()
+
+            totals = Totals(*values)
+            stopped = wishes > 0
+            position = Position(epoch, position.batch + count, position.total + count)
+            meter.update(totals, count)
+            if logs is not None:
+                logs.write(position.total, _train_scalars(totals))
+            collapse.check(totals, bool(finite), position.total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                saved = save()
+        meter.close()
+        saved = save()
+        if stopped:
+            break
+        if group.leads:
+            save_weights(folder / f"save-{epoch}.pth", model)
+        # interrupted validation is done again after --resume, as the position is still the end of this epoch
+        results = _validate(model, source, group, stop)
+        if results is None:
+            break
+        if logs is not None and results:
+            _log_validation(logs, position.total, epoch, results)
+        position = replace(position, epoch=epoch + 1, batch=0)
+        saved = save()
+
+    final = folder / "final.pth"
+    if group.leads:
+        save_weights(final, model)
+    if logs is not None:
+        logs.close()
+    return final
+
+
+def _prepare(
+    batch: list[Tuple], number: int, options: TrainOptions, group: Group
+) -> tuple[list[Tuple], list[torch.Generator]]:
+    """The batch, augmented on request, and the generator of each tuple, which depends on its number alone."""
+    first = (number * group.size + group.rank) * options.batch_size
+    generators = [tuple_generator(options.seed, first + i, group.device) for i in range(len(batch))]
+    if options.augment:
+        batch = [
+            [replace(view, image=augment(view.image, generator)) for view in views]
+            for views, generator in zip(batch, generators, strict=True)
+        ]
+    return batch, generators
+
+
+def _validate(model: DISK, source: TrainingData, group: Group, stop: Stop) -> list[PairResult] | None:
+    """The results of all pairs of all test tuples, shared among the processes; None if asked to stop."""
+    mine: list[PairResult] = []
+    numbers = range(group.rank, source.test_length, group.size)
+    with progress_bar("validation", "tuple", len(numbers)) as bar:
+        for number in numbers:
+            if stop.asked:
+                break
+            mine += validate_tuple(model, source.test(number))
+            bar.update(1)
+    parts = group.gather(None if stop.asked else mine)
+    if any(part is None for part in parts):
+        return None
+    return [result for part in parts for result in part]
+
+
+def _log_validation(logs: Logs, step: int, epoch: int, results: list[PairResult]) -> None:
+    summary = summarise(results)
+    if has_poses():
+        for result in results:
+            logs.write(step, pose_scalars(result))
+    else:
+        log.warning("poselib is not installed: no poses in the validation")
+    logs.write(step, {"epoch": epoch, **summary})
+    log.info("epoch %d: %s", epoch, ", ".join(f"{tag.split('/')[-1]} {v:.3g}" for tag, v in summary.items()))
+
+
+def _train_scalars(totals: Totals) -> dict[str, float]:
+    """Means over pairs and images under the original's tags."""
+    pairs, images = max(totals.pairs, 1), max(totals.images, 1)
+    return {
+        "train/reward": totals.reward / pairs,
+        "train/n_keypoints": totals.keypoints / images,
+        "train/n_pairs": totals.matches / pairs,
+    }
+
+
+def _initial_model(options: TrainOptions) -> DISK:
+    if options.load is None:
+        return DISK(options.desc_dim)
+    model = load(options.load)
+    if model.desc_dim != options.desc_dim:
+        raise CheckpointError(
+            f"{options.load}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}"
+        )
+    return model
+
+
+def _check(options: TrainOptions) -> None:
+    for name in ("height", "width"):
+        value = getattr(options, name)
+        if value < STRIDE or value % STRIDE:
+            raise TrainingError(f"--{name} {value}: must be a multiple of {STRIDE}")
+    for name in ("batch_size", "substep", "chunk_size", "n_epochs", "desc_dim"):
+        if getattr(options, name) < 1:
+            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if options.views < 2:
+        raise TrainingError(f"--views {options.views}: a tuple needs at least 2 images")
+    if options.lr <= 0:
+        raise TrainingError(f"--lr {options.lr}: must be above 0")
+
+
+def _plain(options: TrainOptions) -> dict[str, Any]:
+    """The options as what a checkpoint may hold: no classes of ours."""
+    return json.loads(json.dumps(asdict(options), default=str))
+
+
+def _report_changes(former: dict[str, Any], now: dict[str, Any]) -> None:
+    """Resuming with other options is allowed, but no longer the same training."""
+    ignored = {"resume", "time_limit", "load"}
+    changes = [
+        f"--{name.replace('_', '-')} {former.get(name)} -> {value}"
+        for name, value in now.items()
+        if name not in ignored and former.get(name) != value
+    ]
+    if changes:
+        log.warning("resuming with other options: %s", ", ".join(changes))

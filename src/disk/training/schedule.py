@@ -1,0 +1,38 @@
+"""What training weighs in each epoch: rewards, penalties and the temperature of matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["default", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one epoch.
+
+    positive, negative: reward of a right and of a wrong match; keypoint: reward of a keypoint, whatever becomes
+    of it; theta: inverse temperature of the match distribution.
+    """
+
+    positive: float
+    negative: float
+    keypoint: float
+    theta: float
+
+
+def weights_at(schedule: Schedule, epoch: int) -> Weights:
+    """The weights of an epoch, counted from 0.
+
+    Penalties start at 0 and are full from epoch 5: with them from the first step the easiest policy is to have no
+    keypoints. `default` is the authors' training script: theta from 15 to 50 over 20 epochs. `paper` is
+    the article's (Tyszkiewicz et al. 2020, section 4): theta from 15 to 25 over 10 epochs and level to epoch
+    50; from there on the fine-tuning of the best checkpoint, theta = 25 + its own epoch.
+    """
+    ramp = (0.0, 0.1)[epoch] if epoch < 2 else min(1.0, 0.1 + 0.2 * epoch)
+    if schedule == "default":
+        theta = 15 + 35 * min(1.0, 0.05 * epoch)
+    else:
+        theta = 15 + min(epoch, 10) + max(epoch - 50, 0)
+    return Weights(positive=1.0, negative=-0.25 * ramp, keypoint=-0.001 * ramp, theta=theta)

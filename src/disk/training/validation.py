@@ -1,0 +1,142 @@
+"""How good the network is as features are used: NMS, mutual nearest neighbours, robust relative pose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import combinations
+
+import torch
+
+from disk.datasets.records import PosedImage
+from disk.features import Features
+from disk.geometry.auc import mean_average_accuracy
+from disk.geometry.camera import relative_pose
+from disk.geometry.pose import rotation_error, translation_error
+from disk.matching.nearest import match
+from disk.model.disk import DISK
+from disk.rewards.epipolar import epipolar_consistent
+from disk.shapes import Int, Tensor
+
+KEYPOINTS = 2048  # most keypoints of an image
+MIN_MATCHES = 10  # fewer do not make a pose
+FAILED = 180.0  # error of a pair without a pose, in degrees
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One pair of images. Errors in degrees; nan where poses are not estimated."""
+
+    keypoints: float
+    right: int
+    wrong: int
+    rotation: float
+    translation: float
+    inliers: int
+    success: bool
+
+
+def has_poses() -> bool:
+    """Whether relative poses can be estimated here: they need poselib."""
+    return find_spec("poselib") is not None
+
+
+@torch.inference_mode()
+def validate_tuple(model: DISK, views: list[PosedImage]) -> list[PairResult]:
+    """Match all pairs of a tuple and compare with the ground truth."""
+    features = model.detect_batch(torch.stack([view.image for view in views]), n=KEYPOINTS)
+    return [
+        _validate_pair(features[i], features[j], views[i], views[j])
+        for i, j in combinations(range(len(views)), 2)
+    ]
+
+
+def summarise(results: Iterable[PairResult]) -> dict[str, float]:
+    """Means over pairs under the original's tags, and `test/pose/AUC`, the mean average accuracy at 10 degrees."""
+    results = list(results)
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / max(len(results), 1)
+
+    right, wrong = mean(r.right for r in results), mean(r.wrong for r in results)
+    summary = {
+        "test/discrete/n_kps": mean(r.keypoints for r in results),
+        "test/discrete/n_pairs": right + wrong,
+        "test/discrete/tp": right,
+        "test/discrete/fp": wrong,
+        "test/discrete/reward": right - 0.25 * wrong,
+        "test/discrete/precision": right / max(right + wrong, 1e-9),
+    }
+    if results and not math.isnan(results[0].rotation):
+        summary["test/pose/AUC"] = mean_average_accuracy([max(r.rotation, r.translation) for r in results])
+    return summary
+
+
+def pose_scalars(result: PairResult) -> dict[str, float]:
+    """The original's tags of one pair."""
+    return {
+        "test/pose/Δ_θ": result.rotation,
+        "test/pose/Δ_T": result.translation,
+        "test/pose/n_inliers": float(result.inliers),
+        "test/pose/success": float(result.success),
+    }
+
+
+def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedImage) -> PairResult:
+    indices = match(f1, f2).indices.to(f1.keypoints.device)
+    # the diagonal of the test of all pairs, in parts that stay small
+    right = sum(
+        int(
+            epipolar_consistent(
+                f1.keypoints[part[:, 0]],
+                f2.keypoints[part[:, 1]],
+                view1.camera,
+                view2.camera,
+                threshold=1.5,
+                visibility=False,
+            )
+            .diagonal()
+            .sum()
+        )
+        for part in indices.split(256)
+    )
+    rotation, translation, inliers = _pose_errors(f1, f2, indices, view1, view2)
+    return PairResult(
+        keypoints=(len(f1) + len(f2)) / 2,
+        right=right,
+        wrong=len(indices) - right,
+        rotation=rotation,
+        translation=translation,
+        inliers=inliers,
+        success=inliers > 0,
+    )
+
+
+def _pose_errors(
+    f1: Features, f2: Features, indices: Int[Tensor, "k 2"], view1: PosedImage, view2: PosedImage
+) -> tuple[float, float, int]:
+    """Errors of rotation and translation in degrees, and the number of inliers, 0 for a failure."""
+    if not has_poses():
+        return math.nan, math.nan, 0
+    from disk.geometry.robust import estimate_relative_pose
+
+    if len(indices) < MIN_MATCHES:
+        return FAILED, FAILED, 0
+    camera1, camera2 = (view.camera.to("cpu", torch.float64) for view in (view1, view2))
+    estimate = estimate_relative_pose(
+        f1.keypoints[indices[:, 0]].cpu().numpy(),
+        f2.keypoints[indices[:, 1]].cpu().numpy(),
+        camera1.K.numpy(),
+        camera2.K.numpy(),
+        threshold=1.0,
+    )
+    if estimate is None:
+        return FAILED, FAILED, 0
+    R, t = relative_pose(camera1, camera2)
+    return (
+        rotation_error(estimate.R, R.numpy()),
+        translation_error(estimate.t, t.numpy()),
+        int(estimate.inliers.sum()),
+    )

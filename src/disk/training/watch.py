@@ -1,0 +1,109 @@
+"""What watches over a training: the wish to stop, collapse, and progress on the terminal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from disk.errors import TrainingError
+from disk.progress import log, progress_bar
+from disk.training.step import Totals
+
+PATIENCE = 200  # steps in a row without keypoints, right matches or a finite gradient
+LOG_EVERY = 60.0  # seconds between lines where there is no bar
+
+
+class Stop:
+    """Whether to save and end: asked for by a signal or by the time limit."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+        self.signalled = False
+
+    @property
+    def asked(self) -> bool:
+        """True once training should end."""
+        return self.signalled or time.monotonic() > self.deadline
+
+
+@contextmanager
+def stopping(minutes: float | None) -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; the second one acts as ever."""
+    stop = Stop(minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.signalled = True
+        signal.signal(number, previous[signal.Signals(number)])
+        log.warning("stopping after this step; once more to stop at once, without saving")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class CollapseWatch:
+    """Notices a training that cannot recover: without keypoints or right matches there is no gradient to follow."""
+
+    def __init__(self) -> None:
+        self.empty = self.unrewarded = self.broken = 0
+
+    def check(self, totals: Totals, finite: bool, step: int) -> None:
+        """Count one step. Raises TrainingError after PATIENCE steps of one kind in a row."""
+        self.empty = self.empty + 1 if totals.keypoints < totals.images else 0
+        self.unrewarded = self.unrewarded + 1 if totals.right < 1e-3 * totals.pairs else 0
+        self.broken = 0 if finite else self.broken + 1
+        remedy = (
+            "start again from an earlier save-*.pth with --load, and a longer --warmup, larger --chunk-size (penalties "
+            "then come later) or smaller --lr"
+        )
+        for count, what in (
+            (self.broken, "the gradient is not finite"),
+            (self.empty, "the network finds less than one keypoint an image: penalties drove them out"),
+            (self.unrewarded, "no match is right, so nothing is rewarded"),
+        ):
+            if count >= PATIENCE:
+                raise TrainingError(
+                    f"training collapsed: for {PATIENCE} steps up to step {step} {what}; {remedy}"
+                )
+
+
+class Meter:
+    """The bar of an epoch, or a line a minute where there is no terminal."""
+
+    def __init__(self, epoch: int, length: int, done: int) -> None:
+        self.epoch, self.length, self.done = epoch, length, done
+        self.bar = progress_bar(f"epoch {epoch}", "batch", length, done)
+        self.since = time.monotonic()
+        self.images = 0.0
+
+    def update(self, totals: Totals, batches: int) -> None:
+        """Show the means of one step."""
+        self.done += batches
+        self.images += totals.images
+        seconds = time.monotonic() - self.since
+        values = {
+            "reward": f"{totals.reward / max(totals.pairs, 1):.1f}",
+            "keypoints": f"{totals.keypoints / max(totals.images, 1):.0f}",
+            "pairs": f"{totals.matches / max(totals.pairs, 1):.0f}",
+            "images/s": f"{self.images / seconds:.1f}",
+        }
+        self.bar.set_postfix(values, refresh=False)
+        self.bar.update(batches)
+        if self.bar.disable and seconds > LOG_EVERY:
+            line = ", ".join(f"{name} {value}" for name, value in values.items())
+            log.info("epoch %d, batch %d of %d: %s", self.epoch, self.done, self.length, line)
+            self.since, self.images = time.monotonic(), 0.0
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()

@@ -1,0 +1,130 @@
+"""Rewards against geometry that can be worked out by hand: a plane, a sphere in the way, known cameras."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from disk.geometry.camera import Camera
+from disk.rewards.depth import depth_reward
+from disk.rewards.epipolar import behind, epipolar_reward
+
+SIZE = 64
+K = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]])
+WEIGHTS = {"positive": 1.0, "negative": -0.25}
+
+
+def camera(centre: tuple[float, float, float], degrees: float = 0.0) -> Camera:
+    """Looks along +z, turned about y."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    R = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+    return Camera(K, R, -R @ torch.tensor(centre, dtype=torch.float32))
+
+
+def grid(step: int = 4) -> torch.Tensor:
+    axis = torch.arange(2.0, SIZE, step)
+    return torch.cartesian_prod(axis, axis)
+
+
+def flat(depth: float) -> torch.Tensor:
+    return torch.full((SIZE, SIZE), depth)
+
+
+def test_plane_seen_by_a_camera_moved_sideways() -> None:
+    """A wall at depth 2 seen from 0.2 to the right: every pixel moves left by f * 0.2 / 2 = 6."""
+    kps1, kps2 = grid(), grid(2)
+    reward = depth_reward(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0), **WEIGHTS)
+    shift = kps2[None] - (kps1[:, None] - torch.tensor([6.0, 0.0]))
+    right = shift.norm(dim=2) < 1.5
+    off_line = shift[..., 1].abs() >= 1.5
+    # a point that moves right lies behind the cameras; up to 2 * 1.5 px that is put down to the keypoints' error
+    right_by = kps2[None, :, 0] - kps1[:, None, 0]
+    before, behind_both = right_by < 3, right_by > 4.5
+    expected = torch.where(right, 1.0, torch.where(off_line, -0.25, 0.0))
+    assert right.any()
+    assert torch.equal(reward[before], expected[before])
+    assert (reward[behind_both] == -0.25).all()
+    original = depth_reward(
+        kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0), visibility=False, **WEIGHTS
+    )
+    assert torch.equal(original, expected)
+
+
+def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
+    kps1, kps2 = grid(), grid(3)
+    reward = epipolar_reward(
+        kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), visibility=False, **WEIGHTS
+    )
+    same_row = (kps1[:, None, 1] - kps2[None, :, 1]).abs() < 1.5
+    assert torch.equal(reward, torch.where(same_row, 1.0, -0.25))
+
+
+def test_points_behind_the_camera_are_wrong_matches() -> None:
+    """Seen from further right a point must move left: a match to the right meets behind the cameras."""
+    kps1 = torch.tensor([[30.0, 20.0]])
+    kps2 = torch.tensor([[10.0, 20.0], [30.0, 20.0], [50.0, 20.0]])
+    cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
+    assert epipolar_reward(kps1, kps2, *cameras, **WEIGHTS).tolist() == [[1.0, 1.0, -0.25]]
+    assert epipolar_reward(kps1, kps2, *cameras, visibility=False, **WEIGHTS).tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cheirality_agrees_with_points_in_front_and_behind(seed: int) -> None:
+    """Projections of points before both cameras are never called behind; those behind both always, if near."""
+    generator = torch.Generator().manual_seed(seed)
+    one, two = camera((0, 0, 0)), camera((0.5, 0.1, 0.1), 10.0)
+    points = torch.rand(200, 3, generator=generator) * torch.tensor([2.0, 2.0, 2.0]) + torch.tensor([-1.0, -1, 1])
+    for sign in (1, -1):
+        pixels = []
+        for view in (one, two):
+            seen = sign * points @ view.R.T + view.t
+            assert ((seen[:, 2] * sign) > 0).all()
+            homogeneous = seen @ view.K.T
+            pixels.append(homogeneous[:, :2] / homogeneous[:, 2:])
+        assert (behind(pixels[0], pixels[1], one, two, 1.5).diagonal() == (sign < 0)).all()
+
+
+def test_occluded_points_get_no_reward() -> None:
+    """A pole at depth 1 hides a wall at depth 2 in image 2; both reproject onto each other along the axis of motion."""
+    # camera 2 stands behind camera 1 on the optical axis: the principal point is the epipole
+    one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
+    centre = torch.tensor([[31.0, 32.0]])
+    wall, pole = flat(2.0), flat(3.0)
+    pole[28:36, 28:36] = 1.5  # something between the cameras and the wall, seen by camera 2 alone
+    hidden = depth_reward(centre, centre, one, two, wall, pole, **WEIGHTS)
+    original = depth_reward(centre, centre, one, two, wall, pole, visibility=False, **WEIGHTS)
+    visible = depth_reward(centre, centre, one, two, wall, flat(3.0), **WEIGHTS)
+    assert (hidden.item(), original.item(), visible.item()) == (0.0, 1.0, 1.0)
+
+
+def test_unknown_depth_is_never_positive() -> None:
+    kps = grid()
+    cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
+    for depths in ((flat(0.0), flat(2.0)), (flat(2.0), flat(0.0))):
+        reward = depth_reward(kps, kps, *cameras, *depths, **WEIGHTS)
+        assert reward.max() == 0
+        assert reward.min() == -0.25
+
+
+def test_cameras_in_one_place_have_no_epipolar_reward() -> None:
+    kps = grid()
+    assert (epipolar_reward(kps, kps, camera((1.0, 2, 3)), camera((1.0, 2, 3), 5.0)) == 0).all()
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0)])
+def test_no_keypoints(n: int, m: int) -> None:
+    kps1, kps2 = torch.zeros(n, 2), torch.zeros(m, 2)
+    cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
+    assert epipolar_reward(kps1, kps2, *cameras).shape == (n, m)
+    assert depth_reward(kps1, kps2, *cameras, flat(1.0), flat(1.0)).shape == (n, m)
+
+
+def test_swapping_the_images_transposes_the_reward() -> None:
+    one, two = camera((0, 0, 0)), camera((0.4, 0.1, 0.2), -8.0)
+    kps1, kps2 = grid(), grid(3)
+    depth1, depth2 = flat(2.0), flat(2.2)
+    forward = depth_reward(kps1, kps2, one, two, depth1, depth2)
+    assert torch.equal(forward, depth_reward(kps2, kps1, two, one, depth2, depth1).T)
+    assert torch.equal(epipolar_reward(kps1, kps2, one, two), epipolar_reward(kps2, kps1, two, one).T)
