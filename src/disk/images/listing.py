@@ -1,0 +1,83 @@
+"""Finding the images of a folder and naming them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from disk.errors import ImageError
+
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".heic", ".heif",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of a folder.
+
+    name: path below the folder without extension, with '/', such as `rome/0001`: its key everywhere.
+    path: where the file is.
+    relative: path below the folder with extension, with '/'.
+    """
+
+    name: str
+    path: Path
+    relative: str
+
+
+def list_images(root: Path, extension: str | None = None) -> list[ImageFile]:
+    """All images below a folder, sorted by name; hidden files and folders are left out.
+
+    extension: only files with this one (`jpg` or `.jpg`), any case; None for all supported types.
+    Raises ImageError for no such folder, no images, and names that cannot be told apart.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise ImageError(f"image folder {root} {what}")
+    wanted = EXTENSIONS if extension is None else ("." + extension.lstrip(".").lower(),)
+    images, others = [], 0
+    for path in _walk(root):
+        if path.suffix.lower() in wanted:
+            relative = path.relative_to(root)
+            images.append(ImageFile(relative.with_suffix("").as_posix(), path, relative.as_posix()))
+        else:
+            others += 1
+    if not images:
+        holds = f"holds {others} other files, but no" if others else "holds no"
+        kinds = "images" if extension is None else f"{wanted[0]} images"
+        raise ImageError(f"{root} {holds} {kinds} ({' '.join(wanted)})")
+    images.sort(key=lambda image: image.name)
+    _check_names(images)
+    return images
+
+
+def _walk(root: Path) -> list[Path]:
+    files = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return files
+
+
+def _check_names(images: list[ImageFile]) -> None:
+    """Every name must be a key of its own in an HDF5 file."""
+    by_name: dict[str, ImageFile] = {}
+    for image in images:
+        if image.name in by_name:
+            other = by_name[image.name].relative
+            raise ImageError(f"{other} and {image.relative} share the name {image.name!r}; rename one")
+        by_name[image.name] = image
+        if "|" in image.relative:
+            raise ImageError(f"{image.relative}: a name must not hold '|'; rename it")
+        try:
+            image.relative.encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{image.relative!a}: the name is not valid text; rename it") from None
+    for image in images:
+        for parent in Path(image.name).parents:
+            if parent.as_posix() in by_name:
+                other = by_name[parent.as_posix()].relative
+                raise ImageError(f"{other} and the folder of {image.relative} share a name; rename one")

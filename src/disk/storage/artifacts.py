@@ -1,0 +1,193 @@
+"""Reading and writing the artifacts of a run: features, matches, inliers.
+
+`keypoints.h5`, `descriptors.h5` and `scores.h5` hold one dataset per image; `matches.h5` and
+`inliers.h5` one group per first image with one dataset per second image. Files written by the original
+DISK are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from disk.errors import ArtifactError
+from disk.features import Features
+from disk.storage.names import decode_name, encode_name
+from disk.storage.shards import ShardWriter, dataset_keys, open_h5
+
+KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
+COORDINATES = "x right, y down, in pixels of the image as stored; (0, 0) is the centre of the first pixel"
+
+
+class FeatureStore:
+    """The features of a folder of artifacts, read one image at a time; a context manager."""
+
+    def __init__(self, artifacts: Path) -> None:
+        if not (artifacts / KEYPOINTS).is_file():
+            raise ArtifactError(f"no {KEYPOINTS} in {artifacts}; run `disk detect` first")
+        self.artifacts = artifacts
+        self._keypoints = open_h5(artifacts / KEYPOINTS)
+        self._descriptors = open_h5(artifacts / DESCRIPTORS) if (artifacts / DESCRIPTORS).is_file() else None
+        self._scores = open_h5(artifacts / SCORES) if (artifacts / SCORES).is_file() else None
+        self.names: list[str] = dataset_keys(self._keypoints)
+        self.attributes: dict[str, str] = {k: str(v) for k, v in self._keypoints.attrs.items()}
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._keypoints, self._descriptors, self._scores):
+            if file is not None:
+                file.close()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> Features:
+        """Features of one image, float32. Files without scores give zeros; ArtifactError for bad data."""
+        keypoints = self.keypoints(name)
+        if self._descriptors is None:
+            raise ArtifactError(f"no {DESCRIPTORS} in {self.artifacts}; run `disk detect` first")
+        descriptors = _read(self._descriptors, name, (len(keypoints), None))
+        if self._scores is None:
+            scores = np.zeros(len(keypoints), np.float32)
+        else:
+            scores = _read(self._scores, name, (len(keypoints),))
+        return Features(torch.from_numpy(keypoints), torch.from_numpy(descriptors), torch.from_numpy(scores))
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there is a scores.h5; the original DISK writes one on demand only."""
+        return self._scores is not None
+
+    def keypoints(self, name: str) -> np.ndarray:
+        """Keypoints of one image, (N, 2) float32 in pixels."""
+        return _read(self._keypoints, name, (None, 2))
+
+    def scores(self, name: str) -> np.ndarray:
+        """Scores of one image, (N,) float32; zeros where there is no scores.h5."""
+        if self._scores is None:
+            return np.zeros(len(self.keypoints(name)), np.float32)
+        return _read(self._scores, name, (None,))
+
+    def image_size(self, name: str) -> tuple[int, int]:
+        """(width, height) of the image; ArtifactError where the file does not say (the original's do not)."""
+        size = self._attribute(name, "image_size")
+        return int(size[0]), int(size[1])
+
+    def image_path(self, name: str) -> str:
+        """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
+        return str(self._attribute(name, "image_path"))
+
+    def _attribute(self, name: str, key: str) -> Any:
+        value = _dataset(self._keypoints, name).attrs.get(key)
+        if value is None:
+            raise ArtifactError(f"{self.artifacts / KEYPOINTS} has no {key} of {name!r}; run `disk detect` again")
+        return value
+
+
+class MatchStore:
+    """Matches of image pairs, read one pair at a time; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_h5(path)
+
+    def __enter__(self) -> MatchStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the file says about how it was made."""
+        return {key: str(value) for key, value in self._file.attrs.items()}
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs (name0, name1), sorted."""
+        pairs = []
+        for key0, group in self._file.items():
+            if not isinstance(group, h5py.Group):
+                raise ArtifactError(f"{self._file.filename} is no file of matches: {key0!r} is not a group")
+            pairs += [(decode_name(key0), decode_name(key1)) for key1 in group]
+        return sorted(pairs)
+
+    def __contains__(self, pair: object) -> bool:
+        if not isinstance(pair, tuple):
+            return False
+        key0, key1 = encode_name(pair[0]), encode_name(pair[1])
+        return f"{key0}/{key1}" in self._file or f"{key1}/{key0}" in self._file
+
+    def __getitem__(self, pair: tuple[str, str]) -> np.ndarray:
+        """(2, K) int64; row 0 indexes the pair's first image, in whichever order the pair is stored."""
+        key0, key1 = encode_name(pair[0]), encode_name(pair[1])
+        swapped = f"{key0}/{key1}" not in self._file
+        key = f"{key1}/{key0}" if swapped else f"{key0}/{key1}"
+        matches = _read(self._file, key, (2, None), np.int64)
+        return np.ascontiguousarray(matches[::-1]) if swapped else matches
+
+
+def read_features(artifacts: Path) -> FeatureStore:
+    """The features that `disk detect` (or the original) wrote; ArtifactError when there are none."""
+    return FeatureStore(Path(artifacts))
+
+
+def read_matches(artifacts: Path, file: str = "matches.h5") -> MatchStore:
+    """The matches of a folder of artifacts; ArtifactError when there are none."""
+    path = Path(artifacts) / file
+    if not path.is_file():
+        command = "verify" if file == "inliers.h5" else "match"
+        raise ArtifactError(f"no {file} in {artifacts}; run `disk {command}` first")
+    return MatchStore(path)
+
+
+def feature_writer(
+    artifacts: Path, options: Mapping[str, Any], weights: str, overwrite: bool, shard_bytes: int
+) -> ShardWriter:
+    """A writer of the three feature files; `options` and `weights` must be those of the run it continues."""
+    attributes = {
+        "format": "disk features 1",
+        "coordinates": COORDINATES,
+        "weights": weights,
+        "options": json.dumps(dict(options), sort_keys=True),
+    }
+    return ShardWriter(artifacts, "features", (KEYPOINTS, DESCRIPTORS, SCORES), attributes, overwrite, shard_bytes)
+
+
+def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
+    item = file.get(key)
+    if not isinstance(item, h5py.Dataset):
+        raise ArtifactError(f"{file.filename} has no {key!r}")
+    return item
+
+
+def _read(file: h5py.File, key: str, shape: tuple[int | None, ...], dtype: Any = np.float32) -> np.ndarray:
+    dataset = _dataset(file, key)
+    fits = len(dataset.shape) == len(shape) and all(
+        want is None or have == want for have, want in zip(dataset.shape, shape, strict=True)
+    )
+    if not fits or dataset.dtype.kind not in "fiu":
+        wanted = " x ".join("N" if size is None else str(size) for size in shape)
+        raise ArtifactError(
+            f"{file.filename} was written by another program: {key!r} is {dataset.dtype} of shape "
+            f"{dataset.shape}, not numbers of shape {wanted}"
+        )
+    return dataset[()].astype(dtype, copy=False)

@@ -1,0 +1,253 @@
+"""Writing HDF5 artifacts so that nothing is lost: shards, resume, merge, lock.
+
+Results are gathered in memory; every 16 MB they become a shard, a hidden file that is written, synced
+and renamed, so a shard that has its name is complete. At the end the shards are merged into the
+artifacts, each of which is replaced by a rename. The next run continues from what is complete,
+whenever the last one was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from disk.errors import ArtifactError
+from disk.progress import log, progress_bar
+
+SHARD_BYTES = 16 << 20
+
+
+@contextlib.contextmanager
+def folder_lock(artifacts: Path) -> Iterator[None]:
+    """Create the folder of artifacts and hold it for this run alone; ArtifactError if another run does."""
+    from filelock import FileLock, Timeout
+
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(artifacts / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ArtifactError(f"{artifacts} is in use by another run; wait for it or use another folder") from None
+    except OSError as error:
+        raise ArtifactError(f"cannot write in {artifacts}: {_reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class ShardWriter:
+    """Adds arrays to several HDF5 files of one folder at once, all of an entry or none.
+
+    `files` are the names of the artifacts, with .h5; `attributes` are written on each and decide whether
+    a run may go on: where they differ from those found, ArtifactError says how. With `overwrite`, what
+    is there goes first. The caller holds `folder_lock`; one thread at a time may use the writer.
+    """
+
+    def __init__(
+        self,
+        artifacts: Path,
+        stem: str,
+        files: Sequence[str],
+        attributes: Mapping[str, str],
+        overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        self.artifacts, self.stem, self.files = artifacts, stem, list(files)
+        self.attributes, self.shard_bytes = dict(attributes), shard_bytes
+        self._buffer: h5py.File | None = None
+        self._buffered = 0
+        for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(self._temporary(file) for file in files)]:
+            leftover.unlink(missing_ok=True)
+        if overwrite:
+            for path in [*self._finals(), *self._shards()]:
+                path.unlink()
+        self._discard_damaged_shards()
+        for path in [*self._finals(), *self._shards()]:
+            with open_h5(path) as file:
+                _check_same(path, file.attrs, self.attributes)
+        self._next_shard = max((int(path.stem.rpartition("-")[2]) + 1 for path in self._shards()), default=0)
+
+    def done(self) -> set[str]:
+        """The keys that are complete, in the artifacts or in shards of an interrupted run."""
+        keys: set[str] = set()
+        finals = self._finals()
+        if len(finals) == len(self.files):
+            in_finals = []
+            for path in finals:
+                with open_h5(path) as file:
+                    in_finals.append(set(dataset_keys(file)))
+            keys = set.intersection(*in_finals)
+        for path in self._shards():
+            with open_h5(path) as file:
+                keys.update(dataset_keys(file[self.files[0]]))
+        return keys
+
+    def add(self, key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> None:
+        """Store one entry: an array for each of the files, all under the same key with the same attributes."""
+        if set(arrays) != set(self.files):
+            raise ValueError(f"expected arrays for {self.files}, got {list(arrays)}")
+        if self._buffer is None:
+            name = str(self._shard_path(self._next_shard))
+            self._buffer = h5py.File(name, "w", driver="core", backing_store=False)
+            self._buffer.attrs.update(self.attributes)
+        for file, array in arrays.items():
+            dataset = self._buffer.create_dataset(f"{file}/{key}", data=array)
+            dataset.attrs.update(attributes or {})
+            self._buffered += array.nbytes + 1024  # an empty array takes room too
+        if self._buffered >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything added so far survive a crash."""
+        if self._buffer is None:
+            return
+        self._buffer.flush()
+        content = self._buffer.id.get_file_image()
+        self._buffer.close()
+        self._buffer, self._buffered = None, 0
+        path = self._shard_path(self._next_shard)
+        self._next_shard += 1
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise self._write_error(error) from error
+
+    def finish(self) -> None:
+        """Merge the shards into the artifacts and remove them."""
+        self.flush()
+        shards = self._shards()
+        if not shards:
+            return
+        # doing this again after a crash gives the same files: shards go only when all have been replaced
+        with progress_bar("merge", "shard", total=len(shards) * len(self.files)) as bar:
+            for name in self.files:
+                temporary = self._temporary(name)
+                try:
+                    self._merge_into(temporary, name, shards, bar.update)
+                    _rename(temporary, self.artifacts / name)
+                except (OSError, RuntimeError) as error:
+                    with contextlib.suppress(OSError):
+                        temporary.unlink(missing_ok=True)
+                    raise self._write_error(error) from error
+        for shard in shards:
+            shard.unlink()
+
+    def _merge_into(self, temporary: Path, name: str, shards: list[Path], update: Any) -> None:
+        final = self.artifacts / name
+        if final.exists():
+            shutil.copyfile(final, temporary)
+        with h5py.File(temporary, "a") as target:
+            target.attrs.update(self.attributes)
+            for shard in shards:
+                with h5py.File(shard, "r") as source:
+                    for key in dataset_keys(source[name]):
+                        if key in target:
+                            del target[key]
+                        source.copy(source[name][key], target, key)
+                update(1)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _write_error(self, error: Exception) -> ArtifactError:
+        return ArtifactError(
+            f"cannot write in {self.artifacts}: {_reason(error)}; complete results are kept: "
+            "make room and run the same command again"
+        )
+
+    def _temporary(self, name: str) -> Path:
+        return self.artifacts / f".{name}.tmp"
+
+    def _shard_path(self, number: int) -> Path:
+        return self.artifacts / f".{self.stem}-{number:06d}.h5"
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.artifacts.glob(f".{self.stem}-*.h5"))
+
+    def _finals(self) -> list[Path]:
+        return [self.artifacts / name for name in self.files if (self.artifacts / name).exists()]
+
+    def _discard_damaged_shards(self) -> None:
+        for path in self._shards():
+            if not h5py.is_hdf5(path):
+                log.warning("%s is damaged; what it held is done again", path)
+                path.unlink()
+
+
+def open_h5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; ArtifactError when it is missing or no HDF5 file."""
+    if not path.is_file():
+        raise ArtifactError(f"no file {path}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read as HDF5 ({_reason(error)}); it is damaged or no HDF5 file"
+        ) from error
+
+
+def dataset_keys(group: h5py.Group) -> list[str]:
+    """The paths of all datasets below a group, through nested groups, sorted."""
+    keys: list[str] = []
+
+    def visit(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            keys.append(key)
+
+    group.visititems(visit)
+    return sorted(keys)
+
+
+def _rename(source: Path, target: Path) -> None:
+    source.replace(target)
+    if os.name == "posix":  # the new name survives a power cut only once the folder is synced
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _reason(error: Exception) -> str:
+    # HDF5 hides the system's reason in a long message
+    number = getattr(error, "errno", None)
+    if number is None and "errno = " in str(error):
+        number = int(str(error).partition("errno = ")[2].partition(",")[0])
+    return os.strerror(number) if number else str(error)
+
+
+def _check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    if "format" not in found:
+        raise ArtifactError(f"{path} was not written by this command; use another folder, or --overwrite")
+    before, now = _flat(found), _flat(expected)
+    changes = [
+        f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise ArtifactError(
+            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, another folder, or --overwrite"
+        )
+
+
+def _flat(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Attributes as text, with the JSON of `options` taken apart."""
+    flat = {key: str(value) for key, value in attributes.items() if key != "options"}
+    flat.update({key: str(value) for key, value in json.loads(str(attributes.get("options", "{}"))).items()})
+    return flat

@@ -1,0 +1,38 @@
+"""Fixtures that several rooms use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def textured_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 (H, W, 3): random rectangles under mild noise, with corners everywhere."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), 128.0)
+    for _ in range(max(12, height * width // 300)):
+        y, x = rng.integers(0, height), rng.integers(0, width)
+        h, w = rng.integers(2, 3 + height // 4), rng.integers(2, 3 + width // 4)
+        image[y : y + h, x : x + w] = rng.integers(0, 256, 3)
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A textured image, uint8 (96, 128, 3)."""
+    return textured_photo(96, 128)
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """A folder of textured photos of two sizes, one of them in a sub-folder: a, b, c, sub/d."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for seed, (name, height, width) in enumerate(
+        [("a.jpg", 64, 96), ("b.PNG", 64, 96), ("c.jpg", 80, 64), ("sub/d.jpg", 64, 96)]
+    ):
+        Image.fromarray(textured_photo(height, width, seed)).save(folder / name, quality=95)
+    return folder
