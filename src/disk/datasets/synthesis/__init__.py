@@ -1,0 +1,1 @@
+"""Posed scenes with exact depth, made from any photographs: drawn, lit and rendered on any device."""

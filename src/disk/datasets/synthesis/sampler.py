@@ -1,0 +1,93 @@
+"""Training tuples rendered from photographs, as many as one likes, on the device that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.datasets.records import PosedImage
+from disk.datasets.synthesis.render import draw_materials, render
+from disk.datasets.synthesis.scene import Dice, draw_scenes
+from disk.datasets.synthesis.textures import PhotoStore, build_store
+from disk.datasets.synthesis.views import choose_views, draw_views
+from disk.errors import DatasetError, ImageError
+from disk.geometry.camera import Camera
+from disk.progress import log, track
+
+MAX_SIDE = 1024
+MAX_PHOTOS = 600
+_BLOCK_ON_GPU = 16  # steps rendered together, to spend the time of starting kernels once
+
+
+class SceneSampler:
+    """Tuples of posed images of random scenes with exact depth, textured with photographs.
+
+    The tuples of a step depend on the seed, the step, the batch size and the kind of device alone.
+    Raises DatasetError when there are no usable photographs.
+    """
+
+    def __init__(
+        self,
+        photos: Path | Sequence[np.ndarray],
+        height: int,
+        width: int,
+        views: int,
+        device: torch.device | str,
+        seed: int,
+    ) -> None:
+        self.height, self.width, self.views, self.seed = height, width, views, seed
+        self.device = torch.device(device)
+        arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
+        self.store: PhotoStore = build_store(arrays).to(self.device)
+        self._block = 1 if self.device.type == "cpu" else _BLOCK_ON_GPU
+        self._rendered: tuple[tuple[int, int], list[list[PosedImage]]] | None = None
+
+    def sample(self, step: int, batch: int) -> list[list[PosedImage]]:
+        """`batch` tuples of `views` images for a step, on the device."""
+        key = (step // self._block, batch)
+        if self._rendered is None or self._rendered[0] != key:
+            self._rendered = (key, self._render(key[0], batch * self._block))
+        first = step % self._block * batch
+        return self._rendered[1][first : first + batch]
+
+    @torch.no_grad()
+    def _render(self, block: int, count: int) -> list[list[PosedImage]]:
+        dice = Dice(int(np.random.SeedSequence((self.seed, block)).generate_state(1, np.uint64)[0] >> 1))
+        scenes = draw_scenes(dice, count)
+        candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
+        wanted = dice.uniform(0.3, 0.8, count)
+        materials = draw_materials(dice, scenes, self.store)
+        scenes, candidates, wanted = (x.to(self.device) for x in (scenes, candidates, wanted))
+        views = choose_views(scenes, candidates, wanted, self.views, self.height, self.width)
+        images, depths = render(
+            scenes, views, materials.to(self.device), self.store, self.height, self.width
+        )
+        K, R, t = (part.float() for part in (views.K, views.R, views.t))
+        return [
+            [
+                PosedImage(images[s, v], Camera(K[s, v], R[s, v], t[s, v]), depths[s, v], f"{block}-{s}-{v}")
+                for v in range(self.views)
+            ]
+            for s in range(count)
+        ]
+
+
+def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:
+    """Photos of a folder, shrunk to MAX_SIDE; a random MAX_PHOTOS of them if there are more."""
+    from disk.images.listing import list_images
+    from disk.images.reading import read_image
+    from disk.images.resizing import place
+
+    try:
+        files = list_images(folder)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+    if len(files) > MAX_PHOTOS:
+        log.info("%s: using %d of %d photos", folder, MAX_PHOTOS, len(files))
+        chosen = np.random.default_rng(seed).choice(len(files), MAX_PHOTOS, replace=False)
+        files = [files[i] for i in sorted(chosen)]
+    for file in track(files, "photos", "photo"):
+        yield place(read_image(file.path), max_size=MAX_SIDE)[0]

@@ -1,0 +1,234 @@
+"""Random scenes: a ground or wall with or without relief, boxes and panels before it, in a closed room.
+
+World: the main surface is the plane z = 0 seen from z > 0, objects stand on it within about one unit of the
+origin, cameras are one to three units away. Everything is drawn for a batch of S scenes at once, in float64
+on the CPU, from one generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from disk.shapes import Bool, Float, Int, Tensor
+
+ROOM_PLANES = 6  # the main plane, four walls and a ceiling; they have no borders
+ENDLESS = 1e4
+GRID = 96  # heights along a side of the relief
+REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """S scenes of Q flat rectangles and one relief each.
+
+    centre, axes (unit u and v), half: the rectangles; the first is the main plane, then the rest of the room,
+    then panels, then the boxes' faces, the two opposite ones in a row: outwards along +axis, then -axis.
+    outward: unit normals, away from a box, otherwise towards +z.
+    fixed: how many of the rectangles are no faces of boxes.
+    heights: relief z on a grid over [-REACH, REACH]^2, rows along y; slope: a bound of its steepness.
+    has_relief: where not, heights are 0.
+    up: what a camera held level takes for the vertical. light: unit vector towards the light.
+    """
+
+    centre: Float[Tensor, "s q 3"]
+    axes: Float[Tensor, "s q 2 3"]
+    half: Float[Tensor, "s q 2"]
+    outward: Float[Tensor, "s q 3"]
+    fixed: int
+    heights: Float[Tensor, "s g g"]
+    slope: Float[Tensor, " s"]
+    has_relief: Bool[Tensor, " s"]
+    up: Float[Tensor, "s 3"]
+    light: Float[Tensor, "s 3"]
+
+    def __len__(self) -> int:
+        return self.centre.shape[0]
+
+    def to(self, device: torch.device | str) -> Scenes:
+        """The same scenes on another device."""
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Scenes(**moved)
+
+
+class Dice:
+    """Random numbers of one generator, in float64."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform in [low, high)."""
+        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+
+    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform on a logarithmic scale."""
+        return self.uniform(math.log(low), math.log(high), *shape).exp()
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal."""
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """True with a probability."""
+        return self.uniform(0, 1, *shape) < probability
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """Whole numbers from low to high, both included."""
+        return torch.randint(low, high + 1, shape, generator=self.generator)
+
+
+def draw_scenes(dice: Dice, count: int) -> Scenes:
+    """`count` random scenes."""
+    is_ground = dice.chance(0.45, count)
+    is_flat = dice.chance(0.1, count)  # nothing but a picture
+    up = torch.zeros(count, 3, dtype=torch.float64)
+    up[:, 1], up[:, 2] = (~is_ground).double(), is_ground.double()
+    has_relief = dice.chance(0.6, count) & ~is_flat
+    heights = _draw_heights(dice, count) * has_relief[:, None, None]
+    n_panels = torch.where(is_flat, 0, dice.integers(0, 3, count))
+    n_boxes = torch.where(is_flat, 0, dice.integers(0, 4, count))
+    room = _draw_room(dice, count)
+    panels = _draw_panels(dice, n_panels, is_ground)
+    boxes = _draw_boxes(dice, n_boxes, heights)
+    centre, rotation, half = (torch.cat(parts, dim=1) for parts in zip(room, panels, boxes, strict=True))
+    light = dice.normal(count, 3)
+    light[:, 2] = light[:, 2].abs() + 0.7
+    return Scenes(
+        centre=centre,
+        axes=rotation[:, :, :2],
+        half=half,
+        outward=rotation[:, :, 2],
+        fixed=room[0].shape[1] + panels[0].shape[1],
+        heights=heights,
+        slope=_steepest(heights),
+        has_relief=has_relief,
+        up=up,
+        light=F.normalize(light, dim=-1),
+    )
+
+
+# Rectangles below are (centre (s, q, 3), rotation (s, q, 3, 3) with rows u, v, outward, half (s, q, 2)).
+Rectangles = tuple[Tensor, Tensor, Tensor]
+
+
+def _draw_room(dice: Dice, count: int) -> Rectangles:
+    yaw = dice.uniform(-0.4, 0.4, count, 1) + torch.arange(4) * (math.pi / 2)
+    cos, sin, zero, one = yaw.cos(), yaw.sin(), torch.zeros_like(yaw), torch.ones_like(yaw)
+    inward = torch.stack([-cos, -sin, zero], -1)
+    along = torch.stack([-sin, cos, zero], -1)
+    vertical = torch.stack([zero, zero, one], -1)
+    walls = torch.stack([along, vertical, inward], 2)
+    floor = torch.eye(3, dtype=torch.float64).expand(count, 1, 3, 3)
+    ceiling = torch.diag(torch.tensor([1.0, 1, -1], dtype=torch.float64)).expand(count, 1, 3, 3)
+    centre = torch.zeros(count, ROOM_PLANES, 3, dtype=torch.float64)
+    centre[:, 1:5] = -inward * dice.uniform(2.9, 6, count, 4, 1)
+    centre[:, 5, 2] = dice.uniform(5, 8, count)
+    half = torch.full((count, ROOM_PLANES, 2), ENDLESS, dtype=torch.float64)
+    return centre, torch.cat([floor, walls, ceiling], 1), half
+
+
+def _draw_panels(dice: Dice, numbers: Tensor, is_ground: Tensor) -> Rectangles:
+    count, most = len(numbers), int(numbers.max())
+    centre = dice.uniform(-1, 1, count, most, 3)
+    centre[..., 2] = dice.uniform(0.1, 0.8, count, most)
+    # leaning less on a wall, standing on a ground
+    tilt = torch.where(is_ground[:, None], dice.uniform(0.5, 1.5, count, most), dice.uniform(0, 1, count, most))
+    around = dice.uniform(-math.pi, math.pi, count, most)
+    turn = dice.uniform(-0.5, 0.5, count, most)
+    # turning by `turn - around` first keeps sides near to the axes of the world for a small tilt
+    rotation = _about_z(around) @ _about_x(tilt) @ _about_z(turn - around)
+    half = dice.log_uniform(0.1, 0.5, count, most, 2)
+    return _hide(centre, numbers), rotation.mT, half
+
+
+def _draw_boxes(dice: Dice, numbers: Tensor, heights: Tensor) -> Rectangles:
+    count, most = len(numbers), int(numbers.max())
+    size = dice.log_uniform(0.07, 0.42, count, most, 3)
+    centre = dice.uniform(-0.9, 0.9, count, most, 3)
+    scene = torch.arange(count)[:, None].expand(-1, most).flatten()
+    ground = interpolate(heights, scene, to_cells(centre[..., :2].flatten(0, 1).T)).view(count, most)
+    standing = ground + size[..., 2] * dice.uniform(0.3, 1, count, most)
+    floating = dice.uniform(0.2, 0.7, count, most)
+    leans = dice.chance(0.3, count, most)
+    centre[..., 2] = torch.where(leans, floating, standing)
+    lean = torch.where(leans, dice.uniform(0, 0.8, count, most), 0.0)
+    yaws = dice.uniform(-math.pi, math.pi, 2, count, most)
+    rotation = (_about_z(yaws[0]) @ _about_x(lean) @ _about_z(yaws[1])).mT  # rows: the box's axes
+    centre = _hide(centre, numbers)
+    faces = []
+    for axis in range(3):
+        u, v = (axis + 1) % 3, (axis + 2) % 3
+        for sign in (1, -1):
+            normal = sign * rotation[:, :, axis]
+            middle = centre + normal * size[..., axis, None]
+            half = torch.stack([size[..., u], size[..., v]], -1)
+            faces.append((middle, torch.stack([rotation[:, :, u], rotation[:, :, v], normal], 2), half))
+    # (s, boxes, 6, ...) to (s, boxes * 6, ...)
+    centre, rotation, half = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*faces, strict=True))
+    return centre, rotation, half
+
+
+def _hide(centre: Tensor, numbers: Tensor) -> Tensor:
+    """Puts the objects that a scene has not deep under its main plane."""
+    absent = torch.arange(centre.shape[1]) >= numbers[:, None]
+    return torch.where(absent[..., None], torch.tensor([0.0, 0.0, -50.0], dtype=torch.float64), centre)
+
+
+def _draw_heights(dice: Dice, count: int) -> Tensor:
+    """Smooth bumps, ridges or terraces from three octaves of noise, 0 at the rim; (s, GRID, GRID)."""
+    total = torch.zeros(count, 1, GRID, GRID, dtype=torch.float64)
+    ridged = dice.chance(0.35, count, 1, 1, 1)
+    for cells, amplitude in ((5, 1.0), (10, 0.45), (20, 0.2)):
+        noise = dice.normal(count, 1, cells, cells)
+        octave = F.interpolate(noise, (GRID, GRID), mode="bicubic", align_corners=True)
+        total += amplitude * torch.where(ridged, 1 - 2 * octave.abs(), octave)
+    low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
+    relief = (total - low) / (high - low)
+    terraced = relief + 0.8 * torch.sin(relief * (8 * math.pi)) / (8 * math.pi)
+    relief = torch.where(dice.chance(0.3, count, 1, 1, 1), terraced, relief)
+    rim = torch.linspace(-1, 1, GRID, dtype=torch.float64).abs().neg().add(1).mul(5).clamp(0, 1)
+    rim = rim * rim * (3 - 2 * rim)
+    return (relief * rim * rim[:, None] * dice.log_uniform(0.12, 0.6, count, 1, 1, 1))[:, 0]
+
+
+def interpolate(
+    grids: Float[Tensor, "s g g"], scene: Int[Tensor, " n"], at: Float[Tensor, "2 n"]
+) -> Float[Tensor, " n"]:
+    """Bilinear interpolation at (x, y) in cells of one of several grids; constant beyond the rim."""
+    side = grids.shape[-1]
+    at = at.clamp(0, side - 1)
+    corner = at.to(torch.int32).clamp_(max=side - 2)
+    x, y = at - corner
+    index = (scene.to(torch.int32) * side + corner[1]) * side + corner[0]
+    flat = grids.flatten()
+    near = torch.lerp(flat.index_select(0, index), flat.index_select(0, index + 1), x)
+    far = torch.lerp(flat.index_select(0, index + side), flat.index_select(0, index + (side + 1)), x)
+    return torch.lerp(near, far, y)
+
+
+def to_cells(xy: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """World coordinates in cells of the relief's grid."""
+    return (xy + REACH) * ((GRID - 1) / (2 * REACH))
+
+
+def _steepest(heights: Tensor) -> Tensor:
+    """The largest norm of the gradient of the bilinear surface, from above."""
+    cell = 2 * REACH / (GRID - 1)
+    dx = (heights[:, :, 1:] - heights[:, :, :-1]).abs()
+    dy = (heights[:, 1:] - heights[:, :-1]).abs()
+    dx, dy = torch.maximum(dx[:, 1:], dx[:, :-1]), torch.maximum(dy[:, :, 1:], dy[:, :, :-1])
+    return (dx.square() + dy.square()).amax((1, 2)).sqrt() / cell
+
+
+def _about_z(angle: Tensor) -> Tensor:
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
+
+
+def _about_x(angle: Tensor) -> Tensor:
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], -1).unflatten(-1, (3, 3))

@@ -1,0 +1,155 @@
+"""Photographs as textures: mip-map pyramids in memory and an anisotropic, anti-aliased lookup.
+
+A pyramid of box-filtered levels with trilinear interpolation follows Williams, "Pyramidal parametrics" (1983);
+several probes along the major axis of the pixel's footprint follow Feline (McCormack et al. 1999).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from disk.errors import DatasetError
+from disk.shapes import Float, Int, Tensor
+
+LEVELS = 6
+MIN_SIDE = 128  # smaller photos would repeat within a view
+_PROBES = 2
+_CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
+
+
+@dataclass(frozen=True)
+class PhotoStore:
+    """All levels of all photos in one array.
+
+    texels: one photo after the other, one level after the other, row by row; red + 256 green + 65536 blue.
+    offsets: (photos, LEVELS) where a level begins. sizes: (photos, 2) width and height of level 0.
+    """
+
+    texels: Int[Tensor, " t"]
+    offsets: Int[Tensor, "n l"]
+    sizes: Int[Tensor, "n 2"]
+
+    def __len__(self) -> int:
+        return self.sizes.shape[0]
+
+    def to(self, device: torch.device | str) -> PhotoStore:
+        """The same photos on another device."""
+        return PhotoStore(self.texels.to(device), self.offsets.to(device), self.sizes.to(device))
+
+
+def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
+    """Pyramids of uint8 (H, W, 3) photographs; those with a side below MIN_SIDE are left out.
+
+    Sides are cropped to multiples of 2^(LEVELS-1), so that every level halves the one below exactly.
+    Raises DatasetError when no photograph is left.
+    """
+    texels, offsets, sizes, end = [], [], [], 0
+    for photo in photos:
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            raise DatasetError(f"photos must be uint8 (H, W, 3) arrays, got {photo.dtype} {photo.shape}")
+        if min(photo.shape[:2]) < MIN_SIDE:
+            continue
+        unit = 1 << (LEVELS - 1)
+        height, width = (side // unit * unit for side in photo.shape[:2])
+        sizes.append((width, height))
+        offsets.append([])
+        packed = np.zeros((height, width, 4), np.uint8)
+        packed[..., :3] = photo[:height, :width]
+        level = torch.from_numpy(packed).permute(2, 0, 1).float()
+        for _ in range(LEVELS):
+            offsets[-1].append(end)
+            # red is the lowest byte
+            rounded = level.round().to(torch.uint8).permute(1, 2, 0).contiguous()
+            texels.append(rounded.view(torch.int32).flatten())
+            end += texels[-1].numel()
+            level = torch.nn.functional.avg_pool2d(level, 2)
+    if not sizes:
+        raise DatasetError(f"no photograph with sides of at least {MIN_SIDE} px to make scenes from")
+    if end >= 1 << 31:
+        raise DatasetError("too many photographs for one texture memory; use fewer or smaller ones")
+    as_int = {"dtype": torch.int32}
+    return PhotoStore(torch.cat(texels), torch.tensor(offsets, **as_int), torch.tensor(sizes, **as_int))
+
+
+def lookup(
+    store: PhotoStore,
+    photo: Int[Tensor, " n"],
+    position: Float[Tensor, "2 n"],
+    jacobian: Float[Tensor, "4 n"],
+) -> Float[Tensor, "3 n"]:
+    """Filtered colours in [0, 1] of photos, continued beyond their borders by mirroring.
+
+    position: x and y in texels of level 0, (0, 0) the centre of the first.
+    jacobian: texels per pixel of the rendered image: dx/dx', dx/dy', dy/dx', dy/dy'.
+    """
+    step = _CHUNK if position.device.type == "cpu" else 1 << 24
+    parts = [
+        _lookup(store, photo[i : i + step], position[:, i : i + step], jacobian[:, i : i + step])
+        for i in range(0, photo.shape[0], step)
+    ]
+    return torch.cat(parts, dim=1) if parts else position.new_zeros(3, 0)
+
+
+def _lookup(store: PhotoStore, photo: Tensor, position: Tensor, jacobian: Tensor) -> Tensor:
+    axis, footprint = _footprint(jacobian)
+    lod = footprint.clamp(min=1).log2_().clamp_(max=LEVELS - 1)
+    level = lod.floor()
+    blend = lod - level
+    level = level.to(torch.int32)
+    size = store.sizes[photo].T  # (2, n)
+    size_f = size.to(position.dtype)
+    row = photo.to(torch.int32) * LEVELS + level
+    offsets = store.offsets.flatten()
+    # the coarser level is the same one at the top of the pyramid, where blend is 0
+    coarser = (level + 1).clamp_(max=LEVELS - 1)
+    begin = (offsets[row], offsets[row - level + coarser])
+    colour = torch.zeros(photo.shape[0], 4, device=position.device, dtype=position.dtype)
+    for probe in range(_PROBES):
+        at = position + ((probe + 0.5) / _PROBES - 0.5) * axis
+        # a triangle wave mirrors the photo without end
+        at = (at + 0.5).remainder_(2 * size_f).sub_(size_f).abs_().neg_().add_(size_f)
+        for k, (levels, weight) in enumerate(((level, 1 - blend), (coarser, blend))):
+            _add_bilinear(colour, store.texels, begin[k], at, size, levels, weight / _PROBES)
+    return colour[:, :3].T / 255
+
+
+def _add_bilinear(
+    colour: Tensor, texels: Tensor, begin: Tensor, at: Tensor, size: Tensor, level: Tensor, weight: Tensor
+) -> None:
+    """Add `weight` times the bilinear interpolation at level-0 position `at` + 0.5 to `colour` (n, 4)."""
+    x, y = torch.ldexp(at, -level).sub_(0.5)
+    width, height = size >> level
+    x0, y0 = x.floor(), y.floor()
+    fx, fy = x - x0, y - y0
+    x0, y0 = x0.to(torch.int32), y0.to(torch.int32)
+    left, right = x0.clamp(min=0), torch.minimum(x0 + 1, width - 1)
+    top, bottom = begin + width * y0.clamp(min=0), begin + width * torch.minimum(y0 + 1, height - 1)
+    lower = fy * weight
+    upper = weight - lower
+    for line, share in ((top, upper), (bottom, lower)):
+        east = share * fx
+        for column, factor in ((left, share - east), (right, east)):
+            texel = texels.index_select(0, line + column).view(torch.uint8).view(-1, 4)
+            colour.addcmul_(texel.to(colour.dtype), factor[:, None])
+
+
+def _footprint(jacobian: Tensor) -> tuple[Tensor, Tensor]:
+    """Major axis (2, n) of a pixel's footprint in texels, and the side each probe has to cover (n,).
+
+    The axes are the singular values of the Jacobian: the roots of s^4 - (p + r) s^2 + det^2.
+    """
+    a, b, c, d = jacobian
+    p, q, r = a * a + b * b, a * c + b * d, c * c + d * d
+    mean, det = (p + r) / 2, a * d - b * c
+    root = (mean * mean - det * det).clamp_(min=0).sqrt_()
+    major2, minor = mean + root, (mean - root).clamp_(min=0).sqrt_()
+    # eigenvector of [[p, q], [q, r]], taken from the row that cannot vanish
+    upright = p < r
+    ex, ey = torch.where(upright, q, major2 - r), torch.where(upright, major2 - p, q)
+    major = major2.sqrt()
+    scale = major / (ex * ex + ey * ey).sqrt_().clamp_(min=1e-20)
+    return torch.stack([ex * scale, ey * scale]), torch.maximum(minor, major / _PROBES)

@@ -1,0 +1,120 @@
+"""Cameras for scenes: drawn around a first one at growing distance, then chosen by what they see in common."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from disk.datasets.synthesis.scene import Dice, Scenes
+from disk.datasets.synthesis.trace import Views, trace, visible_planes
+from disk.shapes import Float, Tensor
+
+MIN_OVERLAP, MAX_OVERLAP = 0.3, 0.9
+_GRID = 12  # rays along a side to measure the overlap
+_NEAREST = 0.4  # nothing closer than this to a camera
+
+
+def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) -> Views:
+    """`count` cameras per scene, the first near the scene's axis or beside it, others more and more apart.
+
+    Scenes are on the CPU. The numbers are rounded to float32, so that cameras of that precision are exact.
+    """
+    S = len(scenes)
+    apart = torch.linspace(0, 1, count, dtype=torch.float64).expand(S, -1)
+    is_ground = scenes.up[:, 2] > 0
+    # the direction to the camera: tilt off the main plane's normal, and around it
+    tilt0 = torch.where(is_ground, dice.uniform(0.35, 1.1, S), dice.uniform(0, 0.7, S))
+    around0 = torch.where(is_ground, -math.pi / 2, dice.uniform(-math.pi, math.pi, S))
+    middle = torch.stack([tilt0 * around0.cos(), 0.7 * tilt0 * around0.sin()], -1)[:, None]
+    swing = F.normalize(dice.normal(S, count, 2), dim=-1) * apart[..., None] * dice.uniform(0.2, 1, S, count, 1)
+    # walking around a ground turns about its normal, before a wall it turns about the vertical
+    aside = torch.where(is_ground[:, None], 1.1 * swing[..., 0], 0.0)
+    turned = middle + torch.where(is_ground[:, None, None], swing * torch.tensor([0.2, 0.35]), swing)
+    tilt = turned.norm(dim=-1).clamp(max=1.15)
+    around = torch.atan2(turned[..., 1], turned[..., 0]) + aside
+    to_camera = torch.stack([tilt.sin() * around.cos(), tilt.sin() * around.sin(), tilt.cos()], -1)
+    zoom0, zoom = dice.log_uniform(0.75, 1.4, S, 1), dice.uniform(-0.4, 0.4, S, count)
+    reach0, reach = dice.log_uniform(0.55, 1.1, S, 1), dice.uniform(-0.4, 0.4, S, count)
+    zoom = zoom0 * (apart * zoom).exp()
+    distance = (2 * zoom0 * reach0 * (apart * reach).exp()).clamp(1.1, 2.7)
+    target = torch.cat([dice.uniform(-0.5, 0.5, S, 1, 2), dice.uniform(0, 0.3, S, 1, 1)], -1)
+    target = target + apart[..., None] * dice.uniform(-0.35, 0.35, S, count, 3)
+    centre = target + distance[..., None] * to_camera
+    centre[..., 2] = torch.maximum(centre[..., 2], scenes.heights.amax((1, 2))[:, None] + 0.15)
+    roll = _draw_roll(dice, S, 1) * 0.5 + apart * _draw_roll(dice, S, count)
+
+    forward = F.normalize(target - centre, dim=-1)
+    right = F.normalize(torch.linalg.cross(forward, scenes.up[:, None].expand_as(forward)), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    cos, sin = roll.cos()[..., None], roll.sin()[..., None]
+    R = torch.stack([cos * right + sin * down, cos * down - sin * right, forward], dim=-2).float()
+    t = -(R.double() @ centre[..., None])[..., 0]
+    K = torch.zeros(S, count, 3, 3, dtype=torch.float64)
+    K[..., 0, 0] = K[..., 1, 1] = zoom * max(height, width)
+    K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = (width - 1) / 2, (height - 1) / 2, 1
+    return Views(K.float().double(), R.double(), t.float().double())
+
+
+def _draw_roll(dice: Dice, *shape: int) -> Tensor:
+    """Turns about the optical axis, mostly moderate, at times any."""
+    usual = 0.2 * dice.normal(*shape)
+    large = torch.where(dice.chance(0.3, *shape), dice.uniform(-math.pi, math.pi, *shape), 4 * usual)
+    return torch.where(dice.chance(0.12, *shape), large, usual)
+
+
+def choose_views(
+    scenes: Scenes, candidates: Views, wanted: Float[Tensor, " s"], count: int, height: int, width: int
+) -> Views:
+    """`count` of the cameras per scene, of which every two share MIN_OVERLAP to MAX_OVERLAP of their pixels.
+
+    One by one, beginning with the first candidate: the next is the one whose smallest overlap with those
+    chosen is nearest to `wanted`, among the admissible ones.
+    """
+    overlap, nearest = measure_overlap(scenes, candidates, height, width)
+    S, C = nearest.shape
+    rows = torch.arange(S, device=nearest.device)
+    excess = (MIN_OVERLAP - overlap).clamp(min=0) + (overlap - MAX_OVERLAP).clamp(min=0)
+    blocked = (nearest < _NEAREST).to(overlap.dtype)
+    chosen = [torch.argmax((1 - blocked) * torch.linspace(1, 0.5, C, device=nearest.device), dim=1)]
+    least, worst = overlap[rows, chosen[0]], excess[rows, chosen[0]] + blocked
+    while len(chosen) < count:
+        for index in chosen:
+            worst[rows, index] = torch.inf
+        chosen.append(torch.argmin(10 * worst + (least - wanted[:, None]).abs(), dim=1))
+        least = torch.minimum(least, overlap[rows, chosen[-1]])
+        worst = torch.maximum(worst, excess[rows, chosen[-1]])
+    return candidates.pick(torch.stack(chosen, 1))
+
+
+def measure_overlap(
+    scenes: Scenes, views: Views, height: int, width: int
+) -> tuple[Float[Tensor, "s v v"], Float[Tensor, "s v"]]:
+    """The share of pixels of each view that another sees too, the smaller of both ways; nearest depths.
+
+    Measured exactly on a coarse grid: each point is looked for along the ray of the other camera.
+    """
+    S, V = views.t.shape[:2]
+    device = views.t.device
+    ys, xs = torch.meshgrid(
+        (torch.arange(_GRID, device=device, dtype=torch.float64) + 0.5) / _GRID * height - 0.5,
+        (torch.arange(_GRID, device=device, dtype=torch.float64) + 0.5) / _GRID * width - 0.5,
+        indexing="ij",
+    )
+    pixels = torch.stack([xs.flatten(), ys.flatten()]).expand(S, V, 2, -1)
+    planes = visible_planes(scenes, views)
+    hits = trace(scenes, views, planes, pixels, torch.float32)
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :, :1])], dim=2)
+    points = torch.linalg.solve(views.K, homogeneous) * hits.depth[:, :, None]
+    points = (views.R.mT @ (points - views.t[..., None])).transpose(1, 2).reshape(S, 1, 3, -1)
+    seen = views.K @ (views.R @ points + views.t[..., None])  # (s, v, 3, v * m): everything in every view
+    depth = seen[:, :, 2]
+    at = seen[:, :, :2] / seen[:, :, 2:].clamp(min=1e-6)
+    limit = torch.tensor([width - 0.5, height - 0.5], device=device, dtype=at.dtype)[:, None]
+    inside = ((at > -0.5) & (at < limit)).all(2) & (depth > 0)
+    found = trace(scenes, views, planes, at.clamp(-1, max(height, width)), torch.float32).depth
+    shared = inside & ((found - depth).abs() < 1e-3 * depth)
+    share = shared.view(S, V, V, -1).float().mean(-1)
+    nearest = torch.where(hits.depth > 0, hits.depth, torch.inf).amin(2)
+    return torch.minimum(share, share.mT), nearest
