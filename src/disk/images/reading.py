@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from disk.errors import ImageError, MissingExtraError
 
 MAX_PIXELS = 500_000_000  # above this a file is taken for a decompression bomb; 22,000 x 22,000 still passes
-_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "PPM")
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
 def read_image(path: Path) -> np.ndarray:
