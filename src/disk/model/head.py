@@ -76,12 +76,10 @@ def describe(
     """Many output channels of the last block, at some pixels (x, y) of image `index` of the batch."""
     half, skip, scale = encoding.half[index], encoding.skip[index], encoding.scale[index]
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
-    half_rows = half.flatten(1).t().contiguous()
-    skip_rows = skip.flatten(1).t().contiguous()
     size = (skip.shape[1], skip.shape[2])
     out = []
     for chunk in points.split(_POINTS_AT_ONCE):
-        arguments = (half_rows, skip_rows, size, scale, chunk, slope, matrix, bias)
+        arguments = (half.flatten(1), skip.flatten(1), size, scale, chunk, slope, matrix, bias)
         if torch.is_grad_enabled():
             # the neighbourhoods, 2000 numbers a point, are rebuilt in the backward pass instead of kept
             out.append(checkpoint(_describe_points, *arguments, use_reentrant=False, preserve_rng_state=False))
@@ -114,11 +112,11 @@ def _describe_points(
     return torch.addmm(bias, activation.flatten(1).to(matrix.dtype), matrix)
 
 
-def _gather(rows: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
-    """rows (H*W, C) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
-    index = (y[:, :, None] * width + x[:, None, :]).reshape(-1, 1).expand(-1, rows.shape[1])
-    # gather with an expanded index has a fast backward on the processor, which indexing has not
-    return torch.gather(rows, 0, index).view(y.shape[0], -1, rows.shape[1])
+def _gather(plane: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
+    """plane (C, H*W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
+    index = (y[:, :, None] * width + x[:, None, :]).reshape(1, -1).expand(plane.shape[0], -1)
+    # gather rather than indexing, whose backward pass is slow on the CPU
+    return torch.gather(plane, 1, index).view(plane.shape[0], y.shape[0], -1).permute(1, 2, 0)
 
 
 def _window_upsampling(like: Tensor) -> Tensor:
@@ -138,12 +136,12 @@ class _Centre(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, upsampled: bool) -> tuple[Tensor, Tensor]:
-        # statistics of a half-precision map are taken in float32
-        wide = x if x.dtype == torch.float64 else x.float()
-        centred = wide - wide.mean((2, 3), keepdim=True)
-        filtered = _upsampling_gram(centred) if upsampled else centred
-        variance = torch.einsum("bchw,bchw->bc", centred, filtered) / (x.shape[2] * x.shape[3])
-        centred = centred.to(x.dtype)
+        mean = x.mean((2, 3), keepdim=True, dtype=_statistics_dtype(x))
+        # without gradients nobody needs x any more, and a fresh map of this size costs more than the subtraction
+        centred = x - mean.to(x.dtype) if any(ctx.needs_input_grad) else x.sub_(mean.to(x.dtype))
+        # in groups of channels that stay in the cache
+        group = max(1, _STRIP_ELEMENTS["cpu"] // (2 * x.shape[0] * x.shape[2] * x.shape[3]))
+        variance = torch.cat([_mean_square(part, upsampled) for part in centred.split(group, 1)], 1)
         ctx.save_for_backward(centred)
         ctx.upsampled = upsampled
         return centred, variance
@@ -155,7 +153,17 @@ class _Centre(torch.autograd.Function):
         filtered = _upsampling_gram(centred) if ctx.upsampled else centred
         # the filter keeps the mean, so the second term is centred already
         grad = torch.addcmul(grad_centred, filtered, factor.to(centred.dtype))
-        return grad - grad_centred.mean((2, 3), keepdim=True), None
+        return grad.sub_(grad_centred.mean((2, 3), keepdim=True)), None
+
+
+def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
+    wide = centred.to(_statistics_dtype(centred))
+    filtered = _upsampling_gram(wide) if upsampled else wide
+    return torch.linalg.vecdot(wide.flatten(2), filtered.flatten(2)) / (wide.shape[2] * wide.shape[3])
+
+
+def _statistics_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _upsampling_gram(x: Tensor) -> Tensor:
