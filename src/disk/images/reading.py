@@ -36,8 +36,8 @@ def read_mask(path: Path) -> np.ndarray:
     with _open(path) as image:
         _load(image, path)
         if image.mode in ("1", "L") or _is_deep(image):
-            return np.asarray(np.asarray(image) != 0)
-        return np.asarray(np.asarray(image.convert("RGB")).any(axis=2))
+            return np.not_equal(np.asarray(image), 0)
+        return np.any(np.asarray(image.convert("RGB")), axis=2)
 
 
 def image_size(path: Path) -> tuple[int, int]:

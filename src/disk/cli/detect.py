@@ -1,0 +1,35 @@
+"""`disk detect`: features of every image of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import run
+from disk.pipeline import detect as stage
+from disk.pipeline.detect import DetectOptions
+
+
+def detect(
+    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    options: DetectOptions = DetectOptions(),
+) -> None:
+    """Find keypoints and descriptors in every image below a folder.
+
+    Writes keypoints.h5, descriptors.h5 and scores.h5. Images that are done are skipped: after an
+    interruption the same command goes on.
+
+    Args:
+        artifacts: folder for the results, created when missing.
+        images: folder of images, sub-folders included; an image's name is its path without extension.
+        options: how to detect.
+    """
+    stage.detect(artifacts, images, options)
+
+
+def main(argv: list[str]) -> int:
+    run(detect, argv, "detect", "disk detect artifacts/ photos/ --n 2048 --max-size 1024")
+    return 0

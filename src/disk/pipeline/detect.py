@@ -1,0 +1,312 @@
+"""Detection over a folder of images: decode ahead, batch equal shapes, run the network, write behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import torch
+
+from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
+from disk.features import Features
+from disk.images.listing import ImageFile, list_images
+from disk.images.reading import read_image, read_mask
+from disk.images.resizing import Placement, place
+from disk.model.backend import Backend, make_backend
+from disk.model.checkpoints import load, weights_hash
+from disk.model.disk import STRIDE
+from disk.progress import log, progress_bar
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
+from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
+
+# these decide what is found; a run only goes on with the same values
+_DECISIVE = ("height", "width", "max_size", "window", "n", "mode", "f16", "precision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """How features are detected."""
+
+    height: int | None = None
+    """Fit images into a box of this height and --width, padded on the right and below; alone: resize to it."""
+    width: int | None = None
+    """Width of that box."""
+    max_size: int = 1600
+    """Shrink images whose long side is longer, in pixels; 0: never. Not used with --height or --width."""
+    image_extension: str | None = None
+    """Only images with this extension, any case; default: every supported type."""
+    n: int | None = 4096
+    """Keep this many best keypoints of an image; None: all."""
+    window: int = 5
+    """Side of the non-maximum suppression window, odd, in pixels."""
+    mode: Literal["nms", "rng"] = "nms"
+    """nms: the best local maxima; rng: drawn at random as in training, the same ones on every run."""
+    model_path: str = "default"
+    """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
+    desc_dim: int = 128
+    """Length of a descriptor; must be the checkpoint's."""
+    f16: bool = False
+    """Store descriptors as float16, half the size."""
+    detection_scores: bool = False
+    """Accepted for the original's sake: scores.h5 is always written."""
+    mask_dir: Path | None = None
+    """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the network runs; auto: a GPU if there is one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network."""
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    """auto: onnxruntime on a CPU in fp32, torch otherwise."""
+    batch_size: int = 0
+    """Images of equal shape in one pass of the network; 0: one on a CPU, four on a GPU."""
+    workers: int = 0
+    """Threads that decode images ahead of the network; 0: one per core, at most eight."""
+    overwrite: bool = False
+    """Delete the features in the folder and start anew."""
+    keep_going: bool = False
+    """Exit with 0 even when some images could not be read."""
+
+
+@dataclass(frozen=True)
+class DetectSummary:
+    """What a run did: images in the folder, those done now, their keypoints, and why others failed."""
+
+    images: int
+    detected: int
+    keypoints: int
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A decoded image: its canvas is uint8 (H, W, 3) with sides that are multiples of 16."""
+
+    file: ImageFile
+    size: tuple[int, int]
+    canvas: np.ndarray
+    placement: Placement
+    mask: torch.Tensor | None
+
+
+def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions()) -> DetectSummary:
+    """Detect features in every image below a folder: keypoints.h5, descriptors.h5 and scores.h5.
+
+    Images already done are skipped, so the same command goes on after an interruption. Raises
+    PartialFailureError when some images could not be read and the rest was done.
+    """
+    _check(options)
+    files = list_images(images, options.image_extension)
+    model = load(options.model_path)
+    if model.desc_dim != options.desc_dim:
+        raise CheckpointError(
+            f"{options.model_path} has descriptors of {model.desc_dim}: use --desc-dim {model.desc_dim}"
+        )
+    decisive = {name: getattr(options, name) for name in _DECISIVE} | {"masks": options.mask_dir is not None}
+    start = perf_counter()
+    with folder_lock(artifacts):
+        backend = make_backend(model, options.device, options.precision, options.backend)
+        writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
+        done = writer.done()
+        todo = [file for file in files if file.name not in done]
+        keypoints, failed = _detect_all(todo, backend, writer, options, skipped=len(files) - len(todo))
+        writer.finish()
+    summary = DetectSummary(len(files), len(todo) - len(failed), keypoints, failed)
+    _report(summary, artifacts, perf_counter() - start, options.keep_going)
+    return summary
+
+
+def _check(options: DetectOptions) -> None:
+    for name, least in {"height": 1, "width": 1, "n": 1, "max_size": 0, "batch_size": 0, "workers": 0}.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise DiskError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if options.window < 1 or options.window % 2 == 0:
+        raise DiskError(f"--window {options.window}: must be odd and at least 1")
+    if options.mask_dir is not None and not options.mask_dir.is_dir():
+        raise ImageError(f"mask folder {options.mask_dir} does not exist")
+
+
+def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going: bool) -> None:
+    rate = f", {summary.detected / seconds:.2f} images/s" if summary.detected else ""
+    log.info(
+        "%d images: %d detected now with %d keypoints%s; in %s",
+        summary.images, summary.detected, summary.keypoints, rate, artifacts,
+    )  # fmt: skip
+    if not summary.failed:
+        return
+    if len(summary.failed) == summary.images:
+        raise ImageError(f"no image could be read; the first: {next(iter(summary.failed.values()))}")
+    names = list(summary.failed)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    message = (
+        f"{len(names)} of {summary.images} images could not be read: {', '.join(names[:10])}{more}; the rest is done"
+    )
+    if not keep_going:
+        raise PartialFailureError(message)
+    log.warning("%s", message)
+
+
+def _detect_all(
+    files: list[ImageFile], backend: Backend, writer: ShardWriter, options: DetectOptions, skipped: int
+) -> tuple[int, dict[str, str]]:
+    """Number of keypoints found, and the images that could not be read with the reasons."""
+    failed: dict[str, str] = {}
+    keypoints = 0
+    batch_size = options.batch_size or (1 if backend.device.type == "cpu" else 4)
+    if options.mode == "rng":
+        batch_size = 1  # so that an image's draw depends on its name alone
+    workers = options.workers or min(8, os.cpu_count() or 1)
+    batches = _equal_shapes(_load_ahead(files, options, workers, workers + batch_size, failed), batch_size)
+    bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
+    writing: deque[Future[None]] = deque()
+    with bar, ThreadPoolExecutor(1, "write") as pool, contextlib.closing(batches):
+        try:
+            for batch in batches:
+                features = _run(backend, batch, options)
+                keypoints += sum(map(len, features))
+                writing.append(pool.submit(_write, writer, batch, features, options.f16))
+                if len(writing) > 2:
+                    writing.popleft().result()
+                bar.update(len(batch))
+            for write in writing:
+                write.result()
+        except BaseException:
+            # interrupted: keep what is done; a full disk has been reported by the first error
+            pool.shutdown()
+            with contextlib.suppress(ArtifactError):
+                writer.flush()
+            raise
+    return keypoints, failed
+
+
+def _load_ahead(
+    files: list[ImageFile], options: DetectOptions, workers: int, ahead: int, failed: dict[str, str]
+) -> Iterator[_Loaded]:
+    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out."""
+    waiting: deque[tuple[ImageFile, Future[_Loaded]]] = deque()
+    pool = ThreadPoolExecutor(workers, "decode")
+    upcoming = iter(files)
+    try:
+        while True:
+            for file in upcoming:
+                waiting.append((file, pool.submit(_load, file, options)))
+                if len(waiting) >= ahead:
+                    break
+            if not waiting:
+                return
+            file, future = waiting.popleft()
+            try:
+                loaded = future.result()
+            except DiskError as error:
+                failed[file.relative] = str(error)
+                log.warning("%s", error)
+            else:
+                del future  # the decoded image lives no longer than its batch
+                yield loaded
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _load(file: ImageFile, options: DetectOptions) -> _Loaded:
+    try:
+        image = read_image(file.path)
+        height, width = image.shape[:2]
+        canvas, placement = place(image, options.max_size, options.height, options.width)
+    except MemoryError:
+        raise ImageError(f"{file.path} does not fit into memory") from None
+    mask = None
+    if options.mask_dir is not None:
+        mask = _load_mask(options.mask_dir / f"{file.relative}.png", (height, width), placement)
+    rows, columns = canvas.shape[:2]
+    if rows % STRIDE or columns % STRIDE:
+        canvas = np.pad(canvas, ((0, -rows % STRIDE), (0, -columns % STRIDE), (0, 0)))
+    return _Loaded(file, (width, height), canvas, placement, mask)
+
+
+def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
+    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP."""
+    if not path.exists():
+        return None
+    mask = read_mask(path)
+    if mask.shape != size:
+        raise ImageError(
+            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}; make them equal"
+        )
+    x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
+    y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
+    columns = np.rint(x).astype(int).clip(0, size[1] - 1)
+    rows = np.rint(y).astype(int).clip(0, size[0] - 1)
+    return torch.from_numpy(mask[np.ix_(rows, columns)])
+
+
+def _equal_shapes(images: Iterator[_Loaded], batch_size: int) -> Generator[list[_Loaded], None, None]:
+    """Batches of images with equal canvases; no more than two batches of images wait for their like."""
+    waiting: dict[tuple[int, ...], list[_Loaded]] = {}
+    for image in images:
+        batch = waiting.setdefault(image.canvas.shape, [])
+        batch.append(image)
+        if len(batch) < batch_size and sum(map(len, waiting.values())) < 2 * batch_size:
+            continue
+        largest = max(waiting, key=lambda shape: len(waiting[shape]))
+        yield waiting.pop(largest)
+    yield from waiting.values()
+
+
+def _run(backend: Backend, batch: list[_Loaded], options: DetectOptions) -> list[Features]:
+    """Features in pixels of the original images."""
+    generator = None
+    if options.mode == "rng":
+        seed = zlib.crc32(batch[0].file.name.encode())
+        generator = torch.Generator(backend.device).manual_seed(seed)
+    pixels = torch.from_numpy(np.stack([image.canvas for image in batch]))
+    try:
+        # bytes cross to the device, a quarter of the floats
+        images = pixels.to(backend.device).permute(0, 3, 1, 2).float().div_(255)
+        found = backend.detect_batch(
+            images,
+            [(image.placement.height, image.placement.width) for image in batch],
+            options.n,
+            options.window,
+            options.mode,
+            generator,
+            [image.mask for image in batch],
+        )
+    except Exception as error:
+        if _out_of_memory(error):
+            height, width = batch[0].canvas.shape[:2]
+            raise DiskError(
+                f"{batch[0].file.path} at {width} x {height} in a batch of {len(batch)} does not fit into memory; "
+                "use a smaller --max-size or --batch-size"
+            ) from error
+        raise
+    return [
+        Features(image.placement.to_original(features.keypoints), features.descriptors, features.scores)
+        for image, features in zip(batch, found, strict=True)
+    ]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # torch on a GPU, torch on a CPU and onnxruntime have nothing but words in common
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in text for words in ("out of memory", "can't allocate memory", "failed to allocate memory")
+    )
+
+
+def _write(writer: ShardWriter, batch: list[_Loaded], found: list[Features], f16: bool) -> None:
+    for image, features in zip(batch, found, strict=True):
+        arrays = {
+            KEYPOINTS: features.keypoints.numpy(),
+            DESCRIPTORS: features.descriptors.numpy().astype(np.float16 if f16 else np.float32, copy=False),
+            SCORES: features.scores.numpy(),
+        }
+        writer.add(image.file.name, arrays, {"image_size": image.size, "image_path": image.file.relative})
