@@ -1,0 +1,36 @@
+"""`disk view`: pictures of keypoints or matches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import run
+from disk.pipeline import view as stage
+from disk.pipeline.view import ViewOptions
+
+
+def view(
+    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    what: Positional[Literal["keypoints", "matches"]],
+    options: ViewOptions = ViewOptions(),
+) -> None:
+    """Draw keypoints coloured by score, or matches coloured by verified or not.
+
+    Opens one window after the other; without a display, or with --save, writes a .jpg for each image or pair.
+
+    Args:
+        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 to draw matches.
+        images: folder of the images.
+        what: keypoints or matches.
+        options: which pictures, and where they go.
+    """
+    stage.view(artifacts, images, what, options)
+
+
+def main(argv: list[str]) -> int:
+    run(view, argv, "view", "disk view artifacts/ photos/ matches --save pictures/ --limit 20")
+    return 0

@@ -1,0 +1,33 @@
+"""The photographs inside scikit-image's wheel, read without any download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from disk.errors import MissingExtraError
+from disk.images.reading import read_image
+from disk.shapes import UInt8
+
+
+def photo_folder() -> Path:
+    """The folder of the wheel that holds the photographs. Raises MissingExtraError without scikit-image."""
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise MissingExtraError("scikit-image", "demo") from error
+    return Path(skimage.data.__file__).parent
+
+
+def load_photo(file: str) -> UInt8[np.ndarray, "h w 3"]:
+    """One photograph by its file name; grey ones in three equal channels."""
+    return read_image(photo_folder() / file)
+
+
+def centre_crop(image: UInt8[np.ndarray, "h w 3"], aspect: float) -> UInt8[np.ndarray, "u v 3"]:
+    """The largest middle part of an image with a given width / height."""
+    height, width = image.shape[:2]
+    new_width, new_height = min(width, round(height * aspect)), min(height, round(width / aspect))
+    left, top = (width - new_width) // 2, (height - new_height) // 2
+    return image[top : top + new_height, left : left + new_width]

@@ -1,0 +1,112 @@
+"""The first half of the demo: a real stereo pair with measured disparities (Middlebury 2014, motorcycle).
+
+Scharstein et al., "High-resolution stereo datasets with subpixel-accurate ground truth", GCPR 2014.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.features import Features
+from disk.matching.nearest import match
+from disk.model.disk import DISK
+from disk.pipeline.demo.photos import load_photo, photo_folder
+from disk.shapes import Bool, Float
+
+TOLERANCE = 3.0  # pixels
+
+
+@dataclass(frozen=True)
+class StereoResult:
+    """Counts of the pair, and the pictures made of it.
+
+    truth: matches at a place whose disparity was measured; right: those of them that agree with it.
+    error: the median distance from the true place, in pixels, of those that agree; nan without any.
+    """
+
+    keypoints: tuple[int, int]
+    matches: int
+    truth: int
+    right: int
+    error: float
+    matches_picture: Path
+    keypoints_picture: Path
+
+
+def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
+    """Detect and match the pair, compare with the disparities, save the pictures to a folder."""
+    left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
+    first, second = (model.detect(torch.from_numpy(image).permute(2, 0, 1) / 255, n=n) for image in (left, right))
+    found = match(first, second).indices.numpy()
+    ends = (first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]])
+    errors = disparity_errors(*ends, load_disparity())
+    known, good = np.isfinite(errors), errors <= TOLERANCE
+    return StereoResult(
+        keypoints=(len(first), len(second)),
+        matches=len(found),
+        truth=int(known.sum()),
+        right=int(good.sum()),
+        error=float(np.median(errors[good])) if good.any() else float("nan"),
+        matches_picture=_draw_matches((left, right), ends, known, good, folder / "stereo-matches.jpg"),
+        keypoints_picture=_draw_keypoints(left, first, folder / "stereo-keypoints.jpg"),
+    )
+
+
+def load_disparity() -> Float[np.ndarray, "h w"]:
+    """The disparity of every pixel of the left image; not finite where it was not measured."""
+    with np.load(photo_folder() / "motorcycle_disp.npz") as archive:
+        return archive["arr_0"]
+
+
+def disparity_errors(
+    left: Float[np.ndarray, "k 2"], right: Float[np.ndarray, "k 2"], disparity: Float[np.ndarray, "h w"]
+) -> Float[np.ndarray, " k"]:
+    """How far the right end of each match is from where its left end truly is, in pixels.
+
+    disparity: of the left image: its point (x, y) is (x - disparity, y) in the right one; nan or inf where
+    unknown, as is the error there. It is read at the pixel nearest to the left end.
+    """
+    height, width = disparity.shape
+    columns = np.clip(np.rint(left[:, 0]).astype(int), 0, width - 1)
+    rows = np.clip(np.rint(left[:, 1]).astype(int), 0, height - 1)
+    shift = disparity[rows, columns].astype(np.float64)
+    known = np.isfinite(shift)
+    expected = left - np.stack([np.where(known, shift, 0), np.zeros(len(left))], axis=1)
+    return np.where(known, np.linalg.norm(right - expected, axis=1), np.nan)
+
+
+def _draw_matches(
+    images: tuple[np.ndarray, np.ndarray],
+    ends: tuple[np.ndarray, np.ndarray],
+    known: Bool[np.ndarray, " k"],
+    good: Bool[np.ndarray, " k"],
+    path: Path,
+) -> Path:
+    from matplotlib.figure import Figure
+
+    from disk.viewing import canvas
+    from disk.viewing import matches as drawing
+
+    figure = Figure()
+    groups = [
+        drawing.Group("without ground truth", drawing.NEUTRAL, ~known),
+        drawing.Group(f"off by more than {TOLERANCE:g} px", drawing.BAD, known & ~good),
+        drawing.Group(f"within {TOLERANCE:g} px of the truth", drawing.GOOD, good),
+    ]
+    drawing.draw_matches(figure, images, ends, groups, ("motorcycle, left", "motorcycle, right"))
+    return canvas.save(figure, path)
+
+
+def _draw_keypoints(image: np.ndarray, features: Features, path: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    from disk.viewing import canvas
+    from disk.viewing.keypoints import draw_keypoints
+
+    figure = Figure()
+    draw_keypoints(figure, image, features.keypoints.numpy(), features.scores.numpy(), "motorcycle, left")
+    return canvas.save(figure, path)

@@ -1,0 +1,214 @@
+"""Pictures of what was detected and matched: one for each image or pair, saved or shown in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
+from disk.images.listing import list_images
+from disk.images.reading import read_image
+from disk.pairs.listed import from_file
+from disk.progress import log, track
+from disk.storage.artifacts import FeatureStore, MatchStore, read_features, read_matches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INLIERS = "inliers.h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """Which pictures to draw and where they go."""
+
+    save: Path | None = None
+    """Folder for the pictures (.jpg). Without it they open in windows; without a display, in ARTIFACTS/view."""
+    image_extension: str | None = None
+    """Only images with this extension, any case; default: every supported type."""
+    pairs: tuple[str, ...] = ()
+    """Only these: names `A B [C D ...]` two by two, or one file of `name0 name1` lines; default: all."""
+    limit: int | None = None
+    """At most so many pictures: of matches the pairs with most of them, of keypoints the first by name."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture to come: its name as a path without suffix, and what draws it."""
+
+    name: str
+    draw: Callable[[Figure], None]
+
+
+def view(
+    artifacts: Path,
+    images: Path,
+    what: Literal["keypoints", "matches"],
+    options: ViewOptions = ViewOptions(),
+) -> list[Path]:
+    """Draw keypoints coloured by score, or matches coloured by verified or not. Returns the files saved.
+
+    Raises PartialFailureError when some images are missing or damaged and the rest was done.
+    """
+    if options.limit is not None and options.limit < 1:
+        raise ArtifactError(f"--limit must be at least 1, got {options.limit}")
+    paths = {file.name: file.path for file in list_images(images, options.image_extension)}
+    with read_features(artifacts) as features:
+        if not set(features.names) & set(paths):
+            raise ImageError(f"{images} holds none of the {len(features)} images of {artifacts}")
+        pairs = _chosen_pairs(options.pairs, features.names)
+        if what == "keypoints":
+            names = features.names if pairs is None else sorted({name for pair in pairs for name in pair})
+            pictures = [_Picture(name, _keypoints_of(features, paths, name)) for name in names[: options.limit]]
+            return _produce(pictures, _target(artifacts, options.save))
+        with read_matches(artifacts) as matches:
+            chosen = _strongest(matches, pairs, options.limit)
+            inliers = read_matches(artifacts, INLIERS) if (artifacts / INLIERS).is_file() else None
+            if inliers is None:
+                log.info("no %s in %s: matches are not verified yet; `disk verify` does", INLIERS, artifacts)
+            pictures = [
+                _Picture(picture_name(pair), _matches_of(features, matches, inliers, paths, pair)) for pair in chosen
+            ]
+            return _produce(pictures, _target(artifacts, options.save))
+
+
+def picture_name(pair: tuple[str, str]) -> str:
+    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`."""
+    return "--".join(pair).replace("/", "%2F")
+
+
+def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, str]] | None:
+    """The pairs asked for, each in the order of the names; None for all."""
+    if not wanted:
+        return None
+    if len(wanted) == 1:
+        return from_file(Path(wanted[0]), names)
+    if len(wanted) % 2:
+        raise PairsError(f"--pairs takes names two by two, or one file; got {len(wanted)} names")
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        raise PairsError(f"no features of {', '.join(unknown)}; names are paths without extension")
+    return sorted({(min(a, b), max(a, b)) for a, b in zip(wanted[::2], wanted[1::2], strict=True)})
+
+
+def _strongest(
+    matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: int | None
+) -> list[tuple[str, str]]:
+    """The pairs to draw; if there are more than the limit, those with most matches, in their order."""
+    stored = matches.pairs()
+    if pairs is not None:
+        known = set(stored)
+        missing = [pair for pair in pairs if pair not in known]
+        if missing:
+            raise PairsError(f"not matched: {', '.join(' '.join(pair) for pair in missing)}; run `disk match`")
+        stored = pairs
+    if limit is None or len(stored) <= limit:
+        return stored
+    return sorted(sorted(stored, key=lambda pair: -matches[pair].shape[1])[:limit])
+
+
+def _keypoints_of(features: FeatureStore, paths: dict[str, Path], name: str) -> Callable[[Figure], None]:
+    def draw(figure: Figure) -> None:
+        from disk.viewing.keypoints import draw_keypoints
+
+        image = _read(paths, name)
+        draw_keypoints(figure, image, features.keypoints(name), features.scores(name), name)
+
+    return draw
+
+
+def _matches_of(
+    features: FeatureStore,
+    matches: MatchStore,
+    inliers: MatchStore | None,
+    paths: dict[str, Path],
+    pair: tuple[str, str],
+) -> Callable[[Figure], None]:
+    def draw(figure: Figure) -> None:
+        from disk.viewing import matches as drawing
+
+        images = (_read(paths, pair[0]), _read(paths, pair[1]))
+        keypoints = [features.keypoints(name) for name in pair]
+        found = matches[pair]
+        if any((row >= len(points)).any() for row, points in zip(found, keypoints, strict=True)):
+            raise ArtifactError(f"the matches of {' and '.join(pair)} are of other features; run `disk match` again")
+        everything = np.ones(found.shape[1], bool)
+        if inliers is None:
+            groups = [drawing.Group("matches, not verified yet", drawing.NEUTRAL, everything)]
+        else:
+            good = drawing.verified(found, inliers[pair]) if pair in inliers else ~everything
+            groups = [
+                drawing.Group("not verified", drawing.BAD, ~good),
+                drawing.Group("verified", drawing.GOOD, good),
+            ]
+        ends = (keypoints[0][found[0]], keypoints[1][found[1]])
+        drawing.draw_matches(figure, images, ends, groups, pair)
+
+    return draw
+
+
+def _read(paths: dict[str, Path], name: str) -> np.ndarray:
+    if name not in paths:
+        raise ImageError(f"{name} is not in the image folder")
+    return read_image(paths[name])
+
+
+def _target(artifacts: Path, save: Path | None) -> Path | None:
+    """Where pictures are saved; None to show them."""
+    if save is not None or _has_display():
+        return save
+    log.info("no display here: saving the pictures to %s", artifacts / "view")
+    return artifacts / "view"
+
+
+def _has_display() -> bool:
+    """Whether matplotlib finds a way to open windows."""
+    from matplotlib import pyplot
+
+    # asking resolves the automatic choice: Agg, which cannot show, when there is no display
+    return pyplot.get_backend().lower() not in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
+
+
+def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
+    """Save the pictures into a folder, or show them one after the other."""
+    saved, failed = [], []
+    for picture in pictures if folder is None else track(pictures, "drawing", "picture"):
+        try:
+            if folder is None:
+                _show(picture)
+            else:
+                saved.append(_save(picture, folder))
+        except ImageError as error:
+            failed.append(str(error))
+    if folder is not None:
+        log.info("%d pictures in %s", len(saved), folder)
+    if failed:
+        raise PartialFailureError(f"{len(failed)} of {len(pictures)} not drawn: {'; '.join(failed)}")
+    return saved
+
+
+def _save(picture: _Picture, folder: Path) -> Path:
+    from matplotlib.figure import Figure
+
+    from disk.viewing.canvas import save
+
+    figure = Figure()
+    picture.draw(figure)
+    # a name may hold a dot, so the suffix is appended, not replaced
+    return save(figure, folder / f"{picture.name}.jpg")
+
+
+def _show(picture: _Picture) -> None:
+    """Open a window and wait until it is closed."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(num=picture.name)
+    try:
+        picture.draw(figure)
+        pyplot.show()
+    finally:
+        pyplot.close(figure)

@@ -1,0 +1,89 @@
+"""Figures measured in pixels of the finished picture, so that marks keep their size on any photo.
+
+A figure is made by the caller: `matplotlib.figure.Figure()` for a file, which needs no display, or
+`pyplot.figure()` for a window. Everything drawn here is sized for the picture, never for the photo.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from disk.shapes import UInt8
+
+DPI = 100
+INK = "#1b1f24"
+FAINT = "#6a737d"
+MARGIN = 20  # pixels around everything
+HEADER = 64  # pixels above the picture, for its title
+
+
+def points(pixels: float) -> float:
+    """A length in pixels of the finished picture, in matplotlib's points (1/72 inch)."""
+    return pixels * 72 / DPI
+
+
+def set_size(figure: Figure, width: float, height: float) -> None:
+    """Give the figure a size in pixels."""
+    figure.set_dpi(DPI)
+    figure.set_size_inches(width / DPI, height / DPI)
+    figure.set_facecolor("white")
+
+
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Bare axes at a place given in pixels from the figure's top left corner."""
+    total_width, total_height = figure.get_size_inches() * DPI
+    box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
+    axes = figure.add_axes(box)
+    axes.set_axis_off()
+    return axes
+
+
+def add_title(figure: Figure, title: str, subtitle: str) -> None:
+    """Two lines in the header; a long name loses its beginning, never its end."""
+    width, height = figure.get_size_inches() * DPI
+    fits = max(20, int((width - 2 * MARGIN) / 11))
+    if len(title) > fits:
+        title = "…" + title[-fits + 1 :]
+    left = MARGIN / width
+    figure.text(left, 1 - 12 / height, title, size=points(21), weight="bold", color=INK, va="top")
+    figure.text(left, 1 - 40 / height, subtitle, size=points(16), color=FAINT, va="top")
+
+
+def fit(width: int, height: int, box_width: float, box_height: float) -> tuple[float, float]:
+    """The size of a picture that fills a box, its aspect kept; at least one pixel each way."""
+    scale = min(box_width / width, box_height / height)
+    return max(1.0, width * scale), max(1.0, height * scale)
+
+
+def show_image(axes: Axes, image: UInt8[np.ndarray, "h w 3"], width: float) -> None:
+    """Draw a photo, paled so that colours on top stand out; the axes' units are its own pixels.
+
+    The photo is shrunk (antialiased) to about the picture's width first: a 12 MP photo costs no more
+    than a small one.
+    """
+    height, full_width = image.shape[:2]
+    if full_width > 2 * width:
+        size = (max(1, round(width)), max(1, round(height * width / full_width)))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    axes.imshow(pale(image), extent=(-0.5, full_width - 0.5, height - 0.5, -0.5), aspect="auto")
+
+
+def pale(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with a third of its colour and a little darker, as a ground to draw on."""
+    colour = image.astype(np.float32)
+    grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)
+    return (0.85 * (0.65 * grey[..., None] + 0.35 * colour)).astype(np.uint8)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as its suffix says (.png, .jpg, .pdf, .svg), making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    # full chroma resolution: thin coloured lines smear otherwise
+    figure.savefig(path, dpi=DPI, pil_kwargs={"quality": 90, "subsampling": 0} if jpeg else None)
+    return path

@@ -1,0 +1,118 @@
+"""The picture of a sparse model: its points in their colours, and cameras as small pyramids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from disk.geometry.camera import Camera, project, unproject
+from disk.shapes import Float
+from disk.viewing import canvas
+
+WIDTH, HEIGHT = 1200, 900  # pixels of the picture without its header and legend
+LEGEND = 44
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Cameras drawn in one colour: their name in the legend, the pyramids' length, and their image size."""
+
+    label: str
+    colour: str
+    cameras: Sequence[Camera]
+    image_size: tuple[int, int]
+    length: float
+
+
+def draw_cloud(
+    figure: Figure,
+    points: Float[np.ndarray, "n 3"],
+    colours: Float[np.ndarray, "n 3"],
+    rigs: Sequence[Rig],
+    eye: Camera,
+    title: str,
+) -> None:
+    """Draw points (colours in [0, 1]) and cameras as seen from `eye`, far ones first.
+
+    Only the direction and perspective of `eye` count: the picture is cropped to the cameras and the middle
+    96 % of the points, since a sparse model may hold a few points very far away.
+    """
+    canvas.set_size(figure, WIDTH + 2 * canvas.MARGIN, HEIGHT + canvas.HEADER + LEGEND + canvas.MARGIN)
+    sheet = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, WIDTH, HEIGHT)
+    places, depth = _seen(eye, points)
+    order = np.argsort(-depth)
+    segments = [(rig, _seen(eye, _pyramids(rig))[0].reshape(-1, 2, 2)) for rig in rigs]
+    framed = [lines.reshape(-1, 2) for _, lines in segments]
+    if len(places):
+        framed.append(np.percentile(places, [2, 98], axis=0))
+    corners = np.concatenate([*framed, np.empty((0, 2))])
+    if len(corners):
+        _frame(sheet, corners.min(0), corners.max(0))
+    diameter = float(np.clip(np.sqrt(0.12 * WIDTH * HEIGHT / max(1, len(points))), 2.5, 7))
+    sheet.scatter(*places[order].T, s=canvas.points(diameter) ** 2, c=colours[order], lw=0)
+    for rig, lines in segments:
+        sheet.add_collection(LineCollection(list(lines), colors=rig.colour, linewidths=canvas.points(1.8)))
+    _add_legend(figure, rigs)
+    canvas.add_title(figure, title, f"{len(points)} points")
+
+
+def looking_at(
+    eye: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], up: Float[np.ndarray, "3"], focal: float = 1.0
+) -> Camera:
+    """The camera at `eye` whose axis meets `target`, with `up` upwards in its image (y down)."""
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    K = torch.diag(torch.tensor([focal, focal, 1.0], dtype=torch.float64))
+    return Camera(K, torch.from_numpy(rotation), torch.from_numpy(-rotation @ eye))
+
+
+def _seen(eye: Camera, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
+    places, depth = project(eye, torch.from_numpy(points))
+    return places.numpy(), depth.numpy()
+
+
+def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
+    """The ends of the eight edges of each camera's pyramid, 16 points a camera."""
+    width, height = rig.image_size
+    pixels = torch.tensor([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
+    edges = []
+    for camera in rig.cameras:
+        depth = torch.full((4,), rig.length, dtype=camera.R.dtype)
+        corners = unproject(camera, pixels.to(camera.R.dtype), depth).double().numpy()
+        centre = -(camera.R.T @ camera.t).double().numpy()
+        for corner, following in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            edges += [centre, corner, corner, following]
+    return np.array(edges).reshape(-1, 3)
+
+
+def _frame(sheet, low: np.ndarray, high: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+    """Show a box in the middle of the axes, one unit the same both ways, y down."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    scale = max(half[0] / WIDTH, half[1] / HEIGHT, 1e-12) * 1.04
+    sheet.set(
+        xlim=(middle[0] - scale * WIDTH, middle[0] + scale * WIDTH),
+        ylim=(middle[1] + scale * HEIGHT, middle[1] - scale * HEIGHT),
+    )
+
+
+def _add_legend(figure: Figure, rigs: Sequence[Rig]) -> None:
+    width, height = figure.get_size_inches() * canvas.DPI
+    figure.legend(
+        handles=[Line2D([], [], color=rig.colour, lw=4, label=rig.label) for rig in rigs],
+        loc="lower left",
+        bbox_to_anchor=(canvas.MARGIN / width, 12 / height),
+        borderaxespad=0,
+        ncols=max(1, len(rigs)),
+        fontsize=canvas.points(17),
+        frameon=False,
+        labelcolor=canvas.INK,
+        handlelength=1.6,
+    )

@@ -1,0 +1,74 @@
+"""The picture of an image's keypoints."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from disk.shapes import Float, UInt8
+from disk.viewing import canvas
+
+DARKEST = 0.25  # of the colour map: what comes before is lost on dark photos
+COVERAGE = 0.05  # the part of the picture that marks may cover
+SCALE_WIDTH = 110  # pixels at the right, for the scale of scores
+
+
+def draw_keypoints(
+    figure: Figure,
+    image: UInt8[np.ndarray, "h w 3"],
+    keypoints: Float[np.ndarray, "n 2"],
+    scores: Float[np.ndarray, " n"],
+    name: str,
+) -> None:
+    """Draw keypoints over their image, coloured by score, the best on top.
+
+    Marks are dots whose size follows from their number and the picture, not from the photo's resolution.
+    The scale ends at the 2nd and 98th percentile of the scores, so that one outlier does not flatten it.
+    """
+    height, width = image.shape[:2]
+    count = len(keypoints)
+    box_width, box_height = canvas.fit(width, height, 1400, 1200)
+    total_width = max(box_width, 420) + 2 * canvas.MARGIN + SCALE_WIDTH
+    total_height = max(box_height, 200) + canvas.HEADER + canvas.MARGIN
+    canvas.set_size(figure, total_width, total_height)
+    canvas.add_title(figure, name, f"{count} keypoints · {width} × {height} px" if count else "no keypoints")
+    axes = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, box_width, box_height)
+    canvas.show_image(axes, image, box_width)
+    if not count:
+        return
+    order = np.argsort(scores, kind="stable")
+    low, high = np.percentile(scores, [2, 98])
+    diameter = mark_diameter(count, box_width * box_height)
+    marks = axes.scatter(
+        *keypoints[order].T,
+        c=scores[order],
+        cmap=_colours(),
+        vmin=low,
+        vmax=high if high > low else low + 1,
+        s=canvas.points(diameter) ** 2,
+        edgecolors="black",
+        linewidths=canvas.points(max(0.4, diameter / 12)),
+        clip_on=False,
+    )
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    scale_height = min(box_height, 400)
+    left = canvas.MARGIN + box_width + 18
+    scale = canvas.add_axes(figure, left, canvas.HEADER + 30, 20, max(scale_height, 120) - 30)
+    scale.set_axis_on()
+    bar = figure.colorbar(marks, cax=scale, extend="both")
+    bar.ax.set_title("score", size=canvas.points(16), color=canvas.INK, loc="left")
+    bar.ax.tick_params(labelsize=canvas.points(14), colors=canvas.INK)
+
+
+def mark_diameter(count: int, area: float) -> float:
+    """The diameter in pixels of `count` dots that together cover a twentieth of the picture; 4 to 12."""
+    return float(np.clip(math.sqrt(COVERAGE * area * 4 / (math.pi * count)), 4, 12))
+
+
+def _colours() -> ListedColormap:
+    """From violet (weak) to yellow (strong)."""
+    return ListedColormap(matplotlib.colormaps["plasma"](np.linspace(DARKEST, 1, 256)))
