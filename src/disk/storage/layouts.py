@@ -1,0 +1,245 @@
+"""The file layouts of other programs: the IMW benchmark's and hloc's, written and read.
+
+IMW (image-matching-benchmark, submission format of 2021): a folder per sequence with `keypoints.h5`,
+`descriptors.h5` and `scores.h5` keyed by file stem, and `matches.h5` keyed `A-B`, A > B, (2, K), all pairs
+present. hloc: `features.h5` with a group per image path, `matches.h5` with groups `name0/name1` in which
+'/' is written '-', and a list of pairs. Both count pixels as we do: (0, 0) is the centre of the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+import torch
+
+from disk.errors import ArtifactError
+from disk.features import Features
+from disk.progress import track
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, FeatureStore, MatchStore, read_features
+from disk.storage.shards import dataset_keys, open_h5
+
+HLOC_FEATURES, HLOC_MATCHES, HLOC_PAIRS = "features.h5", "matches.h5", "pairs.txt"
+
+
+def write_imw(features: FeatureStore, matches: MatchStore, out: Path) -> int:
+    """Write the IMW layout, one sequence per folder of images: `out/FOLDER/keypoints.h5` and so on.
+
+    Returns the number of pairs across folders, which the layout has no place for. ArtifactError when
+    something cannot be written.
+    """
+    sequences: dict[str, list[str]] = defaultdict(list)
+    for name in features.names:
+        sequences[PurePosixPath(name).parent.as_posix()].append(name)
+    matched = set(matches.pairs())
+    for folder, names in track(sequences.items(), "IMW sequences", "folder"):
+        with (
+            _new_h5(out / folder / KEYPOINTS) as keypoints,
+            _new_h5(out / folder / DESCRIPTORS) as descriptors,
+            _new_h5(out / folder / SCORES) as scores,
+        ):
+            for name in names:
+                found, stem = features[name], PurePosixPath(name).name
+                keypoints[stem] = found.keypoints.numpy()
+                descriptors[stem] = found.descriptors.numpy()
+                scores[stem] = found.scores.numpy()
+        with _new_h5(out / folder / "matches.h5") as file:
+            by_stem = sorted(names, key=lambda name: PurePosixPath(name).name)
+            for low, high in itertools.combinations(by_stem, 2):
+                known = (low, high) in matched or (high, low) in matched
+                indices = matches[high, low] if known else np.zeros((2, 0), np.int64)
+                file[f"{PurePosixPath(high).name}-{PurePosixPath(low).name}"] = indices
+    return sum(PurePosixPath(a).parent != PurePosixPath(b).parent for a, b in matched)
+
+
+def write_hloc(
+    features: FeatureStore,
+    matches: MatchStore,
+    paths: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, int]],
+    out: Path,
+) -> None:
+    """Write the hloc layout: `out/features.h5`, `out/matches.h5`, `out/pairs.txt`.
+
+    paths: path of each image below the image folder, with extension; sizes: its (width, height).
+    A match's score is (1 + cosine of the descriptors) / 2, as in hloc. ArtifactError when something
+    cannot be written.
+    """
+    flat_keys: dict[str, str] = {}
+    for name in features.names:
+        other = flat_keys.setdefault(_flat(paths[name]), paths[name])
+        if other != paths[name]:
+            raise ArtifactError(f"hloc cannot tell {other} and {paths[name]} apart ('/' is written '-'); rename one")
+    with _new_h5(out / HLOC_FEATURES) as file:
+        for name in track(features.names, "hloc features", "image"):
+            found = features[name]
+            group = file.create_group(paths[name])
+            group["keypoints"] = found.keypoints.numpy()
+            group["keypoint_scores"] = found.scores.numpy()
+            group["descriptors"] = found.descriptors.numpy().T
+            group["image_size"] = np.array(sizes[name])
+    pairs = matches.pairs()
+    with _new_h5(out / HLOC_MATCHES) as file:
+        for name0, group_of_pairs in itertools.groupby(track(pairs, "hloc matches", "pair"), lambda p: p[0]):
+            first = features[name0].descriptors
+            for _, name1 in group_of_pairs:
+                rows, columns = matches[name0, name1]
+                second = features[name1].descriptors
+                cosine = (first[rows] * second[columns]).sum(1).numpy()
+                wide = len(second) > np.iinfo(np.int16).max
+                partner = np.full(len(first), -1, np.int32 if wide else np.int16)
+                score = np.zeros(len(first), np.float16)
+                partner[rows], score[rows] = columns, (1 + cosine) / 2
+                group = file.create_group(f"{_flat(paths[name0])}/{_flat(paths[name1])}")
+                group["matches0"], group["matching_scores0"] = partner, score
+    lines = "".join(f"{paths[name0]} {paths[name1]}\n" for name0, name1 in pairs)
+    (out / HLOC_PAIRS).write_text(lines, encoding="utf-8")
+
+
+class HlocFeatures:
+    """Features in hloc's layout, read one image at a time; names are without extension, as ours are."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_h5(path)
+        self.paths: dict[str, str] = {}  # name -> path with extension, the key in the file
+        for key in dataset_keys(self._file):
+            if key.endswith("/keypoints"):
+                image = key.removesuffix("/keypoints")
+                name = PurePosixPath(image).with_suffix("").as_posix()
+                if name in self.paths:
+                    raise ArtifactError(f"{path}: {self.paths[name]} and {image} share the name {name!r}")
+                self.paths[name] = image
+        if not self.paths:
+            raise ArtifactError(f"{path} holds no features in hloc's layout")
+        self.names: list[str] = sorted(self.paths)
+
+    def __enter__(self) -> HlocFeatures:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> Features:
+        """Features of one image, float32; zeros where there are no scores. ArtifactError for bad data."""
+        keypoints = self.keypoints(name)
+        descriptors = self._array(name, "descriptors")
+        if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
+            raise ArtifactError(f"{self._file.filename}: {name!r} has descriptors {descriptors.shape}, not (D, N)")
+        group = self._file[self.paths[name]]
+        scored = "keypoint_scores" in group
+        scores = self._array(name, "keypoint_scores") if scored else np.zeros(len(keypoints), np.float32)
+        rows = np.ascontiguousarray(descriptors.T)
+        return Features(torch.from_numpy(keypoints), torch.from_numpy(rows), torch.from_numpy(scores))
+
+    def keypoints(self, name: str) -> np.ndarray:
+        """Keypoints of one image, (N, 2) float32 in pixels."""
+        keypoints = self._array(name, "keypoints")
+        if keypoints.ndim != 2 or keypoints.shape[1] < 2:
+            raise ArtifactError(f"{self._file.filename}: {name!r} has keypoints {keypoints.shape}, not (N, 2)")
+        return np.ascontiguousarray(keypoints[:, :2])
+
+    def image_size(self, name: str) -> tuple[int, int]:
+        """(width, height) of the image; ArtifactError where the file does not say."""
+        width, height = self._array(name, "image_size")
+        return int(width), int(height)
+
+    def _array(self, name: str, key: str) -> np.ndarray:
+        item = self._file.get(f"{self.paths.get(name, name)}/{key}")
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
+            raise ArtifactError(f"{self._file.filename} has no {key} of {name!r}")
+        return item[()].astype(np.float32)
+
+
+def open_features(path: Path) -> FeatureStore | HlocFeatures:
+    """Features in any layout: a folder of ours, the original's or IMW's, or hloc's file (or its folder).
+
+    ArtifactError when there are none.
+    """
+    if (path / KEYPOINTS).is_file():
+        return read_features(path)
+    file = path / HLOC_FEATURES if path.is_dir() else path
+    if file.is_file():
+        return HlocFeatures(file)
+    raise ArtifactError(f"no features in {path}: neither {KEYPOINTS} (DISK, IMW) nor {HLOC_FEATURES} (hloc)")
+
+
+def read_foreign_matches(path: Path, paths: Mapping[str, str]) -> dict[tuple[str, str], np.ndarray]:
+    """All matches of a file in the IMW or hloc layout: {(name0, name1): (2, K) int64}, name0 < name1.
+
+    paths: the images' names, each with its path with extension (for IMW any text will do).
+    Raises ArtifactError for a file in another layout or with images that are not among `paths`.
+    """
+    with open_h5(path) as file:
+        flat = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
+        if flat:
+            return dict(_from_imw(path, key, item[()], paths) for key, item in flat.items())
+        return _from_hloc(path, file, paths)
+
+
+def _from_imw(
+    path: Path, key: str, matches: np.ndarray, names: Mapping[str, str]
+) -> tuple[tuple[str, str], np.ndarray]:
+    # a stem may hold '-' itself, so try every one as the border
+    splits = [(key[:i], key[i + 1 :]) for i, letter in enumerate(key) if letter == "-"]
+    known = [(a, b) for a, b in splits if a in names and b in names]
+    if len(known) != 1:
+        problem = "no two images" if not known else "more than one pair of images"
+        raise ArtifactError(f"{path}: {key!r} names {problem}")
+    if matches.ndim != 2 or matches.shape[0] != 2:
+        raise ArtifactError(f"{path}: {key!r} has shape {matches.shape}, not (2, K)")
+    return _ordered(known[0], matches.astype(np.int64))
+
+
+def _from_hloc(path: Path, file: h5py.File, paths: Mapping[str, str]) -> dict[tuple[str, str], np.ndarray]:
+    names = {_flat(image): name for name, image in paths.items()}
+    pairs: dict[tuple[str, str], np.ndarray] = {}
+    for key in dataset_keys(file):
+        if not key.endswith("/matches0"):
+            continue
+        first, _, second = key.removesuffix("/matches0").partition("/")
+        if first not in names or second not in names:
+            raise ArtifactError(f"{path}: {first!r}, {second!r} are not both among the images")
+        partner = file[key][()].astype(np.int64)
+        rows = np.flatnonzero(partner >= 0)
+        pair, matches = _ordered((names[first], names[second]), np.stack([rows, partner[rows]]))
+        pairs[pair] = matches
+    if not pairs:
+        raise ArtifactError(f"{path} holds no matches in the layout of IMW or hloc")
+    return pairs
+
+
+def _ordered(pair: tuple[str, str], matches: np.ndarray) -> tuple[tuple[str, str], np.ndarray]:
+    if pair[0] < pair[1]:
+        return pair, matches
+    return (pair[1], pair[0]), np.ascontiguousarray(matches[::-1])
+
+
+def _flat(image: str) -> str:
+    return image.replace("/", "-")
+
+
+@contextlib.contextmanager
+def _new_h5(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears under its name only when it is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            yield file
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"cannot write {path}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
