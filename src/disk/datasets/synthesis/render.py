@@ -1,52 +1,20 @@
-"""From hits of rays to images: materials, texture lookup, light, and soft edges."""
+"""From hits of rays to images: texture lookup, light, and soft edges."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from disk.datasets.synthesis.scene import GRID, REACH, Dice, Scenes, interpolate, to_cells
+from disk.datasets.synthesis.materials import Materials, brightness, texture_maps
+from disk.datasets.synthesis.relief import GRID, REACH, interpolate, to_cells
+from disk.datasets.synthesis.scene import Scenes
 from disk.datasets.synthesis.textures import PhotoStore, lookup
-from disk.datasets.synthesis.trace import Hits, Views, trace, visible_planes
+from disk.datasets.synthesis.trace import Hits, Planes, Views, trace, visible_planes
 from disk.shapes import Float, Int, Tensor
 
-_MAX_MAGNIFICATION = 1.5
-
-
-@dataclass(frozen=True)
-class Materials:
-    """What each of the scenes' rectangles is covered with.
-
-    photo: index of the photograph. turn: angle of the photo's y axis against the rectangle's u axis.
-    fineness: texels per pixel where the surface comes nearest to a camera. origin: texel at the centre.
-    """
-
-    photo: Int[Tensor, "s q"]
-    turn: Float[Tensor, "s q"]
-    fineness: Float[Tensor, "s q"]
-    origin: Float[Tensor, "s q 2"]
-
-    def to(self, device: torch.device | str) -> Materials:
-        """The same materials on another device."""
-        return Materials(*(x.to(device) for x in vars(self).values()))
-
-
-def draw_materials(dice: Dice, scenes: Scenes, store: PhotoStore) -> Materials:
-    """Random photographs for all surfaces of scenes on the CPU; the faces of a box share one."""
-    S, Q = scenes.centre.shape[:2]
-    boxes = (Q - scenes.fixed) // 6
-    order = torch.rand(S, max(len(store), scenes.fixed + boxes), generator=dice.generator).argsort(1)
-    photo = order[:, : scenes.fixed + boxes] % len(store)
-    photo = torch.cat([photo[:, : scenes.fixed], photo[:, scenes.fixed :].repeat_interleave(6, 1)], 1)
-    # photos stand upright on surfaces that are not level: their y axis along what is down there
-    down = -(scenes.axes @ scenes.up[:, None, :, None])[..., 0]
-    upright = torch.atan2(down[..., 1], down[..., 0])
-    askew = 0.15 * dice.normal(S, Q)
-    turn = torch.where(dice.chance(0.2, S, Q), dice.uniform(-torch.pi, torch.pi, S, Q), upright + askew)
-    origin = dice.uniform(0, 1, S, Q, 2) * store.sizes.cpu()[photo]
-    return Materials(photo, turn, dice.log_uniform(1 / _MAX_MAGNIFICATION, 1.6, S, Q), origin)
+_COARSE = 24  # rays along a side to find out how near surfaces come
+_BLOCK = 4  # pixels along a side of what is traced together
+_CHUNK, _CHUNK_ON_GPU = 1 << 15, 1 << 23  # pixels at a time: temporaries in a processor's cache, below 10 GB
 
 
 def render(
@@ -55,99 +23,121 @@ def render(
     """Images in [0, 1] and depths (0 = unknown) of all views."""
     S, V = views.t.shape[:2]
     device = views.t.device
-    ys, xs = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float64),
-        torch.arange(width, device=device, dtype=torch.float64),
-        indexing="ij",
-    )
-    pixels = torch.stack([xs.flatten(), ys.flatten()])
     planes = visible_planes(scenes, views)
-    hits = trace(scenes, views, planes, pixels.expand(S, V, 2, -1), torch.float32)
-    to_texels = _to_texels(scenes, views, materials, hits)
+    border = _grid(
+        torch.linspace(-0.5, height - 0.5, _COARSE, device=device, dtype=torch.float64),
+        torch.linspace(-0.5, width - 0.5, _COARSE, device=device, dtype=torch.float64),
+    )
+    coarse = trace(scenes, views, planes, border.expand(S, V, 2, -1)[..., None])
+    shader = _Shader(scenes, views, planes, materials, store, texture_maps(scenes, views, materials, coarse))
+    # pixels block by block, up to the next multiple of a block
+    rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
+    pixels = _grid(
+        torch.arange(rows * _BLOCK, device=device, dtype=torch.float64),
+        torch.arange(columns * _BLOCK, device=device, dtype=torch.float64),
+    )
+    pixels = pixels.view(2, rows, _BLOCK, columns, _BLOCK).transpose(2, 3).reshape(2, -1, _BLOCK * _BLOCK)
+    chunk = max(1, (_CHUNK if device.type == "cpu" else _CHUNK_ON_GPU) // (S * V * _BLOCK * _BLOCK))
+    colours, depths, surfaces = [], [], []
+    for part in pixels.split(chunk, dim=1):
+        hits = trace(scenes, views, planes, part.expand(S, V, 2, -1, -1))
+        colours.append(shader.colours(part.flatten(1).float(), hits))
+        depths.append(hits.depth)
+        surfaces.append(hits.surface)
 
-    # per view and plane: pixels to homogeneous texels
-    rows = torch.arange(S, device=device)[:, None, None]
-    maps = (to_texels[rows, planes.index] @ planes.maps).flatten(3).flatten(0, 2).float()
-    first = torch.arange(S * V, device=device).view(S, V, 1) * planes.index.shape[2]
-    m = maps.T.contiguous()[:, (hits.slot + first).flatten()]  # (9, n)
-    x, y = pixels.float().repeat(1, S * V)
-    tx, ty, w = (m[k] * x + m[k + 1] * y + m[k + 2] for k in (0, 3, 6))
-    texel = torch.stack([tx, ty]) / w
-    tx, ty = texel
-    jacobian = torch.stack([m[0] - tx * m[6], m[1] - tx * m[7], m[3] - ty * m[6], m[4] - ty * m[7]]) / w
-    light = _brightness(scenes.outward, scenes.light[:, None])[rows, hits.surface].flatten()
+    def whole(parts: list[Tensor]) -> Tensor:
+        blocks = torch.cat(parts, -1).unflatten(-1, (rows, columns, _BLOCK, _BLOCK))
+        return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)[..., :height, :width]
 
-    bumps = torch.nonzero(hits.height.flatten() > 0)[:, 0]
-    if len(bumps):
-        image = bumps // (height * width)
-        position, change, normal = _on_relief(scenes, views, hits, bumps, image, x[bumps], y[bumps])
-        a, b, ox, c, d, oy = to_texels[image // V, 0, :2].float().flatten(1).T
-        texel[:, bumps] = torch.stack([a * position[0] + b * position[1] + ox, c * position[0] + d * position[1] + oy])
-        (px, py), (qx, qy) = change
-        jacobian[:, bumps] = torch.stack([a * px + b * qx, a * py + b * qy, c * px + d * qx, c * py + d * qy])
-        light[bumps] = _brightness(normal, scenes.light[image // V].float())
-
-    photo = materials.photo[rows, hits.surface].flatten()
-    colour = lookup(store, photo, texel, jacobian) * light
-    images = colour.view(3, S, V, height, width).permute(1, 2, 0, 3, 4).clamp(0, 1)
-    images = _soften_edges(images, hits.surface.view(S, V, height, width))
-    return images, hits.depth.view(S, V, height, width)
+    images = whole(colours).permute(1, 2, 0, 3, 4).clamp(0, 1)
+    return _soften_edges(images, whole(surfaces)), whole(depths)
 
 
-def _to_texels(scenes: Scenes, views: Views, materials: Materials, hits: Hits) -> Float[Tensor, "s q 3 3"]:
-    """Maps from (u, v, 1) on each rectangle to texels (x, y, 1).
+class _Shader:
+    """Colours of hits, with all that depends on views and surfaces alone in tables."""
 
-    Where it comes nearest to a camera, a pixel spans `fineness` texels of a surface.
-    """
-    nearness = views.K[..., 0, 0, None] / torch.where(hits.depth > 0, hits.depth, torch.inf)
-    finest = torch.zeros(scenes.centre.shape[:2], device=nearness.device, dtype=nearness.dtype)
-    finest.scatter_reduce_(1, hits.surface.flatten(1), nearness.flatten(1), "amax")
-    density = torch.where(finest > 0, finest, 100.0) * materials.fineness
-    cos, sin = materials.turn.cos() * density, materials.turn.sin() * density
-    # not mirrored when seen from outside
-    side = (torch.linalg.cross(*scenes.axes.unbind(2)) * scenes.outward).sum(-1).sign()
-    ox, oy = materials.origin.unbind(-1)
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    rows = [-sin * side, cos * side, ox, cos, sin, oy, zero, zero, one]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    def __init__(
+        self,
+        scenes: Scenes,
+        views: Views,
+        planes: Planes,
+        materials: Materials,
+        store: PhotoStore,
+        to_texels: Tensor,
+    ) -> None:
+        S, V, self.P = planes.index.shape
+        self.S, self.V, self.Q = S, V, scenes.centre.shape[1]
+        rows = torch.arange(S, device=views.t.device)[:, None, None]
+        # pixels to homogeneous texels, (9, s * v * p)
+        maps = (to_texels[rows, planes.index] @ planes.maps).flatten(0, 2)
+        self.maps = maps.flatten(1).T.float().contiguous()
+        self.light = brightness(scenes.outward, scenes.light[:, None]).flatten()
+        self.photo = materials.photo.to(torch.int32).flatten()
+        self.store = store
+        # for the relief
+        self.on_main = to_texels[:, 0, :2].flatten(1).T.float().contiguous()
+        self.ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1).flatten(1).T.float().contiguous()
+        self.centres = views.centres.flatten(0, 1).T.float().contiguous()
+        cell = 2 * REACH / (GRID - 1)
+        self.slopes = [g.float() / cell for g in torch.gradient(scenes.heights, dim=(2, 1))]
+        self.sun = scenes.light.float()
+
+    def colours(self, pixels: Float[Tensor, "2 m"], hits: Hits) -> Float[Tensor, "3 s v m"]:
+        """Colours of the hits of all views at the same pixels (x, y)."""
+        S, V = self.S, self.V
+        views = torch.arange(S * V, device=pixels.device, dtype=torch.int32).view(S, V, 1)
+        row = (hits.slot + views * self.P).flatten()
+        m = [column.index_select(0, row) for column in self.maps]
+        x, y = pixels.repeat(1, S * V)
+        z = 1 / (m[6] * x + m[7] * y + m[8])
+        tx, ty = (m[0] * x + m[1] * y + m[2]) * z, (m[3] * x + m[4] * y + m[5]) * z
+        dx, dy = m[6] * z, m[7] * z
+        jacobian = torch.stack([m[0] * z - tx * dx, m[1] * z - tx * dy, m[3] * z - ty * dx, m[4] * z - ty * dy])
+        texel = torch.stack([tx, ty])
+        surface = (hits.surface + views // V * self.Q).flatten()
+        light = self.light.index_select(0, surface)
+        bumps = torch.nonzero(hits.height.flatten())[:, 0]
+        if len(bumps):
+            image = (bumps // pixels.shape[1]).to(torch.int32)
+            texel[:, bumps], jacobian[:, bumps], light[bumps] = self._relief(hits, bumps, image, x[bumps], y[bumps])
+        photo = self.photo.index_select(0, surface)
+        return (lookup(self.store, photo, texel, jacobian) * light).view(3, S, V, -1)
+
+    def _relief(
+        self, hits: Hits, at: Tensor, image: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Float[Tensor, "2 n"], Float[Tensor, "4 n"], Float[Tensor, " n"]]:
+        """Texels, their change per pixel, and brightness of hits on the relief.
+
+        The change is that of the point where the ray meets the tangent plane (Igehy, "Tracing ray
+        differentials", 1999).
+        """
+        m = self.ray_of.index_select(1, image)
+        rx, ry, rz = (m[k] * x + m[k + 1] * y + m[k + 2] for k in (0, 3, 6))
+        cx, cy, cz = self.centres.index_select(1, image)
+        depth = (hits.height.flatten()[at] - cz) / rz  # known here even where it is not exact
+        px, py = cx + depth * rx, cy + depth * ry
+        scene = image // self.V
+        cells = to_cells(torch.stack([px, py]))
+        sx, sy = (interpolate(slopes, scene, cells) for slopes in self.slopes)
+        scale = depth / (rz - sx * rx - sy * ry).clamp(max=-1e-3)
+        change = []
+        for ex, ey, ez in (m[0::3], m[1::3]):
+            along = (ez - sx * ex - sy * ey) * scale
+            change.append((ex * depth - along * rx, ey * depth - along * ry))
+        (xx, yx), (xy, yy) = change
+        a, b, ox, c, d, oy = self.on_main.index_select(1, scene)
+        texel = torch.stack([a * px + b * py + ox, c * px + d * py + oy])
+        jacobian = torch.stack([a * xx + b * yx, a * xy + b * yy, c * xx + d * yx, c * xy + d * yy])
+        normal = F.normalize(torch.stack([-sx, -sy, torch.ones_like(sx)], -1), dim=-1)
+        return texel, jacobian, brightness(normal, self.sun.index_select(0, scene))
 
 
-def _on_relief(
-    scenes: Scenes, views: Views, hits: Hits, at: Tensor, image: Tensor, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """World x, y (2, n) of hits on the relief, their change per pixel (2, 2, n), and unit normals (n, 3).
-
-    The change is that of the point where the ray meets the tangent plane (Igehy, "Tracing ray differentials", 1999).
-    """
-    ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1).flatten(1).float().T.contiguous()[:, image]
-    rx, ry, rz = (ray_of[k] * x + ray_of[k + 1] * y + ray_of[k + 2] for k in (0, 3, 6))
-    depth = hits.depth.flatten()[at]
-    # unknown depths get one that shows the right place nearly
-    centre = views.centres.flatten(0, 1).float().T.contiguous()[:, image]
-    depth = torch.where(depth > 0, depth, (hits.height.flatten()[at] - centre[2]) / rz)
-    position = centre[:2] + depth * torch.stack([rx, ry])
-    cells = to_cells(position)
-    cell = 2 * REACH / (GRID - 1)
-    gy, gx = (g.float() / cell for g in torch.gradient(scenes.heights, dim=(1, 2)))
-    scene = image // views.t.shape[1]
-    sx, sy = -interpolate(gx, scene, cells), -interpolate(gy, scene, cells)
-    facing = sx * rx + sy * ry + rz
-    facing = facing.clamp(max=-1e-3)
-    change = []
-    for ex, ey, ez in (ray_of[0::3], ray_of[1::3]):
-        along = (sx * ex + sy * ey + ez) / facing
-        change.append(torch.stack([ex - along * rx, ey - along * ry]) * depth)
-    normal = torch.stack([sx, sy, torch.ones_like(sx)], -1)
-    return position, torch.stack(change, 1), F.normalize(normal, dim=-1)
+def _grid(ys: Float[Tensor, " h"], xs: Float[Tensor, " w"]) -> Float[Tensor, "2 n"]:
+    """Pixels (x, y), row by row."""
+    return torch.stack([xs.repeat(len(ys)), ys.repeat_interleave(len(xs))])
 
 
-def _brightness(normal: Float[Tensor, "*n 3"], light: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
-    """Ambient and diffuse light on surfaces, 1 where they face +z."""
-    lit = 0.5 + 0.7 * (normal * light).sum(-1).clamp(min=0)
-    return (lit / (0.5 + 0.7 * light[..., 2])).clamp(max=1.25).float()
-
-
-def _soften_edges(images: Tensor, surface: Tensor) -> Tensor:
+def _soften_edges(images: Float[Tensor, "s v 3 h w"], surface: Int[Tensor, "s v h w"]) -> Float[Tensor, "s v 3 h w"]:
     """A 3x3 binomial filter where two surfaces meet, so that outlines are no staircases."""
     edge = torch.zeros_like(surface, dtype=torch.bool)
     across = surface[..., 1:] != surface[..., :-1]

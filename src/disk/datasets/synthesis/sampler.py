@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from disk.datasets.records import PosedImage
-from disk.datasets.synthesis.render import draw_materials, render
-from disk.datasets.synthesis.scene import Dice, draw_scenes
+from disk.datasets.synthesis.dice import Dice
+from disk.datasets.synthesis.materials import draw_materials
+from disk.datasets.synthesis.render import render
+from disk.datasets.synthesis.scene import draw_scenes
 from disk.datasets.synthesis.textures import PhotoStore, build_store
 from disk.datasets.synthesis.views import choose_views, draw_views
 from disk.errors import DatasetError, ImageError
@@ -62,9 +64,7 @@ class SceneSampler:
         materials = draw_materials(dice, scenes, self.store)
         scenes, candidates, wanted = (x.to(self.device) for x in (scenes, candidates, wanted))
         views = choose_views(scenes, candidates, wanted, self.views, self.height, self.width)
-        images, depths = render(
-            scenes, views, materials.to(self.device), self.store, self.height, self.width
-        )
+        images, depths = render(scenes, views, materials.to(self.device), self.store, self.height, self.width)
         K, R, t = (part.float() for part in (views.K, views.R, views.t))
         return [
             [

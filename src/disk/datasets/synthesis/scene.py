@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from disk.shapes import Bool, Float, Int, Tensor
+from disk.datasets.synthesis.dice import Dice
+from disk.datasets.synthesis.relief import draw_heights, interpolate, to_cells
+from disk.shapes import Float, Tensor
 
 ROOM_PLANES = 6  # the main plane, four walls and a ceiling; they have no borders
 ENDLESS = 1e4
-GRID = 96  # heights along a side of the relief
-REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Scenes:
     then panels, then the boxes' faces, the two opposite ones in a row: outwards along +axis, then -axis.
     outward: unit normals, away from a box, otherwise towards +z.
     fixed: how many of the rectangles are no faces of boxes.
-    heights: relief z on a grid over [-REACH, REACH]^2, rows along y; slope: a bound of its steepness.
-    has_relief: where not, heights are 0.
+    heights: relief z on a grid over [-REACH, REACH]^2, rows along y; 0 where there is none.
     up: what a camera held level takes for the vertical. light: unit vector towards the light.
     """
 
@@ -40,8 +39,6 @@ class Scenes:
     outward: Float[Tensor, "s q 3"]
     fixed: int
     heights: Float[Tensor, "s g g"]
-    slope: Float[Tensor, " s"]
-    has_relief: Bool[Tensor, " s"]
     up: Float[Tensor, "s 3"]
     light: Float[Tensor, "s 3"]
 
@@ -54,33 +51,6 @@ class Scenes:
         return Scenes(**moved)
 
 
-class Dice:
-    """Random numbers of one generator, in float64."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform in [low, high)."""
-        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
-
-    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform on a logarithmic scale."""
-        return self.uniform(math.log(low), math.log(high), *shape).exp()
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal."""
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
-
-    def chance(self, probability: float, *shape: int) -> Tensor:
-        """True with a probability."""
-        return self.uniform(0, 1, *shape) < probability
-
-    def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from low to high, both included."""
-        return torch.randint(low, high + 1, shape, generator=self.generator)
-
-
 def draw_scenes(dice: Dice, count: int) -> Scenes:
     """`count` random scenes."""
     is_ground = dice.chance(0.45, count)
@@ -88,7 +58,7 @@ def draw_scenes(dice: Dice, count: int) -> Scenes:
     up = torch.zeros(count, 3, dtype=torch.float64)
     up[:, 1], up[:, 2] = (~is_ground).double(), is_ground.double()
     has_relief = dice.chance(0.6, count) & ~is_flat
-    heights = _draw_heights(dice, count) * has_relief[:, None, None]
+    heights = draw_heights(dice, count) * has_relief[:, None, None]
     n_panels = torch.where(is_flat, 0, dice.integers(0, 3, count))
     n_boxes = torch.where(is_flat, 0, dice.integers(0, 4, count))
     room = _draw_room(dice, count)
@@ -104,8 +74,6 @@ def draw_scenes(dice: Dice, count: int) -> Scenes:
         outward=rotation[:, :, 2],
         fixed=room[0].shape[1] + panels[0].shape[1],
         heights=heights,
-        slope=_steepest(heights),
-        has_relief=has_relief,
         up=up,
         light=F.normalize(light, dim=-1),
     )
@@ -176,52 +144,6 @@ def _hide(centre: Tensor, numbers: Tensor) -> Tensor:
     """Puts the objects that a scene has not deep under its main plane."""
     absent = torch.arange(centre.shape[1]) >= numbers[:, None]
     return torch.where(absent[..., None], torch.tensor([0.0, 0.0, -50.0], dtype=torch.float64), centre)
-
-
-def _draw_heights(dice: Dice, count: int) -> Tensor:
-    """Smooth bumps, ridges or terraces from three octaves of noise, 0 at the rim; (s, GRID, GRID)."""
-    total = torch.zeros(count, 1, GRID, GRID, dtype=torch.float64)
-    ridged = dice.chance(0.35, count, 1, 1, 1)
-    for cells, amplitude in ((5, 1.0), (10, 0.45), (20, 0.2)):
-        noise = dice.normal(count, 1, cells, cells)
-        octave = F.interpolate(noise, (GRID, GRID), mode="bicubic", align_corners=True)
-        total += amplitude * torch.where(ridged, 1 - 2 * octave.abs(), octave)
-    low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
-    relief = (total - low) / (high - low)
-    terraced = relief + 0.8 * torch.sin(relief * (8 * math.pi)) / (8 * math.pi)
-    relief = torch.where(dice.chance(0.3, count, 1, 1, 1), terraced, relief)
-    rim = torch.linspace(-1, 1, GRID, dtype=torch.float64).abs().neg().add(1).mul(5).clamp(0, 1)
-    rim = rim * rim * (3 - 2 * rim)
-    return (relief * rim * rim[:, None] * dice.log_uniform(0.12, 0.6, count, 1, 1, 1))[:, 0]
-
-
-def interpolate(
-    grids: Float[Tensor, "s g g"], scene: Int[Tensor, " n"], at: Float[Tensor, "2 n"]
-) -> Float[Tensor, " n"]:
-    """Bilinear interpolation at (x, y) in cells of one of several grids; constant beyond the rim."""
-    side = grids.shape[-1]
-    at = at.clamp(0, side - 1)
-    corner = at.to(torch.int32).clamp_(max=side - 2)
-    x, y = at - corner
-    index = (scene.to(torch.int32) * side + corner[1]) * side + corner[0]
-    flat = grids.flatten()
-    near = torch.lerp(flat.index_select(0, index), flat.index_select(0, index + 1), x)
-    far = torch.lerp(flat.index_select(0, index + side), flat.index_select(0, index + (side + 1)), x)
-    return torch.lerp(near, far, y)
-
-
-def to_cells(xy: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """World coordinates in cells of the relief's grid."""
-    return (xy + REACH) * ((GRID - 1) / (2 * REACH))
-
-
-def _steepest(heights: Tensor) -> Tensor:
-    """The largest norm of the gradient of the bilinear surface, from above."""
-    cell = 2 * REACH / (GRID - 1)
-    dx = (heights[:, :, 1:] - heights[:, :, :-1]).abs()
-    dy = (heights[:, 1:] - heights[:, :-1]).abs()
-    dx, dy = torch.maximum(dx[:, 1:], dx[:, :-1]), torch.maximum(dy[:, :, 1:], dy[:, :, :-1])
-    return (dx.square() + dy.square()).amax((1, 2)).sqrt() / cell
 
 
 def _about_z(angle: Tensor) -> Tensor:

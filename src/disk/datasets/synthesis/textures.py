@@ -18,7 +18,7 @@ from disk.shapes import Float, Int, Tensor
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
 _PROBES = 2
-_CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
+_CHUNK = 1 << 13  # pixels whose temporaries stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -97,44 +97,35 @@ def lookup(
 def _lookup(store: PhotoStore, photo: Tensor, position: Tensor, jacobian: Tensor) -> Tensor:
     axis, footprint = _footprint(jacobian)
     lod = footprint.clamp(min=1).log2_().clamp_(max=LEVELS - 1)
-    level = lod.floor()
-    blend = lod - level
-    level = level.to(torch.int32)
-    size = store.sizes[photo].T  # (2, n)
-    size_f = size.to(position.dtype)
-    row = photo.to(torch.int32) * LEVELS + level
-    offsets = store.offsets.flatten()
-    # the coarser level is the same one at the top of the pyramid, where blend is 0
-    coarser = (level + 1).clamp_(max=LEVELS - 1)
-    begin = (offsets[row], offsets[row - level + coarser])
-    colour = torch.zeros(photo.shape[0], 4, device=position.device, dtype=position.dtype)
-    for probe in range(_PROBES):
-        at = position + ((probe + 0.5) / _PROBES - 0.5) * axis
-        # a triangle wave mirrors the photo without end
-        at = (at + 0.5).remainder_(2 * size_f).sub_(size_f).abs_().neg_().add_(size_f)
-        for k, (levels, weight) in enumerate(((level, 1 - blend), (coarser, blend))):
-            _add_bilinear(colour, store.texels, begin[k], at, size, levels, weight / _PROBES)
-    return colour[:, :3].T / 255
-
-
-def _add_bilinear(
-    colour: Tensor, texels: Tensor, begin: Tensor, at: Tensor, size: Tensor, level: Tensor, weight: Tensor
-) -> None:
-    """Add `weight` times the bilinear interpolation at level-0 position `at` + 0.5 to `colour` (n, 4)."""
-    x, y = torch.ldexp(at, -level).sub_(0.5)
-    width, height = size >> level
+    # axes from here on: probes, levels, pixels; the coarser level is no other at the top, where its share is 0
+    fine = lod.floor()
+    share = torch.stack([1 - (lod - fine), lod - fine]) / _PROBES
+    level = torch.stack([fine, (fine + 1).clamp_(max=LEVELS - 1)]).to(torch.int32)
+    photo = photo.to(torch.int32)
+    begin = store.offsets.flatten().index_select(0, (photo * LEVELS + level).flatten()).view_as(level)
+    size = store.sizes.index_select(0, photo).T
+    offsets = (torch.arange(_PROBES, device=axis.device) + 0.5) / _PROBES - 0.5
+    at = position[:, None] + 0.5 + offsets[:, None] * axis[:, None]  # (2, probes, n)
+    # a triangle wave mirrors the photo without end
+    side = size[:, None].to(at.dtype)
+    at -= (at / (2 * side)).floor_().mul_(2 * side)
+    at = side - (at - side).abs_()
+    x, y = at[:, :, None] * torch.exp2(-level.to(at.dtype)) - 0.5
+    width, height = size[:, None] >> level
     x0, y0 = x.floor(), y.floor()
     fx, fy = x - x0, y - y0
     x0, y0 = x0.to(torch.int32), y0.to(torch.int32)
     left, right = x0.clamp(min=0), torch.minimum(x0 + 1, width - 1)
-    top, bottom = begin + width * y0.clamp(min=0), begin + width * torch.minimum(y0 + 1, height - 1)
-    lower = fy * weight
-    upper = weight - lower
-    for line, share in ((top, upper), (bottom, lower)):
-        east = share * fx
-        for column, factor in ((left, share - east), (right, east)):
-            texel = texels.index_select(0, line + column).view(torch.uint8).view(-1, 4)
-            colour.addcmul_(texel.to(colour.dtype), factor[:, None])
+    top = torch.addcmul(begin, width, y0.clamp(min=0))
+    bottom = torch.addcmul(begin, width, torch.minimum(y0 + 1, height - 1))
+    lower = fy * share
+    upper = share - lower
+    lower_right, upper_right = lower * fx, upper * fx
+    weights = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right]).flatten(0, 2)
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right])
+    texels = store.texels.index_select(0, index.flatten()).view_as(weights)
+    colour = [((texels & (255 * unit)) * weights).sum(0).div_(255 * unit) for unit in (1, 256, 65536)]
+    return torch.stack(colour)
 
 
 def _footprint(jacobian: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,6 @@
 A rectangle with centre c and unit axes a, b is seen at pixel p where z (K^-1 p) = [a b c] (u, v, 1), all in the
 camera's frame. So (u/z, v/z, 1/z) = [a b c]^-1 K^-1 p is linear in p, and the nearest rectangle is the one
 with the largest 1/z among those with |u/z| <= (1/z) half: no division, one matrix product for all pixels.
-The relief is sphere-traced (Hart 1996) with its steepness as the Lipschitz bound, so that no ridge is stepped
-over, then polished by the secant method.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from disk.datasets.synthesis.scene import Scenes, interpolate, to_cells
+from disk.datasets.synthesis.relief import Relief
+from disk.datasets.synthesis.scene import Scenes
 from disk.shapes import Float, Int, Tensor
 
-_STEPS = 24
-_SECANT_STEPS = 4
 _CHUNK = 1 << 18  # numbers per temporary on a CPU, to stay in its cache
 
 
@@ -91,102 +88,33 @@ def visible_planes(scenes: Scenes, views: Views) -> Planes:
     return Planes(index, inverse @ torch.linalg.inv(views.K)[:, :, None], scenes.half[rows, index])
 
 
-def trace(
-    scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s v 2 m"], dtype: torch.dtype
-) -> Hits:
-    """First hits of the rays through given pixels (x, y). `dtype` is that of most arithmetic and of depth."""
-    S, V, _, M = pixels.shape
+def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s v 2 g k"]) -> Hits:
+    """First hits of the rays through given pixels (x, y), in groups of k neighbours (for speed; k may be 1)."""
+    S, V, _, G, k = pixels.shape
     P = planes.index.shape[2]
     scale = torch.cat([1 / planes.half, torch.ones_like(planes.half[..., :1])], -1)
     # rows: u/z of all planes, v/z of all, 1/z of all
-    maps = (planes.maps * scale[..., None]).transpose(2, 3).reshape(S * V, 3 * P, 3).to(dtype)
-    flat = pixels.reshape(S * V, 2, M)
-    chunk = M if flat.device.type != "cpu" else max(1, _CHUNK // (3 * P * S * V))
+    maps = (planes.maps * scale[..., None]).transpose(2, 3).reshape(S * V, 3 * P, 3).float()
+    flat = pixels.reshape(S * V, 2, G * k)
+    chunk = G * k if flat.device.type != "cpu" else max(1, _CHUNK // (3 * P * S * V))
     slots = []
-    for part in flat.split(chunk, dim=2):
-        u, v, w = (maps[:, :, :2] @ part.to(dtype) + maps[:, :, 2:]).unflatten(1, (3, P)).unbind(1)
+    for part in flat.float().split(chunk, dim=2):
+        all_maps = torch.baddbmm(maps[:, :, 2:], maps[:, :, :2], part)
+        u, v, w = all_maps.unflatten(1, (3, P)).unbind(1)
         inside = torch.maximum(u.abs_(), v.abs_()) <= w
-        slots.append((w * inside).max(1).indices)
+        slots.append((w * inside).max(1).indices.to(torch.int32))
     slot = torch.cat(slots, 1)
-    # 1/z once more for the nearest plane alone, exactly
-    row = torch.gather(planes.maps[..., 2, :].reshape(S * V, P, 3), 1, slot[..., None].expand(-1, -1, 3))
-    depth = 1 / (row[..., 0] * flat[:, 0] + row[..., 1] * flat[:, 1] + row[..., 2])
-    surface = torch.gather(planes.index.reshape(S * V, P), 1, slot)
+    # 1/z once more for the nearest plane alone, to full precision
+    view = torch.arange(S * V, device=slot.device, dtype=torch.int32)[:, None] * P
+    row = (slot + view).flatten()
+    a, b, c = (column.index_select(0, row).view_as(slot) for column in planes.maps[..., 2, :].flatten(0, 2).T)
+    depth = 1 / (a * flat[:, 0] + b * flat[:, 1] + c)
+    surface = planes.index.to(torch.int32).flatten().index_select(0, row).view_as(slot)
     height = torch.zeros_like(depth)
     if scenes.heights.any():
-        _trace_relief(scenes, views, flat, surface, slot, depth, height, dtype)
-    shape = (S, V, M)
-    return Hits(*(x.view(shape) for x in (surface, slot, depth.to(dtype), height.to(dtype))))
-
-
-def _trace_relief(
-    scenes: Scenes,
-    views: Views,
-    pixels: Tensor,
-    surface: Tensor,
-    slot: Tensor,
-    depth: Tensor,
-    height: Tensor,
-    dtype: torch.dtype,
-) -> None:
-    """Moves the hits of rays that meet the relief on their way; all arguments (S * V, m), in place."""
-    V = views.t.shape[1]
-    origin = views.centres.flatten(0, 1)
-    ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1)
-    top = scenes.heights.amax((1, 2)).repeat_interleave(V)
-    # only rays that go down and end below the highest point
-    down = ray_of[:, 2, None, :2] @ pixels + ray_of[:, 2, None, 2:]
-    end_z = origin[:, 2, None] + depth * down[:, 0]
-    image, at = torch.nonzero((end_z < top[:, None]) & (top[:, None] > 0), as_tuple=True)
-    if not len(image):
-        return
-    xy = pixels[image, :, at]
-    m = ray_of[image]
-    ray = m[:, :, 0] * xy[:, :1] + m[:, :, 1] * xy[:, 1:] + m[:, :, 2]
-    start = origin[image]
-    end = depth[image, at]
-    scene = image // V
-    begin = (top[image] - start[:, 2]) / ray[:, 2]
-
-    field = _Field(scenes.heights, scene, start, ray, dtype)
-    speed = -ray[:, 2] + scenes.slope[scene] * ray[:, :2].norm(dim=1)
-    last, rate = end.to(dtype), 1 / speed.to(dtype)
-    z = begin.to(dtype)
-    before, gap_before = z, field.gap(z)
-    gap = gap_before
-    for _ in range(_STEPS):
-        before, gap_before = z, gap
-        z = torch.minimum(z + gap * rate, last)
-        gap = field.gap(z)
-    hit = (z < last) | (surface[image, at] == 0)
-
-    field = _Field(scenes.heights, scene, start, ray, torch.float64)
-    z, before, gap_before = z.double(), before.double(), gap_before.double()
-    gap = field.gap(z)
-    falling = (gap_before - gap) / (z - before)
-    for _ in range(_SECANT_STEPS):
-        falling = torch.where(falling.isfinite() & (falling > 0), falling, speed)
-        step = (gap / falling).clamp(-0.05, 0.05)
-        z = z + step
-        new_gap = field.gap(z)
-        falling, gap = (gap - new_gap) / step, new_gap
-    # an error in height moves the point along the ray by about 1 / falling times as much
-    good = gap.abs() < 2e-7
-    depth[image, at] = torch.where(hit, torch.where(good, z, 0.0), end)
-    height[image, at] = torch.where(hit, start[:, 2] + z * ray[:, 2], 0.0)
-    surface[image, at] = torch.where(hit, 0, surface[image, at])
-    slot[image, at] = torch.where(hit, 0, slot[image, at])
-
-
-class _Field:
-    """Height of rays above the relief as a function of depth."""
-
-    def __init__(self, heights: Tensor, scene: Tensor, start: Tensor, ray: Tensor, dtype: torch.dtype) -> None:
-        self.heights, self.scene = heights.to(dtype), scene.to(torch.int32)
-        self.start = to_cells(start[:, :2]).to(dtype).T.contiguous()
-        self.ray = (to_cells(ray[:, :2]) - to_cells(torch.zeros_like(ray[:, :2]))).to(dtype).T.contiguous()
-        self.start_z, self.ray_z = start[:, 2].to(dtype), ray[:, 2].to(dtype)
-
-    def gap(self, z: Tensor) -> Tensor:
-        ground = interpolate(self.heights, self.scene, torch.addcmul(self.start, self.ray, z))
-        return torch.addcmul(self.start_z, self.ray_z, z) - ground
+        ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1)
+        relief = Relief(scenes.heights, views.centres.flatten(0, 1), ray_of)
+        index, z, z_world = relief.first_hits(pixels.flatten(0, 1), depth)
+        depth.view(-1)[index], height.view(-1)[index] = z, z_world
+        surface.view(-1)[index] = slot.view(-1)[index] = 0
+    return Hits(*(x.view(S, V, G * k) for x in (surface, slot, depth.float(), height.float())))

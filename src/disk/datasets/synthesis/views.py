@@ -7,7 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from disk.datasets.synthesis.scene import Dice, Scenes
+from disk.datasets.synthesis.dice import Dice
+from disk.datasets.synthesis.scene import Scenes
 from disk.datasets.synthesis.trace import Views, trace, visible_planes
 from disk.shapes import Float, Tensor
 
@@ -104,7 +105,7 @@ def measure_overlap(
     )
     pixels = torch.stack([xs.flatten(), ys.flatten()]).expand(S, V, 2, -1)
     planes = visible_planes(scenes, views)
-    hits = trace(scenes, views, planes, pixels, torch.float32)
+    hits = trace(scenes, views, planes, pixels[..., None])
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :, :1])], dim=2)
     points = torch.linalg.solve(views.K, homogeneous) * hits.depth[:, :, None]
     points = (views.R.mT @ (points - views.t[..., None])).transpose(1, 2).reshape(S, 1, 3, -1)
@@ -113,7 +114,7 @@ def measure_overlap(
     at = seen[:, :, :2] / seen[:, :, 2:].clamp(min=1e-6)
     limit = torch.tensor([width - 0.5, height - 0.5], device=device, dtype=at.dtype)[:, None]
     inside = ((at > -0.5) & (at < limit)).all(2) & (depth > 0)
-    found = trace(scenes, views, planes, at.clamp(-1, max(height, width)), torch.float32).depth
+    found = trace(scenes, views, planes, at.clamp(-1, max(height, width))[..., None]).depth
     shared = inside & ((found - depth).abs() < 1e-3 * depth)
     share = shared.view(S, V, V, -1).float().mean(-1)
     nearest = torch.where(hits.depth > 0, hits.depth, torch.inf).amin(2)

@@ -1,0 +1,75 @@
+"""What covers the surfaces of scenes: which photograph, how large, turned and shifted how, and the light on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from disk.datasets.synthesis.dice import Dice
+from disk.datasets.synthesis.scene import Scenes
+from disk.datasets.synthesis.textures import PhotoStore
+from disk.datasets.synthesis.trace import Hits, Views
+from disk.shapes import Float, Int, Tensor
+
+_FINENESS = (0.67, 1.6)  # never magnified by more than 1.5
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What each of the scenes' rectangles is covered with.
+
+    photo: index of the photograph. turn: angle of the photo's y axis against the rectangle's u axis.
+    fineness: texels per pixel where the surface comes nearest to a camera. origin: texel at the centre.
+    """
+
+    photo: Int[Tensor, "s q"]
+    turn: Float[Tensor, "s q"]
+    fineness: Float[Tensor, "s q"]
+    origin: Float[Tensor, "s q 2"]
+
+    def to(self, device: torch.device | str) -> Materials:
+        """The same materials on another device."""
+        return Materials(*(x.to(device) for x in vars(self).values()))
+
+
+def draw_materials(dice: Dice, scenes: Scenes, store: PhotoStore) -> Materials:
+    """Random photographs for all surfaces of scenes on the CPU; the faces of a box share one."""
+    S, Q = scenes.centre.shape[:2]
+    boxes = (Q - scenes.fixed) // 6
+    order = torch.rand(S, max(len(store), scenes.fixed + boxes), generator=dice.generator).argsort(1)
+    photo = order[:, : scenes.fixed + boxes] % len(store)
+    photo = torch.cat([photo[:, : scenes.fixed], photo[:, scenes.fixed :].repeat_interleave(6, 1)], 1)
+    # photos stand upright on surfaces that are not level: their y axis along what is down there
+    down = -(scenes.axes @ scenes.up[:, None, :, None])[..., 0]
+    upright = torch.atan2(down[..., 1], down[..., 0])
+    askew = 0.15 * dice.normal(S, Q)
+    turn = torch.where(dice.chance(0.2, S, Q), dice.uniform(-torch.pi, torch.pi, S, Q), upright + askew)
+    origin = dice.uniform(0, 1, S, Q, 2) * store.sizes.cpu()[photo]
+    return Materials(photo, turn, dice.log_uniform(*_FINENESS, S, Q), origin)
+
+
+def texture_maps(scenes: Scenes, views: Views, materials: Materials, coarse: Hits) -> Float[Tensor, "s q 3 3"]:
+    """Maps from (u, v, 1) on each rectangle to texels (x, y, 1).
+
+    `coarse`: hits of a few rays of each view, to know where a surface comes nearest; there a pixel spans
+    `fineness` texels.
+    """
+    nearness = views.K[..., 0, 0, None] / torch.where(coarse.depth > 0, coarse.depth, torch.inf)
+    finest = torch.zeros(scenes.centre.shape[:2], device=nearness.device, dtype=nearness.dtype)
+    finest.scatter_reduce_(1, coarse.surface.flatten(1).long(), nearness.flatten(1), "amax")
+    # surfaces that no coarse ray meets are small in the image
+    density = torch.where(finest > 0, finest, finest.amax(1, keepdim=True)) * materials.fineness
+    cos, sin = materials.turn.cos() * density, materials.turn.sin() * density
+    # not mirrored when seen from outside
+    side = (torch.linalg.cross(*scenes.axes.unbind(2)) * scenes.outward).sum(-1).sign()
+    ox, oy = materials.origin.unbind(-1)
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = [-sin * side, cos * side, ox, cos, sin, oy, zero, zero, one]
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def brightness(normal: Float[Tensor, "*n 3"], light: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+    """Ambient and diffuse light on surfaces, 1 where they face +z."""
+    lit = 0.5 + 0.7 * (normal * light).sum(-1).clamp(min=0)
+    return (lit / (0.5 + 0.7 * light[..., 2])).clamp(max=1.25).float()
