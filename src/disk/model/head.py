@@ -116,7 +116,7 @@ def _gather(plane: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
     """plane (C, H*W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
     index = (y[:, :, None] * width + x[:, None, :]).reshape(1, -1).expand(plane.shape[0], -1)
     # gather rather than indexing, whose backward pass is slow on the CPU
-    return torch.gather(plane, 1, index).view(plane.shape[0], y.shape[0], -1).permute(1, 2, 0)
+    return torch.gather(plane, 1, index).view(plane.shape[0], y.shape[0], y.shape[1] * x.shape[1]).permute(1, 2, 0)
 
 
 def _window_upsampling(like: Tensor) -> Tensor:
