@@ -50,9 +50,7 @@ def read_calibration(path: Path) -> Calibration:
         raise DatasetError(f"{path}: not a calibration with K, R and T ({error})") from error
     K, R, T = parts
     if K.shape != (3, 3) or R.shape != (3, 3) or T.size != 3:
-        raise DatasetError(
-            f"{path}: K, R and T have shapes {K.shape}, {R.shape}, {T.shape} instead of 3x3, 3x3, 3"
-        )
+        raise DatasetError(f"{path}: K, R and T have shapes {K.shape}, {R.shape}, {T.shape} instead of 3x3, 3x3, 3")
     if not all(np.isfinite(part).all() for part in parts):
         raise DatasetError(f"{path}: K, R or T is not finite; remove the tuples of this image")
     if np.abs(R @ R.T - np.eye(3)).max() > _ORTHONORMAL or np.linalg.det(R) < 0:
@@ -84,9 +82,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "h w"]:
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
-def write_depth(
-    folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_extension: bool = False
-) -> None:
+def write_depth(folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_extension: bool = False) -> None:
     """Write the depth map of an image as float32 into a folder of depth maps.
 
     The file is NAME.h5 as in the original; `keep_extension` makes it NAME.EXT.h5 where two images differ in

@@ -61,9 +61,7 @@ class SceneSet:
             raise DatasetError(f"{path}: not a json file ({error})") from error
         if not isinstance(data, dict) or not data:
             raise DatasetError(f"{path}: not a data set; expected {{scene: {{{', '.join(_KEYS)}}}}}")
-        scenes = [
-            _parse_scene(f"{path}, scene {name!r}", name, entry, path.parent) for name, entry in data.items()
-        ]
+        scenes = [_parse_scene(f"{path}, scene {name!r}", name, entry, path.parent) for name, entry in data.items()]
         scenes = [scene for scene in scenes if len(scene.tuples)]
         if not scenes:
             raise DatasetError(f"{path}: no tuples to train on")
@@ -87,9 +85,7 @@ def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> N
         try:
             return Path(os.path.relpath(absolute, os.path.abspath(path.parent))).as_posix()
         except ValueError as error:  # another drive
-            raise DatasetError(
-                f"{target} cannot be written relative to {path}; leave out --relative"
-            ) from error
+            raise DatasetError(f"{target} cannot be written relative to {path}; leave out --relative") from error
 
     data = {
         scene.name: {
@@ -147,8 +143,7 @@ def _parse_tuples(where: str, tuples: Any, n_images: int) -> Int[np.ndarray, "n 
     odd = next((i for i, indices in enumerate(tuples) if len(indices) != size), None)
     if odd is not None:
         raise DatasetError(
-            f"{where}: tuple 0 has {size} images but tuple {odd} has {len(tuples[odd])}; all tuples must have "
-            "the same length"
+            f"{where}: tuple 0 has {size} images but tuple {odd} has {len(tuples[odd])}; all must have the same length"
         )
     if size < 2:
         raise DatasetError(f"{where}: a tuple needs at least 2 images")

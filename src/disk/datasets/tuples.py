@@ -1,0 +1,140 @@
+"""Tuples of posed images ready to train on, all of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.datasets.files import Calibration, find_calibration, find_depth, read_calibration, read_depth
+from disk.datasets.records import PosedImage
+from disk.datasets.scenes import Scene, SceneSet
+from disk.errors import DatasetError
+from disk.geometry.camera import Camera
+from disk.images.reading import read_image
+from disk.images.resizing import Placement, place, to_tensor
+from disk.progress import track
+from disk.shapes import Float, Int
+
+
+class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
+    """The tuples of a data set, at most `scene_limit` of each scene at a time, as lists of PosedImage.
+
+    Images are resized to fit into (height, width) and padded with zeros at the right and the bottom; K, depth
+    and image stay on one grid. All calibrations are read, and all images looked for, at the start, so that a
+    fault in the data shows before training. Raises DatasetError for these, ImageError for a damaged image.
+    """
+
+    def __init__(
+        self, scene_set: SceneSet, height: int, width: int, scene_limit: int | None = None, seed: int = 0
+    ) -> None:
+        if scene_limit is not None and scene_limit < 1:
+            raise DatasetError(f"a limit of {scene_limit} tuples a scene leaves nothing to train on; use at least 1")
+        self.scenes = scene_set.scenes
+        self.height, self.width = height, width
+        self.scene_limit, self.seed = scene_limit, seed
+        self._calibrations = [
+            _read_calibrations(scene) for scene in track(self.scenes, "calibrations", "scene", len(self.scenes))
+        ]
+        self.resample(0)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def resample(self, epoch: int) -> None:
+        """Draw the tuples of another pass over the data; the same ones for the same seed and epoch.
+
+        Their number does not depend on the epoch.
+        """
+        chosen = []
+        for number, scene in enumerate(self.scenes):
+            count = len(scene.tuples)
+            indices = np.arange(count)
+            if self.scene_limit is not None and count > self.scene_limit:
+                generator = np.random.default_rng([self.seed, epoch, number])
+                indices = np.sort(generator.choice(count, self.scene_limit, replace=False))
+            chosen.append(np.stack([np.full_like(indices, number), indices], axis=1))
+        self._chosen: Int[np.ndarray, "n 2"] = np.concatenate(chosen)
+
+    def __getitem__(self, index: int) -> list[PosedImage]:
+        number, row = self._chosen[index]
+        scene, calibrations = self.scenes[number], self._calibrations[number]
+        images = scene.tuples[row].tolist()
+        # the world's origin moves to the first camera, so that float32 can hold georeferenced positions
+        first = calibrations[images[0]]
+        origin = -first.R.T @ first.T
+        return [
+            load_posed_image(scene, scene.images[i], calibrations[i], origin, self.height, self.width) for i in images
+        ]
+
+
+def load_posed_image(
+    scene: Scene,
+    name: str,
+    calibration: Calibration,
+    origin: Float[np.ndarray, " 3"],
+    height: int,
+    width: int,
+) -> PosedImage:
+    """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`."""
+    pixels, placement = place(read_image(scene.image_path / name), height=height, width=width)
+    K, R, T = calibration
+    camera = Camera(
+        K=torch.from_numpy(_scaled(K, placement)).float(),
+        R=torch.from_numpy(R).float(),
+        t=torch.from_numpy(R @ origin + T).float(),
+    )
+    depth_file = None if scene.depth_path is None else find_depth(scene.depth_path, name)
+    depth = None
+    if depth_file is not None:
+        depth = torch.from_numpy(_placed_depth(read_depth(depth_file), placement, height, width, depth_file))
+    return PosedImage(to_tensor(pixels), camera, depth, f"{scene.name}/{name}")
+
+
+def _scaled(K: Float[np.ndarray, "3 3"], placement: Placement) -> Float[np.ndarray, "3 3"]:
+    """K after the resize x -> (x + 0.5) s - 0.5."""
+    sx, sy = placement.scale_x, placement.scale_y
+    resize = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+    return resize @ K
+
+
+def _placed_depth(
+    depth: Float[np.ndarray, "a b"], placement: Placement, height: int, width: int, path: Path
+) -> Float[np.ndarray, "h w"]:
+    """The depth at the nearest pixel, for every pixel of the canvas; 0 in the padding.
+
+    The map covers the whole image but may be smaller, as COLMAP makes them to save memory.
+    """
+    rows, columns = depth.shape
+    scale_x, scale_y = placement.width / columns, placement.height / rows
+    # half a pixel of rounding on each side of both grids may stretch one side more than the other
+    if abs(scale_x / scale_y - 1) > 2 / min(rows, columns, placement.width, placement.height):
+        raise DatasetError(f"{path}: the depth map, {columns} x {rows}, has another aspect than its image")
+    x = ((np.arange(placement.width) + 0.5) / scale_x).astype(np.int64)
+    y = ((np.arange(placement.height) + 0.5) / scale_y).astype(np.int64)
+    canvas = np.zeros((height, width), dtype=np.float32)
+    canvas[: placement.height, : placement.width] = depth[y[:, None], x[None, :]]
+    return canvas
+
+
+def _read_calibrations(scene: Scene) -> dict[int, Calibration]:
+    """The calibrations of the images that tuples use."""
+    used: Sequence[int] = np.unique(scene.tuples).tolist()
+    calibrations = {}
+    for index in used:
+        name = scene.images[index]
+        path = find_calibration(scene.calib_path, name)
+        if path is None:
+            raise DatasetError(
+                f"scene {scene.name!r}: no calibration of {name} in {scene.calib_path}; "
+                "`disk dataset check` lists all that is missing"
+            )
+        if not (scene.image_path / name).is_file():
+            raise DatasetError(
+                f"scene {scene.name!r}: no image {scene.image_path / name}; "
+                "`disk dataset check` lists all that is missing"
+            )
+        calibrations[index] = read_calibration(path)
+    return calibrations

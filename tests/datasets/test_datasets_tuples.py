@@ -1,0 +1,143 @@
+"""Tuples of posed images: one grid for image, camera and depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disk.datasets.scenes import SceneSet
+from disk.datasets.tuples import TupleDataset
+from disk.errors import DatasetError, ImageError
+from disk.geometry.camera import project, relative_pose
+
+
+def dataset(maker, height: int = 32, width: int = 48, **options) -> TupleDataset:
+    return TupleDataset(SceneSet.load(maker.write()), height, width, **options)
+
+
+def test_reads_any_image_type_dotted_names_and_sub_folders(maker) -> None:
+    tuples = dataset(maker.scene(), 40, 60)
+    assert len(tuples) == 2
+    assert [view.name for view in tuples[0]] == ["here/a.jpg", "here/b.png", "here/c.d.tif"]
+    assert [view.name for view in tuples[1]] == ["here/b.png", "here/c.d.tif", "here/sub/e.jpg"]
+    assert {view.image.shape for view in tuples[1]} == {(3, 40, 60)}
+    stored = np.asarray(Image.open(maker.root / "here/images/b.png"))
+    np.testing.assert_array_equal(tuples[0][1].image.permute(1, 2, 0) * 255, stored)
+    for number, view in enumerate(tuples[0]):
+        torch.testing.assert_close(view.camera.t, torch.tensor([-0.2 * number, 0, 0]))
+        assert view.depth is not None
+        assert (view.depth == 5).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96), (160, 160), (16, 48)])
+def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
+    """A bright spot in the image is found, after the resize, where the resized camera projects its point."""
+    x, y = np.meshgrid(np.arange(60), np.arange(40))
+    spot = np.array([37.0, 14.0])
+    values = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * 3.0**2))
+    maker.scene()
+    Image.fromarray(np.repeat(values[..., None].round().astype(np.uint8), 3, axis=2)).save(
+        maker.root / "here/images/b.png"
+    )
+    view = dataset(maker, height, width)[0][1]
+    scale = min(height / 40, width / 60)
+    weights = view.image[0].double()
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
+    found = torch.stack([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
+    K = np.array([[50.0, 0, 29.5], [0, 52.0, 19.5], [0, 0, 1]])
+    point = torch.from_numpy(np.linalg.solve(K, [*spot, 1]) * 5) - torch.tensor([-0.2, 0, 0])
+    expected, depth = project(view.camera, point[None].float())
+    torch.testing.assert_close(found, expected[0].double(), atol=0.03 * max(scale, 1), rtol=0)
+    torch.testing.assert_close(depth, torch.tensor([5.0]))
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_depth_is_the_nearest_pixels_and_padding_is_unknown(maker, factor: int) -> None:
+    generator = np.random.default_rng(0)
+    depth = generator.uniform(1, 9, (40 // factor, 60 // factor)).astype(np.float32)
+    maker.scene().h5(maker.root / "here/depth/a.h5", depth=depth)
+    view = dataset(maker, 48, 48)[0][0]  # 60 x 40 becomes 48 x 32
+    assert view.depth is not None
+    assert (view.depth[32:] == 0).all()
+    assert (view.image[:, 32:] == 0).all()
+    for row, column in ((0, 0), (31, 47), (10, 20), (17, 3)):
+        # the pixel of the map whose centre lies nearest to the centre of the resized pixel
+        across = (np.arange(60 // factor) + 0.5) * factor / 60 * 48 - 0.5
+        down = (np.arange(40 // factor) + 0.5) * factor / 40 * 32 - 0.5
+        assert view.depth[row, column] == depth[np.abs(down - row).argmin(), np.abs(across - column).argmin()]
+
+
+def test_scenes_and_images_without_depth(maker) -> None:
+    maker.scene().scene("there", depth=False)
+    (maker.root / "here/depth/b.h5").unlink()
+    tuples = dataset(maker)
+    assert [view.depth is None for view in tuples[0]] == [False, True, False]
+    assert [view.depth is None for view in tuples[2]] == [True, True, True]
+
+
+def test_georeferenced_positions_keep_their_relative_poses(maker) -> None:
+    maker.scene()
+    far = np.array([4_500_000.0, 6_200_000.0, 300.0])
+    K = np.array([[50.0, 0, 29.5], [0, 52.0, 19.5], [0, 0, 1]])
+    angle = 0.3
+    R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    for number, name in enumerate(("a.jpg", "b.png", "c.d.tif")):
+        pose = np.eye(3) if number == 0 else R
+        position = far + np.array([0.01 * number, 0, 0])
+        maker.h5(maker.root / f"here/calibration/calibration_{name}.h5", K=K, R=pose, T=-pose @ position)
+    views = dataset(maker)[0]
+    rotation, translation = relative_pose(views[0].camera, views[2].camera)
+    torch.testing.assert_close(rotation, torch.from_numpy(R).float())
+    torch.testing.assert_close(translation, torch.from_numpy(R @ [-0.02, 0, 0]).float(), atol=1e-6, rtol=0)
+
+
+def test_the_limit_is_per_scene_and_another_draw_each_pass(maker) -> None:
+    many = tuple((i, j) for i in range(4) for j in range(4) if i < j)
+    maker.scene(tuples=many).scene("small", tuples=((0, 1),))
+    tuples = dataset(maker, scene_limit=3, seed=1)
+
+    def drawn(epoch: int) -> set[tuple[str, ...]]:
+        tuples.resample(epoch)
+        assert len(tuples) == 4
+        views = [tuples[index] for index in range(4)]
+        assert views[3][0].name.startswith("small/")
+        assert len({tuple(view.name for view in item) for item in views}) == 4
+        return {tuple(view.name for view in item) for item in views[:3]}
+
+    passes = [drawn(epoch) for epoch in range(12)]
+    assert len(set().union(*passes)) == 6, "every tuple has its turn"
+    assert passes[0] != passes[1] or passes[1] != passes[2]
+    assert [drawn(epoch) for epoch in range(12)] == passes
+    assert len(dataset(maker)) == 7
+
+
+def test_faults_in_the_data_show_at_the_start(maker) -> None:
+    calibration = maker.scene().root / "here/calibration/calibration_b.png.h5"
+    maker.h5(calibration, K=np.eye(3), R=np.eye(3), T=np.full(3, np.nan))
+    with pytest.raises(DatasetError, match=r"calibration_b\.png\.h5.*not finite"):
+        dataset(maker)
+    calibration.unlink()
+    with pytest.raises(DatasetError, match=r"no calibration of b\.png"):
+        dataset(maker)
+    maker.scene()
+    (maker.root / "here/images/b.png").unlink()
+    with pytest.raises(DatasetError, match=r"no image .*b\.png"):
+        dataset(maker)
+    maker.scene()
+    with pytest.raises(DatasetError, match="limit of 0"):
+        dataset(maker, scene_limit=0)
+
+
+def test_damaged_images_and_depth_maps(maker, tmp_path: Path) -> None:
+    (maker.scene().root / "here/images/b.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        dataset(maker)[0]
+    maker.scene().h5(maker.root / "here/depth/b.h5", depth=np.ones((40, 40)))
+    with pytest.raises(DatasetError, match=r"b\.h5.*another aspect"):
+        dataset(maker)[0]
