@@ -1,0 +1,99 @@
+"""LightGlue (Lindenberger et al., ICCV 2023), a learned matcher, as implemented in kornia."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from disk.errors import CheckpointError, DiskError, MissingExtraError
+from disk.features import Features, Matches
+from disk.shapes import Tensor
+
+_LENGTH = 128  # of the descriptors it was trained for
+
+
+class LightGlue:
+    """Matches the features of two images by their descriptors and positions.
+
+    weights: a state-dict as released by its authors or saved from kornia's module; without it kornia downloads
+    the one for DISK. Raises MissingExtraError without kornia, CheckpointError for other weights or when
+    they cannot be fetched.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Tensor] | None, device: torch.device, half: bool = False, source: str = "weights"
+    ) -> None:
+        kornia: Any
+        try:
+            import kornia.feature as kornia
+        except ImportError:
+            raise MissingExtraError("kornia", "lightglue") from None
+        mixed = half and device.type != "cpu"
+        if weights is None:
+            self.network = _fetch(kornia, mixed)
+        else:
+            self.network = kornia.LightGlue(None, input_dim=_LENGTH, mp=mixed)
+            _load(self.network, weights, source)
+        self.network.eval().to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def match(self, f0: Features, f1: Features, size0: tuple[int, int], size1: tuple[int, int]) -> Matches:
+        """Matches, rising in the first index; size0, size1: (width, height) of the images in pixels."""
+        for features in (f0, f1):
+            if features.descriptors.shape[1] != _LENGTH:
+                raise DiskError(
+                    f"LightGlue wants descriptors of length {_LENGTH}, these have {features.descriptors.shape[1]}; "
+                    "use --matcher mnn"
+                )
+        if len(f0) == 0 or len(f1) == 0:
+            indices = torch.empty((0, 2), dtype=torch.int64, device=self.device)
+        else:
+            data = {"image0": self._input(f0, size0), "image1": self._input(f1, size1)}
+            indices = self.network(data)["matches"][0]
+            indices = indices[indices[:, 0].argsort()]
+        d0, d1 = f0.descriptors.to(self.device), f1.descriptors.to(self.device)
+        distances = torch.linalg.vector_norm(d0[indices[:, 0]].float() - d1[indices[:, 1]].float(), dim=1)
+        return Matches(indices, distances)
+
+    def _input(self, features: Features, size: tuple[int, int]) -> dict[str, Tensor]:
+        bounds = torch.tensor([size], dtype=torch.float32, device=self.device)
+        # kornia refuses keypoints outside of the image, where rounding may have put one
+        keypoints = features.keypoints.to(self.device).float().clamp(min=0).minimum(bounds)
+        descriptors = features.descriptors.to(self.device).float()
+        return {"keypoints": keypoints[None], "descriptors": descriptors[None], "image_size": bounds}
+
+
+def _fetch(kornia: Any, mixed: bool) -> torch.nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one for each address that failed
+            return kornia.LightGlue("disk", mp=mixed)
+    except Exception as error:  # the network, the server, the disk
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"LightGlue's weights cannot be fetched ({reason}); get disk_lightglue.pth from "
+            "github.com/cvg/LightGlue/releases and name it with --matcher-weights"
+        ) from error
+
+
+def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Fill the network; the released file has other names for the layers, and buffers may be missing."""
+    renamed = {}
+    for name, tensor in weights.items():
+        kind, _, rest = name.partition(".")
+        if kind in ("self_attn", "cross_attn"):
+            layer, _, rest = rest.partition(".")
+            name = f"transformers.{layer}.{kind}.{rest}"
+        renamed[name] = tensor
+    try:
+        missing = network.load_state_dict(renamed, strict=False).missing_keys
+    except RuntimeError as error:  # of another shape
+        raise CheckpointError(f"{source}: weights of another network, not LightGlue for DISK") from error
+    parameters = dict(network.named_parameters())
+    wanting = [name for name in missing if name in parameters]
+    if wanting:
+        raise CheckpointError(f"{source}: not LightGlue's weights ({wanting[0]} is missing)")

@@ -1,0 +1,90 @@
+"""Which pairs of images to match: all, neighbours in a sequence, or those of a list.
+
+A pair is (name0, name1) with name0 < name1; lists of pairs are sorted and free of repetitions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from disk.errors import PairsError
+
+Pair = tuple[str, str]
+
+
+def exhaustive(names: Iterable[str]) -> list[Pair]:
+    """Every pair of different images."""
+    return list(itertools.combinations(sorted(set(names)), 2))
+
+
+def sequential(names: Iterable[str], overlap: int) -> list[Pair]:
+    """Each image with the `overlap` images after it, numbers in names counted as numbers: frame2 before frame10.
+
+    Raises PairsError for an overlap below 1.
+    """
+    if overlap < 1:
+        raise PairsError(f"an overlap of {overlap} pairs nothing; choose at least 1")
+    order = sorted(set(names), key=_natural)
+    return _tidy((name, other) for i, name in enumerate(order) for other in order[i + 1 : i + 1 + overlap])
+
+
+def from_file(path: Path, names: Collection[str]) -> list[Pair]:
+    """The pairs of a text file of `name0 name1` lines, names with or without extension.
+
+    Whatever follows the two names is ignored, as in lists of ground truth poses; so are empty lines and those
+    that start with #. Raises PairsError, with the line number, for unknown images and an image paired with itself.
+    """
+    known = set(names)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise PairsError(f"cannot read the pairs in {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise PairsError(f"{path} is no text file; expected lines of `name0 name1`") from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            pair = _parse(line, known, f"{path}, line {number}")
+            if pair[0] == pair[1]:
+                raise PairsError(f"{path}, line {number}: {pair[0]!r} is paired with itself; remove the line")
+            pairs.append(pair)
+    if not pairs:
+        raise PairsError(f"{path} holds no pairs; expected lines of `name0 name1`")
+    return _tidy(pairs)
+
+
+def _parse(line: str, known: set[str], where: str) -> Pair:
+    words = line.split()
+    if len(words) < 2:
+        raise PairsError(f"{where}: {line.strip()!r} is not two image names")
+    first, second = _find(words[0], known), _find(words[1], known)
+    if first is not None and second is not None:
+        return first, second
+    for cut in range(1, len(words)):  # names with spaces: where do two known names meet?
+        left, right = _find(" ".join(words[:cut]), known), _find(" ".join(words[cut:]), known)
+        if left is not None and right is not None:
+            return left, right
+    unknown = words[0] if first is None else words[1]
+    raise PairsError(f"{where}: no features of an image {unknown!r}; detect it, or correct the line")
+
+
+def _find(word: str, known: set[str]) -> str | None:
+    """The image a word means. A name may itself hold a dot, so the whole word is tried first."""
+    path = PurePosixPath(word.replace("\\", "/"))
+    for name in (str(path), str(path.with_suffix("")) if path.name else ""):
+        if name in known:
+            return name
+    return None
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    # split puts text at even places and numbers at odd ones, so that like is compared with like
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _tidy(pairs: Iterable[Pair]) -> list[Pair]:
+    return sorted({(min(pair), max(pair)) for pair in pairs})

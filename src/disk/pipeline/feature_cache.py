@@ -1,0 +1,76 @@
+"""The features of many images in bounded memory, and an order of pairs that makes the most of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from disk.errors import ArtifactError
+from disk.features import Features
+from disk.storage.artifacts import FeatureStore
+
+_UNIT = 0.01  # how far from 1 the length of a stored descriptor may be; float16 is off by less than 0.001
+
+
+class FeatureCache:
+    """Features by image name, read when first asked for; the least recently used go beyond `limit` bytes.
+
+    Descriptors are in half precision with `half`. Raises ArtifactError for descriptors that are not of unit
+    length. `reads` counts the images read from disk.
+    """
+
+    def __init__(self, store: FeatureStore, limit: int, device: torch.device, half: bool) -> None:
+        self.names = store.names
+        self._store, self._limit, self._device, self._half = store, limit, device, half
+        self._kept: OrderedDict[str, Features] = OrderedDict()
+        self._bytes = 0
+        self.reads = 0
+
+    def __getitem__(self, name: str) -> Features:
+        features = self._kept.get(name)
+        if features is None:
+            features = self._read(name)
+            self._kept[name] = features
+            self._bytes += size_in_bytes(features)
+            while self._bytes > self._limit and len(self._kept) > 1:
+                self._bytes -= size_in_bytes(self._kept.popitem(last=False)[1])
+        self._kept.move_to_end(name)
+        return features
+
+    def _read(self, name: str) -> Features:
+        features = self._store[name]
+        self.reads += 1
+        lengths = torch.linalg.vector_norm(features.descriptors, dim=1)
+        if not ((lengths - 1).abs() < _UNIT).all():
+            raise ArtifactError(
+                f"the descriptors of {name!r} are not of unit length, so they are not DISK's; detect the images again"
+            )
+        descriptors = features.descriptors.half() if self._half else features.descriptors
+        return Features(features.keypoints, descriptors, features.scores).to(self._device)
+
+
+def size_in_bytes(features: Features) -> int:
+    """Memory held by the features of one image."""
+    tensors = (features.keypoints, features.descriptors, features.scores)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def order_for_cache(
+    pairs: Sequence[tuple[str, str]], counts: Mapping[str, int], capacity: int
+) -> list[tuple[str, str]]:
+    """The pairs in an order that reads few images twice from a cache of `capacity` features.
+
+    First images are taken in blocks that fill half of the cache; past each block, second images stream one by
+    one. When everything fits there is one block and every image is read once. counts: features of each image.
+    """
+    half = capacity // 2 if sum(counts.values()) > capacity else capacity
+    block_of: dict[str, int] = {}
+    block = filled = 0
+    for name in sorted({first for first, _ in pairs}):
+        if filled and filled + counts[name] > half:
+            block, filled = block + 1, 0
+        block_of[name] = block
+        filled += counts[name]
+    return sorted(pairs, key=lambda pair: (block_of[pair[0]], pair[1], pair[0]))

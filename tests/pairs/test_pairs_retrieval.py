@@ -1,0 +1,87 @@
+"""Retrieval: VLAD against its definition, k-means against known clusters, pairs against known scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from disk.errors import PairsError
+from disk.features import Features
+from disk.pairs.choose import exhaustive
+from disk.pairs.retrieval import k_means, retrieval, vlad
+
+
+def features(descriptors: torch.Tensor) -> Features:
+    n = len(descriptors)
+    return Features(torch.zeros(n, 2), descriptors, torch.zeros(n))
+
+
+class Collection(dict):
+    @property
+    def names(self) -> list[str]:
+        return list(self)
+
+
+def scenes(images: int = 5, n: int = 80, d: int = 32) -> Collection:
+    """Three scenes, each with its own vocabulary of descriptors, seen with noise; and a blank image."""
+    generator = torch.Generator().manual_seed(0)
+    collection = Collection(blank=features(torch.empty(0, d)))
+    for scene in "xyz":
+        vocabulary = torch.randn(200, d, generator=generator)
+        for i in range(images):
+            seen = vocabulary[torch.randperm(200, generator=generator)[:n]]
+            collection[f"{scene}{i}"] = features(normalize(seen + 0.3 * torch.randn(n, d, generator=generator)))
+    return collection
+
+
+def test_images_of_one_scene_find_each_other():
+    assert retrieval(scenes(), top_k=4) == [
+        (f"{scene}{i}", f"{scene}{j}") for scene in "xyz" for i in range(5) for j in range(i + 1, 5)
+    ]
+
+
+def test_the_same_seed_gives_the_same_pairs():
+    assert retrieval(scenes(), 2, seed=7) == retrieval(scenes(), 2, seed=7)
+
+
+def test_a_large_top_k_is_exhaustive_without_the_blank_image():
+    collection = scenes(images=2)
+    assert retrieval(collection, top_k=100) == exhaustive(set(collection) - {"blank"})
+
+
+def test_too_few_images_give_no_pairs():
+    collection = scenes()
+    assert retrieval(Collection(), 3) == []
+    assert retrieval(Collection(blank=collection["blank"], x0=collection["x0"]), 3) == []
+
+
+def test_top_k_of_nothing_is_refused():
+    with pytest.raises(PairsError, match="at least 1"):
+        retrieval(scenes(), 0)
+
+
+def test_vlad_is_the_normalised_sum_of_residuals():
+    rng = np.random.default_rng(1)
+    words, points = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(40, 3)).astype(np.float32)
+    expected = np.zeros((5, 3))
+    for point in points:
+        word = np.argmin(((words - point) ** 2).sum(1))
+        expected[word] += point - words[word]
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    expected = (expected / np.where(lengths > 0, lengths, 1)).ravel()
+    expected /= np.linalg.norm(expected)
+    ours = vlad(torch.from_numpy(points), torch.from_numpy(words))
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+
+
+def test_k_means_finds_separate_clusters():
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
+    points = truth.repeat(50, 1) + 0.1 * torch.randn(150, 2, generator=generator)
+    # a random start may put two centres in one cluster; of ten starts most do not
+    found = [k_means(points, 3, torch.Generator().manual_seed(seed)) for seed in range(10)]
+    good = [torch.cdist(truth, centres).amin(1).max() < 0.1 for centres in found]
+    assert sum(good) >= 3
+    assert len(k_means(points[:2], 3, generator)) == 2
