@@ -144,7 +144,7 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going:
     if not summary.failed:
         return
     if len(summary.failed) == summary.images:
-        raise ImageError(f"no image could be read; the first: {next(iter(summary.failed.values()))}")
+        raise ImageError(f"none of the {summary.images} images could be read")
     names = list(summary.failed)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     message = (
