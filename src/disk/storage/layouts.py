@@ -24,7 +24,10 @@ from disk.progress import track
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, FeatureStore, MatchStore, read_features
 from disk.storage.shards import dataset_keys, open_h5
 
+IMW_MATCHES = "matches.h5"
+IMW_FILES = (KEYPOINTS, DESCRIPTORS, SCORES, IMW_MATCHES)
 HLOC_FEATURES, HLOC_MATCHES, HLOC_PAIRS = "features.h5", "matches.h5", "pairs.txt"
+HLOC_FILES = (HLOC_FEATURES, HLOC_MATCHES, HLOC_PAIRS)
 
 
 def write_imw(features: FeatureStore, matches: MatchStore, out: Path) -> int:
@@ -48,7 +51,7 @@ def write_imw(features: FeatureStore, matches: MatchStore, out: Path) -> int:
                 keypoints[stem] = found.keypoints.numpy()
                 descriptors[stem] = found.descriptors.numpy()
                 scores[stem] = found.scores.numpy()
-        with _new_h5(out / folder / "matches.h5") as file:
+        with _new_h5(out / folder / IMW_MATCHES) as file:
             by_stem = sorted(names, key=lambda name: PurePosixPath(name).name)
             for low, high in itertools.combinations(by_stem, 2):
                 known = (low, high) in matched or (high, low) in matched

@@ -1,0 +1,32 @@
+"""`disk verify`: which matches agree with the geometry of two views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import run
+from disk.pipeline import verify as stage
+from disk.pipeline.verify import VerifyOptions
+
+
+def verify(
+    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
+    options: VerifyOptions = VerifyOptions(),
+) -> None:
+    """Verify all matched pairs geometrically, into the COLMAP database and inliers.h5.
+
+    Run `disk export` first. Pairs that are done are skipped: after an interruption the same command goes on.
+
+    Args:
+        artifacts: folder with matches.h5; gets inliers.h5, laid out in the same way.
+        options: how to verify.
+    """
+    stage.verify(artifacts, options)
+
+
+def main(argv: list[str]) -> int:
+    run(verify, argv, "verify", "disk verify artifacts/ --database-path database.db")
+    return 0

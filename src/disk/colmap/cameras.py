@@ -1,0 +1,69 @@
+"""First guesses of cameras, from the files' EXIF as COLMAP makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pycolmap
+from PIL import Image
+
+from disk.errors import ColmapError
+from disk.images.reading import image_size
+
+DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess where EXIF has no focal length: 1.2 times the longer side
+_DIAGONAL_35MM = 43.27  # millimetres, of a 36 x 24 mm frame, rounded as in COLMAP
+_EXIF_IFD, _FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x8769, 0x920A, 0xA405
+_COLMAP_READS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
+
+
+def camera_model(name: str) -> str:
+    """COLMAP's name of a camera model, also given as the original does: simple-radial for SIMPLE_RADIAL.
+
+    Raises ColmapError for a model that COLMAP does not have.
+    """
+    models = [model for model in pycolmap.CameraModelId.__members__ if model != "INVALID"]
+    wanted = name.upper().replace("-", "_")
+    if wanted not in models:
+        choices = ", ".join(model.lower().replace("_", "-") for model in models)
+        raise ColmapError(f"no camera model {name!r}; choose from {choices}")
+    return wanted
+
+
+def guess_camera(path: Path, model: str) -> pycolmap.Camera:
+    """The camera of an image file: focal length from EXIF, else 1.2 times the longer side; no distortion.
+
+    model: as `camera_model` gives it. Raises ImageError for a file that is no image.
+    """
+    width, height = image_size(path)
+    focal = _exif_focal(path, width, height)
+    guess = focal or DEFAULT_FOCAL_FACTOR * max(width, height)
+    camera = pycolmap.Camera.create_from_model_name(0, model, guess, width, height)
+    camera.has_prior_focal_length = focal is not None
+    return camera
+
+
+def _exif_focal(path: Path, width: int, height: int) -> float | None:
+    """Focal length in pixels.
+
+    By the 35 mm equivalent, which relates to the diagonal; else by the focal length and the width of the
+    sensor, of which COLMAP has a table by camera. Only then is COLMAP asked, because it decodes the image.
+    """
+    with Image.open(path) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            return None  # to look for it behind the pixels Pillow would decode them all
+        exif = image.getexif().get_ifd(_EXIF_IFD)
+    try:
+        equivalent = float(exif.get(_FOCAL_LENGTH_35MM, 0))
+        measured = float(exif.get(_FOCAL_LENGTH, 0))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None  # EXIF is written by all kinds of programs; COLMAP passes over nonsense as well
+    if equivalent > 0:
+        return equivalent / _DIAGONAL_35MM * (width**2 + height**2) ** 0.5
+    if measured > 0 and path.suffix.lower() in _COLMAP_READS:
+        try:
+            camera = pycolmap.infer_camera_from_image(path)
+        except ValueError:
+            return None  # a kind of file that COLMAP cannot decode
+        if camera.has_prior_focal_length:
+            return camera.mean_focal_length()
+    return None

@@ -1,0 +1,129 @@
+"""From a verified database to a sparse model: incremental mapping, or global mapping as in GLOMAP."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pycolmap
+
+from disk.errors import ColmapError
+from disk.images.reading import read_image
+from disk.progress import progress_bar, track
+
+Mapper = Literal["incremental", "global"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a reconstruction came to.
+
+    images: names of the registered images, as in the database; points: number of 3D points;
+    track_length: mean number of images that see a point; error: mean reprojection error in pixels.
+    """
+
+    images: list[str]
+    points: int
+    track_length: float
+    error: float
+
+
+def map_images(
+    database: Path, images: Mapping[str, Path], out: Path, mapper: Mapper = "incremental", seed: int = 0
+) -> list[Model]:
+    """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
+
+    images: files by their names in the database, for the colours of points. Returns the models, largest
+    first. Raises ColmapError when not two images could be connected.
+    """
+    pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
+    scratch = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    raw, sorted_models = scratch / "raw", scratch / "sorted"
+    raw.mkdir(parents=True)
+    try:
+        run = _incremental if mapper == "incremental" else _global
+        found = list(run(database, raw, len(images), seed).values())
+        found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+        if not found or not found[0].num_points3D():
+            raise ColmapError(
+                "no two images could be connected to a model: they need more overlap, more features (--n), "
+                "or --max-size 0"
+            )
+        for number, model in enumerate(found):
+            _colour(model, images)
+            folder = sorted_models / str(number)
+            folder.mkdir(parents=True)
+            model.write(folder)
+        shutil.rmtree(out, ignore_errors=True)
+        sorted_models.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return [_describe(model) for model in found]
+
+
+def write_ply(model: Path, path: Path) -> None:
+    """Write the coloured points of a model folder as a PLY file."""
+    pycolmap.Reconstruction(model).export_PLY(path)
+
+
+def _incremental(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = seed
+    options.min_model_size = 3
+    options.extract_colors = False
+    with progress_bar("map", "image", total=images) as bar:
+
+        def registered() -> None:
+            bar.update(1)
+
+        return pycolmap.incremental_mapping(
+            database, out, out, options, initial_image_pair_callback=registered, next_image_callback=registered
+        )
+
+
+def _global(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+    # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
+    copy = out / "calibrated.db"
+    shutil.copyfile(database, copy)
+    pycolmap.calibrate_view_graph(copy)
+    options = pycolmap.GlobalPipelineOptions()
+    options.random_seed = seed
+    return pycolmap.global_mapping(copy, out, out, options)
+
+
+def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
+    """Give each point the mean colour of the pixels it was found in, also in files that COLMAP cannot decode."""
+
+    def sample(image: pycolmap.Image) -> tuple[np.ndarray, np.ndarray]:
+        seen = image.get_observation_points2D()
+        pixels = read_image(images[image.name])
+        # in COLMAP a pixel spans [column, column + 1)
+        columns, rows = np.floor([point.xy for point in seen]).astype(int).T
+        height, width = pixels.shape[:2]
+        colours = pixels[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        return np.array([point.point3D_id for point in seen]), colours
+
+    registered = [model.image(image_id) for image_id in sorted(model.reg_image_ids())]
+    registered = [image for image in registered if image.num_points3D]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sampled = list(track(pool.map(sample, registered), "colour points", "image", len(registered)))
+    points, owner = np.unique(np.concatenate([ids for ids, _ in sampled]), return_inverse=True)
+    total = np.zeros((len(points), 3))
+    np.add.at(total, owner, np.concatenate([colours for _, colours in sampled]))
+    mean = np.rint(total / np.bincount(owner)[:, None]).astype(np.uint8)
+    for point, colour in zip(points.tolist(), mean, strict=True):
+        model.point3D(point).color = colour
+
+
+def _describe(model: pycolmap.Reconstruction) -> Model:
+    names = sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+    return Model(
+        names, model.num_points3D(), model.compute_mean_track_length(), model.compute_mean_reprojection_error()
+    )

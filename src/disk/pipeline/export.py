@@ -1,0 +1,108 @@
+"""Writing features and matches for other programs: COLMAP, the IMW benchmark, hloc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
+from disk.images.listing import ImageFile, list_images
+from disk.images.reading import image_size
+from disk.progress import log
+from disk.storage.artifacts import FeatureStore, read_features, read_matches
+from disk.storage.layouts import HLOC_FILES, IMW_FILES, write_hloc, write_imw
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is written where."""
+
+    format: Literal["colmap", "imw", "hloc"] = "colmap"
+    """colmap: a database; imw: the benchmark's HDF5 files, a folder per sequence; hloc: its HDF5 files."""
+    database_path: Path = Path("database.db")
+    """colmap: the database to write; one that exists is refused."""
+    camera_model: str = "simple-radial"
+    """colmap: any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv or opencv-fisheye."""
+    camera_per: Literal["image", "folder", "collection"] = "image"
+    """colmap: which images share a camera: none, those in one folder, or all."""
+    single_camera: bool = False
+    """colmap: the same as --camera-per collection."""
+    image_extension: str | None = None
+    """Only images with this extension, any case; default: every supported type."""
+    output: Path | None = None
+    """imw, hloc: the folder to write into; default: ARTIFACTS/imw or ARTIFACTS/hloc."""
+    overwrite: bool = False
+    """Replace what was exported before."""
+
+
+def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions()) -> Path:
+    """Write the artifacts of a folder of images in another program's format; returns where.
+
+    Raises ArtifactError without features or matches or when files would be replaced, ImageError when
+    an image is missing or was changed since it was detected, ColmapError when the database exists.
+    """
+    if options.single_camera and options.camera_per == "folder":
+        raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
+    with read_features(artifacts) as features, read_matches(artifacts) as matches:
+        if options.format == "colmap":
+            from disk.colmap.cameras import camera_model
+            from disk.colmap.database import write_database
+
+            model = camera_model(options.camera_model)
+            out = options.database_path
+            if out.exists() and not options.overwrite:
+                raise ColmapError(f"{out} exists; choose another --database-path or --overwrite it")
+            files = files_of_features(features, images, options.image_extension)
+            per = "collection" if options.single_camera else options.camera_per
+            write_database(out, files, features, matches, model, per)
+        else:
+            out = options.output or artifacts / options.format
+            _refuse_existing(out, options)
+            files = files_of_features(features, images, options.image_extension)
+            if options.format == "imw":
+                across = write_imw(features, matches, out)
+                if across:
+                    log.warning("%d pairs of images in different folders have no place in the IMW layout", across)
+            else:
+                paths = {file.name: file.relative for file in files}
+                sizes = {file.name: image_size(file.path) for file in files}
+                write_hloc(features, matches, paths, sizes, out)
+        log.info("%d images and %d pairs in %s", len(files), len(matches.pairs()), out)
+    return out
+
+
+def files_of_features(features: FeatureStore, images: Path, extension: str | None = None) -> list[ImageFile]:
+    """The image files that the features were found in, sorted by name.
+
+    Raises ImageError when one is missing or has another size than it had then.
+    """
+    by_name = {file.name: file for file in list_images(images, extension)}
+    missing = [name for name in features.names if name not in by_name]
+    if missing:
+        raise ImageError(f"{images} has no image {missing[0]!r} of the features ({len(missing)} missing)")
+    files = [by_name[name] for name in features.names]
+    for file in files:
+        then, now = _recorded_size(features, file.name), image_size(file.path)
+        if then not in (None, now):
+            raise ImageError(
+                f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were found; "
+                "detect it again"
+            )
+    if len(files) < len(by_name):
+        log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
+    return files
+
+
+def _recorded_size(features: FeatureStore, name: str) -> tuple[int, int] | None:
+    try:
+        return features.image_size(name)
+    except ArtifactError:
+        return None  # the original DISK does not record it
+
+
+def _refuse_existing(out: Path, options: ExportOptions) -> None:
+    names = IMW_FILES if options.format == "imw" else HLOC_FILES
+    there = sorted(path for name in names for path in out.rglob(name))
+    if there and not options.overwrite:
+        raise ArtifactError(f"{there[0]} exists; choose another --output or --overwrite it")
