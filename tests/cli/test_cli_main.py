@@ -1,0 +1,51 @@
+"""The command itself: help, exit codes, one line for a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from disk.cli.main import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name}" in out for name in COMMANDS)
+    assert "example:" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself_with_an_example(capsys, name):
+    try:
+        code = main([name, "--help"])
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: disk {name}")
+    assert "example:" in out or "COMMAND" in out
+
+
+def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
+    assert main([]) == 2
+    assert main(["bogus"]) == 2
+    assert main(["weights", "bogus"]) == 2
+    capsys.readouterr()
+    assert main(["weights", "convert", str(tmp_path / "none.pth"), "x.pth"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "none.pth" in err
+
+
+def test_quiet_is_taken_anywhere(capsys):
+    assert main(["weights", "list", "--quiet"]) == 0
+    assert "default" in capsys.readouterr().out
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    code = (
+        "import sys, disk, disk.cli.main; print([m for m in ('torch', 'pycolmap', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
