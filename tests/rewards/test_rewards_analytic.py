@@ -54,9 +54,7 @@ def test_plane_seen_by_a_camera_moved_sideways() -> None:
 
 def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
     kps1, kps2 = grid(), grid(3)
-    reward = epipolar_reward(
-        kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), visibility=False, **WEIGHTS
-    )
+    reward = epipolar_reward(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), visibility=False, **WEIGHTS)
     same_row = (kps1[:, None, 1] - kps2[None, :, 1]).abs() < 1.5
     assert torch.equal(reward, torch.where(same_row, 1.0, -0.25))
 

@@ -32,6 +32,7 @@ def depth_reward(
     reprojected must also lie in front of the other camera and at the depth that is visible there, not hidden
     behind it; False is the original's reward.
     """
+    camera1, camera2 = camera1.to(dtype=kps1.dtype), camera2.to(dtype=kps1.dtype)
     in2, z2, _ = _reproject(kps1, depth1, camera1, camera2)
     in1, z1, own2 = _reproject(kps2, depth2, camera2, camera1)
     own1 = _depth_at(kps1, depth1)

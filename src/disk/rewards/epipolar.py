@@ -61,6 +61,7 @@ def behind(
     t (1 - a^2) = a c.d1 - c.d2. Far points have nearly parallel rays, and then the sign is that of the
     keypoints' error: it must be clear of what `tolerance` pixels in both images can do.
     """
+    camera1, camera2 = camera1.to(dtype=kps1.dtype), camera2.to(dtype=kps1.dtype)
     baseline = _centre(camera2) - _centre(camera1)
     ray1, ray2 = _rays(camera1, kps1), _rays(camera2, kps2)
     along1, along2 = ray1 @ baseline, ray2 @ baseline

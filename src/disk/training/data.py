@@ -50,7 +50,7 @@ class TrainingData:
             if self.share < 1:
                 self.tuples = TupleDataset(SceneSet.load(train), *size, options.train_scene_limit, options.seed)
                 self._check_length(train)
-            if test is not None:
+            if test is not None and options.test_scene_limit > 0:
                 self.tests = TupleDataset(SceneSet.load(test), *size, options.test_scene_limit, options.seed)
 
     def batches(self, first: int) -> Iterator[list[Tuple]]:
@@ -65,8 +65,6 @@ class TrainingData:
     @property
     def test_length(self) -> int:
         """Number of tuples to validate on."""
-        if self.options.test_scene_limit == 0:
-            return 0
         if self.tests is not None:
             return len(self.tests)
         return 0 if self.sampler is None else self.options.test_scene_limit
@@ -120,7 +118,7 @@ class TrainingData:
         if per_pass < needed:
             fits = int(per_pass / (1 - self.share))
             raise DatasetError(
-                f"{path}: {len(self.tuples)} tuples make {per_pass} batches of {together}, but an epoch needs {needed}; "
+                f"{path}: {len(self.tuples)} tuples make {per_pass} batches of {together}, an epoch needs {needed}; "
                 + (f"use --chunk-size {fits} or less, or more data" if fits else "add data")
             )
 

@@ -78,18 +78,14 @@ def joined(device: str) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def reduce_gradients(
-    group: Group, parameters: Iterable[torch.nn.Parameter], extra: Float[Tensor, " n"]
-) -> list[float]:
+def reduce_gradients(group: Group, parameters: Iterable[torch.nn.Parameter], extra: Float[Tensor, " n"]) -> list[float]:
     """Sum the gradients, and `extra`, over all processes; a missing gradient counts as 0.
 
     Returns the sum of extra, followed by 1 if all is finite, else 0. One message instead of
     DistributedDataParallel's hooks, which expect one backward pass a step.
     """
     parameters = list(parameters)
-    flat = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters] + [extra]
-    )
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters] + [extra])
     group.sum(flat)
     *gradients, total = flat.split([p.numel() for p in parameters] + [extra.numel()])
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from disk.errors import TrainingError
+
 
 class Logs:
     """Writes scalars to a folder, as TensorBoard events and to log.jsonl. The step is the number of batches done."""
@@ -30,6 +32,22 @@ class Logs:
         """Write out what is pending."""
         self._events.close()
         self._lines.close()
+
+
+def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each tag in a TensorBoard file or a folder of them, in the order of writing.
+
+    Raises TrainingError where there is none.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    if not path.exists():
+        raise TrainingError(f"{path}: no such file or folder")
+    if path.is_dir() and not any(path.glob("*tfevents*")):
+        raise TrainingError(f"{path}: holds no TensorBoard files (*tfevents*)")
+    events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
 
 
 def _step_of(line: str) -> float:

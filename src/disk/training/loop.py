@@ -14,8 +14,7 @@ from disk.errors import CheckpointError, TrainingError
 from disk.model.checkpoints import load
 from disk.model.disk import DISK, STRIDE
 from disk.progress import log, progress_bar
-from disk.training.augment import augment
-from disk.training.data import Tuple, TrainingData
+from disk.training.data import TrainingData, Tuple
 from disk.training.distributed import Group, joined, reduce_gradients
 from disk.training.logs import Logs
 from disk.training.options import TrainOptions
@@ -133,6 +132,8 @@ def _prepare(
     first = (number * group.size + group.rank) * options.batch_size
     generators = [tuple_generator(options.seed, first + i, group.device) for i in range(len(batch))]
     if options.augment:
+        from disk.training.augment import augment
+
         batch = [
             [replace(view, image=augment(view.image, generator)) for view in views]
             for views, generator in zip(batch, generators, strict=True)
@@ -163,7 +164,7 @@ def _log_validation(logs: Logs, step: int, epoch: int, results: list[PairResult]
             logs.write(step, pose_scalars(result))
     else:
         log.warning("poselib is not installed: no poses in the validation")
-    logs.write(step, {"epoch": epoch, **summary})
+    logs.write(step, {"epoch": float(epoch), **summary})
     log.info("epoch %d: %s", epoch, ", ".join(f"{tag.split('/')[-1]} {v:.3g}" for tag, v in summary.items()))
 
 

@@ -32,7 +32,7 @@ def weights_at(schedule: Schedule, epoch: int) -> Weights:
     """
     ramp = (0.0, 0.1)[epoch] if epoch < 2 else min(1.0, 0.1 + 0.2 * epoch)
     if schedule == "default":
-        theta = 15 + 35 * min(1.0, 0.05 * epoch)
+        theta = 15.0 + 35 * min(1.0, 0.05 * epoch)
     else:
-        theta = 15 + min(epoch, 10) + max(epoch - 50, 0)
+        theta = 15.0 + min(epoch, 10) + max(epoch - 50, 0)
     return Weights(positive=1.0, negative=-0.25 * ramp, keypoint=-0.001 * ramp, theta=theta)

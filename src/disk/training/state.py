@@ -56,9 +56,7 @@ def restore(path: Path, model: DISK, optimizer: torch.optim.Optimizer) -> tuple[
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for each kind of damage
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint; go on from a save-*.pth with --load"
-        ) from error
+        raise CheckpointError(f"{path}: not a readable checkpoint; go on from a save-*.pth with --load") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise CheckpointError(f"{path}: not the state of a training; to start from its weights use --load")
     load_state(model, state["disk"], path)

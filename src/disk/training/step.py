@@ -16,8 +16,10 @@ from disk.model.disk import DISK
 from disk.rewards.depth import depth_reward
 from disk.rewards.epipolar import epipolar_reward
 from disk.shapes import Float, Tensor
-from disk.training.loss import pair_loss
+from disk.training.loss import pair_gradient
 from disk.training.schedule import Weights
+
+_REWARDS_AT_ONCE = {"cpu": 1 << 19, "other": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -75,49 +77,54 @@ def _accumulate(
     bf16: bool,
 ) -> Float[Tensor, " 6"]:
     features = _sample(model, tuples, generators, bf16)
-    leaves = [
-        Features(f.keypoints, f.descriptors.detach().requires_grad_(), f.scores.detach().requires_grad_())
-        for f in features
-    ]
-    views = [view for views in tuples for view in views]
-    sums = torch.zeros(3, device=views[0].image.device)
-    pairs = 0
-    first = 0
-    for views_of_tuple in tuples:
-        for i, j in combinations(range(first, first + len(views_of_tuple)), 2):
-            rewards = pair_reward(
-                leaves[i].keypoints,
-                leaves[j].keypoints,
-                views[i],
-                views[j],
-                weights,
-                epipolar=epipolar,
-                visibility=visibility,
-            )
-            loss, stats = pair_loss(leaves[i], leaves[j], rewards, weights.theta, weights.keypoint)
-            loss.backward()
-            sums += torch.stack([stats.reward, stats.matches, stats.right])
-            pairs += 1
-        first += len(views_of_tuple)
-
-    # an image without keypoints has empty tensors, and all images may be such
     outputs = [t for f in features for t in (f.descriptors, f.scores)]
-    gradients = [t.grad for f in leaves for t in (f.descriptors, f.scores)]
-    with_gradient = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
-    if with_gradient:
-        torch.autograd.backward(*map(list, zip(*with_gradient, strict=True)))
+    gradients = [torch.zeros_like(t) for t in outputs]
+    views = [view for views in tuples for view in views]
+    sums = views[0].image.new_zeros(3)
+    pairs = _pairs([len(views) for views in tuples])
+    for i, j in pairs:
+        rewards = pair_rewards(
+            features[i].keypoints,
+            features[j].keypoints,
+            views[i],
+            views[j],
+            weights,
+            epipolar=epipolar,
+            visibility=visibility,
+        )
+        pair = pair_gradient(features[i], features[j], rewards, weights.theta, weights.keypoint)
+        gradients[2 * i] += pair.descriptors1
+        gradients[2 * i + 1] += pair.scores1
+        gradients[2 * j] += pair.descriptors2
+        gradients[2 * j + 1] += pair.scores2
+        sums += torch.stack([pair.reward, pair.matches, pair.right])
+
+    # images without keypoints may leave no graph
+    graph = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
+    if graph:
+        torch.autograd.backward([output for output, _ in graph], [gradient for _, gradient in graph])
     keypoints = sum(len(f) for f in features)
-    return torch.cat([sums, sums.new_tensor([pairs, keypoints, len(views)])])
+    return torch.cat([sums, sums.new_tensor([len(pairs), keypoints, len(views)])])
+
+
+def _pairs(lengths: list[int]) -> list[tuple[int, int]]:
+    """All pairs within each tuple, numbered through all tuples."""
+    pairs: list[tuple[int, int]] = []
+    first = 0
+    for length in lengths:
+        pairs += combinations(range(first, first + length), 2)
+        first += length
+    return pairs
 
 
 def _sample(
     model: DISK, tuples: list[Sequence[PosedImage]], generators: list[torch.Generator], bf16: bool
 ) -> list[Features]:
-    """Keypoints drawn for each image of each tuple, float32, with gradients."""
+    """Keypoints drawn for each image of each tuple, with gradients, in the precision of the images."""
     images = torch.stack([view.image for views in tuples for view in views])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         encoding = model.encode(images)
-        heatmaps = model.heatmap(encoding).float().split([len(views) for views in tuples])
+        heatmaps = model.heatmap(encoding).to(images.dtype).split([len(views) for views in tuples])
         drawn = [
             sample
             for heatmap, generator in zip(heatmaps, generators, strict=True)
@@ -125,12 +132,13 @@ def _sample(
         ]
         descriptors = model.describe(encoding, [points for points, _ in drawn])
     return [
-        Features(points.float(), descriptor.float(), log_p.float())
+        Features(points.to(images.dtype), descriptor.to(images.dtype), log_p)
         for (points, log_p), descriptor in zip(drawn, descriptors, strict=True)
     ]
 
 
-def pair_reward(
+@torch.no_grad()
+def pair_rewards(
     kps1: Float[Tensor, "n 2"],
     kps2: Float[Tensor, "m 2"],
     view1: PosedImage,
@@ -141,21 +149,17 @@ def pair_reward(
     visibility: bool = True,
 ) -> Float[Tensor, "n m"]:
     """Reward of every match: by depth where both images have it (unless `epipolar`), else by epipolar geometry."""
-    cameras = (view1.camera, view2.camera)
-    if epipolar or view1.depth is None or view2.depth is None:
-        return epipolar_reward(
-            kps1, kps2, *cameras, positive=weights.positive, negative=weights.negative, visibility=visibility
-        )
-    return depth_reward(
-        kps1,
-        kps2,
-        *cameras,
-        view1.depth,
-        view2.depth,
-        positive=weights.positive,
-        negative=weights.negative,
-        visibility=visibility,
-    )
+    options = {"positive": weights.positive, "negative": weights.negative, "visibility": visibility}
+    rewards = kps1.new_empty(len(kps1), len(kps2))
+    # in blocks of rows: a test of all pairs takes many matrices of their size
+    step = max(_REWARDS_AT_ONCE["cpu" if kps1.device.type == "cpu" else "other"] // max(len(kps2), 1), 1)
+    for block in (slice(first, first + step) for first in range(0, len(kps1), step)):
+        sides = (kps1[block], kps2, view1.camera, view2.camera)
+        if epipolar or view1.depth is None or view2.depth is None:
+            rewards[block] = epipolar_reward(*sides, **options)
+        else:
+            rewards[block] = depth_reward(*sides, view1.depth, view2.depth, **options)
+    return rewards
 
 
 def tuple_generator(seed: int, number: int, device: torch.device) -> torch.Generator:

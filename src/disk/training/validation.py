@@ -47,10 +47,7 @@ def has_poses() -> bool:
 def validate_tuple(model: DISK, views: list[PosedImage]) -> list[PairResult]:
     """Match all pairs of a tuple and compare with the ground truth."""
     features = model.detect_batch(torch.stack([view.image for view in views]), n=KEYPOINTS)
-    return [
-        _validate_pair(features[i], features[j], views[i], views[j])
-        for i, j in combinations(range(len(views)), 2)
-    ]
+    return [_validate_pair(features[i], features[j], views[i], views[j]) for i, j in combinations(range(len(views)), 2)]
 
 
 def summarise(results: Iterable[PairResult]) -> dict[str, float]:

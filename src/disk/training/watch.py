@@ -72,9 +72,7 @@ class CollapseWatch:
             (self.unrewarded, "no match is right, so nothing is rewarded"),
         ):
             if count >= PATIENCE:
-                raise TrainingError(
-                    f"training collapsed: for {PATIENCE} steps up to step {step} {what}; {remedy}"
-                )
+                raise TrainingError(f"training collapsed: for {PATIENCE} steps up to step {step} {what}; {remedy}")
 
 
 class Meter:

@@ -1,0 +1,221 @@
+"""The whole loop on tiny data: exact resumption, stopping, collapse, bad input."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from disk.datasets.synthesis.sampler import SceneSampler
+from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
+from disk.model.checkpoints import load
+from disk.model.disk import DISK
+from disk.training import loop, watch
+from disk.training.logs import Logs
+from disk.training.loop import train
+from disk.training.options import TrainOptions
+from disk.training.state import Position, restore, save_state
+
+TINY = TrainOptions(
+    height=48, width=48, desc_dim=8, batch_size=1, chunk_size=3, warmup=3, n_epochs=2, test_scene_limit=1, workers=0,
+    views=2, lr=1e-3,
+)  # fmt: skip
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["disk"]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A real SIGINT, once, after some batches."""
+    write = Logs.write
+
+    def write_and_interrupt(self: Logs, at: int, scalars: dict[str, float]) -> None:
+        write(self, at, scalars)
+        if at == step and "train/reward" in scalars:
+            monkeypatch.setattr(Logs, "write", write)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Logs, "write", write_and_interrupt)
+
+
+@pytest.mark.parametrize("kind", ["photos", "data", "mixed"])
+def test_stopped_and_resumed_equals_undisturbed(
+    kind: str, photos: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
+    source = None if kind == "photos" else data
+    options = replace(TINY, synthesize=None if kind == "data" else photos, augment=True, substep=2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(source, replace(options, save_dir=whole))
+    interrupt_at(monkeypatch, 5)  # epoch 1 has batches 4 to 6 and steps after 5 and 6
+    train(source, replace(options, save_dir=parts))
+    assert Position(*torch.load(parts / "last.pth", weights_only=True)["position"]) == Position(1, 2, 5)
+    assert not (parts / "save-1.pth").exists()
+    train(source, replace(options, save_dir=parts, resume=True))
+
+    for name in ("final.pth", "save-0.pth", "save-1.pth"):
+        expected, found = weights(whole / name), weights(parts / name)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert records(parts) == records(whole)
+
+
+def test_training_changes_the_weights_and_logs_the_original_tags(data: Path, tmp_path: Path) -> None:
+    final = train(data, replace(TINY, save_dir=tmp_path))
+    torch.manual_seed(0)
+    fresh = DISK(8).state_dict()
+    assert any(not torch.equal(fresh[key], value) for key, value in weights(final).items())
+    assert load(final).desc_dim == load(tmp_path / "last.pth").desc_dim == 8
+    logged = records(tmp_path)
+    tags = {tag for record in logged for tag in record}
+    assert {"train/reward", "train/n_keypoints", "train/n_pairs", "test/pose/Δ_θ", "test/pose/Δ_T"} <= tags
+    assert {f"test/discrete/{x}" for x in ("n_kps", "n_pairs", "tp", "fp", "reward", "precision")} <= tags
+    assert {"test/pose/n_inliers", "test/pose/success"} <= tags
+    # 36 cells of 8x8 pixels
+    assert all(0 < record["train/n_keypoints"] <= 36 for record in logged if "train/n_keypoints" in record)
+    assert [record["epoch"] for record in logged if "epoch" in record] == [0, 1]
+
+
+def test_original_reward_is_an_option(data: Path, tmp_path: Path) -> None:
+    options = replace(TINY, n_epochs=1, warmup=1, reward="epipolar", test_scene_limit=0)
+    rewards = []
+    for original in (False, True):
+        train(data, replace(options, save_dir=tmp_path / str(original), original_reward=original))
+        rewards.append(records(tmp_path / str(original))[0]["train/reward"])
+    assert rewards[0] < rewards[1]  # some of the matches on the line meet behind the cameras
+
+
+def test_time_limit_saves_and_ends(photos: Path, tmp_path: Path) -> None:
+    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0))
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    assert state["position"] == [0, 1, 1]
+
+
+def test_an_existing_training_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    with pytest.raises(TrainingError, match="--resume"):
+        train(None, options)
+
+
+def test_collapse_is_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PATIENCE", 2)
+    model = DISK(8)
+    with torch.no_grad():
+        model.unet.path_up[-1].conv[3].bias[-1] = -1e4
+    dead = tmp_path / "dead.pth"
+    torch.save({"disk": model.state_dict()}, dead)
+    with pytest.raises(TrainingError, match="collapsed: for 2 steps up to step 2 the network finds less than one"):
+        train(data, replace(TINY, save_dir=tmp_path / "run", load=str(dead)))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "PATIENCE", 2)
+    accumulate = loop.accumulate_gradient
+
+    def broken(model: DISK, *args: Any, **kwargs: Any) -> torch.Tensor:
+        totals = accumulate(model, *args, **kwargs)
+        next(model.parameters()).grad[0] = torch.nan
+        return totals
+
+    monkeypatch.setattr(loop, "accumulate_gradient", broken)
+    saved: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(watch.CollapseWatch, "check", _checked(saved, watch.CollapseWatch.check))
+    with pytest.raises(TrainingError, match="not finite"):
+        train(None, replace(TINY, synthesize=photos, save_dir=tmp_path))
+    assert not (tmp_path / "final.pth").exists()
+
+
+def _checked(saved: list[Any], check: Any) -> Any:
+    def wrapped(self: Any, totals: Any, finite: bool, step: int) -> None:
+        assert not finite
+        check(self, totals, finite, step)
+
+    return wrapped
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    model = DISK(8)
+    optimizer = torch.optim.Adam(model.parameters())
+    path = tmp_path / "last.pth"
+    save_state(path, model, optimizer, Position(1, 2, 3), {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="the previous one is kept"):
+            save_state(path, model, optimizer, Position(4, 5, 6), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert restore(path, model, optimizer)[0] == Position(1, 2, 3)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 50}, "--height 50: must be a multiple of 16"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"chunk_size": 7}, "6 tuples make 6 batches of 1, an epoch needs 7; use --chunk-size 6"),
+        ({"device": "cuda:77"}, "--device cuda:77"),
+        ({"device": "tpu"}, "--device tpu"),
+        ({"lr": 0.0}, "--lr"),
+        ({"synthetic_share": 2.0}, "--synthetic-share"),
+        ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
+    ],
+)
+def test_options_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises((TrainingError, DatasetError, CheckpointError), match=message):
+        train(data, replace(TINY, save_dir=tmp_path / "run", **changes))
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="nothing to train on"):
+        train(None, replace(TINY, save_dir=tmp_path))
+    with pytest.raises(DatasetError, match="no such file"):
+        train(tmp_path / "absent", replace(TINY, save_dir=tmp_path))
+
+
+def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: Path) -> None:
+    options = replace(TINY, save_dir=tmp_path / "run", time_limit=0.0)
+    train(data, options)
+    with pytest.raises(CheckpointError, match="weights of another network"):
+        train(data, replace(options, desc_dim=16, resume=True))
+    with pytest.raises(CheckpointError, match="use --desc-dim 8"):
+        train(data, replace(options, save_dir=tmp_path / "b", desc_dim=16, load=str(tmp_path / "run" / "final.pth")))
+    with pytest.raises(CheckpointError, match="to start from its weights use --load"):
+        (tmp_path / "run" / "final.pth").replace(tmp_path / "run" / "last.pth")
+        train(data, replace(options, resume=True))
+    (tmp_path / "run" / "last.pth").write_bytes(b"PK damaged")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        train(data, replace(options, resume=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_one_clear_line(workers: int, tmp_path: Path) -> None:
+    from conftest import write_wall
+
+    write_wall(tmp_path / "wall", [[0, 1, 2]] * 4)
+    (tmp_path / "wall" / "images" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"1\.png") as raised:
+        train(tmp_path / "wall", replace(TINY, save_dir=tmp_path / "run", workers=workers))
+    assert "\n" not in str(raised.value)
+
+
+def test_rendered_tuples_do_not_depend_on_the_batch(photos: Path) -> None:
+    """What makes several processes equal to one with a larger batch."""
+    sampler = SceneSampler(photos, 48, 48, 2, "cpu", 0)
+    first = sampler.sample(5, 1)[0][0].image
+    sampler.sample(6, 1)
+    assert torch.equal(sampler.sample(5, 1)[0][0].image, first)
