@@ -1,0 +1,109 @@
+"""`disk dataset`: make, import, merge, check and download training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from disk.cli.app import run_group
+from disk.datasets import check as checking
+from disk.datasets import import_colmap as importing
+from disk.datasets import merge as merging
+from disk.datasets.download import DISK_DATA_URL, download_disk_data, list_files
+from disk.datasets.import_colmap import ImportOptions
+from disk.datasets.synthesis import write as writing
+from disk.datasets.synthesis.write import SynthesizeOptions
+from disk.errors import PartialFailureError
+
+
+def import_colmap(workspace: Positional[Path], options: ImportOptions = ImportOptions()) -> None:
+    """Make a data set from a COLMAP workspace or from what `disk reconstruct` wrote.
+
+    Writes calibrations, depth maps where COLMAP has them, and dataset.json with tuples of images that see the
+    same thing. Images of other cameras than pinhole ones are undistorted on the way.
+
+    Args:
+        workspace: folder with sparse/, and with images/ unless --images tells where they are.
+        options: how to import.
+    """
+    importing.import_colmap(workspace, options)
+
+
+def merge(jsons: Positional[list[Path]], out: Path = Path("merged.json"), relative: bool = False) -> None:
+    """Join several data sets into one dataset.json; their files stay where they are.
+
+    Args:
+        jsons: the dataset.json files, or the folders they are in.
+        out: the file to write; as DATA/train/dataset.json it is what `disk train DATA` reads.
+        relative: write folders relative to the new file, so that all can be moved together.
+    """
+    scenes = merging.merge(jsons, out, relative)
+    print(f"{out}: {len(scenes)} scenes, {sum(len(scene.tuples) for scene in scenes)} tuples")
+
+
+def check(data: Positional[Path]) -> None:
+    """Read a whole data set and report what is wrong with it; exit code 1 if anything is.
+
+    Missing and damaged files, matrices that are no rotations or not finite, tuples that do not overlap.
+
+    Args:
+        data: a dataset.json, its folder, or a folder with train/ and test/.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    reports = checking.check(data)
+    table = Table("scene", "images", "with depth", "tuples", "problems")
+    for report in reports:
+        numbers = (report.images, report.with_depth, report.tuples, len(report.problems))
+        table.add_row(report.name, *map(str, numbers))
+        for problem in report.problems:
+            print(f"{report.name}: {problem}")
+    Console().print(table)
+    found = sum(len(report.problems) for report in reports)
+    if found:
+        raise PartialFailureError(f"{data}: {found} problems, listed above")
+
+
+def download(out: Positional[Path], url: str = DISK_DATA_URL, list: bool = False) -> None:
+    """Fetch the authors' data set: 164 GB, 138 scenes; goes on where it stopped.
+
+    Every file is verified, unpacked and linked so that `disk train OUT` can start.
+
+    Args:
+        out: folder to write.
+        url: the server of the authors or a mirror.
+        list: only print what there is to fetch and what is here already.
+    """
+    if not list:
+        download_disk_data(out, url)
+        return
+    files = list_files(out, url)
+    for file in files:
+        print(f"{'here   ' if file.here else 'missing'}  {file.path}")
+    print(f"{sum(file.here for file in files)} of {len(files)} files are here")
+
+
+def synthesize(
+    photos: Positional[Path], out: Positional[Path], options: SynthesizeOptions = SynthesizeOptions()
+) -> None:
+    """Render posed scenes with exact depth from a folder of photographs.
+
+    Args:
+        photos: folder of images, searched with its sub-folders.
+        out: folder to write.
+        options: what to render.
+    """
+    writing.synthesize(photos, out, options)
+
+
+def main(argv: list[str]) -> int:
+    commands = {
+        "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/ --min-overlap 0.1"),
+        "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out data/train/dataset.json"),
+        "check": (check, "disk dataset check data/"),
+        "download": (download, "disk dataset download disk-data/"),
+        "synthesize": (synthesize, "disk dataset synthesize photos/ data/train --scenes 20 --seed 1"),
+    }
+    return run_group(commands, argv, "dataset", "Training data.") or 0

@@ -1,0 +1,187 @@
+"""COLMAP workspaces: a posed model, its images and, after dense stereo, their depth maps.
+
+Read are the layout of COLMAP's undistorter and dense stereo (`images/`, `sparse/`, `stereo/depth_maps/`) and a
+bare reconstruction (`sparse/0/` beside or apart from the images), binary or text. COLMAP puts the centre of the
+first pixel at (0.5, 0.5); half a pixel is taken off the principal point here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from disk.errors import ColmapError
+from disk.progress import log
+from disk.shapes import Float, Int
+
+_PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
+_JPEG_QUALITY = 98
+
+
+@dataclass(frozen=True, eq=False)
+class WorkspaceImage:
+    """A posed image of a model, x_cam = R x_world + t.
+
+    name: file below the image folder. camera_model: as COLMAP calls it; K is exact for pinhole models only.
+    points: the 3D points it sees, each once.
+    """
+
+    name: str
+    camera_model: str
+    width: int
+    height: int
+    K: Float[np.ndarray, "3 3"]
+    R: Float[np.ndarray, "3 3"]
+    t: Float[np.ndarray, " 3"]
+    points: Int[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """A model, the folder of its images and the folder its depth maps would be in."""
+
+    model: Path
+    image_folder: Path
+    depth_folder: Path
+    images: list[WorkspaceImage]
+
+    @property
+    def distorted(self) -> list[str]:
+        """The camera models in use that are no pinhole cameras."""
+        return sorted({image.camera_model for image in self.images} - set(_PINHOLE))
+
+    def depth_map(self, name: str) -> Path | None:
+        """The depth map of an image, checked against the other views (geometric) or else not (photometric)."""
+        for kind in ("geometric", "photometric"):
+            path = self.depth_folder / f"{name}.{kind}.bin"
+            if path.is_file():
+                return path
+        return None
+
+
+def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
+    """Read the model of a workspace or reconstruction, the largest if there are several.
+
+    image_folder: where the images are, if not in `root/images`. Raises ColmapError if anything is missing.
+    """
+    if not root.is_dir():
+        raise ColmapError(f"{root}: no such folder")
+    numbered = sorted(path for path in (root / "sparse").glob("*") if path.is_dir())
+    models = [path for path in (root / "sparse", *numbered, root) if _is_model(path)]
+    if not models:
+        raise ColmapError(f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/")
+    images_of = {model: _read_model(model) for model in models}
+    model = max(models, key=lambda path: len(images_of[path]))
+    if len(models) > 1:
+        log.info("%s: taking the largest of %d models, %s", root, len(models), model)
+    folder = root / "images" if image_folder is None else image_folder
+    if not folder.is_dir():
+        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with --images")
+    if not images_of[model]:
+        raise ColmapError(f"{model}: no image of the model has a pose")
+    return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
+
+
+def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace:
+    """Write undistorted copies of the named images to `target` and return the workspace there.
+
+    No pixel of a copy lies outside its original. Raises ColmapError for cameras that have no pinhole view.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        pycolmap.undistort_images(
+            target, workspace.model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
+        )
+    except (ValueError, RuntimeError, LookupError) as error:
+        cameras = ", ".join(workspace.distorted)
+        raise ColmapError(f"{workspace.model}: cannot undistort {cameras} cameras ({_line(error)})") from error
+    missing = [name for name in names if not (target / "images" / name).is_file()]
+    if missing:
+        raise ColmapError(
+            f"{workspace.image_folder}: COLMAP cannot read {len(missing)} images, the first {missing[0]}; "
+            "save them as JPEG or PNG"
+        )
+    return open_workspace(target)
+
+
+def read_depth_map(path: Path) -> Float[np.ndarray, "h w"]:
+    """A depth map of COLMAP: `width&height&1&` in text, then float32 row by row. Raises ColmapError."""
+    content = path.read_bytes()
+    header = content[:64].split(b"&", 3)
+    try:
+        width, height, channels = (int(number) for number in header[:3])
+    except ValueError as error:
+        raise ColmapError(f"{path}: not a depth map of COLMAP") from error
+    start = sum(len(number) + 1 for number in header[:3])
+    if min(width, height) < 1 or channels != 1 or len(content) - start != 4 * width * height:
+        raise ColmapError(f"{path}: the depth map is not complete; run COLMAP's dense stereo again")
+    return np.frombuffer(content, dtype="<f4", offset=start).reshape(height, width)
+
+
+def _is_model(folder: Path) -> bool:
+    return any(
+        all((folder / f"{part}{suffix}").is_file() for part in ("cameras", "images", "points3D"))
+        for suffix in (".bin", ".txt")
+    )
+
+
+def _read_model(folder: Path) -> list[WorkspaceImage]:
+    """The posed images of a model, sorted by name."""
+    if (folder / "images.bin").is_file():
+        _check_complete(folder)
+    try:
+        model = pycolmap.Reconstruction(folder)
+    except (ValueError, RuntimeError, LookupError, OSError) as error:
+        raise ColmapError(f"{folder}: the COLMAP model cannot be read ({_line(error)})") from error
+    images = []
+    for index in model.reg_image_ids():
+        image = model.images[index]
+        camera = model.cameras[image.camera_id]
+        K = camera.calibration_matrix().copy()
+        K[:2, 2] -= 0.5
+        pose = image.cam_from_world()
+        points = np.unique([point.point3D_id for point in image.get_observation_points2D()])
+        images.append(
+            WorkspaceImage(
+                name=image.name,
+                camera_model=camera.model_name,
+                width=camera.width,
+                height=camera.height,
+                K=K,
+                R=pose.rotation.matrix(),
+                t=pose.translation,
+                points=points.astype(np.int64),
+            )
+        )
+    return sorted(images, key=lambda image: image.name)
+
+
+def _check_complete(folder: Path) -> None:
+    """pycolmap reads on for ever in files that were cut short; the others it refuses itself."""
+    sizes = {"points3D.bin": (43, "<Q", 8), "frames.bin": (64, "<I", 16)}
+    for name, (fixed, count, item) in sizes.items():
+        path = folder / name
+        if not path.exists():  # frames came with COLMAP 3.12
+            continue
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            try:
+                (records,) = struct.unpack_from("<Q", content)
+                end = 8
+                for _ in range(records):
+                    (items,) = struct.unpack_from(count, content, end + fixed)
+                    end += fixed + struct.calcsize(count) + item * items
+            except struct.error:
+                end = size + 1
+        if end > size:
+            raise ColmapError(f"{path}: the file is cut short; copy or make the model again")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

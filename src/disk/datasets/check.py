@@ -1,0 +1,145 @@
+"""Reading a whole data set to find what is wrong with it before training does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.datasets.files import Calibration, find_calibration, find_depth, read_calibration
+from disk.datasets.records import PosedImage
+from disk.datasets.scenes import Scene, SceneSet
+from disk.datasets.tuples import load_posed_image
+from disk.errors import DatasetError, DiskError
+from disk.geometry.camera import project, unproject
+from disk.images.reading import image_size
+from disk.progress import track
+from disk.shapes import Float, Tensor
+
+_SIZE = 64  # long side of the thumbnails on which overlap is looked for
+_LEAST_OVERLAP = 0.01  # of the known depth, seen in the other image
+_DEPTH_TOLERANCE = 0.1  # of the depth, within which two depth maps show the same surface
+_RAY_DEPTHS = torch.logspace(-2, 3, 60)  # in units of the distance of the two cameras
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """What a scene holds and what is wrong with it, one line a problem."""
+
+    name: str
+    images: int
+    with_depth: int
+    tuples: int
+    problems: list[str]
+
+
+def check(data: Path) -> list[SceneReport]:
+    """Read every image, calibration and depth map of a data set, and see whether its tuples overlap.
+
+    data: a dataset.json, its folder, or a folder with train/ and test/. Raises DatasetError if a dataset.json is
+    not of the right shape.
+    """
+    parts = [data / part for part in ("train", "test") if (data / part / "dataset.json").is_file()]
+    scenes = [scene for part in parts or [data] for scene in SceneSet.load(part).scenes]
+    return [check_scene(scene) for scene in scenes]
+
+
+def check_scene(scene: Scene) -> SceneReport:
+    """Read all of one scene."""
+    problems: list[str] = []
+    views: dict[int, PosedImage] = {}
+    origin: Float[np.ndarray, " 3"] | None = None
+    with_depth = 0
+    for index, name in enumerate(track(scene.images, scene.name, "image", len(scene.images))):
+        depth_file = None if scene.depth_path is None else find_depth(scene.depth_path, name)
+        with_depth += depth_file is not None
+        try:
+            calibration = _calibration(scene, name)
+            if origin is None:
+                origin = -calibration.R.T @ calibration.T
+            views[index] = view = _thumbnail(scene, name, calibration, origin)
+        except DiskError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{name}: {fault}" for fault in _faults(view)]
+    pairs = Counter(tuple(pair) for indices in scene.tuples.tolist() for pair in combinations(sorted(indices), 2))
+    for (first, second), count in track(sorted(pairs.items()), f"{scene.name}: overlap", "pair", len(pairs)):
+        if first in views and second in views and not overlap(views[first], views[second]):
+            names = f"{scene.images[first]} and {scene.images[second]}"
+            problems.append(f"{names} do not overlap, but are in {count} tuples together")
+    return SceneReport(scene.name, len(scene.images), with_depth, len(scene.tuples), problems)
+
+
+def overlap(view1: PosedImage, view2: PosedImage) -> bool:
+    """Whether two images can show the same thing.
+
+    With a depth map: at least 1 % of its known pixels lie in the other image, at the depth known there. Without:
+    the two cameras' fields of view intersect.
+    """
+    both = [(view1, view2), (view2, view1)]
+    known = [(a, b) for a, b in both if a.depth is not None and bool((a.depth > 0).any())]
+    if known:
+        return any(_seen_share(a, b) >= _LEAST_OVERLAP for a, b in known)
+    return any(_in_view(b, points).any().item() for a, b in both for points in _rays(a, b))
+
+
+def _calibration(scene: Scene, name: str) -> Calibration:
+    path = find_calibration(scene.calib_path, name)
+    if path is None:
+        raise DatasetError(f"no calibration of {name} in {scene.calib_path}")
+    return read_calibration(path)
+
+
+def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[np.ndarray, " 3"]) -> PosedImage:
+    """The whole image, reduced without padding."""
+    width, height = image_size(scene.image_path / name)
+    scale = _SIZE / max(width, height)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return load_posed_image(scene, name, calibration, origin, *size)
+
+
+def _faults(view: PosedImage) -> Iterator[str]:
+    height, width = view.image.shape[1:]
+    cx, cy = view.camera.K[:2, 2].tolist()
+    if not (-0.5 <= cx <= width - 0.5 and -0.5 <= cy <= height - 0.5):
+        yield "the principal point lies outside the image; was the image resized and its K not?"
+    if view.depth is not None and not (view.depth > 0).any():
+        yield "no pixel of the depth map is known"
+
+
+def _seen_share(view: PosedImage, other: PosedImage) -> float:
+    """The share of the known pixels of `view` that `other` sees."""
+    assert view.depth is not None
+    rows, columns = torch.nonzero(view.depth > 0, as_tuple=True)
+    points = unproject(view.camera, torch.stack([columns, rows], dim=1).float(), view.depth[rows, columns])
+    seen = _in_view(other, points)
+    if other.depth is not None and bool(seen.any()):
+        pixels, depth = project(other.camera, points[seen])
+        x, y = pixels.round().long().unbind(dim=1)
+        there = other.depth[y, x]
+        seen[seen.clone()] = (there == 0) | ((there - depth).abs() < _DEPTH_TOLERANCE * depth)
+    return seen.float().mean().item()
+
+
+def _in_view(view: PosedImage, points: Float[Tensor, "n 3"]) -> Tensor:
+    """Which world points are projected onto a pixel of the image."""
+    pixels, depth = project(view.camera, points)
+    height, width = view.image.shape[1:]
+    inside = (pixels > -0.5) & (pixels < pixels.new_tensor([width - 0.5, height - 0.5]))
+    return (depth > 0) & inside.all(dim=1)
+
+
+def _rays(view: PosedImage, other: PosedImage) -> Iterator[Float[Tensor, "n 3"]]:
+    """Points in front of `view`, on a grid of its pixels, at distances from near to far."""
+    height, width = view.image.shape[1:]
+    rows, columns = torch.meshgrid(torch.linspace(0, height - 1, 9), torch.linspace(0, width - 1, 9), indexing="ij")
+    pixels = torch.stack([columns.flatten(), rows.flatten()], dim=1)
+    centres = [-posed.camera.R.T @ posed.camera.t for posed in (view, other)]
+    unit = torch.linalg.vector_norm(centres[0] - centres[1]).clamp(min=1e-6)
+    for depth in _RAY_DEPTHS:
+        yield unproject(view.camera, pixels, (depth * unit).expand(len(pixels)))

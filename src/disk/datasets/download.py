@@ -1,0 +1,169 @@
+"""The authors' data set: 135 scenes of MegaDepth to train on, 3 of the IMW challenge to validate, 164 GB.
+
+On the server lie `md5sum.txt`, `megadepth/` and `imw2020-val/`, each of these with a `dataset.json` and one archive
+a scene in `scenes/`; inside an archive the scene is three folders deep.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from disk.errors import DatasetError, DiskError, PartialFailureError
+from disk.progress import log
+from disk.storage.download import download, fetch_text, file_hash
+
+DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
+_DEPTH = 3  # folders around a scene in its archive
+_LINKS = {"train": "megadepth", "test": "imw2020-val"}
+_FAILURES_IN_A_ROW = 3  # then the server or the disk is at fault, not an archive
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on the server: its path there, its md5, and whether it (or what an archive held) is here."""
+
+    path: str
+    md5: str
+    here: bool
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is unpacked and then deleted."""
+        return self.path.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
+    """All files of md5sum.txt on the server. Raises DownloadError, or DatasetError if it is no such list."""
+    files = []
+    for line in fetch_text(f"{url}/md5sum.txt").splitlines():
+        if not line.strip():
+            continue
+        md5, _, name = line.strip().partition(" ")
+        path = PurePosixPath(name.strip().removeprefix("*"))
+        if (
+            len(md5) != 32
+            or not set(md5.lower()) <= set("0123456789abcdef")
+            or path.is_absolute()
+            or ".." in path.parts
+        ):
+            raise DatasetError(f"{url}/md5sum.txt: {line.strip()[:80]!r} is not a checksum and a path")
+        file = RemoteFile(str(path), md5.lower(), False)
+        files.append(RemoteFile(file.path, file.md5, _here(out, file)))
+    if not files:
+        raise DatasetError(f"{url}/md5sum.txt: the list is empty")
+    return files
+
+
+def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
+    """Fetch, verify and unpack everything into `out` and link train/ and test/; goes on where it stopped.
+
+    Raises DownloadError if the server does not answer, PartialFailureError, when done, if some files failed.
+    """
+    files = list_files(out, url)
+    log.info("%d of %d files are here already", sum(file.here for file in files), len(files))
+    missing = [file for file in files if not file.here]
+    failures: list[str] = []
+    in_a_row = 0
+    for number, file in enumerate(missing, 1):
+        try:
+            _fetch(out, url, file, f"{number}/{len(missing)} {file.path}")
+            in_a_row = 0
+        except DiskError as error:
+            failures.append(str(error))
+            in_a_row += 1
+            if in_a_row == _FAILURES_IN_A_ROW:
+                break
+    listed = {file.path for file in files}
+    for folder in _LINKS.values():
+        description = f"{folder}/dataset.json"
+        if description not in listed:
+            download(f"{url}/{description}", out / description, check=_is_json, description=description)
+    for link, folder in _LINKS.items():
+        if not (out / link).exists():
+            os.symlink(folder, out / link, target_is_directory=True)
+    if failures:
+        raise PartialFailureError(
+            f"{len(failures)} files failed, run the command again to continue: {'; '.join(failures)}"
+        )
+    log.info("ready: disk train %s", out)
+
+
+def _fetch(out: Path, url: str, file: RemoteFile, description: str) -> None:
+    target = out / file.path
+    download(
+        f"{url}/{quote(file.path)}",
+        target,
+        check=lambda path: file_hash(path, "md5") == file.md5,
+        description=description,
+    )
+    if file.is_archive:
+        _unpack(target)
+        _mark(out, file).write_text(file.md5)
+        target.unlink()
+
+
+def _unpack(archive: Path) -> None:
+    """Unpack a scene beside its archive; it appears when complete. Nothing may point out of it."""
+    if not hasattr(tarfile, "data_filter"):
+        raise DatasetError("this Python cannot unpack archives safely; update it to 3.10.12, 3.11.4 or newer")
+    work = archive.with_name(f".{archive.name}.unpacking")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(work, filter=_inner)
+        entries = list(work.iterdir())
+        if not entries:
+            raise DatasetError(f"{archive}: holds nothing below {_DEPTH} folders; is it of the authors' data set?")
+        for entry in entries:
+            target = archive.parent / entry.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError) as error:
+        raise DatasetError(f"{archive}: cannot be unpacked ({error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _inner(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
+    """The member without the folders around the scene, refused by tarfile if it leads out of the target."""
+    name = _without_folders(member.name)
+    if name is None:
+        return None
+    link = _without_folders(member.linkname) if member.islnk() else member.linkname
+    return tarfile.data_filter(member.replace(name=name, linkname=link or "", deep=False), target)
+
+
+def _without_folders(name: str) -> str | None:
+    parts = PurePosixPath(name).parts
+    return "/".join(parts[_DEPTH:]) if len(parts) > _DEPTH else None
+
+
+def _here(out: Path, file: RemoteFile) -> bool:
+    if file.is_archive:
+        mark = _mark(out, file)
+        return mark.is_file() and mark.read_text() == file.md5
+    target = out / file.path
+    return target.is_file() and file_hash(target, "md5") == file.md5
+
+
+def _mark(out: Path, file: RemoteFile) -> Path:
+    """The file that tells that an archive has been unpacked."""
+    path = out / file.path
+    return path.with_name(f".{path.name}.unpacked")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False

@@ -1,0 +1,171 @@
+"""A training scene from a COLMAP workspace or a reconstruction of our own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from disk.datasets.covisibility import choose_tuples, covisibility
+from disk.datasets.files import Calibration, find_depth, write_calibration, write_depth
+from disk.datasets.scenes import Scene, write_dataset_json
+from disk.errors import ColmapError, DatasetError, ImageError, PartialFailureError
+from disk.images.reading import image_size
+from disk.progress import log, track
+
+if TYPE_CHECKING:
+    from disk.colmap.workspace import Workspace, WorkspaceImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How to make a data set from a COLMAP workspace."""
+
+    name: str | None = None
+    """Name of the scene; by default that of the workspace's folder."""
+    images: Path | None = None
+    """Folder of the images; by default WORKSPACE/images. A reconstruction needs it."""
+    out: Path | None = None
+    """Folder to write; by default WORKSPACE/dataset."""
+    no_depth: bool = False
+    """Leave depth maps out; training then uses the epipolar reward."""
+    tuple_size: int = 3
+    """Images in a tuple."""
+    min_overlap: float = 0.5
+    """Least covisibility of the images of a tuple: shared 3D points over the smaller number of points."""
+    max_overlap: float = 0.8
+    """Greatest covisibility of the images of a tuple."""
+    relative: bool = False
+    """Write folders relative to dataset.json, so that all can be moved together."""
+
+
+def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> Scene:
+    """Make a data set of one scene from a COLMAP workspace or a `disk reconstruct` result.
+
+    Images of other cameras than pinhole ones are undistorted into the data set's folder on the way. Raises
+    ColmapError or DatasetError if nothing can be made, PartialFailureError, when done, if images were left out.
+    """
+    # here, so that the other dataset commands run without pycolmap
+    from disk.colmap.workspace import open_workspace, undistort
+
+    if options.tuple_size < 2:
+        raise DatasetError(f"--tuple-size {options.tuple_size}: a tuple needs at least 2 images")
+    if not 0 < options.min_overlap <= options.max_overlap <= 1:
+        raise DatasetError(
+            f"--min-overlap {options.min_overlap} --max-overlap {options.max_overlap}: must satisfy 0 < min <= max <= 1"
+        )
+    source = open_workspace(workspace, options.images)
+    out = workspace / "dataset" if options.out is None else options.out
+    name = workspace.resolve().name if options.name is None else options.name
+    usable, faults = _usable_images(source)
+    if not usable:
+        raise DatasetError(f"{source.image_folder}: not one image of the model can be used: {faults[0]}")
+    tuples = _tuples(source.model, usable, options)
+    used = [usable[index] for index in np.unique(tuples)]
+    tuples = np.searchsorted(np.unique(tuples), tuples)
+    has_depth = not options.no_depth and any(source.depth_map(image.name) for image in used)
+    if source.distorted and has_depth:
+        raise ColmapError(
+            f"{workspace}: the depth maps are of undistorted images, but the model has {', '.join(source.distorted)} "
+            "cameras; give the folder that COLMAP's image_undistorter wrote, or --no-depth"
+        )
+
+    # from here on an older data set of this folder is no longer valid; the new json appears at the very end
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "dataset.json").unlink(missing_ok=True)
+    if source.distorted:
+        log.info("undistorting %d images (%s cameras)", len(used), ", ".join(source.distorted))
+        names = [image.name for image in used]
+        source = undistort(source, names, out / "undistorted")
+        by_name = {image.name: image for image in source.images}
+        used = [by_name[name] for name in names]
+    for image in used:
+        write_calibration(out / "calibration", image.name, Calibration(image.K, image.R, image.t))
+    scene = Scene(
+        name=name,
+        image_path=source.image_folder,
+        calib_path=out / "calibration",
+        depth_path=out / "depth" if has_depth else None,
+        images=[image.name for image in used],
+        tuples=tuples,
+    )
+    if scene.depth_path is not None:
+        faults += _write_depths(source, used, scene.depth_path)
+    elif not options.no_depth:
+        log.info("%s: no depth maps; training will use the epipolar reward", workspace)
+    write_dataset_json(out / "dataset.json", [scene], options.relative)
+    uses = np.bincount(tuples.ravel())
+    log.info(
+        "%s: %d tuples of %d, %d of %d images, each in %d to %d tuples (median %d)",
+        *(out / "dataset.json", len(tuples), options.tuple_size, len(used), len(usable)),
+        *(uses.min(), uses.max(), np.median(uses)),
+    )
+    if faults:
+        raise PartialFailureError(f"{out}: done, but without {len(faults)} files: {'; '.join(faults)}")
+    return scene
+
+
+def _usable_images(source: Workspace) -> tuple[list[WorkspaceImage], list[str]]:
+    """The images of the model whose file is there and of the camera's size, and what is wrong with the others."""
+    usable, faults = [], []
+    for image in source.images:
+        path = source.image_folder / image.name
+        if ".." in path.parts[len(source.image_folder.parts) :] or PurePosixPath(image.name).is_absolute():
+            faults.append(f"{image.name} lies outside the image folder")
+            continue
+        try:
+            size = image_size(path)
+        except ImageError as error:
+            faults.append(str(error))
+            continue
+        if size == (image.width, image.height):
+            usable.append(image)
+        else:
+            faults.append(f"{path} is {size[0]} x {size[1]} but its camera {image.width} x {image.height}")
+    return usable, faults
+
+
+def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOptions) -> np.ndarray:
+    overlap = covisibility([image.points for image in images])
+    covisible = (overlap >= options.min_overlap) & (overlap <= options.max_overlap)
+    tuples = choose_tuples(covisible, options.tuple_size)
+    if not len(tuples):
+        pairs = overlap[np.triu_indices(len(images), 1)]
+        best = f"the best pair shares {pairs.max():.2f}" if len(pairs) else "there is only one image"
+        raise DatasetError(
+            f"{model}: no {options.tuple_size} images share {options.min_overlap:g} to {options.max_overlap:g} "
+            f"of their 3D points pairwise ({best}); try --min-overlap 0.1 or a smaller --tuple-size"
+        )
+    return tuples
+
+
+def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: Path) -> list[str]:
+    """Convert the depth maps of the images; returns what is wrong with those that cannot be read."""
+    from disk.colmap.workspace import read_depth_map
+
+    # a.jpg and a.png would both have a.h5: these keep their extension
+    stems = Counter(str(PurePosixPath(image.name).with_suffix("")) for image in images)
+    faults, without = [], 0
+    for image in track(images, "depth maps", "image", len(images)):
+        stale = find_depth(folder, image.name)  # of an earlier import, perhaps at another scale
+        if stale is not None:
+            stale.unlink()
+        path = source.depth_map(image.name)
+        if path is None:
+            without += 1
+            continue
+        try:
+            depth = read_depth_map(path)
+        except ColmapError as error:
+            faults.append(str(error))
+            continue
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+        twice = stems[str(PurePosixPath(image.name).with_suffix(""))] > 1
+        write_depth(folder, image.name, depth, keep_extension=twice)
+    if without:
+        log.info("%d of %d images have no depth map; they count as unknown", without, len(images))
+    return faults

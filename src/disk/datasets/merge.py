@@ -1,0 +1,40 @@
+"""One data set out of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
+from disk.errors import DatasetError
+
+
+def merge(sources: Sequence[Path], out: Path, relative: bool = False) -> list[Scene]:
+    """Write the scenes of several dataset.json into one; their files stay where they are.
+
+    A name that occurs again gets a number: rock, rock-2. Raises DatasetError if a source cannot be read or
+    their tuples differ in length.
+    """
+    if not sources:
+        raise DatasetError("nothing to merge; give the dataset.json of two or more data sets")
+    sets = [SceneSet.load(source) for source in sources]
+    for other in sets[1:]:
+        if other.tuple_size != sets[0].tuple_size:
+            raise DatasetError(
+                f"{sets[0].path} has tuples of {sets[0].tuple_size} images but {other.path} of {other.tuple_size}; "
+                "import them again with the same --tuple-size"
+            )
+    taken = {scene.name for scenes in sets for scene in scenes.scenes}
+    used: set[str] = set()
+    merged = []
+    for scene in (scene for scenes in sets for scene in scenes.scenes):
+        name, number = scene.name, 1
+        while name in used or (number > 1 and name in taken):
+            number += 1
+            name = f"{scene.name}-{number}"
+        used.add(name)
+        merged.append(replace(scene, name=name))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_dataset_json(out, merged, relative)
+    return merged
