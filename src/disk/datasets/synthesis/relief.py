@@ -1,13 +1,12 @@
 """Reliefs: random height fields over the main plane, and where rays meet them first.
 
 A height field is bilinear between grid points. Rays are sphere-traced (Hart, "Sphere tracing", 1996) with the
-steepest slope as Lipschitz bound, so that no ridge is stepped over, then polished by the secant method.
+steepest slope as Lipschitz bound, so that no ridge is stepped over, then polished by Newton's method.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +17,10 @@ from disk.shapes import Float, Int, Tensor
 GRID = 96  # heights along a side
 REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
 _MAX_SLOPE = 1.7
-_GROUP_STEPS, _STEPS = 14, 6
-_POLISH = ((torch.float32, 3), (torch.float64, 2))
-_PRECISION = 2e-7  # of the height above the relief, where a hit counts as found
+_GROUP_STEPS, _STEPS, _LATE_STEPS, _NEWTON_STEPS = 12, 4, 100, 2
+_NEWTON_STEPS64 = 1
+_NEAR = 0.01  # height above the relief from which Newton's method is trusted
+_PRECISION = 5e-7  # relative error of the depth up to which a hit counts as found
 
 
 def draw_heights(dice: Dice, count: int) -> Float[Tensor, "s g g"]:
@@ -35,7 +35,8 @@ def draw_heights(dice: Dice, count: int) -> Float[Tensor, "s g g"]:
     relief = (total - low) / (high - low)
     terraced = relief + 0.8 * torch.sin(relief * (8 * math.pi)) / (8 * math.pi)
     relief = torch.where(dice.chance(0.3, count, 1, 1, 1), terraced, relief)
-    rim = torch.linspace(-1, 1, GRID, dtype=torch.float64).abs().neg().add(1).mul(5).clamp(0, 1)
+    # the outermost cells are level, as is all beyond them
+    rim = (5 - 5 * torch.linspace(-1, 1, GRID, dtype=torch.float64).abs() - 0.25).clamp(0, 1)
     rim = rim * rim * (3 - 2 * rim)
     heights = (relief * rim * rim[:, None] * dice.log_uniform(0.12, 0.6, count, 1, 1, 1))[:, 0]
     return heights * (_MAX_SLOPE / steepest(heights)).clamp(max=1)[:, None, None]
@@ -58,15 +59,23 @@ def interpolate(
     grids: Float[Tensor, "s g g"], scene: Int[Tensor, " n"], at: Float[Tensor, "2 n"]
 ) -> Float[Tensor, " n"]:
     """Bilinear interpolation at (x, y) in cells of one of several grids; constant beyond the rim."""
+    return _bilinear(grids, scene, at)[0]
+
+
+def _bilinear(grids: Tensor, scene: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Value, x and y in the cell, and the differences of its two rows (along x) from which slopes follow."""
     side = grids.shape[-1]
     at = at.clamp(0, side - 1)
     corner = at.to(torch.int32).clamp_(max=side - 2)
     x, y = at - corner
     index = (scene.to(torch.int32) * side + corner[1]) * side + corner[0]
     flat = grids.flatten()
-    near = torch.lerp(flat.index_select(0, index), flat.index_select(0, index + 1), x)
-    far = torch.lerp(flat.index_select(0, index + side), flat.index_select(0, index + (side + 1)), x)
-    return torch.lerp(near, far, y)
+    near, far = flat.index_select(0, index), flat.index_select(0, index + side)
+    near_dx = flat.index_select(0, index + 1) - near
+    far_dx = flat.index_select(0, index + (side + 1)) - far
+    near = torch.addcmul(near, near_dx, x)
+    dy = torch.addcmul(far, far_dx, x) - near
+    return torch.addcmul(near, dy, y), dy, near_dx, far_dx, y
 
 
 class Relief:
@@ -77,7 +86,7 @@ class Relief:
 
     def __init__(self, heights: Tensor, origin: Tensor, ray_of: Tensor) -> None:
         self.cameras = len(origin) // len(heights)  # per scene
-        self.heights = {dtype: heights.to(dtype) for dtype in (torch.float32, torch.float64)}
+        self.heights = heights
         self.slope, self.peak = steepest(heights), heights.amax((1, 2))
         self.origin = origin.T.contiguous()
         self.ray_of = ray_of.flatten(1).T.contiguous()
@@ -100,32 +109,16 @@ class Relief:
         if not len(index):
             return index, last.new_zeros(0), last.new_zeros(0)
         image = (index // last.shape[1]).to(torch.int32)
-        rays = _Rays(self, image, x.flatten()[index], y.flatten()[index])
+        rays = self._rays(image, x.flatten()[index], y.flatten()[index])
         end = last.flatten()[index]
-        z = torch.minimum(self._approach(pixels, index), end).float()
-        end32 = end.float()
-        above, rate = rays.above(torch.float32), (1 / rays.speed).float()
-        gap = above(z)
-        for _ in range(_STEPS):
-            before, gap_before = z, gap
-            z = torch.minimum(z + gap * rate, end32)
-            gap = above(z)
-        meets = (z < end32) | (end_z.flatten()[index] < 1e-6)
-        falling = (gap_before - gap) / (z - before)
-        for dtype, steps in _POLISH:
-            above, speed = rays.above(dtype), rays.speed.to(dtype)
-            z, falling = z.to(dtype), falling.to(dtype)
-            gap = above(z)
-            for _ in range(steps):
-                falling = torch.where((falling > 0) & (falling < torch.inf), falling, speed)
-                step = (gap / falling).clamp_(-0.05, 0.05)
-                z = z + step
-                new_gap = above(z)
-                # a short step tells nothing about the slope
-                falling = torch.where(step.abs() > 1e-5, (gap - new_gap) / step, falling)
-                gap = new_gap
+        start = torch.minimum(self._approach(pixels, index), end)
+        z, meets, known = _meet(rays, start, end, _STEPS)
+        late = torch.nonzero(~known)[:, 0]
+        if len(late):
+            z[late], meets[late], known[late] = _meet(rays.pick(late), start[late], end[late], _LATE_STEPS)
+        meets |= end_z.flatten()[index] < 1e-6
         height = rays.start[2] + z * rays.ray[2]
-        depth = torch.where(gap.abs() < _PRECISION, z, 0.0)
+        depth = torch.where(known, z, 0.0)
         return index[meets], depth[meets], height[meets]
 
     def _approach(self, pixels: Tensor, index: Tensor) -> Float[Tensor, " n"]:
@@ -135,41 +128,72 @@ class Relief:
         x, y = pixels.transpose(0, 1).flatten(1, 2)[:, groups].unbind(0)  # (groups, k)
         middle = x.mean(1), y.mean(1)
         radius = ((x - middle[0][:, None]) ** 2 + (y - middle[1][:, None]) ** 2).amax(1).sqrt()
-        rays = _Rays(self, image, *middle, spread=radius * self.spread.index_select(0, image))
+        rays = self._rays(image, *middle, spread=radius * self.spread.index_select(0, image)).to(torch.float32)
         peak = self.peak[image // self.cameras]
-        # where the whole cone is as low as the highest point; rays that stay above it are done
-        z = ((peak - rays.start[2]) / rays.ray[2].clamp(max=-1e-3)).float()
-        above, rate = rays.above(torch.float32), (1 / rays.speed).float()
+        # from where the whole cone is as low as the highest point; rays that stay above it are done
+        z = (peak - rays.start[2]) / rays.ray[2].clamp(max=-1e-3)
+        z, rate = z.float(), 1 / rays.speed
         for _ in range(_GROUP_STEPS):
-            z = z + (above(z) * rate).clamp_(min=0)
+            z = z + (rays.above(z) * rate).clamp_(min=0)
         starts = pixels.new_zeros(pixels.shape[0] * pixels.shape[2])
         starts[groups] = z.double()
         return starts[index // pixels.shape[3]]
+
+    def _rays(self, image: Tensor, x: Tensor, y: Tensor, spread: Tensor | float = 0.0) -> _Rays:
+        m = [column.index_select(0, image) for column in self.ray_of]
+        scene = image // self.cameras
+        ray = [m[k] * x + m[k + 1] * y + m[k + 2] for k in (0, 3, 6)]
+        slope = self.slope.index_select(0, scene)
+        ray[2] = ray[2] - spread
+        speed = (slope * torch.hypot(ray[0], ray[1]) - ray[2]).clamp_(min=1e-6)
+        return _Rays(self.heights, scene, self.origin.index_select(1, image), torch.stack(ray), speed)
+
+
+def _meet(rays: _Rays, z: Tensor, end: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """First depths from z on where rays meet the relief, whether before `end`, and whether surely and precisely."""
+    single = rays.to(torch.float32)
+    z, last, rate = z.float(), end.float(), 1 / single.speed
+    gap = single.above(z)
+    for _ in range(steps):
+        z = torch.minimum(z + gap * rate, last)
+        gap = single.above(z)
+    meets, near = z < last, gap < _NEAR
+    for _ in range(_NEWTON_STEPS):
+        gap, falling = single.above_and_falling(z)
+        z = z + (gap / falling).clamp_(-_NEAR, _NEAR)
+    z = z.double()
+    for _ in range(_NEWTON_STEPS64):
+        gap, falling = rays.above_and_falling(z)
+        z = z + (gap / falling).clamp_(-_NEAR, _NEAR)
+    error = rays.above(z).abs() / falling
+    return z, meets, (near & (error < _PRECISION * z)) | ~meets
 
 
 class _Rays:
     """Points at depth z of rays, and their height above the relief less `spread` times z."""
 
-    def __init__(self, relief: Relief, image: Tensor, x: Tensor, y: Tensor, spread: Tensor | float = 0.0) -> None:
-        m = [column.index_select(0, image) for column in relief.ray_of]
-        self.scene = image // relief.cameras
-        self.relief = relief
-        ray = [m[k] * x + m[k + 1] * y + m[k + 2] for k in (0, 3, 6)]
-        slope = relief.slope.index_select(0, self.scene)
-        ray[2] = ray[2] - spread
-        self.speed = (slope * torch.hypot(ray[0], ray[1]) - ray[2]).clamp_(min=1e-6)
-        self.ray = torch.stack(ray)
-        self.start = relief.origin.index_select(1, image)
+    def __init__(self, heights: Tensor, scene: Tensor, start: Tensor, ray: Tensor, speed: Tensor) -> None:
+        self.heights, self.scene, self.start, self.ray, self.speed = heights, scene, start, ray, speed
+        self.first = to_cells(start[:2])
+        self.along = ray[:2] * ((GRID - 1) / (2 * REACH))
 
-    def above(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """Height above the relief as a function of depth, in a precision."""
-        start, ray = self.start.to(dtype), self.ray.to(dtype)
-        heights = self.relief.heights[dtype]
-        first = to_cells(start[:2])
-        along = to_cells(ray[:2]) - to_cells(torch.zeros_like(ray[:2]))
+    def to(self, dtype: torch.dtype) -> _Rays:
+        """The same rays in another precision."""
+        return _Rays(self.heights.to(dtype), self.scene, *(x.to(dtype) for x in (self.start, self.ray, self.speed)))
 
-        def gap(z: Tensor) -> Tensor:
-            ground = interpolate(heights, self.scene, torch.addcmul(first, along, z))
-            return torch.addcmul(start[2], ray[2], z) - ground
+    def pick(self, index: Tensor) -> _Rays:
+        """Some of the rays."""
+        return _Rays(self.heights, self.scene[index], self.start[:, index], self.ray[:, index], self.speed[index])
 
-        return gap
+    def above(self, z: Tensor) -> Tensor:
+        """Height above the relief."""
+        ground = interpolate(self.heights, self.scene, torch.addcmul(self.first, self.along, z))
+        return torch.addcmul(self.start[2], self.ray[2], z) - ground
+
+    def above_and_falling(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Height above the relief and how fast it falls with z; the bound of that where it does not fall."""
+        ground, dy, near_dx, far_dx, y = _bilinear(self.heights, self.scene, torch.addcmul(self.first, self.along, z))
+        dx = torch.lerp(near_dx, far_dx, y)
+        falling = dx * self.along[0] + dy * self.along[1] - self.ray[2]
+        gap = torch.addcmul(self.start[2], self.ray[2], z) - ground
+        return gap, torch.where(falling > 0.01, falling, self.speed)

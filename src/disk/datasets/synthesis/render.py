@@ -14,7 +14,7 @@ from disk.shapes import Float, Int, Tensor
 
 _COARSE = 24  # rays along a side to find out how near surfaces come
 _BLOCK = 4  # pixels along a side of what is traced together
-_CHUNK, _CHUNK_ON_GPU = 1 << 15, 1 << 23  # pixels at a time: temporaries in a processor's cache, below 10 GB
+_CHUNK, _CHUNK_ON_GPU = 1 << 17, 1 << 23  # pixels at a time: temporaries in a processor's cache, below 10 GB
 
 
 def render(

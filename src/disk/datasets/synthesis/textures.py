@@ -18,7 +18,7 @@ from disk.shapes import Float, Int, Tensor
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
 _PROBES = 2
-_CHUNK = 1 << 13  # pixels whose temporaries stay in a processor's cache
+_CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
 
 
 @dataclass(frozen=True)
