@@ -117,55 +117,54 @@ def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
         for x in range(0, m, width):
             b = d1[x : x + width]
             tile = _similarities(a, b, buffer)
-            rows.update(y, _best_of_rows(tile, len(a)), x)
-            columns.update(x, _best_of_columns(tile, len(b)), y)
+            rows.update(y, _best_of_rows(tile[: len(a)]), x)
+            columns.update(x, _best_of_columns(tile), y)
     return rows, columns
 
 
 def _tile_side(n: int, limit: int) -> int:
-    """Cut n into equal parts of at most `limit`, in multiples of the lanes."""
+    """Cut n into equal parts of at most `limit`, which are multiples of the lanes."""
     limit = max(_LANES, limit // _LANES * _LANES)
     parts = math.ceil(n / limit)
     return math.ceil(n / parts / _LANES) * _LANES
 
 
 def _similarities(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
-    """a b^T in the buffer, with sides rounded up to multiples of the lanes and filled with minus infinity."""
+    """a b^T in the buffer, with rows of minus infinity up to a multiple of the lanes."""
     n, m = len(a), len(b)
-    height, width = -(-n // _LANES) * _LANES, -(-m // _LANES) * _LANES
-    tile = buffer[: height * width].view(height, width)
-    torch.mm(a, b.T, out=tile[:n, :m])
+    height = math.ceil(n / _LANES) * _LANES
+    tile = buffer[: height * m].view(height, m)
+    torch.mm(a, b.T, out=tile[:n])
     tile[n:] = -math.inf
-    tile[:, m:] = -math.inf
     return tile
 
 
-# Torch finds a maximum at the speed of the cache but its position twenty times slower. So the entries of
-# a row are seen as blocks x lanes: the maximum of each lane, then the best lane, and only in it the position.
+def _best_of_rows(rows: Tensor) -> _Best:
+    index = _position(rows)
+    top = rows.gather(1, index[:, None])
+    rows.scatter_(1, index[:, None], -math.inf)
+    second = rows.amax(1)
+    rows.scatter_(1, index[:, None], top)
+    return _Best(top[:, 0], second, index)
 
 
-def _best_of_rows(tile: Tensor, n: int) -> _Best:
-    lanes = tile.view(len(tile), -1, _LANES)
-    tops = lanes.amax(1)
-    lane = tops.argmax(1)
-    inside = lanes.gather(2, lane[:, None, None].expand(-1, lanes.shape[1], 1))[:, :, 0]
-    return _best_of_lane(tops[:n], lane[:n], inside[:n])
+def _best_of_columns(tile: Tensor) -> _Best:
+    """After a tie the position may be wrong.
+
+    Positions in columns are slow to find, maxima are not. So a column is seen as blocks x lanes: the maxima of
+    its lanes and of its blocks tell where its largest entry is. Any other entry is in another lane or in
+    another block, so they tell the second largest too.
+    """
+    grid = tile.view(-1, _LANES, tile.shape[1])
+    lanes = _best_of_rows(grid.flatten(1).amax(0).view(_LANES, -1).T.contiguous())
+    blocks = _best_of_rows(grid.amax(1).T.contiguous())
+    index = blocks.index * _LANES + lanes.index
+    return _Best(lanes.top, torch.maximum(lanes.second, blocks.second), index)
 
 
-def _best_of_columns(tile: Tensor, m: int) -> _Best:
-    lanes = tile.view(-1, _LANES, tile.shape[1])
-    tops = lanes.flatten(1).amax(0).view(_LANES, -1).T.contiguous()
-    lane = tops.argmax(1)
-    inside = lanes.gather(1, lane.expand(len(lanes), 1, -1))[:, 0].T.contiguous()
-    return _best_of_lane(tops[:m], lane[:m], inside[:m])
-
-
-def _best_of_lane(tops: Tensor, lane: Tensor, inside: Tensor) -> _Best:
-    """tops: (n, lanes) maxima; lane: (n,) the best; inside: (n, blocks) the entries of that lane."""
-    top, block = inside.max(1)
-    others = tops.scatter(1, lane[:, None], -math.inf).amax(1)
-    rest = inside.scatter(1, block[:, None], -math.inf).amax(1)
-    return _Best(top, torch.maximum(others, rest), block * _LANES + lane)
+def _position(rows: Tensor) -> Tensor:
+    """Where each row is largest; numpy, unlike torch, searches with vector instructions."""
+    return torch.from_numpy(rows.numpy().argmax(1)) if rows.device.type == "cpu" else rows.argmax(1)
 
 
 def _similarity_error(d0: Tensor, d1: Tensor) -> float:

@@ -1,0 +1,149 @@
+"""Matching two images and a whole collection, against the original's formula and kornia.
+
+    python benchmarks/matching.py
+
+Every round runs all methods on the same descriptors, one after the other; a figure is the median over rounds of
+the ratio within a round. Peak memory is the growth of a fresh process's resident set during one call (Linux only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from disk.matching.nearest import mutual_nearest
+from disk.pipeline.match import MatchOptions, match
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
+from disk.storage.shards import SHARD_BYTES
+
+RATIO = 0.95
+
+
+def original(d0: Tensor, d1: Tensor) -> Tensor:
+    """The original's formula: the distance matrix, two nearest in both directions, and what both agree on."""
+    distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
+    near0, index0 = distances.topk(2, dim=1, largest=False)
+    near1, index1 = distances.topk(2, dim=0, largest=False)
+    forward = torch.stack([torch.arange(len(d0)), index0[:, 0]], 1)[near0[:, 0] / near0[:, 1] < RATIO]
+    backward = torch.stack([index1[0], torch.arange(len(d1))], 1)[near1[0] / near1[1] < RATIO]
+    pairs, counts = torch.cat([forward, backward]).unique(dim=0, return_counts=True)
+    return pairs[counts == 2]
+
+
+def kornia(d0: Tensor, d1: Tensor) -> Tensor:
+    """kornia's mutual nearest neighbours, without a ratio test."""
+    from kornia.feature import match_mnn
+
+    return match_mnn(d0, d1)[1]
+
+
+def ours(d0: Tensor, d1: Tensor) -> Tensor:
+    """Mutual nearest neighbours with the ratio test."""
+    return mutual_nearest(d0, d1, RATIO).indices
+
+
+def ours_without_ratio(d0: Tensor, d1: Tensor) -> Tensor:
+    """Mutual nearest neighbours only, as kornia's."""
+    return mutual_nearest(d0, d1).indices
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "original": original,
+    "kornia": kornia,
+    "disk": ours,
+    "disk, no ratio": ours_without_ratio,
+}
+
+
+def descriptors(n: int, seed: int, common: int = 0) -> Tensor:
+    """Unit descriptors, half of which see the same points as those of any other seed."""
+    shared = torch.randn(n // 2, 128, generator=torch.Generator().manual_seed(common))
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.cat([shared, torch.randn(n - n // 2, 128, generator=generator)])
+    points = points + 0.5 * torch.randn(n, 128, generator=generator)
+    return torch.nn.functional.normalize(points[torch.randperm(n, generator=generator)])
+
+
+def growth(method: str, n: int) -> float:
+    """Peak growth of this process's memory in MB during one call, once the libraries are warm."""
+    function = METHODS[method]
+    function(descriptors(64, 1), descriptors(64, 2))
+    d0, d1 = descriptors(n, 1), descriptors(n, 2)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is held now
+    before = resident("VmRSS")
+    function(d0, d1)
+    return resident("VmHWM") - before
+
+
+def resident(what: str) -> float:
+    """VmRSS or VmHWM of this process, in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+def compare(n: int, rounds: int) -> None:
+    """Print one table for n x n descriptors."""
+    d0, d1 = descriptors(n, 1), descriptors(n, 2)
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
+    for function in METHODS.values():
+        function(d0, d1)
+    for _ in range(rounds):
+        for name, function in METHODS.items():
+            start = perf_counter()
+            function(d0, d1)
+            seconds[name].append(perf_counter() - start)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {name: pool.apply(growth, (name, n)) for name in METHODS}
+    print(f"\n{n} x {n} x 128, {torch.get_num_threads()} threads, {rounds} rounds\n")
+    print("| method | ms | original / it | kornia / it | peak memory, MB |\n|---|---|---|---|---|")
+    for name in METHODS:
+        faster = [
+            statistics.median(a / b for a, b in zip(seconds[peer], seconds[name], strict=True))
+            for peer in ("original", "kornia")
+        ]
+        milliseconds = 1000 * statistics.median(seconds[name])
+        print(f"| {name} | {milliseconds:.1f} | {faster[0]:.2f} | {faster[1]:.2f} | {memory[name]:.0f} |")
+
+
+def collection(images: int, n: int) -> None:
+    """Print the throughput of `disk match` over all pairs of a folder of features."""
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts = Path(folder)
+        writer = feature_writer(artifacts, {}, "benchmark", False, SHARD_BYTES)
+        zeros = np.zeros((n, 2), np.float32)
+        for i in range(images):
+            arrays = {KEYPOINTS: zeros, DESCRIPTORS: descriptors(n, i + 1).numpy(), SCORES: zeros[:, 0]}
+            writer.add(f"{i:04}", arrays)
+        writer.finish()
+        start = perf_counter()
+        summary = match(artifacts, MatchOptions(rt=RATIO, device="cpu"))
+        took = perf_counter() - start
+    print(
+        f"\n{images} images of {n} features: {summary.pairs} pairs in {took:.1f} s, "
+        f"{summary.pairs / took:.1f} pairs/s, descriptors of {summary.images_read} images read, {summary.matches} matches stored"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[2048, 8192], help="descriptors per image")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--images", type=int, default=100, help="images of the collection; 0: leave it out")
+    options = parser.parse_args()
+    for n in options.sizes:
+        compare(n, options.rounds)
+    if options.images:
+        collection(options.images, 2048)
+
+
+if __name__ == "__main__":
+    main()
