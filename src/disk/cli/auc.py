@@ -32,8 +32,11 @@ def _auc(
     from rich.console import Console
     from rich.table import Table
 
+    from disk.errors import TrainingError
     from disk.training.selection import best, plot_auc, validation_auc
 
+    if not logs:
+        raise TrainingError("give at least one save dir or TensorBoard file")
     curves = {str(log): validation_auc(log, validation_length, legacy) for log in logs}
     console = Console()
     for log, scores in curves.items():

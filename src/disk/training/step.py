@@ -149,16 +149,21 @@ def pair_rewards(
     visibility: bool = True,
 ) -> Float[Tensor, "n m"]:
     """Reward of every match: by depth where both images have it (unless `epipolar`), else by epipolar geometry."""
-    options = {"positive": weights.positive, "negative": weights.negative, "visibility": visibility}
+    positive, negative = weights.positive, weights.negative
     rewards = kps1.new_empty(len(kps1), len(kps2))
     # in blocks of rows: a test of all pairs takes many matrices of their size
     step = max(_REWARDS_AT_ONCE["cpu" if kps1.device.type == "cpu" else "other"] // max(len(kps2), 1), 1)
     for block in (slice(first, first + step) for first in range(0, len(kps1), step)):
-        sides = (kps1[block], kps2, view1.camera, view2.camera)
+        some, cameras = kps1[block], (view1.camera, view2.camera)
         if epipolar or view1.depth is None or view2.depth is None:
-            rewards[block] = epipolar_reward(*sides, **options)
+            rewards[block] = epipolar_reward(
+                some, kps2, *cameras, positive=positive, negative=negative, visibility=visibility
+            )
         else:
-            rewards[block] = depth_reward(*sides, view1.depth, view2.depth, **options)
+            depths = view1.depth, view2.depth
+            rewards[block] = depth_reward(
+                some, kps2, *cameras, *depths, positive=positive, negative=negative, visibility=visibility
+            )
     return rewards
 
 

@@ -1,0 +1,154 @@
+"""`disk auc`: logs of ours and of the original's kind, with errors whose AUC is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from disk.cli.main import main
+from disk.errors import TrainingError
+from disk.geometry.auc import mean_average_accuracy
+from disk.training.logs import Logs, read_scalars
+from disk.training.selection import best, validation_auc
+from disk.training.validation import PairResult, pose_scalars, summarise
+
+# rotation and translation errors of two validations of four pairs each
+ROTATION = [[1.5, 4.5, 12.0, 180.0], [0.5, 0.5, 8.5, 180.0]]
+TRANSLATION = [[0.5, 6.5, 1.0, 180.0], [0.2, 2.5, 1.0, 180.0]]
+
+
+def results(number: int) -> list[PairResult]:
+    return [
+        PairResult(keypoints=10.0, right=3, wrong=1, rotation=r, translation=t, inliers=5, success=r < 180)
+        for r, t in zip(ROTATION[number], TRANSLATION[number], strict=True)
+    ]
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A log of two epochs, the first numbered 4."""
+    logs = Logs(tmp_path, 0)
+    for number, step in enumerate((250, 300)):
+        logs.write(step, {"train/reward": 1.0})
+        for result in results(number):
+            logs.write(step, pose_scalars(result))
+        logs.write(step, {"epoch": 4.0 + number, **summarise(results(number))})
+    logs.close()
+    return tmp_path
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """What the original writes: one event a pair, steps through all epochs, half the angle."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, (r, t) in enumerate(zip(sum(ROTATION, []), sum(TRANSLATION, []), strict=True)):
+            writer.add_scalar("test/pose/Δ_θ", r / 2, step)
+            writer.add_scalar("test/pose/Δ_T", t, step)
+    return tmp_path
+
+
+def expected(number: int, half: bool = False) -> float:
+    """Errors max(r, t), bins of a degree, cumulated, by hand."""
+    rotation = np.array(ROTATION[number]) / (2 if half else 1)
+    errors = np.maximum(rotation, TRANSLATION[number])
+    return float(np.mean([(errors < degrees).mean() for degrees in range(1, 11)]))
+
+
+def test_our_log(ours: Path) -> None:
+    scores = validation_auc(ours)
+    assert [(score.epoch, score.pairs) for score in scores] == [(4, 4), (5, 4)]
+    assert [score.auc for score in scores] == pytest.approx([expected(0), expected(1)])
+    assert best(scores).epoch == 5
+
+
+def test_legacy_halves_the_angle(ours: Path) -> None:
+    scores = validation_auc(ours, legacy=True)
+    assert [score.auc for score in scores] == pytest.approx([expected(0, half=True), expected(1, half=True)])
+    assert expected(0, half=True) > expected(0)
+
+
+def test_log_of_the_original(original: Path) -> None:
+    file = next(original.glob("*tfevents*"))
+    for path in (original, file):
+        assert [s.auc for s in validation_auc(path, 4)] == pytest.approx([expected(0), expected(1)])
+    legacy = validation_auc(original, 4, legacy=True)
+    assert [s.auc for s in legacy] == pytest.approx([expected(0, half=True), expected(1, half=True)])
+
+
+def test_incomplete_validation_is_left_out(original: Path) -> None:
+    assert len(validation_auc(original, 3)) == 2
+    with pytest.raises(TrainingError, match="8 pairs are not one validation of 750"):
+        validation_auc(original)
+
+
+def test_more_events_than_tensorboard_keeps_by_default(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(12_000):
+            writer.add_scalar("x", step, step)
+    assert [value for _, value in read_scalars(tmp_path)["x"]] == list(range(12_000))
+
+
+def test_resuming_drops_what_was_logged_beyond(ours: Path) -> None:
+    logs = Logs(ours, 250)
+    logs.write(260, {"train/reward": 2.0})
+    logs.close()
+    assert [score.epoch for score in validation_auc(ours)] == [4]
+    assert read_scalars(ours)["train/reward"] == [(250, 1.0), (260, 2.0)]
+    lines = (ours / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 4 + 1 + 1
+
+
+def test_a_line_cut_off_by_a_crash_is_dropped(ours: Path) -> None:
+    path = ours / "log.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"step": 300, "tr', encoding="utf-8")
+    Logs(ours, 300).close()
+    assert path.read_text(encoding="utf-8").endswith("}\n")
+
+
+def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (ours / "save-5.pth").touch()
+    assert main(["auc", str(ours), "--plot", str(tmp_path / "auc.png")]) == 0
+    assert f"best: epoch 5, AUC {expected(1):.4f}, {ours / 'save-5.pth'}" in capsys.readouterr().out.replace("\n", " ")
+    assert (tmp_path / "auc.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such file"),
+        (["."], "holds no TensorBoard files"),
+        ([], "give at least one"),
+        (["LOG", "--validation-length", "0"], "--validation-length 0"),
+        (["LOG", "--plot", "auc.nothing"], "auc.nothing: cannot draw there"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str],
+    message: str,
+    ours: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    assert main(["auc", *(str(ours) if a == "LOG" else a for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_log_without_validation(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, 0)
+    logs.write(1, {"train/reward": 1.0})
+    logs.close()
+    with pytest.raises(TrainingError, match="no log of a training with validation"):
+        validation_auc(tmp_path)
+
+
+def test_summary_of_a_validation() -> None:
+    summary = summarise(results(0))
+    assert summary["test/discrete/precision"] == pytest.approx(0.75)
+    assert summary["test/discrete/reward"] == pytest.approx(3 - 0.25)
+    errors = np.maximum(ROTATION[0], TRANSLATION[0])
+    assert summary["test/pose/AUC"] == mean_average_accuracy(errors)
