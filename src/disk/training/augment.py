@@ -1,0 +1,155 @@
+"""Photometric augmentation: what light, lenses, sensors and compression do to a photograph, on any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from disk.shapes import Float, Tensor
+
+_KERNEL = 9  # taps along a side of a blur
+# the example quantisation tables of the JPEG standard (ITU-T T.81, Annex K), luma and chroma
+_LUMA = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+_CHROMA = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *((99,) * 8,) * 4,
+)
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
+_YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Float[Tensor, "*b 3 h w"]:
+    """Images in [0, 1] as another camera might have taken them at another time, each differently.
+
+    Each of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
+    `generator` is on the CPU; the same one gives the same result on the same device.
+    """
+    batch = images.reshape(-1, *images.shape[-3:])
+    draw = _Draws(len(batch), generator, batch.device)
+    batch = batch * _shadow(draw, *batch.shape[-2:])
+    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
+    batch = _tone(draw, batch.clamp(0, 1))
+    noise = torch.Generator(batch.device).manual_seed(draw.seed())
+    sigma = draw.on_device(torch.where(draw.chance(0.5), 0.05 * draw.uniform(0.1, 1) ** 1.5, 0.0))
+    batch = batch + sigma * torch.randn(batch.shape, generator=noise, device=batch.device, dtype=batch.dtype)
+    batch = batch.clamp(0, 1)
+    quality = draw.uniform(15, 85)
+    batch = _where(draw.chance(0.35), batch, lambda x, chosen: jpeg(x, quality[chosen]))
+    return batch.reshape(images.shape)
+
+
+def blur(images: Float[Tensor, "b 3 h w"], kernels: Float[Tensor, "b k k"]) -> Float[Tensor, "b 3 h w"]:
+    """Each image filtered with its kernel of odd size, continued by its border pixels."""
+    radius = kernels.shape[-1] // 2
+    padded = F.pad(images, (radius,) * 4, mode="replicate").transpose(0, 1)  # channels as batch
+    return F.conv2d(padded, kernels[:, None], groups=len(images)).transpose(0, 1)
+
+
+def jpeg(images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+    """Images in [0, 1] after JPEG at a quality in 1..100 (libjpeg's scale), chroma at half resolution."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
+    to_ycc = images.new_tensor(_YCC)
+    ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded * 255)
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).to(images.device, images.dtype)
+    luma = _quantise(ycc[:, :1] - 128, images.new_tensor(_LUMA), scale) + 128
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), images.new_tensor(_CHROMA), scale)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1))
+    return (rgb.round().clamp(0, 255) / 255)[..., :height, :width]
+
+
+def _quantise(planes: Tensor, table: Tensor, scale: Tensor) -> Tensor:
+    """Coefficients of the 8x8 cosine transform, rounded to multiples of table * scale / 100."""
+    n = torch.arange(8, device=planes.device, dtype=planes.dtype)
+    basis = torch.cos(math.pi / 8 * (n + 0.5) * n[:, None]) / 2
+    basis[0] /= math.sqrt(2)
+    step = ((table * scale[:, None, None] + 50) / 100).floor().clamp(1, 255)[:, None, None, None]
+    blocks = planes.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # b c rows columns 8 8
+    blocks = basis.T @ ((basis @ blocks @ basis.T / step).round() * step) @ basis
+    return blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+class _Draws:
+    """Random parameters on the CPU, one per image, where choices cost no transfer."""
+
+    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
+        self.count, self.generator, self.device = count, generator, device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+
+    def chance(self, probability: float) -> Tensor:
+        return self.uniform(0, 1) < probability
+
+    def seed(self) -> int:
+        return int(torch.randint(1 << 62, (), generator=self.generator))
+
+    def on_device(self, values: Tensor) -> Tensor:
+        """(b, ...) as (b, 1, 1, 1) or (b, c, 1, 1) on the images' device."""
+        return values.reshape(self.count, -1, 1, 1).to(self.device)
+
+
+def _where(chosen: Tensor, batch: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
+    """`change(images, indices)` applied to the chosen images."""
+    index = torch.nonzero(chosen)[:, 0]
+    if len(index):
+        batch = batch.index_copy(0, index.to(batch.device), change(batch[index.to(batch.device)], index))
+    return batch
+
+
+def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
+    """A factor per pixel: a wedge between two soft or sharp lines is darker."""
+    y = torch.linspace(-1, 1, height, device=draw.device)[:, None]
+    x = torch.linspace(-1, 1, width, device=draw.device)
+    darkness = torch.where(draw.chance(0.4), draw.uniform(0.2, 0.75), 0.0)
+    softness = torch.exp(draw.uniform(math.log(0.01), math.log(0.7)))
+    shade = draw.on_device(darkness)
+    for _ in range(2):
+        angle, offset = draw.uniform(-math.pi, math.pi), draw.uniform(-0.7, 0.7)
+        across = draw.on_device(angle.cos()) * x + draw.on_device(angle.sin()) * y + draw.on_device(offset)
+        shade = shade * torch.sigmoid(across / draw.on_device(softness))
+    return 1 - shade
+
+
+def _tone(draw: _Draws, batch: Tensor) -> Tensor:
+    """Colour, gamma, contrast and brightness."""
+    grey = torch.einsum("c,bchw->bhw", batch.new_tensor(_GREY), batch)[:, None]
+    saturation = torch.where(draw.chance(0.4), draw.uniform(0.3, 1.7), 1.0)
+    saturation = torch.where(draw.chance(0.07), 0.0, saturation)
+    batch = grey + draw.on_device(saturation) * (batch - grey)
+    white = torch.where(draw.chance(0.5)[:, None], draw.uniform(-0.2, 0.2, 3).exp(), 1.0)
+    batch = (batch * draw.on_device(white)).clamp(1e-4, 1)
+    gamma = torch.where(draw.chance(0.5), draw.uniform(-0.9, 0.9).exp(), 1.0)
+    batch = batch ** draw.on_device(gamma)
+    contrast = torch.where(draw.chance(0.5), draw.uniform(math.log(0.35), math.log(1.5)).exp(), 1.0)
+    pivot, brightness = draw.uniform(0, 1), torch.where(draw.chance(0.4), draw.uniform(-0.2, 0.2), 0.0)
+    contrast, pivot, brightness = (draw.on_device(part) for part in (contrast, pivot, brightness))
+    return ((batch - pivot) * contrast + pivot + brightness).clamp(0, 1)
+
+
+def _kernels(draw: _Draws, chosen: Tensor) -> Float[Tensor, "n k k"]:
+    """Gaussians (out of focus) or soft lines (motion), summing to 1."""
+    sigma, length = draw.uniform(0.4, 1.3), draw.uniform(1, 2.5)
+    moves, angle = draw.chance(0.4), draw.uniform(0, math.pi)
+    n = torch.arange(_KERNEL) - _KERNEL // 2
+    along = angle.cos()[:, None, None] * n + angle.sin()[:, None, None] * n[:, None]
+    across = angle.cos()[:, None, None] * n[:, None] - angle.sin()[:, None, None] * n
+    sigma_along = torch.where(moves, length, sigma)[:, None, None]
+    sigma_across = torch.where(moves, 0.5, sigma)[:, None, None]
+    kernels = torch.exp(-((along / sigma_along) ** 2 + (across / sigma_across) ** 2) / 2)[chosen]
+    return (kernels / kernels.sum((1, 2), keepdim=True)).to(draw.device)
