@@ -1,0 +1,68 @@
+"""`disk evaluate`: measure features by relative pose, homographies, the IMW benchmark, reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import run_group
+from disk.evaluation import homography as homography_stage
+from disk.evaluation import imw as imw_stage
+from disk.evaluation import pose as pose_stage
+from disk.evaluation.homography import HomographyOptions
+from disk.evaluation.imw import ImwOptions
+from disk.evaluation.pose import PoseOptions
+
+
+def pose(
+    pairs: Annotated[Positional[Path], arg(metavar="PAIRS")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    options: PoseOptions = PoseOptions(),
+) -> None:
+    """Relative pose on pairs with ground truth: AUC at 5, 10 and 20 degrees, mAA(10), precision.
+
+    Args:
+        pairs: a line per pair: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16), as for MegaDepth-1500, ScanNet-1500, YFCC.
+        images: folder that the names are relative to.
+        options: what is measured, and how.
+    """
+    pose_stage.evaluate_pose(pairs, images, options)
+
+
+def homography(
+    root: Annotated[Positional[Path], arg(metavar="ROOT")], options: HomographyOptions = HomographyOptions()
+) -> None:
+    """Matching and homographies on HPatches: MMA, repeatability, matching score, corner error.
+
+    Args:
+        root: folder of sequences i_* and v_*, each with 1.ppm to 6.ppm (or png, ...) and H_1_2 to H_1_6.
+        options: what is measured, and how.
+    """
+    homography_stage.evaluate_homography(root, options)
+
+
+def imw(
+    scenes: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCENES...")], options: ImwOptions = ImwOptions()
+) -> None:
+    """Stereo mAA(10) on scenes of the Image Matching Workshop benchmark.
+
+    Args:
+        scenes: scene folders with set_100/{images,calibration,new-vis-pairs}, or those set_100 folders.
+        options: what is measured, and how.
+    """
+    imw_stage.evaluate_imw(scenes, options)
+
+
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "pose": (pose, "disk evaluate pose pairs.txt images/ --method disk rootsift --ratio 0.8 0.85 0.9"),
+    "homography": (homography, "disk evaluate homography hpatches/ --method disk rootsift sift orb"),
+    "imw": (imw, "disk evaluate imw phototourism/* --method disk rootsift --ratio 0.8 0.85 0.9"),
+}
+
+
+def main(argv: list[str]) -> int:
+    run_group(COMMANDS, argv, "evaluate", "Measure features the way the field does.")
+    return 0

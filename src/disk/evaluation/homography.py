@@ -1,0 +1,244 @@
+"""Homographies: keypoints and matches on images of planes, as on HPatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+from disk.errors import EvaluationError
+from disk.evaluation.ground_truth import HomographyPair, read_homography_pairs
+from disk.evaluation.metrics import corner_error, covisible, matching_score, repeatability, transfer_error
+from disk.evaluation.pose import best_of, check_robust
+from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
+from disk.evaluation.sources import FeatureOptions, Matcher, Source, open_sources
+from disk.geometry.auc import pose_auc
+from disk.geometry.robust import estimate_homography
+from disk.images.reading import image_size
+from disk.progress import log, track
+from disk.shapes import Float
+
+# a keypoint is repeated and a match is correct within this many pixels
+_CORRECT = 3.0
+_MMA = range(1, 11)
+_CORNERS = (3, 5, 10)
+_SPLITS = {"all": "iv", "illumination": "i", "viewpoint": "v"}
+# the cache files of D2-Net go to 15 pixels, without these eight sequences with large images
+_D2NET_PIXELS = range(1, 16)
+_D2NET_WITHOUT = (
+    "i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans", "v_astronautis", "v_talent",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomographyOptions(FeatureOptions):
+    """How matches on planes are measured."""
+
+    threshold: tuple[float, ...] = (1.0, 2.0, 3.0)
+    """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
+    estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
+    """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
+    runs: int = 1
+    """Estimate every homography this often, with other random samples: the figures are over all of them."""
+    format: Literal["d2net"] | None = None
+    """d2net: also write OUT/METHOD.npy as D2-Net's published results are stored, without its eight large sequences."""
+    out: Path = Path()
+    """Folder for those files."""
+    json: Path | None = None
+    """Write all figures, for every ratio and threshold, and the figures of each pair to this file."""
+    plot: Path | None = None
+    """Draw mean matching accuracy over pixels to this file (.png, .svg or .pdf)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is varied for each method. ratio: None where the matcher has none."""
+
+    estimator: str
+    ratio: float | None
+    threshold: float
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What matching one pair gave. errors: of each match, in pixels."""
+
+    kind: str
+    keypoints: tuple[int, int]
+    errors: Float[np.ndarray, " k"]
+    repeatability: float
+    matching_score: float
+
+
+def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptions()) -> Report:
+    """Matching and homography estimation on HPatches sequences; prints the table, writes what the options ask for.
+
+    Raises EvaluationError for a folder in another layout or missing files.
+    """
+    check_robust(options.threshold, options.estimator, options.runs)
+    check_outputs(options.json, options.plot)
+    if options.format is not None and not options.out.is_dir():
+        raise EvaluationError(f"no folder --out {options.out}")
+    pairs = read_homography_pairs(root, _D2NET_WITHOUT if options.format == "d2net" else ())
+    results = []
+    for source in open_sources(options):
+        seconds = source.prepare(list(dict.fromkeys(view for pair in pairs for view in (pair.view0, pair.view1))))
+        matched, corners, match_seconds = _measure(source, pairs, options)
+        for estimator in options.estimator:
+            mine = {setting: errors for setting, errors in corners.items() if setting.estimator == estimator}
+            best = max(mine, key=lambda setting: pose_auc(mine[setting].ravel(), [5])[0])
+            figures = figures_of(matched[best.ratio], mine[best])
+            figures["all"] |= {"ratio": best.ratio, "threshold": best.threshold}
+            figures["all"] |= {"seconds per image": seconds, "seconds per match": match_seconds[best.ratio]}
+            accuracy = [accuracy_at(matched[best.ratio], pixels) for pixels in _MMA]
+            details: dict[str, Any] = {
+                "MMA": {pixels: 100 * share for pixels, share in zip(_MMA, accuracy, strict=True)},
+                "settings": [asdict(s) | {"figures": figures_of(matched[s.ratio], e)} for s, e in mine.items()],
+                "corner errors": mine[best].tolist(),
+            }
+            label = source.label if len(options.estimator) == 1 else f"{source.label} {estimator}"
+            results.append(Result(label, figures, (list(_MMA), accuracy), details))
+        if options.format == "d2net":
+            ratio = next(iter(matched)) if len(matched) == 1 else best.ratio
+            _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[ratio])
+    title = f"homographies, {len(pairs)} pairs of {root}"
+    note = best_of("AUC@5 of the corner error", options.ratio, options.threshold, options.matcher)
+    report = Report(title, results, note, FORMATS, ("error of a match (pixels)", "mean matching accuracy"))
+    write_report(report, options, options.json, options.plot)
+    return report
+
+
+def _measure(
+    source: Source, pairs: Sequence[HomographyPair], options: HomographyOptions
+) -> tuple[
+    dict[float | None, list[PairResult]],
+    dict[Setting, Float[np.ndarray, "pairs runs"]],
+    dict[float | None, float],
+]:
+    """By ratio: what matching gave and its seconds per pair; by setting: the corner errors."""
+    matcher = Matcher(options)
+    matched: dict[float | None, list[PairResult]] = {}
+    corners: dict[Setting, Float[np.ndarray, "pairs runs"]] = {}
+    seconds: dict[float | None, float] = {}
+    for ratio in matcher.ratios:
+        settings = [Setting(e, ratio, t) for e in options.estimator for t in options.threshold]
+        errors = np.empty((len(settings), len(pairs), options.runs))
+        matched[ratio], seconds[ratio] = [], 0.0
+        name = f"{source.label}: matches{'' if ratio is None else f' at {ratio:g}'}"
+        for k, pair in enumerate(track(pairs, name, "pair")):
+            start = perf_counter()
+            indices = matcher.match(source, pair.view0, pair.view1, ratio).indices.numpy()
+            seconds[ratio] += (perf_counter() - start) / len(pairs)
+            points0, points1 = (source.features(v).keypoints.double().numpy() for v in (pair.view0, pair.view1))
+            size0, size1 = image_size(pair.view0.path), image_size(pair.view1.path)
+            matched[ratio].append(match_result(pair, points0, points1, indices, size0, size1))
+            p0, p1 = points0[indices[:, 0]], points1[indices[:, 1]]
+            for i, setting in enumerate(settings):
+                for run in range(options.runs):
+                    found = _estimator(setting.estimator)(p0, p1, threshold=setting.threshold, seed=run)
+                    errors[i, k, run] = corner_error(None if found is None else found[0], pair.H, size0)
+        corners |= {setting: errors[i] for i, setting in enumerate(settings)}
+    return matched, corners, seconds
+
+
+def match_result(
+    pair: HomographyPair,
+    points0: Float[np.ndarray, "n 2"],
+    points1: Float[np.ndarray, "m 2"],
+    indices: np.ndarray,
+    size0: tuple[int, int],
+    size1: tuple[int, int],
+) -> PairResult:
+    """The figures of one pair from its keypoints and matches (K, 2); sizes are (width, height)."""
+    errors = transfer_error(pair.H, points0[indices[:, 0]], points1[indices[:, 1]])
+    seen0 = covisible(pair.H, points0, size1)
+    seen1 = covisible(np.linalg.inv(pair.H), points1, size0)
+    correct = int((errors <= _CORRECT).sum())
+    return PairResult(
+        pair.kind,
+        (len(points0), len(points1)),
+        errors,
+        repeatability(pair.H, points0, points1, seen0, seen1, _CORRECT),
+        matching_score(correct, int(seen0.sum()), int(seen1.sum())),
+    )
+
+
+def _estimator(name: str) -> Callable[..., Any]:
+    if name == "poselib":
+        return estimate_homography
+    from disk.colmap.estimation import estimate_homography as by_pycolmap
+
+    return by_pycolmap
+
+
+def accuracy_at(results: Sequence[PairResult], pixels: float) -> float:
+    """Mean matching accuracy: the share of matches within so many pixels, averaged over pairs (D2-Net).
+
+    A pair without matches counts as 0.
+    """
+    return float(np.mean([(r.errors <= pixels).mean() if len(r.errors) else 0.0 for r in results]))
+
+
+def figures_of(results: Sequence[PairResult], corners: Float[np.ndarray, "pairs runs"]) -> dict[str, dict[str, Value]]:
+    """The figures by split; shares in percent. corners: corner errors in pixels, infinite where there is none."""
+    figures: dict[str, dict[str, Value]] = {}
+    for split, kinds in _SPLITS.items():
+        chosen = [k for k, result in enumerate(results) if result.kind in kinds]
+        if not chosen or (split != "all" and len(chosen) == len(results)):
+            continue
+        part, errors = [results[k] for k in chosen], corners[chosen].ravel()
+        auc = pose_auc(errors, _CORNERS)
+        figures[split] = {
+            "keypoints": float(np.mean([result.keypoints for result in part])),
+            "matches": float(np.mean([len(result.errors) for result in part])),
+            "correct matches": float(np.mean([(result.errors <= _CORRECT).sum() for result in part])),
+            **{f"MMA@{pixels}": 100 * accuracy_at(part, pixels) for pixels in (1, 2, 3, 5, 10)},
+            "repeatability": 100 * float(np.mean([result.repeatability for result in part])),
+            "matching score": 100 * float(np.mean([result.matching_score for result in part])),
+            **{f"corners within {pixels} px": 100 * float((errors <= pixels).mean()) for pixels in _CORNERS},
+            **{f"AUC@{pixels}": 100 * area for pixels, area in zip(_CORNERS, auc, strict=True)},
+            "failures": int(np.isinf(errors).sum()),
+        }
+    return figures
+
+
+def _write_d2net(path: Path, pairs: Sequence[HomographyPair], results: Sequence[PairResult]) -> None:
+    """An array of three objects: {pixels: sum of accuracies} of i and of v, [kinds, keypoints, matches].
+
+    Keypoints are of images 1, 2, ..., 6 of each sequence in turn, matches of its pairs (1, 2), ..., (1, 6).
+    """
+    accuracies = {
+        kind: {
+            pixels: sum(float((r.errors <= pixels).mean()) for r in results if r.kind == kind and len(r.errors))
+            for pixels in _D2NET_PIXELS
+        }
+        for kind in "iv"
+    }
+    keypoints: dict[Path, int] = {}
+    for pair, result in zip(pairs, results, strict=True):
+        keypoints[pair.view0.path], keypoints[pair.view1.path] = result.keypoints
+    stored = np.empty(3, dtype=object)
+    stored[0], stored[1] = accuracies["i"], accuracies["v"]
+    stored[2] = [
+        np.array([r.kind for r in results]),
+        np.array(list(keypoints.values())),
+        np.array([len(r.errors) for r in results]),
+    ]
+    np.save(path, stored, allow_pickle=True)
+    log.info("wrote %s", path)
+
+
+FORMATS = {
+    "keypoints": ".0f",
+    "matches": ".0f",
+    "correct matches": ".0f",
+    "failures": "d",
+    "ratio": "g",
+    "threshold": "g",
+    "seconds per image": ".3f",
+    "seconds per match": ".3f",
+}

@@ -1,0 +1,114 @@
+"""Stereo on the scenes of the Image Matching Workshop benchmark (Jin et al., IJCV 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from disk.errors import EvaluationError
+from disk.evaluation.ground_truth import read_imw_scene
+from disk.evaluation.pose import (
+    AXES,
+    FORMATS,
+    Outcome,
+    PoseOptions,
+    best_of,
+    check_options,
+    figures_of,
+    label_of,
+    measure,
+    recall_curve,
+    seconds_of,
+    settings_of,
+    views,
+)
+from disk.evaluation.report import Report, Result, Value, write_report
+from disk.evaluation.sources import open_sources
+from disk.geometry.auc import mean_average_accuracy
+
+_MEAN = "mean of the scenes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImwOptions(PoseOptions):
+    """How the stereo task of the IMW benchmark is measured."""
+
+    visibility: str = "0.1"
+    """Pairs of new-vis-pairs/keys-th-VISIBILITY.npy; the benchmark reports 0.1."""
+    legacy: bool = False
+    """Also mAA(10) with half the rotation angle, as the original DISK logged it: too good, for comparison alone."""
+
+
+def evaluate_imw(scenes: Sequence[Path], options: ImwOptions = ImwOptions()) -> Report:
+    """Stereo mAA(10) on scene folders, for each and their mean; prints the table, writes what the options ask for.
+
+    For several scenes, --features FOLDER may hold a folder of artifacts per scene, as in a submission. Ratio
+    and threshold are chosen once for all scenes. Raises EvaluationError for a scene that cannot be used.
+    """
+    check_options(options)
+    if not scenes:
+        raise EvaluationError("no scenes; name one or more scene folders")
+    ground_truth = {scene.resolve().name: read_imw_scene(scene, options.visibility) for scene in scenes}
+    if len(ground_truth) < len(scenes):
+        raise EvaluationError("two scenes share a name; measure them apart")
+    outcomes = {}
+    seconds: dict[tuple[str, int], float | None] = {}
+    for name, pairs in ground_truth.items():
+        sources = open_sources(options, name)
+        for i, source in enumerate(sources):
+            seconds[name, i] = source.prepare(views(pairs))
+            outcomes[name, i] = measure(source, pairs, options)
+    results = []
+    for i, source in enumerate(sources):
+        for estimator in options.estimator:
+            settings = [s for s in outcomes[next(iter(ground_truth)), i] if s.estimator == estimator]
+            best = max(settings, key=lambda s: np.mean([_maa(outcomes[name, i][s]) for name in ground_truth]))
+            figures: dict[str, dict[str, Value]] = {}
+            for name in ground_truth:
+                outcome = outcomes[name, i][best]
+                times = {"seconds per image": seconds[name, i], **seconds_of(outcome)}
+                figures[name] = _figures(outcome, options.legacy) | times
+            if len(ground_truth) > 1:
+                figures[_MEAN] = _mean(list(figures.values()))
+            figures["chosen"] = {"ratio": best.ratio, "threshold": best.threshold}
+            details = {
+                name: {
+                    "settings": settings_of({s: outcomes[name, i][s] for s in settings}),
+                    "errors": outcomes[name, i][best].errors.tolist(),
+                }
+                for name in ground_truth
+            }
+            errors = np.concatenate([outcomes[name, i][best].errors for name in ground_truth])
+            label = label_of(source, estimator, options)
+            results.append(Result(label, figures, recall_curve(errors), {"scenes": details}))
+    count = sum(map(len, ground_truth.values()))
+    title = f"IMW stereo, {count} pairs of {', '.join(ground_truth)}"
+    report = Report(
+        title, results, best_of("mAA(10)", options.ratio, options.threshold, options.matcher), FORMATS, AXES
+    )
+    write_report(report, options, options.json, options.plot)
+    return report
+
+
+def _maa(outcome: Outcome) -> float:
+    return mean_average_accuracy(outcome.errors)
+
+
+def _figures(outcome: Outcome, legacy: bool) -> dict[str, Value]:
+    figures = figures_of(outcome)
+    if legacy:
+        halved = np.maximum(outcome.rotation / 2, outcome.translation)
+        figures["mAA(10), halved angle"] = 100 * mean_average_accuracy(halved)
+    return figures
+
+
+def _mean(scenes: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    """The mean of each figure over the scenes, as the benchmark does, whatever their number of pairs."""
+    means: dict[str, Value] = {}
+    for name in scenes[0]:
+        values = [value for value in (scene[name] for scene in scenes) if isinstance(value, (int, float))]
+        means[name] = float(np.mean(values)) if values and name != "failures" else sum(values) if values else None
+    return means

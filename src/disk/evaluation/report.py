@@ -1,0 +1,136 @@
+"""Figures of several methods side by side: as a table on the terminal, as JSON, and as curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from disk.errors import EvaluationError
+
+Value = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method (with one estimator) gave.
+
+    figures: by group (a split or a scene; one group named "" where there is none), then by name.
+    curve: y over x for --plot. details: everything else worth keeping, for --json.
+    """
+
+    label: str
+    figures: dict[str, dict[str, Value]]
+    curve: tuple[Sequence[float], Sequence[float]] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table: methods are its columns, figures its rows. note: what a reader must know about how it came about.
+
+    formats: how a figure is written, by name (`.1f` unless given). axes: of the curves.
+    """
+
+    title: str
+    results: list[Result]
+    note: str = ""
+    formats: dict[str, str] = field(default_factory=dict)
+    axes: tuple[str, str] = ("", "")
+
+
+def check_outputs(json_file: Path | None, plot: Path | None) -> None:
+    """Raise EvaluationError now for files that could not be written when all is measured."""
+    for path in (json_file, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise EvaluationError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise EvaluationError(f"--plot {plot}: name it .png, .svg or .pdf")
+
+
+def write_report(report: Report, options: Any, json_file: Path | None, plot: Path | None) -> None:
+    """Print the table; write JSON and curves where a file is given."""
+    print_table(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(report, options), indent=1) + "\n", encoding="utf-8")
+    if plot is not None:
+        plot_curves(report, plot)
+
+
+def print_table(report: Report) -> None:
+    """The table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    for result in report.results:
+        table.add_column(result.label, justify="right")
+    for group in dict.fromkeys(group for result in report.results for group in result.figures):
+        if group:
+            table.add_row(f"[bold]{group}[/bold]")
+        names = dict.fromkeys(name for r in report.results for name in r.figures.get(group, {}))
+        for name in names:
+            values = [result.figures.get(group, {}).get(name) for result in report.results]
+            table.add_row(name, *(_written(value, report.formats.get(name, ".1f")) for value in values))
+        table.add_section()
+    # where there is no terminal, as wide as it has to be
+    console = Console(width=None if sys.stdout.isatty() else 40 + 30 * len(report.results), highlight=False)
+    console.print(report.title, soft_wrap=True, markup=False)
+    console.print(table)
+    if report.note:
+        console.print(report.note, soft_wrap=True, markup=False)
+
+
+def _written(value: Value, form: str) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    return value if isinstance(value, str) else format(value, form)
+
+
+def as_json(report: Report, options: Any) -> dict[str, Any]:
+    """All of a report as plain data; infinite and undefined numbers are null."""
+    from importlib.metadata import version
+
+    results = [{"label": result.label, "figures": result.figures, **result.details} for result in report.results]
+    plain: dict[str, Any] = _plain(
+        {
+            "version": version("disk-features"),
+            "title": report.title,
+            "note": report.note,
+            "options": dataclasses.asdict(options),
+            "results": results,
+        }
+    )
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def plot_curves(report: Report, file: Path) -> None:
+    """Draw the curve of each method to a file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for result in report.results:
+        if result.curve is not None:
+            axes.plot(*result.curve, label=result.label)
+    axes.set(title=report.title, xlabel=report.axes[0], ylabel=report.axes[1], ylim=(0, 1))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=150)
