@@ -12,9 +12,11 @@ from disk.cli.app import run_group
 from disk.evaluation import homography as homography_stage
 from disk.evaluation import imw as imw_stage
 from disk.evaluation import pose as pose_stage
+from disk.evaluation import reconstruction as reconstruction_stage
 from disk.evaluation.homography import HomographyOptions
 from disk.evaluation.imw import ImwOptions
 from disk.evaluation.pose import PoseOptions
+from disk.evaluation.reconstruction import ReconstructionOptions
 
 
 def pose(
@@ -56,10 +58,24 @@ def imw(
     imw_stage.evaluate_imw(scenes, options)
 
 
+def reconstruction(
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES...")],
+    options: ReconstructionOptions = ReconstructionOptions(),
+) -> None:
+    """Sparse models of our features beside COLMAP's SIFT: registered images, points, tracks, error, seconds.
+
+    Args:
+        images: folders of photos, a model each.
+        options: how the models are made.
+    """
+    reconstruction_stage.evaluate_reconstruction(images, options)
+
+
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "pose": (pose, "disk evaluate pose pairs.txt images/ --method disk rootsift --ratio 0.8 0.85 0.9"),
     "homography": (homography, "disk evaluate homography hpatches/ --method disk rootsift sift orb"),
     "imw": (imw, "disk evaluate imw phototourism/* --method disk rootsift --ratio 0.8 0.85 0.9"),
+    "reconstruction": (reconstruction, "disk evaluate reconstruction fountain/images castle/images"),
 }
 
 
