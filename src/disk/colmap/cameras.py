@@ -48,14 +48,13 @@ def _exif_focal(path: Path, width: int, height: int) -> float | None:
     By the 35 mm equivalent, which relates to the diagonal; else by the focal length and the width of the
     sensor, of which COLMAP has a table by camera. Only then is COLMAP asked, because it decodes the image.
     """
-    with Image.open(path) as image:
-        if image.format == "PNG" and "exif" not in image.info:
-            return None  # to look for it behind the pixels Pillow would decode them all
-        exif = image.getexif().get_ifd(_EXIF_IFD)
     try:
-        equivalent = float(exif.get(_FOCAL_LENGTH_35MM, 0))
-        measured = float(exif.get(_FOCAL_LENGTH, 0))
-    except (TypeError, ValueError, ZeroDivisionError):
+        with Image.open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:
+                return None  # Pillow would decode all pixels to look for it behind them
+            exif = image.getexif().get_ifd(_EXIF_IFD)
+        equivalent, measured = (float(exif.get(tag, 0)) for tag in (_FOCAL_LENGTH_35MM, _FOCAL_LENGTH))
+    except (OSError, SyntaxError, TypeError, ValueError, ZeroDivisionError):
         return None  # EXIF is written by all kinds of programs; COLMAP passes over nonsense as well
     if equivalent > 0:
         return equivalent / _DIAGONAL_35MM * (width**2 + height**2) ** 0.5

@@ -25,13 +25,13 @@ class Model:
     """What a reconstruction came to.
 
     images: names of the registered images, as in the database; points: number of 3D points;
-    track_length: mean number of images that see a point; error: mean reprojection error in pixels.
+    track_length: mean number of images that see a point; reprojection_error: its mean, in pixels.
     """
 
     images: list[str]
     points: int
     track_length: float
-    error: float
+    reprojection_error: float
 
 
 def map_images(

@@ -55,11 +55,9 @@ def verify_pairs(
                 return
             first, second, future = waiting.popleft()
             geometry = future.result()
-            inliers = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2).T
             if database.exists_two_view_geometry(first, second):
                 database.delete_two_view_geometry(first, second)
-            if inliers.shape[1]:
-                database.write_two_view_geometry(first, second, geometry)
-            yield inliers
+            database.write_two_view_geometry(first, second, geometry)  # also without inliers, as COLMAP
+            yield np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2).T
     finally:
         pool.shutdown(cancel_futures=True)

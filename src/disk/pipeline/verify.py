@@ -76,11 +76,7 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         by_name = image_ids(database)
         ids = {pair: (by_name[pair[0]], by_name[pair[1]]) for pair in pairs}
         done = _inlier_counts(artifacts, pairs)
-        todo = [
-            pair
-            for pair in pairs
-            if pair not in done or (done[pair] and not database.exists_two_view_geometry(*ids[pair]))
-        ]
+        todo = [pair for pair in pairs if pair not in done or not database.exists_two_view_geometry(*ids[pair])]
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)

@@ -1,0 +1,135 @@
+"""The database we write, read back as COLMAP would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from disk.colmap.database import difference, image_ids, open_database, write_database
+from disk.errors import ColmapError
+from disk.images.listing import list_images
+from disk.storage.artifacts import read_features, read_matches
+from synthetic_scene import Scene, make_scene, write_features, write_matches, write_photos
+
+NAMES = ["a/1", "a/2", "b/1"]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Three images in two folders, their artifacts in tmp_path/artifacts, photos in tmp_path/photos."""
+    scene = make_scene(NAMES, points=40)
+    scene.matches["a/1", "b/1"] = np.zeros((2, 0), np.int64)
+    write_features(scene, tmp_path / "artifacts")
+    write_matches(scene, tmp_path / "artifacts")
+    write_photos(scene, tmp_path / "photos")
+    return scene
+
+
+def export(tmp_path: Path, model: str = "SIMPLE_RADIAL", camera_per: str = "image") -> Path:
+    path = tmp_path / "out" / "database.db"
+    files = list_images(tmp_path / "photos")
+    with read_features(tmp_path / "artifacts") as features, read_matches(tmp_path / "artifacts") as matches:
+        write_database(path, files, features, matches, model, camera_per)
+    return path
+
+
+def test_keypoints_are_half_a_pixel_further_and_matches_as_they_are(scene: Scene, tmp_path: Path) -> None:
+    with open_database(export(tmp_path)) as database:
+        assert {image.name for image in database.read_all_images()} == {f"{name}.jpg" for name in NAMES}
+        ids = image_ids(database)
+        for name in NAMES:
+            stored = database.read_keypoints(ids[name])[:, :2]
+            assert np.array_equal(stored, scene.keypoints[name] + np.float32(0.5))
+        for (name0, name1), matches in scene.matches.items():
+            assert np.array_equal(database.read_matches(ids[name0], ids[name1]).T, matches)
+        assert database.num_matched_image_pairs() == 2  # a pair without matches has no entry
+        assert database.num_verified_image_pairs() == 0
+        assert database.num_frames() == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["database.db"]
+
+
+@pytest.mark.parametrize(("camera_per", "cameras"), [("image", 3), ("folder", 2), ("collection", 1)])
+def test_who_shares_a_camera(scene: Scene, tmp_path: Path, camera_per: str, cameras: int) -> None:
+    with open_database(export(tmp_path, "OPENCV", camera_per)) as database:
+        assert database.num_cameras() == database.num_rigs() == cameras
+        camera_of = {image.name: image.camera_id for image in database.read_all_images()}
+        if camera_per != "image":
+            assert camera_of["a/1.jpg"] == camera_of["a/2.jpg"]
+        assert (camera_of["a/1.jpg"] == camera_of["b/1.jpg"]) == (camera_per == "collection")
+        for camera in database.read_all_cameras():
+            assert camera.model_name == "OPENCV"
+            assert (camera.width, camera.height) == (640, 480)
+
+
+def test_images_of_unequal_size_share_no_camera(scene: Scene, tmp_path: Path) -> None:
+    Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "b" / "1.jpg")
+    with pytest.raises(ColmapError, match=r"a/1\.jpg is 640 x 480 and b/1\.jpg 320 x 240"):
+        export(tmp_path, camera_per="collection")
+    assert list((tmp_path / "out").iterdir()) == []  # nothing half done
+    export(tmp_path, camera_per="folder")
+
+
+def test_an_export_knows_its_artifacts(scene: Scene, tmp_path: Path) -> None:
+    path = export(tmp_path)
+
+    def compare() -> str | None:
+        with (
+            read_features(tmp_path / "artifacts") as features,
+            read_matches(tmp_path / "artifacts") as matches,
+            open_database(path) as database,
+        ):
+            return difference(database, features, matches)
+
+    assert compare() is None
+    (tmp_path / "artifacts" / "matches.h5").unlink()
+    scene.matches["a/1", "a/2"] = scene.matches["a/1", "a/2"][:, 1:]
+    write_matches(scene, tmp_path / "artifacts")
+    assert compare() == "the matches of 'a/1' and 'a/2' are others"
+    (tmp_path / "artifacts" / "matches.h5").unlink()
+    del scene.matches["a/1", "a/2"]
+    write_matches(scene, tmp_path / "artifacts")
+    assert compare() == "it has matches of other pairs"
+    for file in ("keypoints.h5", "descriptors.h5", "scores.h5"):
+        (tmp_path / "artifacts" / file).unlink()
+    scene.keypoints["b/1"][0] += 1
+    write_features(scene, tmp_path / "artifacts")
+    assert compare() == "the keypoints of 'b/1' are others"
+    for file in ("keypoints.h5", "descriptors.h5", "scores.h5"):
+        (tmp_path / "artifacts" / file).unlink()
+    write_features(scene, tmp_path / "artifacts", ["a/1", "a/2"])
+    assert compare() == "'b/1' is in one of them only"
+
+
+def test_what_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    with pytest.raises(ColmapError, match="run `disk export` first"), open_database(path):
+        pass
+    path.write_text("not SQLite" * 100)
+    with pytest.raises(ColmapError, match="is no COLMAP database"), open_database(path):
+        pass
+    path.unlink()
+    import sqlite3
+
+    connection = sqlite3.connect(path)
+    connection.execute("create table songs (name text)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(ColmapError, match="holds no images"), open_database(path):
+        pass
+
+
+def test_errors_of_pycolmap_become_one_line(scene: Scene, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ColmapError, match=r"^cannot use .*database\.db: SQLite error: [^\n]*$"),
+        open_database(export(tmp_path)) as database,
+    ):
+        database.write_image(database.read_all_images()[0])  # the name is taken
+
+
+def test_an_unwritable_place(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file, not a folder")
+    with pytest.raises(OSError, match="out"):
+        export(tmp_path)

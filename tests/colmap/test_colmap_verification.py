@@ -1,0 +1,88 @@
+"""Verification of matches whose truth is known, and against COLMAP's own verifier."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from disk.colmap.database import image_ids, open_database, write_database
+from disk.colmap.verification import verify_pairs
+from disk.images.listing import list_images
+from disk.storage.artifacts import read_features, read_matches
+from synthetic_scene import Scene, make_scene, write_features, write_matches, write_photos
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    scene = make_scene(NAMES, points=150, wrong=40)
+    rng = np.random.default_rng(3)
+    scene.matches["a", "d"] = np.stack([rng.permutation(30), rng.permutation(30)])  # nothing in common
+    scene.matches["b", "d"] = scene.matches["b", "d"][:, :10]  # too few
+    return scene
+
+
+@pytest.fixture(scope="module")
+def exported(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verification")
+    write_features(scene, folder)
+    write_matches(scene, folder)
+    files = list_images(write_photos(scene, folder / "photos"))
+    with read_features(folder) as features, read_matches(folder) as matches:
+        write_database(folder / "database.db", files, features, matches, "SIMPLE_RADIAL")
+    return folder / "database.db"
+
+
+def verify(database: Path, pairs: list[tuple[str, str]], seed: int = 0) -> dict[tuple[str, str], np.ndarray]:
+    with open_database(database) as opened:
+        ids = image_ids(opened)
+        found = verify_pairs(opened, [(ids[a], ids[b]) for a, b in pairs], 4.0, 15, seed)
+        return dict(zip(pairs, found, strict=True))
+
+
+def test_true_matches_stay_and_wrong_ones_go(scene: Scene, exported: Path, tmp_path: Path) -> None:
+    database = Path(shutil.copy(exported, tmp_path))
+    found = verify(database, list(scene.matches))
+    for pair in [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]:
+        right = set(map(tuple, scene.matches[pair][:, : -scene.wrong].T.tolist()))
+        kept = set(map(tuple, found[pair].T.tolist()))
+        assert right <= kept
+        # a wrong match may lie on its epipolar line by chance
+        assert len(kept - right) <= 0.25 * scene.wrong
+    assert found["a", "d"].shape == found["b", "d"].shape == (2, 0)
+    with open_database(database) as opened:
+        ids = image_ids(opened)
+        assert opened.num_verified_image_pairs() == 6  # those without inliers as well
+        assert len(opened.read_two_view_geometry(ids["a"], ids["d"]).inlier_matches) == 0
+        geometry = opened.read_two_view_geometry(ids["a"], ids["b"])
+        assert np.array_equal(geometry.inlier_matches.T, found["a", "b"])
+
+
+def test_the_same_inliers_as_colmaps_verifier(scene: Scene, exported: Path, tmp_path: Path) -> None:
+    import pycolmap
+
+    ours, theirs = Path(shutil.copy(exported, tmp_path / "ours.db")), shutil.copy(exported, tmp_path / "theirs.db")
+    found = verify(ours, list(scene.matches))
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = 0
+    pycolmap.geometric_verification(theirs, two_view_geometry_options=options)
+    with open_database(Path(theirs)) as database:
+        ids = image_ids(database)
+        assert database.num_verified_image_pairs() == 6
+        for (name0, name1), inliers in found.items():
+            geometry = database.read_two_view_geometry(ids[name0], ids[name1])
+            assert np.array_equal(geometry.inlier_matches.T, inliers)
+
+
+def test_again_is_the_same_and_replaces_what_was(scene: Scene, exported: Path, tmp_path: Path) -> None:
+    database = Path(shutil.copy(exported, tmp_path))
+    first = verify(database, list(scene.matches))
+    again = verify(database, list(reversed(scene.matches)))
+    for pair, inliers in first.items():
+        assert np.array_equal(inliers, again[pair])
+    with open_database(database) as opened:
+        assert opened.num_verified_image_pairs() == 6
