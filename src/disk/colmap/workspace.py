@@ -21,6 +21,7 @@ from disk.shapes import Float, Int
 
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
 _JPEG_QUALITY = 98
+_CUT_SHORT = "the file is cut short; copy or make the model again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace
     No pixel of a copy lies outside its original. Raises ColmapError for cameras that have no pinhole view.
     """
     target.mkdir(parents=True, exist_ok=True)
+    pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
     try:
         pycolmap.undistort_images(
             target, workspace.model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
@@ -106,7 +108,14 @@ def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace
             f"{workspace.image_folder}: COLMAP cannot read {len(missing)} images, the first {missing[0]}; "
             "save them as JPEG or PNG"
         )
-    return open_workspace(target)
+    result = open_workspace(target)
+    if result.distorted:
+        # a fisheye camera without distortion is no pinhole camera, but COLMAP copies its images as they are
+        raise ColmapError(
+            f"{workspace.model}: COLMAP leaves {', '.join(result.distorted)} cameras as they are; "
+            "use another camera model"
+        )
+    return result
 
 
 def read_depth_map(path: Path) -> Float[np.ndarray, "h w"]:
@@ -138,6 +147,9 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
         model = pycolmap.Reconstruction(folder)
     except (ValueError, RuntimeError, LookupError, OSError) as error:
         raise ColmapError(f"{folder}: the COLMAP model cannot be read ({_line(error)})") from error
+    cameras = folder / "cameras.bin"
+    if cameras.is_file() and cameras.stat().st_size < 8 + sum(24 + 8 * len(c.params) for c in model.cameras.values()):
+        raise ColmapError(f"{cameras}: {_CUT_SHORT}")
     images = []
     for index in model.reg_image_ids():
         image = model.images[index]
@@ -180,7 +192,7 @@ def _check_complete(folder: Path) -> None:
             except struct.error:
                 end = size + 1
         if end > size:
-            raise ColmapError(f"{path}: the file is cut short; copy or make the model again")
+            raise ColmapError(f"{path}: {_CUT_SHORT}")
 
 
 def _line(error: Exception) -> str:
