@@ -85,7 +85,7 @@ def overlap(view1: PosedImage, view2: PosedImage) -> bool:
     known = [(a, b) for a, b in both if a.depth is not None and bool((a.depth > 0).any())]
     if known:
         return any(_seen_share(a, b) >= _LEAST_OVERLAP for a, b in known)
-    return any(_in_view(b, points).any().item() for a, b in both for points in _rays(a, b))
+    return any(bool(_in_view(b, _rays(a, b)).any()) for a, b in both)
 
 
 def _calibration(scene: Scene, name: str) -> Calibration:
@@ -105,9 +105,9 @@ def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[
 
 def _faults(view: PosedImage) -> Iterator[str]:
     height, width = view.image.shape[1:]
-    cx, cy = view.camera.K[:2, 2].tolist()
-    if not (-0.5 <= cx <= width - 0.5 and -0.5 <= cy <= height - 0.5):
-        yield "the principal point lies outside the image; was the image resized and its K not?"
+    centre = (view.camera.K[:2, 2] + 0.5) / view.camera.K.new_tensor([width, height])
+    if not bool(((centre > 0.1) & (centre < 0.9)).all()):
+        yield "the principal point is far from the middle; was the image resized and its K not?"
     if view.depth is not None and not (view.depth > 0).any():
         yield "no pixel of the depth map is known"
 
@@ -134,12 +134,11 @@ def _in_view(view: PosedImage, points: Float[Tensor, "n 3"]) -> Tensor:
     return (depth > 0) & inside.all(dim=1)
 
 
-def _rays(view: PosedImage, other: PosedImage) -> Iterator[Float[Tensor, "n 3"]]:
+def _rays(view: PosedImage, other: PosedImage) -> Float[Tensor, "n 3"]:
     """Points in front of `view`, on a grid of its pixels, at distances from near to far."""
     height, width = view.image.shape[1:]
-    rows, columns = torch.meshgrid(torch.linspace(0, height - 1, 9), torch.linspace(0, width - 1, 9), indexing="ij")
-    pixels = torch.stack([columns.flatten(), rows.flatten()], dim=1)
+    rows, columns = torch.linspace(0, height - 1, 9), torch.linspace(0, width - 1, 9)
     centres = [-posed.camera.R.T @ posed.camera.t for posed in (view, other)]
     unit = torch.linalg.vector_norm(centres[0] - centres[1]).clamp(min=1e-6)
-    for depth in _RAY_DEPTHS:
-        yield unproject(view.camera, pixels, (depth * unit).expand(len(pixels)))
+    grid = torch.cartesian_prod(columns, rows, _RAY_DEPTHS * unit)
+    return unproject(view.camera, grid[:, :2], grid[:, 2])
