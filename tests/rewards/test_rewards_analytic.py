@@ -81,7 +81,7 @@ def test_cheirality_agrees_with_points_in_front_and_behind(seed: int) -> None:
             assert ((seen[:, 2] * sign) > 0).all()
             homogeneous = seen @ view.K.T
             pixels.append(homogeneous[:, :2] / homogeneous[:, 2:])
-        assert (behind(pixels[0], pixels[1], one, two, 1.5).diagonal() == (sign < 0)).all()
+        assert (behind(pixels[0], pixels[1], one, two, 1.5) == (sign < 0)).all()
 
 
 def test_occluded_points_get_no_reward() -> None:

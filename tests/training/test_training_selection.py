@@ -44,7 +44,7 @@ def ours(tmp_path: Path) -> Path:
 def original(tmp_path: Path) -> Path:
     """What the original writes: one event a pair, steps through all epochs, half the angle."""
     with SummaryWriter(str(tmp_path)) as writer:
-        for step, (r, t) in enumerate(zip(sum(ROTATION, []), sum(TRANSLATION, []), strict=True)):
+        for step, (r, t) in enumerate(zip(np.ravel(ROTATION), np.ravel(TRANSLATION), strict=True)):
             writer.add_scalar("test/pose/Δ_θ", r / 2, step)
             writer.add_scalar("test/pose/Δ_T", t, step)
     return tmp_path

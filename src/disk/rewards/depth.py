@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from disk.geometry.camera import Camera, project, unproject
-from disk.rewards.epipolar import epipolar_consistent
-from disk.shapes import Float, Tensor
+from disk.rewards.epipolar import epipolar_consistent, has_baseline, near_epipolar_line
+from disk.shapes import Bool, Float, Tensor
 
 # two depths of one surface point agree up to this ratio: 1.5 px on a surface seen at 80 degrees are 3 %
 SAME_DEPTH = 1.05
@@ -33,15 +33,19 @@ def depth_reward(
     behind it; False is the original's reward.
     """
     camera1, camera2 = camera1.to(dtype=kps1.dtype), camera2.to(dtype=kps1.dtype)
-    in2, z2, _ = _reproject(kps1, depth1, camera1, camera2)
-    in1, z1, own2 = _reproject(kps2, depth2, camera2, camera1)
-    own1 = _depth_at(kps1, depth1)
+    # a match that reprojects is near the epipolar line, so the rest is negative
+    i, j = near_epipolar_line(kps1, kps2, camera1, camera2, threshold)
+    own1, own2 = _depth_at(kps1, depth1), _depth_at(kps2, depth2)
+    in2, z2 = project(camera2, unproject(camera1, kps1, own1))
+    in1, z1 = project(camera1, unproject(camera2, kps2, own2))
     # comparisons with nan, the unknown, are false
-    same = _closer(in2, kps2, threshold) & _closer(in1, kps1, threshold).T
+    same = _closer(in2[i], kps2[j], threshold) & _closer(in1[j], kps1[i], threshold)
     if visibility:
-        same &= _same_depth(z2[:, None], own2[None]) & _same_depth(own1[:, None], z1[None])
-    off_line = ~epipolar_consistent(kps1, kps2, camera1, camera2, threshold, visibility)
-    return torch.where(same, positive, torch.where(off_line, negative, 0.0))
+        same &= _same_depth(z2[i], own2[j]) & _same_depth(z1[j], own1[i])
+    on_line = epipolar_consistent(kps1[i], kps2[j], camera1, camera2, threshold, visibility)
+    rewards = kps1.new_full((len(kps1), len(kps2)), negative) * has_baseline(camera1, camera2)
+    rewards[i, j] = torch.where(same, positive, torch.where(on_line, 0.0, negative)).to(rewards.dtype)
+    return rewards
 
 
 def _depth_at(kps: Float[Tensor, "n 2"], depth: Float[Tensor, "h w"]) -> Float[Tensor, " n"]:
@@ -51,21 +55,10 @@ def _depth_at(kps: Float[Tensor, "n 2"], depth: Float[Tensor, "h w"]) -> Float[T
     return torch.where(found > 0, found, torch.nan)
 
 
-def _reproject(
-    kps: Float[Tensor, "n 2"], depth: Float[Tensor, "h w"], camera: Camera, other: Camera
-) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Pixel and depth in the other camera, and depth in the own one."""
-    own = _depth_at(kps, depth)
-    pixels, z = project(other, unproject(camera, kps, own))
-    return pixels, z, own
+def _closer(p: Float[Tensor, "k 2"], q: Float[Tensor, "k 2"], threshold: float) -> Bool[Tensor, " k"]:
+    return (p - q).square().sum(1) < threshold**2
 
 
-def _closer(p: Float[Tensor, "n 2"], q: Float[Tensor, "m 2"], threshold: float) -> Tensor:
-    # not torch.cdist, whose matrix product loses the pixels' last digits
-    squared = (p[:, None, 0] - q[None, :, 0]) ** 2 + (p[:, None, 1] - q[None, :, 1]) ** 2
-    return squared < threshold**2
-
-
-def _same_depth(a: Tensor, b: Tensor) -> Tensor:
+def _same_depth(a: Float[Tensor, " k"], b: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
     """Also false for a depth behind the camera, as the other one is positive."""
     return (a < SAME_DEPTH * b) & (b < SAME_DEPTH * a)

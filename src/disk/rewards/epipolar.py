@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import normalize
 
 from disk.geometry.camera import Camera, unproject
 from disk.geometry.epipolar import epipolar_distance, fundamental
-from disk.shapes import Bool, Float, Tensor
+from disk.shapes import Bool, Float, Int, Tensor
 
 
 def epipolar_reward(
@@ -26,35 +27,43 @@ def epipolar_reward(
     visibility: the point must also lie in front of both cameras; False is the original's reward.
     Cameras in one place have no epipolar geometry: 0 everywhere.
     """
-    consistent = epipolar_consistent(kps1, kps2, camera1, camera2, threshold, visibility)
-    return torch.where(consistent, positive, negative) * has_baseline(camera1, camera2)
+    i, j = near_epipolar_line(kps1, kps2, camera1, camera2, threshold)
+    right = epipolar_consistent(kps1[i], kps2[j], camera1, camera2, threshold, visibility)
+    rewards = kps1.new_full((len(kps1), len(kps2)), negative)
+    rewards[i, j] = torch.where(right, positive, negative).to(rewards.dtype)
+    return rewards * has_baseline(camera1, camera2)
+
+
+def near_epipolar_line(
+    kps1: Float[Tensor, "n 2"], kps2: Float[Tensor, "m 2"], camera1: Camera, camera2: Camera, threshold: float
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+    """Which pairs have the second keypoint near the line of the first: the few that are worth a closer look."""
+    near = epipolar_distance(_fundamental(camera1, camera2, kps1), kps1, kps2) < threshold
+    i, j = torch.nonzero(near, as_tuple=True)
+    return i, j
 
 
 def epipolar_consistent(
-    kps1: Float[Tensor, "n 2"],
-    kps2: Float[Tensor, "m 2"],
+    kps1: Float[Tensor, "k 2"],
+    kps2: Float[Tensor, "k 2"],
     camera1: Camera,
     camera2: Camera,
     threshold: float,
     visibility: bool,
-) -> Bool[Tensor, "n m"]:
-    """Which pairs of keypoints are closer than `threshold` pixels to each other's epipolar line."""
-    F = fundamental(camera1.to(dtype=torch.float64), camera2.to(dtype=torch.float64)).to(kps1.dtype)
-    consistent = epipolar_distance(F, kps1, kps2) < threshold
-    consistent &= (epipolar_distance(F.T, kps2, kps1) < threshold).T
-    if visibility:
-        consistent &= ~behind(kps1, kps2, camera1, camera2, threshold)
-    return consistent
+) -> Bool[Tensor, " k"]:
+    """Which matches (row i with row i) are closer than `threshold` pixels to each other's epipolar line.
+
+    visibility: and meet in front of both cameras.
+    """
+    F = _fundamental(camera1, camera2, kps1)
+    consistent = (_line_distance(F, kps1, kps2) < threshold) & (_line_distance(F.T, kps2, kps1) < threshold)
+    return consistent & ~behind(kps1, kps2, camera1, camera2, threshold) if visibility else consistent
 
 
 def behind(
-    kps1: Float[Tensor, "n 2"],
-    kps2: Float[Tensor, "m 2"],
-    camera1: Camera,
-    camera2: Camera,
-    tolerance: float,
-) -> Bool[Tensor, "n m"]:
-    """Which pairs of keypoints meet behind one of the cameras.
+    kps1: Float[Tensor, "k 2"], kps2: Float[Tensor, "k 2"], camera1: Camera, camera2: Camera, tolerance: float
+) -> Bool[Tensor, " k"]:
+    """Which matches (row i with row i) meet behind one of the cameras.
 
     The lengths s, t of the rays d1, d2 (unit vectors) to where they are closest solve
     s d1 - t d2 = c for the baseline c: with a = d1.d2, s (1 - a^2) = c.d1 - a c.d2 and
@@ -65,10 +74,10 @@ def behind(
     baseline = _centre(camera2) - _centre(camera1)
     ray1, ray2 = _rays(camera1, kps1), _rays(camera2, kps2)
     along1, along2 = ray1 @ baseline, ray2 @ baseline
-    cosine = ray1 @ ray2.T
-    focal = torch.minimum(camera1.K[[0, 1], [0, 1]], camera2.K[[0, 1], [0, 1]]).min()
+    cosine = (ray1 * ray2).sum(1)
+    focal = torch.minimum(camera1.K.diagonal()[:2], camera2.K.diagonal()[:2]).min()
     slack = -2 * tolerance / focal * torch.linalg.vector_norm(baseline)
-    return (along1[:, None] - cosine * along2 < slack) | (cosine * along1[:, None] - along2 < slack)
+    return (along1 - cosine * along2 < slack) | (cosine * along1 - along2 < slack)
 
 
 def has_baseline(camera1: Camera, camera2: Camera) -> Bool[Tensor, ""]:
@@ -78,6 +87,17 @@ def has_baseline(camera1: Camera, camera2: Camera) -> Bool[Tensor, ""]:
     return torch.linalg.vector_norm(centre2 - centre1) > 1e-6 * scale
 
 
+def _fundamental(camera1: Camera, camera2: Camera, like: Tensor) -> Float[Tensor, "3 3"]:
+    return fundamental(camera1.to(dtype=torch.float64), camera2.to(dtype=torch.float64)).to(like.dtype)
+
+
+def _line_distance(F: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
+    """Distance in pixels of each p2 to the epipolar line of the p1 in the same row."""
+    lines = p1 @ F[:, :2].T + F[:, 2]
+    length = torch.linalg.vector_norm(lines[:, :2], dim=1).clamp(min=torch.finfo(lines.dtype).tiny)
+    return ((lines[:, :2] * p2).sum(1) + lines[:, 2]).abs() / length
+
+
 def _centre(camera: Camera) -> Float[Tensor, " 3"]:
     return -camera.R.T @ camera.t
 
@@ -85,4 +105,4 @@ def _centre(camera: Camera) -> Float[Tensor, " 3"]:
 def _rays(camera: Camera, pixels: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
     """Unit directions in the world."""
     points = unproject(camera, pixels, torch.ones_like(pixels[:, 0]))
-    return torch.nn.functional.normalize(points - _centre(camera), dim=1)
+    return normalize(points - _centre(camera), dim=1)

@@ -18,7 +18,7 @@ from disk.geometry.pose import rotation_error, translation_error
 from disk.matching.nearest import match
 from disk.model.disk import DISK
 from disk.rewards.epipolar import epipolar_consistent
-from disk.shapes import Int, Tensor
+from disk.shapes import Float, Tensor
 
 KEYPOINTS = 2048  # most keypoints of an image
 MIN_MATCHES = 10  # fewer do not make a pose
@@ -83,23 +83,10 @@ def pose_scalars(result: PairResult) -> dict[str, float]:
 
 def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedImage) -> PairResult:
     indices = match(f1, f2).indices.to(f1.keypoints.device)
-    # the diagonal of the test of all pairs, in parts that stay small
-    right = sum(
-        int(
-            epipolar_consistent(
-                f1.keypoints[part[:, 0]],
-                f2.keypoints[part[:, 1]],
-                view1.camera,
-                view2.camera,
-                threshold=1.5,
-                visibility=False,
-            )
-            .diagonal()
-            .sum()
-        )
-        for part in indices.split(256)
-    )
-    rotation, translation, inliers = _pose_errors(f1, f2, indices, view1, view2)
+    kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
+    on_line = epipolar_consistent(kps1, kps2, view1.camera, view2.camera, threshold=1.5, visibility=False)
+    right = int(on_line.sum())
+    rotation, translation, inliers = _pose_errors(kps1, kps2, view1, view2)
     return PairResult(
         keypoints=(len(f1) + len(f2)) / 2,
         right=right,
@@ -112,19 +99,19 @@ def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedIm
 
 
 def _pose_errors(
-    f1: Features, f2: Features, indices: Int[Tensor, "k 2"], view1: PosedImage, view2: PosedImage
+    kps1: Float[Tensor, "k 2"], kps2: Float[Tensor, "k 2"], view1: PosedImage, view2: PosedImage
 ) -> tuple[float, float, int]:
     """Errors of rotation and translation in degrees, and the number of inliers, 0 for a failure."""
     if not has_poses():
         return math.nan, math.nan, 0
     from disk.geometry.robust import estimate_relative_pose
 
-    if len(indices) < MIN_MATCHES:
+    if len(kps1) < MIN_MATCHES:
         return FAILED, FAILED, 0
     camera1, camera2 = (view.camera.to("cpu", torch.float64) for view in (view1, view2))
     estimate = estimate_relative_pose(
-        f1.keypoints[indices[:, 0]].cpu().numpy(),
-        f2.keypoints[indices[:, 1]].cpu().numpy(),
+        kps1.cpu().numpy(),
+        kps2.cpu().numpy(),
         camera1.K.numpy(),
         camera2.K.numpy(),
         threshold=1.0,
