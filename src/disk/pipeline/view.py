@@ -12,7 +12,7 @@ import numpy as np
 from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
 from disk.images.listing import list_images
 from disk.images.reading import read_image
-from disk.pairs.listed import from_file
+from disk.pairs.choose import from_file
 from disk.progress import log, track
 from disk.storage.artifacts import FeatureStore, MatchStore, read_features, read_matches
 
@@ -95,9 +95,7 @@ def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, 
     return sorted({(min(a, b), max(a, b)) for a, b in zip(wanted[::2], wanted[1::2], strict=True)})
 
 
-def _strongest(
-    matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: int | None
-) -> list[tuple[str, str]]:
+def _strongest(matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: int | None) -> list[tuple[str, str]]:
     """The pairs to draw; if there are more than the limit, those with most matches, in their order."""
     stored = matches.pairs()
     if pairs is not None:

@@ -20,21 +20,22 @@ INK = "#1b1f24"
 FAINT = "#6a737d"
 MARGIN = 20  # pixels around everything
 HEADER = 64  # pixels above the picture, for its title
+Pixels = float | int
 
 
-def points(pixels: float) -> float:
+def points(pixels: Pixels) -> float:
     """A length in pixels of the finished picture, in matplotlib's points (1/72 inch)."""
     return pixels * 72 / DPI
 
 
-def set_size(figure: Figure, width: float, height: float) -> None:
+def set_size(figure: Figure, width: Pixels, height: Pixels) -> None:
     """Give the figure a size in pixels."""
     figure.set_dpi(DPI)
     figure.set_size_inches(width / DPI, height / DPI)
     figure.set_facecolor("white")
 
 
-def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, left: Pixels, top: Pixels, width: Pixels, height: Pixels) -> Axes:
     """Bare axes at a place given in pixels from the figure's top left corner."""
     total_width, total_height = figure.get_size_inches() * DPI
     box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
@@ -54,13 +55,13 @@ def add_title(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(left, 1 - 40 / height, subtitle, size=points(16), color=FAINT, va="top")
 
 
-def fit(width: int, height: int, box_width: float, box_height: float) -> tuple[float, float]:
+def fit(width: Pixels, height: Pixels, box_width: Pixels, box_height: Pixels) -> tuple[float, float]:
     """The size of a picture that fills a box, its aspect kept; at least one pixel each way."""
     scale = min(box_width / width, box_height / height)
     return max(1.0, width * scale), max(1.0, height * scale)
 
 
-def show_image(axes: Axes, image: UInt8[np.ndarray, "h w 3"], width: float) -> None:
+def show_image(axes: Axes, image: UInt8[np.ndarray, "h w 3"], width: Pixels) -> None:
     """Draw a photo, paled so that colours on top stand out; the axes' units are its own pixels.
 
     The photo is shrunk (antialiased) to about the picture's width first: a 12 MP photo costs no more

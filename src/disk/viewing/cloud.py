@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from disk.geometry.camera import Camera, project, unproject
-from disk.shapes import Float
+from disk.shapes import Float, Tensor
 from disk.viewing import canvas
 
-WIDTH, HEIGHT = 1200, 900  # pixels of the picture without its header and legend
+WIDTH = 1200  # pixels of the picture without its margins
+HEIGHTS = (500, 1000)  # least and most, without header and legend
 LEGEND = 44
 
 
@@ -41,36 +42,40 @@ def draw_cloud(
     """Draw points (colours in [0, 1]) and cameras as seen from `eye`, far ones first.
 
     Only the direction and perspective of `eye` count: the picture is cropped to the cameras and the middle
-    96 % of the points, since a sparse model may hold a few points very far away.
+    98 % of the points each way, since a sparse model may hold a few points very far away.
     """
-    canvas.set_size(figure, WIDTH + 2 * canvas.MARGIN, HEIGHT + canvas.HEADER + LEGEND + canvas.MARGIN)
-    sheet = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, WIDTH, HEIGHT)
     places, depth = _seen(eye, points)
+    edges = [(rig, _seen(eye, _pyramids(rig))[0].reshape(-1, 2, 2)) for rig in rigs]
+    low, high = _frame(places, np.concatenate([lines.reshape(-1, 2) for _, lines in edges] or [places[:0]]))
+    height = float(np.clip(WIDTH * (high[1] - low[1]) / (high[0] - low[0]), *HEIGHTS))
+    scale = max((high[0] - low[0]) / WIDTH, (high[1] - low[1]) / height) / 2
+    canvas.set_size(figure, WIDTH + 2 * canvas.MARGIN, height + canvas.HEADER + LEGEND + canvas.MARGIN)
+    sheet = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, WIDTH, height)
+    middle = (low + high) / 2
+    sheet.set(
+        xlim=(middle[0] - scale * WIDTH, middle[0] + scale * WIDTH),
+        ylim=(middle[1] + scale * height, middle[1] - scale * height),
+    )
     order = np.argsort(-depth)
-    segments = [(rig, _seen(eye, _pyramids(rig))[0].reshape(-1, 2, 2)) for rig in rigs]
-    framed = [lines.reshape(-1, 2) for _, lines in segments]
-    if len(places):
-        framed.append(np.percentile(places, [2, 98], axis=0))
-    corners = np.concatenate([*framed, np.empty((0, 2))])
-    if len(corners):
-        _frame(sheet, corners.min(0), corners.max(0))
-    diameter = float(np.clip(np.sqrt(0.12 * WIDTH * HEIGHT / max(1, len(points))), 2.5, 7))
+    diameter = float(np.clip(np.sqrt(0.12 * WIDTH * height / max(1, len(points))), 2.5, 7))
     sheet.scatter(*places[order].T, s=canvas.points(diameter) ** 2, c=colours[order], lw=0)
-    for rig, lines in segments:
+    for rig, lines in edges:
         sheet.add_collection(LineCollection(list(lines), colors=rig.colour, linewidths=canvas.points(1.8)))
     _add_legend(figure, rigs)
     canvas.add_title(figure, title, f"{len(points)} points")
 
 
 def looking_at(
-    eye: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], up: Float[np.ndarray, "3"], focal: float = 1.0
+    eye: Float[np.ndarray, " 3"],
+    target: Float[np.ndarray, " 3"],
+    up: Float[np.ndarray, " 3"],
+    K: Float[Tensor, "3 3"],
 ) -> Camera:
-    """The camera at `eye` whose axis meets `target`, with `up` upwards in its image (y down)."""
+    """The camera at `eye` whose axis meets `target`, with `up` upwards in its image."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
-    K = torch.diag(torch.tensor([focal, focal, 1.0], dtype=torch.float64))
     return Camera(K, torch.from_numpy(rotation), torch.from_numpy(-rotation @ eye))
 
 
@@ -93,14 +98,17 @@ def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
     return np.array(edges).reshape(-1, 3)
 
 
-def _frame(sheet, low: np.ndarray, high: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    """Show a box in the middle of the axes, one unit the same both ways, y down."""
-    middle, half = (low + high) / 2, (high - low) / 2
-    scale = max(half[0] / WIDTH, half[1] / HEIGHT, 1e-12) * 1.04
-    sheet.set(
-        xlim=(middle[0] - scale * WIDTH, middle[0] + scale * WIDTH),
-        ylim=(middle[1] + scale * HEIGHT, middle[1] - scale * HEIGHT),
-    )
+def _frame(
+    points: Float[np.ndarray, "n 2"], corners: Float[np.ndarray, "m 2"]
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """The corners of the part to show, a little wider than what is in it."""
+    if len(points):
+        corners = np.concatenate([corners, np.percentile(points, [1, 99], axis=0)])
+    if not len(corners):
+        return np.full(2, -1.0), np.ones(2)
+    low, high = corners.min(0), corners.max(0)
+    room = 0.03 * (high - low).max() + 1e-9
+    return low - room, high + room
 
 
 def _add_legend(figure: Figure, rigs: Sequence[Rig]) -> None:

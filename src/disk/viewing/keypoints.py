@@ -64,7 +64,7 @@ def draw_keypoints(
     bar.ax.tick_params(labelsize=canvas.points(14), colors=canvas.INK)
 
 
-def mark_diameter(count: int, area: float) -> float:
+def mark_diameter(count: int, area: canvas.Pixels) -> float:
     """The diameter in pixels of `count` dots that together cover a twentieth of the picture; 4 to 12."""
     return float(np.clip(math.sqrt(COVERAGE * area * 4 / (math.pi * count)), 4, 12))
 

@@ -79,9 +79,7 @@ def draw_matches(
     canvas.add_title(figure, f"{names[0]}  –  {names[1]}", f"{count} matches{thinned}")
 
 
-def verified(
-    matches: Int[np.ndarray, "2 k"], inliers: Int[np.ndarray, "2 m"]
-) -> Bool[np.ndarray, " k"]:
+def verified(matches: Int[np.ndarray, "2 k"], inliers: Int[np.ndarray, "2 m"]) -> Bool[np.ndarray, " k"]:
     """Which of the matches are among the inliers; columns are pairs of feature indices."""
     pairs = set(map(tuple, inliers.T.tolist()))
     return np.array([tuple(pair) in pairs for pair in matches.T.tolist()], dtype=bool)
@@ -113,7 +111,9 @@ def spread(points: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, " m"
 
 
 def _add_legend(figure: Figure, groups: Sequence[Group]) -> None:
-    handles = [Line2D([], [], color=group.colour, lw=4, label=f"{group.members.sum()} {group.label}") for group in groups]
+    handles = [
+        Line2D([], [], color=group.colour, lw=4, label=f"{group.members.sum()} {group.label}") for group in groups
+    ]
     width, height = figure.get_size_inches() * canvas.DPI
     legend = figure.legend(
         handles=handles[::-1],

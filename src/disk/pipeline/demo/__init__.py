@@ -1,0 +1,80 @@
+"""The whole pipeline on photographs with ground truth, offline: a stereo pair, and a scene of twelve views."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+from disk.errors import ArtifactError
+from disk.pipeline.demo.model import SceneResult, run_scene
+from disk.pipeline.demo.page import write_page
+from disk.pipeline.demo.stereo import StereoResult, run_stereo
+from disk.pipeline.reconstruct import ReconstructOptions
+from disk.progress import log
+
+MARK = ".disk-demo"  # tells a folder of ours, which a new run may empty
+PARTS = ("stereo", "scene", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Where the demo goes and what it runs with."""
+
+    output: Path = Path("disk-demo")
+    """Folder for the results; a demo that is already there is replaced."""
+    model_path: str = "default"
+    """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
+    n: int = 2048
+    """Keep this many best keypoints of an image."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to detect and match the scene's views; auto: a GPU if there is one."""
+    views: int = 12
+    """Views of the rendered scene."""
+    width: int = 800
+    """Width of a view in pixels; its height is three quarters of it."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Both halves of the demo, the page that shows them, and the time they took in seconds."""
+
+    stereo: StereoResult
+    scene: SceneResult
+    report: Path
+    seconds: float
+
+
+def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
+    """Run both halves and write the page. Raises ArtifactError where the output folder holds something else."""
+    from disk.model.checkpoints import load
+
+    start = perf_counter()
+    out = options.output
+    _prepare(out)
+    model = load(options.model_path)
+    log.info("a stereo pair with measured disparities")
+    stereo = run_stereo(model, out / "stereo", options.n)
+    log.info("a scene of %d views with known cameras", options.views)
+    choices = ReconstructOptions(n=options.n, model_path=options.model_path, device=options.device, single_camera=True)
+    size = (options.width, options.width * 3 // 4)
+    scene = run_scene(out / "scene", options.views, size, choices)
+    seconds = perf_counter() - start
+    report = write_page(out / "report.html", options.model_path, stereo, scene, seconds)
+    return DemoResult(stereo, scene, report, seconds)
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder, or empty it of an earlier demo."""
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
+        raise ArtifactError(f"{out} holds something else than a demo; choose another folder with --output")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+    for part in PARTS:
+        path = out / part
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""The second half of the demo: from rendered photographs to a 3D model, compared with the true cameras."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from disk.errors import ColmapError
+from disk.geometry.camera import Camera
+from disk.geometry.pose import align_similarity, rotation_error
+from disk.pipeline.demo.scene import DISTANCE, build_room, orbit, render_view
+from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from disk.pipeline.view import ViewOptions, view
+from disk.progress import track
+from disk.shapes import Float
+from disk.viewing.sheet import save_sheet
+
+Pose = tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) of x_cam = R x_world + t
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A model in the world of the true cameras.
+
+    rotation: angle in degrees between estimated and true orientation, by image; position: distance of the
+    camera centres in percent of the distance from the cameras to the scene. scale, R, t: the similarity.
+    """
+
+    rotation: dict[str, float]
+    position: dict[str, float]
+    scale: float
+    R: Float[np.ndarray, "3 3"]
+    t: Float[np.ndarray, " 3"]
+
+
+@dataclass(frozen=True)
+class SceneResult:
+    """What became of the rendered photographs.
+
+    model: None when no images could be connected, which `problem` explains. alignment: None with fewer than
+    three registered images. pictures: (file, caption) in the order to be shown.
+    """
+
+    views: int
+    model: Reconstruction | None
+    problem: str
+    alignment: Alignment | None
+    pictures: list[tuple[Path, str]]
+
+
+def run_scene(folder: Path, views: int, size: tuple[int, int], options: ReconstructOptions) -> SceneResult:
+    """Render the views into folder/images, reconstruct them into folder/model, compare, save pictures to folder."""
+    width, height = size
+    cameras = {f"view{i:02d}.jpg": camera for i, camera in enumerate(orbit(views, width, height))}
+    images, out = folder / "images", folder / "model"
+    for done in (images, out):
+        shutil.rmtree(done, ignore_errors=True)
+    sheet = _render(cameras, images, size, folder / "views.jpg")
+    pictures = [(sheet, f"The {views} rendered photographs.")]
+    try:
+        model = reconstruct(images, out, options)
+    except ColmapError as error:
+        return SceneResult(views, None, str(error), None, pictures)
+    pictures += _draw_matches(out / "artifacts", images, sorted(cameras))
+    estimated = read_poses(out)
+    alignment = align(estimated, {name: _pose(camera) for name, camera in cameras.items()})
+    if alignment is not None:
+        from disk.pipeline.demo.pictures import draw_model
+
+        pictures += draw_model(out, estimated, cameras, alignment, size, folder)
+    return SceneResult(views, model, "", alignment, pictures)
+
+
+def align(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Alignment | None:
+    """Bring estimated poses into the true world by the similarity between their centres, and measure the rest.
+
+    None where the centres fix no similarity: fewer than three, or all in one place.
+    """
+    names = sorted(estimated)
+    centres = np.array([-R.T @ t for R, t in (estimated[name] for name in names)]).reshape(-1, 3)
+    true_centres = np.array([-R.T @ t for R, t in (truth[name] for name in names)]).reshape(-1, 3)
+    try:
+        scale, R, t = align_similarity(centres, true_centres)
+    except ValueError:
+        return None
+    apart = np.linalg.norm(scale * centres @ R.T + t - true_centres, axis=1)
+    rotation = {name: rotation_error(estimated[name][0] @ R.T, truth[name][0]) for name in names}
+    position = {name: 100 * float(value) / DISTANCE for name, value in zip(names, apart, strict=True)}
+    return Alignment(rotation, position, scale, R, t)
+
+
+def read_poses(out: Path) -> dict[str, Pose]:
+    """The poses of the largest model that `reconstruct` wrote, by file name."""
+    from disk.colmap.workspace import open_workspace
+
+    workspace = open_workspace(out, out.parent / "images")
+    return {image.name: (image.R, image.t) for image in workspace.images}
+
+
+def _render(cameras: Mapping[str, Camera], folder: Path, size: tuple[int, int], sheet: Path) -> Path:
+    folder.mkdir(parents=True)
+    room = build_room()
+    rendered = []
+    for name, camera in track(cameras.items(), "render", "view", len(cameras)):
+        rendered.append(render_view(room, camera, *size))
+        Image.fromarray(rendered[-1]).save(folder / name, quality=95)
+    return save_sheet(rendered, 4, sheet)
+
+
+def _draw_matches(artifacts: Path, images: Path, files: list[str]) -> list[tuple[Path, str]]:
+    """Two neighbours in the middle of the arc."""
+    pair = tuple(Path(file).stem for file in files[len(files) // 2 - 1 : len(files) // 2 + 1])
+    drawn = view(artifacts, images, "matches", ViewOptions(save=artifacts.parent.parent, pairs=pair))
+    caption = "Matches of two neighbouring views, and which of them the geometry of the two views confirms."
+    return [(path, caption) for path in drawn]
+
+
+def _pose(camera: Camera) -> Pose:
+    return camera.R.numpy(), camera.t.numpy()

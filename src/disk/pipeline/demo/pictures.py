@@ -1,0 +1,57 @@
+"""Pictures of the demo's model in the world of the true cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.geometry.camera import Camera
+from disk.pipeline.demo.model import Alignment, Pose
+from disk.viewing.cloud import looking_at
+
+TRUE, ESTIMATED = "#2f6fed", "#e8482b"
+PYRAMID = 0.35  # length of a drawn camera, in metres
+
+
+def draw_model(
+    out: Path,
+    estimated: Mapping[str, Pose],
+    cameras: Mapping[str, Camera],
+    alignment: Alignment,
+    size: tuple[int, int],
+    folder: Path,
+) -> list[tuple[Path, str]]:
+    """Save the points and the true and estimated cameras as seen from behind the cameras and from above."""
+    from matplotlib.figure import Figure
+
+    from disk.colmap.points import read_points
+    from disk.viewing import canvas
+    from disk.viewing.cloud import Rig, draw_cloud
+
+    xyz, colours = read_points(out / "sparse" / "0")
+    points = alignment.scale * xyz @ alignment.R.T + alignment.t
+    registered = [aligned_camera(estimated[name], cameras[name].K, alignment) for name in sorted(estimated)]
+    rigs = [
+        Rig("true cameras", TRUE, list(cameras.values()), size, PYRAMID),
+        Rig("estimated cameras", ESTIMATED, registered, size, 0.85 * PYRAMID),
+    ]
+    drawn = []
+    for name, title, eye, up, caption in (
+        ("cloud", "The model", (-2.5, -9.0, 6.5), (0, 0, 1), "The sparse model, from behind the cameras."),
+        ("top", "The model from above", (0, 0, 60.0), (0, 1, 0), "Boxes, floor and walls from above."),
+    ):
+        figure = Figure()
+        camera = looking_at(np.array(eye), np.zeros(3), np.array(up, float), torch.eye(3, dtype=torch.float64))
+        draw_cloud(figure, points, colours / 255, rigs, camera, title)
+        drawn.append((canvas.save(figure, folder / f"{name}.png"), caption))
+    return drawn
+
+
+def aligned_camera(pose: Pose, K: torch.Tensor, alignment: Alignment) -> Camera:
+    """An estimated camera in the true world: x_true = s R x + t, so its rotation is R_cam R^T."""
+    R = pose[0] @ alignment.R.T
+    centre = alignment.scale * alignment.R @ (-pose[0].T @ pose[1]) + alignment.t
+    return Camera(K, torch.from_numpy(R), torch.from_numpy(-R @ centre))

@@ -1,0 +1,109 @@
+"""A report as one HTML file: text, numbers and pictures, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A .jpg or .png file and what it shows."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells below a row of headings; all but the first column are numbers."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report. facts: (label, value) in large type; the rest in the order of the fields."""
+
+    title: str
+    text: str
+    facts: Sequence[tuple[str, str]] = ()
+    pictures: Sequence[Picture] = ()
+    table: Table | None = field(default=None)
+
+
+def write_report(path: Path, title: str, intro: str, sections: Sequence[Section]) -> Path:
+    """Write the page. Texts are plain: whatever HTML means something by is escaped."""
+    body = "\n".join(_section(section) for section in sections)
+    page = _PAGE.replace("@title", escape(title)).replace("@intro", escape(intro)).replace("@body", body)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _section(section: Section) -> str:
+    parts = [f"<section><h2>{escape(section.title)}</h2>", f"<p>{escape(section.text)}</p>"]
+    if section.facts:
+        facts = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in section.facts)
+        parts.append(f'<div class="facts">{facts}</div>')
+    parts += [_figure(picture) for picture in section.pictures]
+    if section.table is not None:
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in section.table.headings)
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in section.table.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
+    return "\n".join([*parts, "</section>"])
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.path.read_bytes()).decode()
+    source = f"data:{_TYPES[picture.path.suffix.lower()]};base64,{data}"
+    caption = escape(picture.caption)
+    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@title</title>
+<style>
+  :root { color-scheme: light dark; --ink: #1b1f24; --faint: #5f6b7a; --ground: #f5f6f8; --card: #fff; --line: #dfe3e8 }
+  @media (prefers-color-scheme: dark) {
+    :root { --ink: #e8ebef; --faint: #9aa6b4; --ground: #14171b; --card: #1d2126; --line: #343b44 }
+  }
+  * { box-sizing: border-box }
+  body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
+  main { max-width: 1120px; margin: 0 auto; padding: 40px 20px 80px }
+  h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4em }
+  h2 { font-size: 1.4rem; margin: 0 0 .3em }
+  p { max-width: 75ch; margin: 0 0 1em; color: var(--faint) }
+  section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 28px; margin-top: 28px }
+  .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 18px 0 }
+  .facts div { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px }
+  .facts b { display: block; font-size: 1.45rem; line-height: 1.25; font-variant-numeric: tabular-nums }
+  .facts span, figcaption { color: var(--faint); font-size: .9rem }
+  figure { margin: 22px 0 0 }
+  img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 6px; background: #fff }
+  figcaption { margin-top: 8px }
+  .wide { overflow-x: auto; margin-top: 22px }
+  table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+  th, td { text-align: right; padding: 5px 12px; border-bottom: 1px solid var(--line) }
+  th { color: var(--faint); font-weight: 600 }
+  th:first-child, td:first-child { text-align: left }
+</style>
+</head>
+<body><main>
+<h1>@title</h1>
+<p>@intro</p>
+@body
+</main></body>
+</html>
+"""

@@ -1,0 +1,29 @@
+"""A contact sheet: many images in rows, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from disk.shapes import UInt8
+from disk.viewing.canvas import fit
+
+WIDTH = 1600
+GAP = 8
+
+
+def save_sheet(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int, path: Path) -> Path:
+    """Save images of one aspect as a sheet `columns` wide, on white."""
+    width = (WIDTH - GAP * (columns - 1)) // columns
+    height = round(fit(images[0].shape[1], images[0].shape[0], width, 10 * width)[1])
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (WIDTH, rows * (height + GAP) - GAP), "white")
+    for index, image in enumerate(images):
+        small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+        sheet.paste(small, (index % columns * (width + GAP), index // columns * (height + GAP)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, quality=88)
+    return path
