@@ -28,7 +28,7 @@ def read_image(path: Path) -> np.ndarray:
             rgba = image.convert("RGBA")
             black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
             return np.array(Image.alpha_composite(black, rgba).convert("RGB"))
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path) -> np.ndarray:
