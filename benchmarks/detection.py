@@ -1,0 +1,112 @@
+"""Detection on the CPU: ours against kornia's DISK and against our own dense formulation.
+
+    python benchmarks/detection.py [--rounds 7] [--precision bf16] [--height 768 --width 1024] [--n 2048]
+
+Same weights, same photograph, one process for the times: in each round every method runs once and the ratios are
+taken within the round, so that a machine whose speed drifts does not decide. Peak memory is measured in a process
+of its own for each method, above what it takes to load the libraries and the network.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch.nn import functional as F
+
+import disk
+from disk.model.backend import make_backend
+from disk.model.detection import nms
+
+METHODS = ("ours", "ours, torch", "dense", "kornia")
+
+
+def photograph(height: int, width: int) -> torch.Tensor:
+    """(1, 3, H, W) in [0, 1]: a photograph that ships with scikit-image."""
+    from skimage.data import stereo_motorcycle
+
+    image = Image.fromarray(stereo_motorcycle()[0]).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def detector(method: str, n: int, precision: Any) -> Callable[[torch.Tensor], Any]:
+    """A function from images to features."""
+    model = disk.load()
+    if method.startswith("ours"):
+        # onnxruntime has no lower precision on the CPU, so `auto` is torch there
+        backend = make_backend(model, "cpu", precision, "torch" if method.endswith("torch") else "auto")
+        return lambda images: backend.detect_batch(images, [tuple(images.shape[2:])], n=n)
+    if method == "kornia":
+        from kornia.feature import DISK
+
+        theirs = DISK()
+        theirs.load_state_dict(model.state_dict())
+        theirs.eval()
+        return torch.inference_mode()(lambda images: theirs(images, n))
+
+    @torch.inference_mode()
+    def dense(images: torch.Tensor) -> Any:
+        heatmap, raw = model(images)
+        points, scores = nms(heatmap[0, 0], n=n)
+        return points, scores, F.normalize(raw[0, :, points[:, 1], points[:, 0]].T, dim=1)
+
+    return dense
+
+
+def peak_memory(method: str, n: int, precision: str, height: int, width: int) -> float:
+    """MiB that detection takes at most, above the loaded network; run in a process of its own."""
+    code = (
+        f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r}); import detection as d;"
+        f"print(d._peak({method!r}, {n}, {precision!r}, {height}, {width}))"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def _peak(method: str, n: int, precision: str, height: int, width: int) -> float:
+    run, small = detector(method, n, precision), photograph(64, 64)
+    image = photograph(height, width)
+    run(small)  # everything lazily loaded is loaded
+    before = _high_water()
+    for _ in range(2):
+        run(image)
+    return _high_water() - before
+
+
+def _high_water() -> float:
+    """MiB; of this program alone, where getrusage would remember what its parent held when it was started."""
+    with open("/proc/self/status") as status:
+        return next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
+def main(rounds: int = 7, precision: str = "fp32", height: int = 768, width: int = 1024, n: int = 2048) -> None:
+    """Time and memory of detection, side by side."""
+    image = photograph(height, width)
+    methods = METHODS if precision == "fp32" else ("ours", "dense", "kornia")
+    runs = {m: detector(m, n, precision) for m in methods}
+    times: dict[str, list[float]] = {m: [] for m in methods}
+    for i in range(rounds + 1):
+        for method, run in runs.items():
+            start = time.perf_counter()
+            run(image)
+            if i:  # the first round warms up
+                times[method].append(time.perf_counter() - start)
+    memory = {m: peak_memory(m, n, precision, height, width) for m in methods}
+
+    print(f"{width}x{height}, n = {n}, {precision}, {torch.get_num_threads()} threads, {rounds} rounds")
+    print(f"{'method':<12} {'seconds':>8} {'kornia / it':>12} {'peak MiB':>9} {'of kornia':>10}")
+    for method in methods:
+        ratio = median(k / t for k, t in zip(times["kornia"], times[method], strict=True))
+        share = memory[method] / memory["kornia"]
+        print(f"{method:<12} {median(times[method]):8.3f} {ratio:12.2f} {memory[method]:9.0f} {share:10.2f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
