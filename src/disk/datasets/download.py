@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import tarfile
 import zlib
@@ -22,6 +23,7 @@ from disk.storage.download import download, fetch_text, file_hash
 
 DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
 _DEPTH = 3  # folders around a scene in its archive
+_ARCHIVES = (".tar", ".tar.gz")  # unpacked and deleted
 _LINKS = {"train": "megadepth", "test": "imw2020-val"}
 _FAILURES_IN_A_ROW = 3  # then the server or the disk is at fault, not an archive
 
@@ -34,11 +36,6 @@ class RemoteFile:
     md5: str
     here: bool
 
-    @property
-    def is_archive(self) -> bool:
-        """Whether it is unpacked and then deleted."""
-        return self.path.endswith((".tar", ".tar.gz", ".tgz"))
-
 
 def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
     """All files of md5sum.txt on the server. Raises DownloadError, or DatasetError if it is no such list."""
@@ -48,15 +45,10 @@ def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
             continue
         md5, _, name = line.strip().partition(" ")
         path = PurePosixPath(name.strip().removeprefix("*"))
-        if (
-            len(md5) != 32
-            or not set(md5.lower()) <= set("0123456789abcdef")
-            or path.is_absolute()
-            or ".." in path.parts
-        ):
+        inside = path.parts and not path.is_absolute() and ".." not in path.parts
+        if not re.fullmatch("[0-9a-fA-F]{32}", md5) or not inside:
             raise DatasetError(f"{url}/md5sum.txt: {line.strip()[:80]!r} is not a checksum and a path")
-        file = RemoteFile(str(path), md5.lower(), False)
-        files.append(RemoteFile(file.path, file.md5, _here(out, file)))
+        files.append(RemoteFile(str(path), md5.lower(), _here(out, str(path), md5.lower())))
     if not files:
         raise DatasetError(f"{url}/md5sum.txt: the list is empty")
     return files
@@ -70,6 +62,7 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
     files = list_files(out, url)
     log.info("%d of %d files are here already", sum(file.here for file in files), len(files))
     missing = [file for file in files if not file.here]
+    out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     in_a_row = 0
     for number, file in enumerate(missing, 1):
@@ -87,7 +80,7 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
         if description not in listed:
             download(f"{url}/{description}", out / description, check=_is_json, description=description)
     for link, folder in _LINKS.items():
-        if not (out / link).exists():
+        if not os.path.lexists(out / link):
             os.symlink(folder, out / link, target_is_directory=True)
     if failures:
         raise PartialFailureError(
@@ -104,9 +97,9 @@ def _fetch(out: Path, url: str, file: RemoteFile, description: str) -> None:
         check=lambda path: file_hash(path, "md5") == file.md5,
         description=description,
     )
-    if file.is_archive:
+    if file.path.endswith(_ARCHIVES):
         _unpack(target)
-        _mark(out, file).write_text(file.md5)
+        _mark(target).write_text(file.md5)
         target.unlink()
 
 
@@ -119,7 +112,7 @@ def _unpack(archive: Path) -> None:
     work.mkdir()
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(work, filter=_inner)
+            tar.extractall(str(work), filter=_inner)
         entries = list(work.iterdir())
         if not entries:
             raise DatasetError(f"{archive}: holds nothing below {_DEPTH} folders; is it of the authors' data set?")
@@ -148,18 +141,17 @@ def _without_folders(name: str) -> str | None:
     return "/".join(parts[_DEPTH:]) if len(parts) > _DEPTH else None
 
 
-def _here(out: Path, file: RemoteFile) -> bool:
-    if file.is_archive:
-        mark = _mark(out, file)
-        return mark.is_file() and mark.read_text() == file.md5
-    target = out / file.path
-    return target.is_file() and file_hash(target, "md5") == file.md5
+def _here(out: Path, path: str, md5: str) -> bool:
+    target = out / path
+    if path.endswith(_ARCHIVES):
+        mark = _mark(target)
+        return mark.is_file() and mark.read_text() == md5
+    return target.is_file() and file_hash(target, "md5") == md5
 
 
-def _mark(out: Path, file: RemoteFile) -> Path:
-    """The file that tells that an archive has been unpacked."""
-    path = out / file.path
-    return path.with_name(f".{path.name}.unpacked")
+def _mark(archive: Path) -> Path:
+    """The file that tells which archive has been unpacked here."""
+    return archive.with_name(f".{archive.name}.unpacked")
 
 
 def _is_json(path: Path) -> bool:

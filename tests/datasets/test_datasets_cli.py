@@ -1,0 +1,54 @@
+"""`disk dataset` from the command line: exit codes and what is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from disk.cli.main import main
+from disk.datasets.scenes import SceneSet
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for command in ("import-colmap", "merge", "check", "download", "synthesize"):
+        assert command in printed
+    assert main(["dataset"]) == 2
+    assert main(["dataset", "nothing"]) == 2
+
+
+def test_merge_and_check(maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [type(maker)(tmp_path / part).scene().write() for part in ("one", "two")]
+    out = tmp_path / "data/train/dataset.json"
+    assert main(["dataset", "merge", *map(str, sources), "--out", str(out), "--relative"]) == 0
+    assert "2 scenes, 4 tuples" in capsys.readouterr().out
+    assert [scene.name for scene in SceneSet.load(out).scenes] == ["here", "here-2"]
+    assert main(["dataset", "check", str(tmp_path / "data")]) == 0
+    (tmp_path / "one/here/images/a.jpg").unlink()
+    assert main(["dataset", "check", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "here: no file" in printed.out
+    assert printed.err.startswith(f"disk dataset: {out}: 1 problems")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "nowhere"],
+        ["merge", "nowhere.json"],
+        ["import-colmap", "nowhere"],
+        ["download", "out", "--list", "--url", "http://127.0.0.1:1"],
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["dataset", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("disk dataset: ")
+    assert printed.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
