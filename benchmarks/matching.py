@@ -129,7 +129,8 @@ def collection(images: int, n: int) -> None:
         took = perf_counter() - start
     print(
         f"\n{images} images of {n} features: {summary.pairs} pairs in {took:.1f} s, "
-        f"{summary.pairs / took:.1f} pairs/s, descriptors of {summary.images_read} images read, {summary.matches} matches stored"
+        f"{summary.pairs / took:.1f} pairs/s, descriptors of {summary.images_read} images read, "
+        f"{summary.matches} matches stored"
     )
 
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
 import pytest
 import torch
 
-from disk.errors import CheckpointError, DiskError
+from disk.errors import CheckpointError, DiskError, MissingExtraError
 from disk.features import Features
-from disk.matching.lightglue import LightGlue
+from disk.matching.lightglue import LightGlue, fetch_weights
 
 kornia = pytest.importorskip("kornia.feature")
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
     return kornia.LightGlue(None, input_dim=128, filter_threshold=0.0).eval()
+
+
+def make(weights: dict[str, torch.Tensor]) -> LightGlue:
+    return LightGlue(weights, torch.device("cpu"), False, Path("w.pth"))
 
 
 def features(n: int, seed: int, d: int = 128) -> Features:
@@ -40,7 +48,7 @@ def released_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("layout", [dict, released_names])
 def test_matches_are_those_of_kornias_module(network, layout):
-    ours = LightGlue(layout(network.state_dict()), CPU)
+    ours = make(layout(network.state_dict()))
     ours.network.conf.filter_threshold = 0.0
     f0, f1 = features(40, 1), features(50, 2)
     matches = ours.match(f0, f1, (100, 60), (100, 60))
@@ -59,13 +67,13 @@ def test_matches_are_those_of_kornias_module(network, layout):
 
 
 def test_no_features_no_matches(network):
-    ours = LightGlue(network.state_dict(), CPU)
+    ours = make(network.state_dict())
     assert len(ours.match(features(0, 1), features(5, 2), (100, 60), (100, 60))) == 0
     assert len(ours.match(features(5, 1), features(0, 2), (100, 60), (100, 60))) == 0
 
 
 def test_a_keypoint_just_outside_is_no_error(network):
-    ours = LightGlue(network.state_dict(), CPU)
+    ours = make(network.state_dict())
     f0 = features(5, 1)
     f0.keypoints[0] = torch.tensor([-0.4, 60.2])
     ours.match(f0, features(5, 2), (100, 60), (100, 60))
@@ -73,20 +81,47 @@ def test_a_keypoint_just_outside_is_no_error(network):
 
 def test_other_weights_and_other_descriptors_are_refused(network):
     with pytest.raises(CheckpointError, match=r"w\.pth: not LightGlue's weights"):
-        LightGlue({"something": torch.zeros(3)}, CPU, source="w.pth")
+        make({"something": torch.zeros(3)})
     wrong = {name: tensor[..., :1] for name, tensor in network.state_dict().items()}
     with pytest.raises(CheckpointError, match="another network"):
-        LightGlue(wrong, CPU, source="w.pth")
+        make(wrong)
     with pytest.raises(DiskError, match="length 128"):
-        LightGlue(network.state_dict(), CPU).match(features(5, 1, 64), features(5, 2, 64), (9, 9), (9, 9))
+        make(network.state_dict()).match(features(5, 1, 64), features(5, 2, 64), (9, 9), (9, 9))
 
 
-def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no route to host\nand a long story")
+def test_weights_are_fetched_once(network, tmp_path):
+    class Server(SimpleHTTPRequestHandler):
+        requests = 0
 
-    monkeypatch.setattr("kornia.feature.lightglue.load_state_dict_from_url", refuse)
-    with pytest.raises(CheckpointError, match="--matcher-weights") as caught:
-        LightGlue(None, CPU)
-    assert "no route to host" in str(caught.value)
-    assert "\n" not in str(caught.value)
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            Server.requests += 1
+
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "released.pth")
+    (tmp_path / "page.html").write_text("not weights")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(CheckpointError, match="--matcher-weights") as caught:
+            fetch_weights(tmp_path / "cache", f"{address}/page.html")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "cache" / "disk_lightglue.pth").exists()
+        path = fetch_weights(tmp_path / "cache", f"{address}/released.pth")
+        assert path.read_bytes() == (tmp_path / "released.pth").read_bytes()
+        before = Server.requests
+        assert fetch_weights(tmp_path / "cache", f"{address}/released.pth") == path
+        assert Server.requests == before
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*--matcher-weights"):
+        fetch_weights(tmp_path / "other", f"{address}/released.pth")
+
+
+def test_without_kornia_the_extra_is_named(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.feature", None)
+    with pytest.raises(MissingExtraError, match=r"disk-features\[lightglue\]"):
+        make(network.state_dict())

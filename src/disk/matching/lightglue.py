@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from disk.errors import CheckpointError, DiskError, MissingExtraError
+from disk.errors import CheckpointError, DiskError, DownloadError, MissingExtraError
 from disk.features import Features, Matches
 from disk.shapes import Tensor
+from disk.storage.download import download
 
+URL = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/disk_lightglue.pth"
 _LENGTH = 128  # of the descriptors it was trained for
 
 
 class LightGlue:
     """Matches the features of two images by their descriptors and positions.
 
-    weights: a state-dict as released by its authors or saved from kornia's module; without it kornia downloads
-    the one for DISK. Raises MissingExtraError without kornia, CheckpointError for other weights or when
-    they cannot be fetched.
+    weights: a state-dict as released by its authors or saved from kornia's module. half: mixed precision on a GPU.
+    Raises MissingExtraError without kornia, CheckpointError, naming `source`, for other weights.
     """
 
-    def __init__(
-        self, weights: Mapping[str, Tensor] | None, device: torch.device, half: bool = False, source: str = "weights"
-    ) -> None:
-        kornia: Any
+    def __init__(self, weights: Mapping[str, Tensor], device: torch.device, half: bool, source: Path) -> None:
+        kornia: Any  # its annotations do not allow the None below
         try:
             import kornia.feature as kornia
         except ImportError:
             raise MissingExtraError("kornia", "lightglue") from None
-        mixed = half and device.type != "cpu"
-        if weights is None:
-            self.network = _fetch(kornia, mixed)
-        else:
-            self.network = kornia.LightGlue(None, input_dim=_LENGTH, mp=mixed)
-            _load(self.network, weights, source)
+        self.network = kornia.LightGlue(None, input_dim=_LENGTH, mp=half and device.type != "cpu")
+        _load(self.network, weights, source)
         self.network.eval().to(device)
         self.device = device
 
@@ -67,20 +62,23 @@ class LightGlue:
         return {"keypoints": keypoints[None], "descriptors": descriptors[None], "image_size": bounds}
 
 
-def _fetch(kornia: Any, mixed: bool) -> torch.nn.Module:
+def fetch_weights(folder: Path, url: str = URL) -> Path:
+    """The authors' weights for DISK, downloaded to `folder` unless they are there. Raises CheckpointError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one for each address that failed
-            return kornia.LightGlue("disk", mp=mixed)
-    except Exception as error:  # the network, the server, the disk
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"LightGlue's weights cannot be fetched ({reason}); get disk_lightglue.pth from "
-            "github.com/cvg/LightGlue/releases and name it with --matcher-weights"
-        ) from error
+        return download(url, folder / "disk_lightglue.pth", check=_can_be_read, description="LightGlue's weights")
+    except DownloadError as error:
+        raise CheckpointError(f"{error}; or get the file elsewhere and name it with --matcher-weights") from error
 
 
-def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def _can_be_read(path: Path) -> bool:
+    # its authors publish no checksum
+    try:
+        return isinstance(torch.load(path, map_location="cpu", weights_only=True), dict)
+    except Exception:  # torch has many for a damaged file
+        return False
+
+
+def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Fill the network; the released file has other names for the layers, and buffers may be missing."""
     renamed = {}
     for name, tensor in weights.items():

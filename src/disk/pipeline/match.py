@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Matches
-from disk.matching.lightglue import LightGlue
+from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
 from disk.model.backend import choose_device
-from disk.model.checkpoints import read_state
+from disk.model.checkpoints import cache_folder, read_state
 from disk.pairs.choose import Pair, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
@@ -162,8 +162,8 @@ def _make_matcher(
 
         return nearest
 
-    path = options.matcher_weights
-    network = LightGlue(None if path is None else read_state(path), device, options.f16, str(path))
+    path = _lightglue_weights(options)
+    network = LightGlue(read_state(path), device, options.f16, path)
 
     def learned(pair: Pair) -> Callable[[], Matches]:
         f0, f1 = cache[pair[0]], cache[pair[1]]
@@ -171,6 +171,10 @@ def _make_matcher(
         return lambda: network.match(f0, f1, size0, size1)
 
     return learned
+
+
+def _lightglue_weights(options: MatchOptions) -> Path:
+    return options.matcher_weights or fetch_weights(cache_folder())
 
 
 class _Writers:
@@ -214,8 +218,7 @@ def _decisive(options: MatchOptions, features: dict[str, str]) -> dict[str, Any]
     """What decides the matches of a pair: a run only goes on with the same values."""
     chosen = {name: getattr(options, name) for name in ("rt", "f16", "u16", "save_threshold", "matcher")}
     if options.matcher == "lightglue":
-        path = options.matcher_weights
-        chosen["matcher_weights"] = "fetched" if path is None else file_hash(path, "sha256")[:16]
+        chosen["matcher_weights"] = file_hash(_lightglue_weights(options), "sha256")[:16]
     detected = {"weights": features.get("weights"), **json.loads(features.get("options", "{}"))}
     return chosen | {f"features' {name}": value for name, value in detected.items()}
 
