@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -212,6 +213,34 @@ def test_an_interruption_keeps_what_is_done(artifacts, monkeypatch):
     assert 0 < match(artifacts, MatchOptions(device="cpu")).matched < 10
 
 
+def test_a_full_disk_is_one_line_and_nothing_is_lost(artifacts, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("disk.storage.shards.os.fsync", full)
+    assert main(["match", str(artifacts), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    monkeypatch.undo()
+    assert match(artifacts, MatchOptions(device="cpu")).stored == 10
+
+
+def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monkeypatch):
+    calls = itertools.count()
+
+    def out_of_memory(*args):
+        if next(calls) == 8:
+            raise torch.OutOfMemoryError
+        return mutual_nearest(*args)
+
+    monkeypatch.setattr("disk.pipeline.match.mutual_nearest", out_of_memory)
+    with pytest.raises(DiskError, match="--max-full-matrix"):
+        match(artifacts, MatchOptions(device="cpu"))
+    monkeypatch.undo()
+    assert 0 < match(artifacts, MatchOptions(device="cpu")).matched < 10
+
+
 def test_several_workers_give_the_same_file(artifacts, tmp_path):
     match(artifacts, MatchOptions(rt=0.9, device="cpu"))
     threads = torch.get_num_threads()
@@ -334,7 +363,7 @@ def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
         match(artifacts, MatchOptions(device="cpu"))
 
 
-def test_one_image_is_matched_with_nothing(tmp_path, caplog):
+def test_one_image_is_matched_with_nothing(tmp_path):
     artifacts = make_artifacts(tmp_path / "artifacts", {"alone": 5})
     assert match(artifacts, MatchOptions(device="cpu")).pairs == 0
     with read_matches(artifacts) as store:

@@ -256,13 +256,14 @@ def _match_all(pairs: list[Pair], matcher: Matcher, writers: _Writers, workers: 
                     finish_one()
             while waiting:
                 finish_one()
-        except torch.OutOfMemoryError as error:
-            raise DiskError("the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb") from error
-        except BaseException:
+        except BaseException as error:
             # interrupted: keep what is done; a full disk has been reported by the first error
             pool.shutdown(cancel_futures=True)
             with contextlib.suppress(ArtifactError):
                 writers.flush()
+            if isinstance(error, torch.OutOfMemoryError):
+                message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
+                raise DiskError(message) from error
             raise
 
 
