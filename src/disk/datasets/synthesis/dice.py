@@ -1,8 +1,9 @@
-"""Random numbers of one seed, in float64 on the CPU."""
+"""Random numbers for many scenes at once, each scene from its own seed, in float64 on the CPU."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,14 +11,17 @@ from disk.shapes import Tensor
 
 
 class Dice:
-    """Draws from one generator."""
+    """Draws whose first axis is the scene: what a scene gets does not depend on the others in the batch."""
 
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.generators)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform in [low, high)."""
-        return low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        """Uniform in [low, high); like all others of shape (scenes, *shape)."""
+        return low + (high - low) * self._draw(torch.rand, shape)
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform on a logarithmic scale."""
@@ -25,12 +29,15 @@ class Dice:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal."""
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return self._draw(torch.randn, shape)
 
     def chance(self, probability: float, *shape: int) -> Tensor:
         """True with a probability."""
         return self.uniform(0, 1, *shape) < probability
 
-    def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from low to high, both included."""
-        return torch.randint(low, high + 1, shape, generator=self.generator)
+    def integers(self, count: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 to count - 1."""
+        return self.uniform(0, count, *shape).long().clamp(max=count - 1)
+
+    def _draw(self, function: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([function(shape, generator=g, dtype=torch.float64) for g in self.generators])

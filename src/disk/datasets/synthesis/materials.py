@@ -8,7 +8,7 @@ import torch
 
 from disk.datasets.synthesis.dice import Dice
 from disk.datasets.synthesis.scene import Scenes
-from disk.datasets.synthesis.textures import PhotoStore
+from disk.datasets.synthesis.textures import PLACES, PhotoStore
 from disk.datasets.synthesis.trace import Hits, Views
 from disk.shapes import Float, Int, Tensor
 
@@ -35,18 +35,15 @@ class Materials:
 
 def draw_materials(dice: Dice, scenes: Scenes, store: PhotoStore) -> Materials:
     """Random photographs for all surfaces of scenes on the CPU; the faces of a box share one."""
-    S, Q = scenes.centre.shape[:2]
-    boxes = (Q - scenes.fixed) // 6
-    order = torch.rand(S, max(len(store), scenes.fixed + boxes), generator=dice.generator).argsort(1)
-    photo = order[:, : scenes.fixed + boxes] % len(store)
-    photo = torch.cat([photo[:, : scenes.fixed], photo[:, scenes.fixed :].repeat_interleave(6, 1)], 1)
+    Q, own = scenes.centre.shape[1], (scenes.centre.shape[1] - scenes.fixed) // 6 + scenes.fixed
+    order = dice.uniform(0, 1, max(len(store), own)).argsort(1) % len(store)
+    photo = torch.cat([order[:, : scenes.fixed], order[:, scenes.fixed : own].repeat_interleave(6, 1)], 1)
     # photos stand upright on surfaces that are not level: their y axis along what is down there
     down = -(scenes.axes @ scenes.up[:, None, :, None])[..., 0]
     upright = torch.atan2(down[..., 1], down[..., 0])
-    askew = 0.15 * dice.normal(S, Q)
-    turn = torch.where(dice.chance(0.2, S, Q), dice.uniform(-torch.pi, torch.pi, S, Q), upright + askew)
-    origin = dice.uniform(0, 1, S, Q, 2) * store.sizes.cpu()[photo]
-    return Materials(photo, turn, dice.log_uniform(*_FINENESS, S, Q), origin)
+    turn = torch.where(dice.chance(0.2, Q), dice.uniform(-torch.pi, torch.pi, Q), upright + 0.15 * dice.normal(Q))
+    places = store.places.cpu()[photo, dice.integers(PLACES, Q)]
+    return Materials(photo, turn, dice.log_uniform(*_FINENESS, Q), places + dice.uniform(-32, 32, Q, 2))
 
 
 def texture_maps(scenes: Scenes, views: Views, materials: Materials, coarse: Hits) -> Float[Tensor, "s q 3 3"]:

@@ -17,28 +17,28 @@ from disk.shapes import Float, Int, Tensor
 GRID = 96  # heights along a side
 REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
 _MAX_SLOPE = 1.7
-_GROUP_STEPS, _STEPS, _LATE_STEPS, _NEWTON_STEPS = 12, 4, 100, 2
+_GROUP_STEPS, _STEPS, _LATE_STEPS, _NEWTON_STEPS = 12, 4, 40, 2
 _NEWTON_STEPS64 = 1
 _NEAR = 0.01  # height above the relief from which Newton's method is trusted
 _PRECISION = 5e-7  # relative error of the depth up to which a hit counts as found
 
 
-def draw_heights(dice: Dice, count: int) -> Float[Tensor, "s g g"]:
+def draw_heights(dice: Dice) -> Float[Tensor, "s g g"]:
     """Smooth bumps, ridges or terraces of three octaves of noise, 0 at the rim, rows along y."""
-    total = torch.zeros(count, 1, GRID, GRID, dtype=torch.float64)
-    ridged = dice.chance(0.35, count, 1, 1, 1)
+    total = torch.zeros(len(dice), 1, GRID, GRID, dtype=torch.float64)
+    ridged = dice.chance(0.35, 1, 1, 1)
     for cells, amplitude in ((5, 1.0), (10, 0.45), (20, 0.2)):
-        noise = dice.normal(count, 1, cells, cells)
+        noise = dice.normal(1, cells, cells)
         octave = F.interpolate(noise, (GRID, GRID), mode="bicubic", align_corners=True)
         total += amplitude * torch.where(ridged, 1 - 2 * octave.abs(), octave)
     low, high = total.amin((2, 3), keepdim=True), total.amax((2, 3), keepdim=True)
     relief = (total - low) / (high - low)
     terraced = relief + 0.8 * torch.sin(relief * (8 * math.pi)) / (8 * math.pi)
-    relief = torch.where(dice.chance(0.3, count, 1, 1, 1), terraced, relief)
+    relief = torch.where(dice.chance(0.3, 1, 1, 1), terraced, relief)
     # the outermost cells are level, as is all beyond them
     rim = (5 - 5 * torch.linspace(-1, 1, GRID, dtype=torch.float64).abs() - 0.25).clamp(0, 1)
     rim = rim * rim * (3 - 2 * rim)
-    heights = (relief * rim * rim[:, None] * dice.log_uniform(0.12, 0.6, count, 1, 1, 1))[:, 0]
+    heights = (relief * rim * rim[:, None] * dice.log_uniform(0.15, 0.7, 1, 1, 1))[:, 0]
     return heights * (_MAX_SLOPE / steepest(heights)).clamp(max=1)[:, None, None]
 
 

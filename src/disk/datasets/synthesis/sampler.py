@@ -13,7 +13,7 @@ from disk.datasets.synthesis.dice import Dice
 from disk.datasets.synthesis.materials import draw_materials
 from disk.datasets.synthesis.render import render
 from disk.datasets.synthesis.scene import draw_scenes
-from disk.datasets.synthesis.textures import PhotoStore, build_store
+from disk.datasets.synthesis.textures import build_store
 from disk.datasets.synthesis.views import choose_views, draw_views
 from disk.errors import DatasetError, ImageError
 from disk.geometry.camera import Camera
@@ -21,13 +21,12 @@ from disk.progress import log, track
 
 MAX_SIDE = 1024
 MAX_PHOTOS = 600
-_BLOCK_ON_GPU = 16  # steps rendered together, to spend the time of starting kernels once
 
 
 class SceneSampler:
     """Tuples of posed images of random scenes with exact depth, textured with photographs.
 
-    The tuples of a step depend on the seed, the step, the batch size and the kind of device alone.
+    A tuple depends on the seed and its number alone.
     Raises DatasetError when there are no usable photographs.
     """
 
@@ -43,24 +42,19 @@ class SceneSampler:
         self.height, self.width, self.views, self.seed = height, width, views, seed
         self.device = torch.device(device)
         arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
-        self.store: PhotoStore = build_store(arrays).to(self.device)
-        self._block = 1 if self.device.type == "cpu" else _BLOCK_ON_GPU
-        self._rendered: tuple[tuple[int, int], list[list[PosedImage]]] | None = None
+        self.store = build_store(arrays).to(self.device)
 
     def sample(self, step: int, batch: int) -> list[list[PosedImage]]:
-        """`batch` tuples of `views` images for a step, on the device."""
-        key = (step // self._block, batch)
-        if self._rendered is None or self._rendered[0] != key:
-            self._rendered = (key, self._render(key[0], batch * self._block))
-        first = step % self._block * batch
-        return self._rendered[1][first : first + batch]
+        """`batch` tuples of `views` images for a step, on the device: those numbered from step * batch on."""
+        return self.tuples(range(step * batch, (step + 1) * batch))
 
     @torch.no_grad()
-    def _render(self, block: int, count: int) -> list[list[PosedImage]]:
-        dice = Dice(int(np.random.SeedSequence((self.seed, block)).generate_state(1, np.uint64)[0] >> 1))
-        scenes = draw_scenes(dice, count)
+    def tuples(self, numbers: Sequence[int]) -> list[list[PosedImage]]:
+        """The tuples of any numbers. Many at once are rendered faster on a GPU."""
+        dice = Dice([_mix(self.seed, number) for number in numbers])
+        scenes = draw_scenes(dice)
         candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
-        wanted = dice.uniform(0.3, 0.8, count)
+        wanted = dice.uniform(0.3, 0.85)
         materials = draw_materials(dice, scenes, self.store)
         scenes, candidates, wanted = (x.to(self.device) for x in (scenes, candidates, wanted))
         views = choose_views(scenes, candidates, wanted, self.views, self.height, self.width)
@@ -68,11 +62,16 @@ class SceneSampler:
         K, R, t = (part.float() for part in (views.K, views.R, views.t))
         return [
             [
-                PosedImage(images[s, v], Camera(K[s, v], R[s, v], t[s, v]), depths[s, v], f"{block}-{s}-{v}")
+                PosedImage(images[s, v], Camera(K[s, v], R[s, v], t[s, v]), depths[s, v], f"{number}-{v}")
                 for v in range(self.views)
             ]
-            for s in range(count)
+            for s, number in enumerate(numbers)
         ]
+
+
+def _mix(seed: int, number: int) -> int:
+    """One seed of 63 bits from two numbers."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:

@@ -1,8 +1,7 @@
 """Random scenes: a ground or wall with or without relief, boxes and panels before it, in a closed room.
 
 World: the main surface is the plane z = 0 seen from z > 0, objects stand on it within about one unit of the
-origin, cameras are one to three units away. Everything is drawn for a batch of S scenes at once, in float64
-on the CPU, from one generator.
+origin, cameras are one to three units away. S scenes are drawn at once.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from disk.shapes import Float, Tensor
 
 ROOM_PLANES = 6  # the main plane, four walls and a ceiling; they have no borders
 ENDLESS = 1e4
+_MAX_PANELS, _MAX_BOXES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,20 @@ class Scenes:
         return Scenes(**moved)
 
 
-def draw_scenes(dice: Dice, count: int) -> Scenes:
-    """`count` random scenes."""
-    is_ground = dice.chance(0.45, count)
-    is_flat = dice.chance(0.1, count)  # nothing but a picture
-    up = torch.zeros(count, 3, dtype=torch.float64)
+def draw_scenes(dice: Dice) -> Scenes:
+    """A random scene for each of the dice's seeds."""
+    is_ground, is_picture = dice.chance(0.45), dice.chance(0.1)  # a picture has nothing before it
+    up = torch.zeros(len(dice), 3, dtype=torch.float64)
     up[:, 1], up[:, 2] = (~is_ground).double(), is_ground.double()
-    has_relief = dice.chance(0.6, count) & ~is_flat
-    heights = draw_heights(dice, count) * has_relief[:, None, None]
-    n_panels = torch.where(is_flat, 0, dice.integers(0, 3, count))
-    n_boxes = torch.where(is_flat, 0, dice.integers(0, 4, count))
-    room = _draw_room(dice, count)
+    has_relief = dice.chance(0.55) & ~is_picture
+    heights = draw_heights(dice) * has_relief[:, None, None]
+    n_panels = torch.where(is_picture, 0, dice.integers(_MAX_PANELS + 1))
+    n_boxes = torch.where(is_picture, 0, dice.integers(_MAX_BOXES + 1))
+    room = _draw_room(dice)
     panels = _draw_panels(dice, n_panels, is_ground)
     boxes = _draw_boxes(dice, n_boxes, heights)
     centre, rotation, half = (torch.cat(parts, dim=1) for parts in zip(room, panels, boxes, strict=True))
-    light = dice.normal(count, 3)
+    light = dice.normal(3)
     light[:, 2] = light[:, 2].abs() + 0.7
     return Scenes(
         centre=centre,
@@ -83,8 +82,9 @@ def draw_scenes(dice: Dice, count: int) -> Scenes:
 Rectangles = tuple[Tensor, Tensor, Tensor]
 
 
-def _draw_room(dice: Dice, count: int) -> Rectangles:
-    yaw = dice.uniform(-0.4, 0.4, count, 1) + torch.arange(4) * (math.pi / 2)
+def _draw_room(dice: Dice) -> Rectangles:
+    count = len(dice)
+    yaw = dice.uniform(-0.4, 0.4, 1) + torch.arange(4) * (math.pi / 2)
     cos, sin, zero, one = yaw.cos(), yaw.sin(), torch.zeros_like(yaw), torch.ones_like(yaw)
     inward = torch.stack([-cos, -sin, zero], -1)
     along = torch.stack([-sin, cos, zero], -1)
@@ -93,40 +93,36 @@ def _draw_room(dice: Dice, count: int) -> Rectangles:
     floor = torch.eye(3, dtype=torch.float64).expand(count, 1, 3, 3)
     ceiling = torch.diag(torch.tensor([1.0, 1, -1], dtype=torch.float64)).expand(count, 1, 3, 3)
     centre = torch.zeros(count, ROOM_PLANES, 3, dtype=torch.float64)
-    centre[:, 1:5] = -inward * dice.uniform(2.9, 6, count, 4, 1)
-    centre[:, 5, 2] = dice.uniform(5, 8, count)
+    centre[:, 1:5] = -inward * dice.uniform(2.9, 6, 4, 1)
+    centre[:, 5, 2] = dice.uniform(5, 8)
     half = torch.full((count, ROOM_PLANES, 2), ENDLESS, dtype=torch.float64)
     return centre, torch.cat([floor, walls, ceiling], 1), half
 
 
 def _draw_panels(dice: Dice, numbers: Tensor, is_ground: Tensor) -> Rectangles:
-    count, most = len(numbers), int(numbers.max())
-    centre = dice.uniform(-1, 1, count, most, 3)
-    centre[..., 2] = dice.uniform(0.1, 0.8, count, most)
+    n = _MAX_PANELS
+    centre = torch.cat([dice.uniform(-1, 1, n, 2), dice.uniform(0.1, 0.8, n, 1)], -1)
     # leaning less on a wall, standing on a ground
-    tilt = torch.where(is_ground[:, None], dice.uniform(0.5, 1.5, count, most), dice.uniform(0, 1, count, most))
-    around = dice.uniform(-math.pi, math.pi, count, most)
-    turn = dice.uniform(-0.5, 0.5, count, most)
+    tilt = torch.where(is_ground[:, None], dice.uniform(0.5, 1.5, n), dice.uniform(0, 1, n))
+    around, turn = dice.uniform(-math.pi, math.pi, n), dice.uniform(-0.5, 0.5, n)
     # turning by `turn - around` first keeps sides near to the axes of the world for a small tilt
     rotation = _about_z(around) @ _about_x(tilt) @ _about_z(turn - around)
-    half = dice.log_uniform(0.1, 0.5, count, most, 2)
-    return _hide(centre, numbers), rotation.mT, half
+    return _present((centre, rotation.mT, dice.log_uniform(0.1, 0.5, n, 2)), numbers, 1)
 
 
 def _draw_boxes(dice: Dice, numbers: Tensor, heights: Tensor) -> Rectangles:
-    count, most = len(numbers), int(numbers.max())
-    size = dice.log_uniform(0.07, 0.42, count, most, 3)
-    centre = dice.uniform(-0.9, 0.9, count, most, 3)
-    scene = torch.arange(count)[:, None].expand(-1, most).flatten()
-    ground = interpolate(heights, scene, to_cells(centre[..., :2].flatten(0, 1).T)).view(count, most)
-    standing = ground + size[..., 2] * dice.uniform(0.3, 1, count, most)
-    floating = dice.uniform(0.2, 0.7, count, most)
-    leans = dice.chance(0.3, count, most)
-    centre[..., 2] = torch.where(leans, floating, standing)
-    lean = torch.where(leans, dice.uniform(0, 0.8, count, most), 0.0)
-    yaws = dice.uniform(-math.pi, math.pi, 2, count, most)
-    rotation = (_about_z(yaws[0]) @ _about_x(lean) @ _about_z(yaws[1])).mT  # rows: the box's axes
-    centre = _hide(centre, numbers)
+    n = _MAX_BOXES
+    size = dice.log_uniform(0.08, 0.45, n, 3)
+    xy = dice.uniform(-0.9, 0.9, n, 2)
+    scene = torch.arange(len(dice)).repeat_interleave(n)
+    ground = interpolate(heights, scene, to_cells(xy.flatten(0, 1).T)).view(-1, n)
+    leans = dice.chance(0.3, n)
+    standing = ground + size[..., 2] * dice.uniform(0.3, 1, n)
+    z = torch.where(leans, dice.uniform(0.2, 0.7, n), standing)
+    centre = torch.cat([xy, z[..., None]], -1)
+    lean = torch.where(leans, dice.uniform(0, 0.8, n), 0.0)
+    yaws = dice.uniform(-math.pi, math.pi, 2, n)
+    rotation = (_about_z(yaws[:, 0]) @ _about_x(lean) @ _about_z(yaws[:, 1])).mT  # rows: the box's axes
     faces = []
     for axis in range(3):
         u, v = (axis + 1) % 3, (axis + 2) % 3
@@ -137,13 +133,15 @@ def _draw_boxes(dice: Dice, numbers: Tensor, heights: Tensor) -> Rectangles:
             faces.append((middle, torch.stack([rotation[:, :, u], rotation[:, :, v], normal], 2), half))
     # (s, boxes, 6, ...) to (s, boxes * 6, ...)
     centre, rotation, half = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*faces, strict=True))
-    return centre, rotation, half
+    return _present((centre, rotation, half), numbers, 6)
 
 
-def _hide(centre: Tensor, numbers: Tensor) -> Tensor:
-    """Puts the objects that a scene has not deep under its main plane."""
-    absent = torch.arange(centre.shape[1]) >= numbers[:, None]
-    return torch.where(absent[..., None], torch.tensor([0.0, 0.0, -50.0], dtype=torch.float64), centre)
+def _present(rectangles: Rectangles, numbers: Tensor, faces: int) -> Rectangles:
+    """Only as many objects as one of the scenes has; those that a scene has not, deep under its main plane."""
+    centre, rotation, half = (part[:, : int(numbers.max()) * faces] for part in rectangles)
+    absent = torch.arange(centre.shape[1]) // faces >= numbers[:, None]
+    buried = torch.tensor([0.0, 0.0, -50.0], dtype=torch.float64)
+    return torch.where(absent[..., None], buried, centre), rotation, half
 
 
 def _about_z(angle: Tensor) -> Tensor:

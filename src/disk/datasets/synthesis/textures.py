@@ -17,6 +17,7 @@ from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
+PLACES, _TILES = 12, 5
 _PROBES = 2
 _CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
 
@@ -27,18 +28,20 @@ class PhotoStore:
 
     texels: one photo after the other, one level after the other, row by row; red + 256 green + 65536 blue.
     offsets: (photos, LEVELS) where a level begins. sizes: (photos, 2) width and height of level 0.
+    places: (photos, PLACES, 2) x and y around which there is most to see.
     """
 
     texels: Int[Tensor, " t"]
     offsets: Int[Tensor, "n l"]
     sizes: Int[Tensor, "n 2"]
+    places: Int[Tensor, "n k 2"]
 
     def __len__(self) -> int:
         return self.sizes.shape[0]
 
     def to(self, device: torch.device | str) -> PhotoStore:
         """The same photos on another device."""
-        return PhotoStore(self.texels.to(device), self.offsets.to(device), self.sizes.to(device))
+        return PhotoStore(*(part.to(device) for part in vars(self).values()))
 
 
 def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
@@ -47,7 +50,7 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
     Sides are cropped to multiples of 2^(LEVELS-1), so that every level halves the one below exactly.
     Raises DatasetError when no photograph is left.
     """
-    texels, offsets, sizes, end = [], [], [], 0
+    texels, offsets, sizes, places, end = [], [], [], [], 0
     for photo in photos:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise DatasetError(f"photos must be uint8 (H, W, 3) arrays, got {photo.dtype} {photo.shape}")
@@ -60,6 +63,7 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
         packed = np.zeros((height, width, 4), np.uint8)
         packed[..., :3] = photo[:height, :width]
         level = torch.from_numpy(packed).permute(2, 0, 1).float()
+        places.append(_places(level))
         for _ in range(LEVELS):
             offsets[-1].append(end)
             # red is the lowest byte
@@ -72,7 +76,19 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
     if end >= 1 << 31:
         raise DatasetError("too many photographs for one texture memory; use fewer or smaller ones")
     as_int = {"dtype": torch.int32}
-    return PhotoStore(torch.cat(texels), torch.tensor(offsets, **as_int), torch.tensor(sizes, **as_int))
+    return PhotoStore(
+        torch.cat(texels), torch.tensor(offsets, **as_int), torch.tensor(sizes, **as_int), torch.stack(places)
+    )
+
+
+def _places(photo: Tensor) -> Tensor:
+    """Centres of the tiles of a photo with the most contrast at a scale of 4 to 8 pixels; (PLACES, 2)."""
+    small = torch.nn.functional.avg_pool2d(photo.mean(0)[None], 4)
+    contrast = (small - torch.nn.functional.avg_pool2d(small, 3, 1, 1)).abs()
+    tiles = torch.nn.functional.adaptive_avg_pool2d(contrast, (_TILES, _TILES)).flatten()
+    best = tiles.topk(PLACES).indices
+    centres = torch.stack([best % _TILES, best // _TILES], -1) + 0.5
+    return (centres / _TILES * torch.tensor([photo.shape[2], photo.shape[1]])).to(torch.int32)
 
 
 def lookup(

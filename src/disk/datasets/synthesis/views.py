@@ -18,33 +18,34 @@ _NEAREST = 0.4  # nothing closer than this to a camera
 
 
 def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) -> Views:
-    """`count` cameras per scene, the first near the scene's axis or beside it, others more and more apart.
+    """`count` cameras per scene, the first before the scene or beside it, the others more and more apart from it.
 
     Scenes are on the CPU. The numbers are rounded to float32, so that cameras of that precision are exact.
     """
-    S = len(scenes)
-    apart = torch.linspace(0, 1, count, dtype=torch.float64).expand(S, -1)
-    is_ground = scenes.up[:, 2] > 0
-    # the direction to the camera: tilt off the main plane's normal, and around it
-    tilt0 = torch.where(is_ground, dice.uniform(0.35, 1.1, S), dice.uniform(0, 0.7, S))
-    around0 = torch.where(is_ground, -math.pi / 2, dice.uniform(-math.pi, math.pi, S))
-    middle = torch.stack([tilt0 * around0.cos(), 0.7 * tilt0 * around0.sin()], -1)[:, None]
-    swing = F.normalize(dice.normal(S, count, 2), dim=-1) * apart[..., None] * dice.uniform(0.2, 1, S, count, 1)
+    apart = torch.linspace(0, 1, count, dtype=torch.float64)
+    is_ground = scenes.up[:, 2, None] > 0
+    # the direction to the camera as tilt off the main plane's normal, and around it
+    tilt0 = torch.where(is_ground, dice.uniform(0.35, 1.1, 1), dice.uniform(0, 0.7, 1))
+    around0 = torch.where(is_ground, -math.pi / 2, dice.uniform(-math.pi, math.pi, 1))
+    x, y = tilt0 * around0.cos(), 0.7 * tilt0 * around0.sin()
+    # a camera turns, shifts or zooms much, seldom all at once
+    swing, way = apart * dice.uniform(0, 1.3, count), dice.uniform(-math.pi, math.pi, count)
+    aside, raised = swing * way.cos(), swing * way.sin()
     # walking around a ground turns about its normal, before a wall it turns about the vertical
-    aside = torch.where(is_ground[:, None], 1.1 * swing[..., 0], 0.0)
-    turned = middle + torch.where(is_ground[:, None, None], swing * torch.tensor([0.2, 0.35]), swing)
-    tilt = turned.norm(dim=-1).clamp(max=1.15)
-    around = torch.atan2(turned[..., 1], turned[..., 0]) + aside
+    x = x + torch.where(is_ground, 0.2, 1.0) * aside
+    y = y + torch.where(is_ground, 0.35, 0.7) * raised
+    tilt, around = torch.hypot(x, y).clamp(max=1.2), torch.atan2(y, x) + torch.where(is_ground, aside, 0.0)
     to_camera = torch.stack([tilt.sin() * around.cos(), tilt.sin() * around.sin(), tilt.cos()], -1)
-    zoom0, zoom = dice.log_uniform(0.75, 1.4, S, 1), dice.uniform(-0.4, 0.4, S, count)
-    reach0, reach = dice.log_uniform(0.55, 1.1, S, 1), dice.uniform(-0.4, 0.4, S, count)
-    zoom = zoom0 * (apart * zoom).exp()
-    distance = (2 * zoom0 * reach0 * (apart * reach).exp()).clamp(1.1, 2.7)
-    target = torch.cat([dice.uniform(-0.5, 0.5, S, 1, 2), dice.uniform(0, 0.3, S, 1, 1)], -1)
-    target = target + apart[..., None] * dice.uniform(-0.35, 0.35, S, count, 3)
+    zoom0, reach0 = dice.log_uniform(0.75, 1.4, 1), dice.log_uniform(0.55, 1.1, 1)
+    zoom = zoom0 * (apart * dice.uniform(-0.7, 0.7, count) * dice.uniform(0, 1, count)).exp()
+    approach = (apart * dice.uniform(-0.5, 0.5, count)).exp()
+    distance = (2 * zoom0 * reach0 * approach).clamp(1.1, 2.7)
+    target = torch.cat([dice.uniform(-0.5, 0.5, 1, 2), dice.uniform(0, 0.3, 1, 1)], -1)
+    shift = dice.uniform(0, 1, count, 1) ** 2 * dice.uniform(-0.7, 0.7, count, 3)
+    target = target + apart[:, None] * shift * distance[..., None] / (2 * zoom[..., None])
     centre = target + distance[..., None] * to_camera
     centre[..., 2] = torch.maximum(centre[..., 2], scenes.heights.amax((1, 2))[:, None] + 0.15)
-    roll = _draw_roll(dice, S, 1) * 0.5 + apart * _draw_roll(dice, S, count)
+    roll = _draw_roll(dice, 1) * 0.5 + apart * _draw_roll(dice, count)
 
     forward = F.normalize(target - centre, dim=-1)
     right = F.normalize(torch.linalg.cross(forward, scenes.up[:, None].expand_as(forward)), dim=-1)
@@ -52,7 +53,7 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
     cos, sin = roll.cos()[..., None], roll.sin()[..., None]
     R = torch.stack([cos * right + sin * down, cos * down - sin * right, forward], dim=-2).float()
     t = -(R.double() @ centre[..., None])[..., 0]
-    K = torch.zeros(S, count, 3, 3, dtype=torch.float64)
+    K = torch.zeros(len(dice), count, 3, 3, dtype=torch.float64)
     K[..., 0, 0] = K[..., 1, 1] = zoom * max(height, width)
     K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = (width - 1) / 2, (height - 1) / 2, 1
     return Views(K.float().double(), R.double(), t.float().double())
@@ -68,10 +69,10 @@ def _draw_roll(dice: Dice, *shape: int) -> Tensor:
 def choose_views(
     scenes: Scenes, candidates: Views, wanted: Float[Tensor, " s"], count: int, height: int, width: int
 ) -> Views:
-    """`count` of the cameras per scene, of which every two share MIN_OVERLAP to MAX_OVERLAP of their pixels.
+    """`count` of the cameras per scene, of which every two have an overlap of MIN_OVERLAP to MAX_OVERLAP.
 
     One by one, beginning with the first candidate: the next is the one whose smallest overlap with those
-    chosen is nearest to `wanted`, among the admissible ones.
+    chosen is nearest to `wanted`, among the admissible ones; the least bad one if there are none.
     """
     overlap, nearest = measure_overlap(scenes, candidates, height, width)
     S, C = nearest.shape
@@ -92,9 +93,9 @@ def choose_views(
 def measure_overlap(
     scenes: Scenes, views: Views, height: int, width: int
 ) -> tuple[Float[Tensor, "s v v"], Float[Tensor, "s v"]]:
-    """The share of pixels of each view that another sees too, the smaller of both ways; nearest depths.
+    """The share of pixels of each view that another sees too, the geometric mean of both ways; nearest depths.
 
-    Measured exactly on a coarse grid: each point is looked for along the ray of the other camera.
+    Measured on a coarse grid: each point is looked for along the ray of the other camera.
     """
     S, V = views.t.shape[:2]
     device = views.t.device
@@ -118,4 +119,4 @@ def measure_overlap(
     shared = inside & ((found - depth).abs() < 1e-3 * depth)
     share = shared.view(S, V, V, -1).float().mean(-1)
     nearest = torch.where(hits.depth > 0, hits.depth, torch.inf).amin(2)
-    return torch.minimum(share, share.mT), nearest
+    return (share * share.mT).sqrt(), nearest
