@@ -157,7 +157,8 @@ def match_result(
     errors = transfer_error(pair.H, points0[indices[:, 0]], points1[indices[:, 1]])
     seen0 = covisible(pair.H, points0, size1)
     seen1 = covisible(np.linalg.inv(pair.H), points1, size0)
-    correct = int((errors <= _CORRECT).sum())
+    shared = seen0[indices[:, 0]] & seen1[indices[:, 1]]
+    correct = int(((errors <= _CORRECT) & shared).sum())
     return PairResult(
         pair.kind,
         (len(points0), len(points1)),
@@ -175,7 +176,7 @@ def _estimator(name: str) -> Callable[..., Any]:
     return by_pycolmap
 
 
-def accuracy_at(results: Sequence[PairResult], pixels: float) -> float:
+def accuracy_at(results: Sequence[PairResult], pixels: float | int) -> float:
     """Mean matching accuracy: the share of matches within so many pixels, averaged over pairs (D2-Net).
 
     A pair without matches counts as 0.

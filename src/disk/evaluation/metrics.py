@@ -92,7 +92,7 @@ def repeatability(
 
 
 def matching_score(correct: int, seen0: int, seen1: int) -> float:
-    """Correct matches over keypoints in the shared view, the mean of both images (SuperPoint, appendix A)."""
+    """Correct matches in the shared view over the keypoints there, the mean of both images (SuperPoint, appendix A)."""
     return (_share(correct, seen0) + _share(correct, seen1)) / 2
 
 

@@ -26,7 +26,7 @@ class Result:
 
     label: str
     figures: dict[str, dict[str, Value]]
-    curve: tuple[Sequence[float], Sequence[float]] | None = None
+    curve: tuple[Sequence[float | int], Sequence[float]] | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from disk.evaluation.ground_truth import View
 from disk.features import Features, Matches
 from disk.images.reading import image_size, read_image
 from disk.images.resizing import Placement, pad_to_multiple, place, to_tensor
-from disk.matching.lightglue import LightGlue
+from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
 from disk.model.backend import choose_device, make_backend
 from disk.model.checkpoints import cache_folder, load, read_state, weights_hash
@@ -53,7 +53,7 @@ class FeatureOptions:
     matcher: Literal["mnn", "lightglue"] = "mnn"
     """mnn: mutual nearest neighbours; lightglue: the learned matcher, for the features of disk."""
     matcher_weights: Path | None = None
-    """Weights of LightGlue for DISK; default: downloaded by kornia."""
+    """Weights of LightGlue for DISK; default: fetched."""
     ratio: tuple[float, ...] = (0.85,)
     """Ratios of the nearest to the second nearest distance, two-way; 1: no test. Several: the best is reported."""
     degrade: bool = False
@@ -64,18 +64,6 @@ class FeatureOptions:
     """Where the network runs; auto: a GPU if there is one."""
     cache: Path | None = None
     """Folder that keeps features, so that measuring again costs no detection; default: in the user's cache folder."""
-
-
-class Source(Protocol):
-    """Features under test, by view."""
-
-    label: str
-
-    def prepare(self, views: Iterable[View]) -> float | None:
-        """Find all features that are not there yet; seconds an image took, None where that is not known."""
-
-    def features(self, view: View) -> Features:
-        """Features of a view, in pixels of the image as stored, unit descriptors."""
 
 
 def open_sources(options: FeatureOptions, folder: str = "") -> list[Source]:
@@ -90,10 +78,10 @@ def open_sources(options: FeatureOptions, folder: str = "") -> list[Source]:
         if method == "disk":
             sources += [_network(name, options, alone=len(options.weights) == 1) for name in options.weights]
         else:
-            sources.append(_Detected(method, method, _baseline(method), options))
+            sources.append(DetectedFeatures(method, method, _baseline(method), options))
     for path in options.features:
         inner = path / folder
-        sources.append(_Stored(path.name or str(path), inner if folder and inner.exists() else path, options.n))
+        sources.append(StoredFeatures(path.name or str(path), inner if folder and inner.exists() else path, options.n))
     return sources
 
 
@@ -110,7 +98,7 @@ def _check(options: FeatureOptions) -> None:
         raise EvaluationError("--degrade spoils images, and --features are found already; use --method")
 
 
-def _network(name: str, options: FeatureOptions, alone: bool) -> Source:
+def _network(name: str, options: FeatureOptions, alone: bool) -> DetectedFeatures:
     model = load(name)
     backend = make_backend(model, options.device)
 
@@ -120,14 +108,14 @@ def _network(name: str, options: FeatureOptions, alone: bool) -> Source:
 
     label = "disk" if alone and name == "default" else f"disk {name}"
     key = f"disk {weights_hash(model)} {backend.name} {backend.device.type}"
-    return _Detected(label, key, detect, options)
+    return DetectedFeatures(label, key, detect, options)
 
 
 def _baseline(method: str) -> Callable[[np.ndarray, int], Features]:
     return lambda image, n: detect_baseline(method, image, n)
 
 
-class _Detected:
+class DetectedFeatures:
     """Features found here, and kept in a cache by the content of the image and all that decides them."""
 
     def __init__(
@@ -142,12 +130,14 @@ class _Detected:
         self._load = lru_cache(maxsize=128)(self._read)
 
     def prepare(self, views: Iterable[View]) -> float:
+        """Find the features of views that are not there yet; the mean seconds an image takes, or took before."""
         needed = {self._file(view): view for view in views}
         seconds = [self._ensure(view) for view in track(list(needed.values()), f"{self.label}: features", "image")]
         _prune(self._folder, keep=needed.keys())
         return float(np.mean(seconds))
 
     def features(self, view: View) -> Features:
+        """Features of a view, in pixels of the image as stored."""
         return self._load(self._file(view))[0]
 
     def _ensure(self, view: View) -> float:
@@ -183,7 +173,7 @@ class _Detected:
             return Features(*parts), float(data["seconds"])
 
 
-class _Stored:
+class StoredFeatures:
     """Features found elsewhere, of any layout."""
 
     def __init__(self, label: str, path: Path, n: int) -> None:
@@ -192,12 +182,14 @@ class _Stored:
         self._store: Any = open_features(path)
 
     def prepare(self, views: Iterable[View]) -> None:
+        """Raise ArtifactError unless all views have features."""
         missing = sorted({view.name for view in views if view.name not in self._store.names})
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ArtifactError(f"{self._path} has no features of {missing[0]!r}{more}")
 
     def features(self, view: View) -> Features:
+        """The n best features of a view, with descriptors of unit length."""
         found = self._store[view.name]
         best = torch.argsort(found.scores, descending=True, stable=True)[: self._n]
         descriptors = found.descriptors[best]
@@ -205,6 +197,9 @@ class _Stored:
         if (length - 1).abs().max().item() > 1e-2 if len(best) else False:
             descriptors = descriptors / length.clamp(min=1e-9)
         return Features(found.keypoints[best], descriptors, found.scores[best])
+
+
+Source = DetectedFeatures | StoredFeatures
 
 
 def describe(
@@ -248,9 +243,8 @@ class Matcher:
     def __init__(self, options: FeatureOptions) -> None:
         self._network: LightGlue | None = None
         if options.matcher == "lightglue":
-            path = options.matcher_weights
-            weights = None if path is None else read_state(path)
-            self._network = LightGlue(weights, choose_device(options.device), source=str(path))
+            path = options.matcher_weights or fetch_weights(cache_folder())
+            self._network = LightGlue(read_state(path), choose_device(options.device), False, path)
         # LightGlue knows no ratio test
         self.ratios: tuple[float | None, ...] = options.ratio if self._network is None else (None,)
 

@@ -37,9 +37,7 @@ def project(camera: Camera, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor,
     return homogeneous[:, :2] / homogeneous[:, 2:], depth
 
 
-def unproject(
-    camera: Camera, pixels: Float[Tensor, "n 2"], depth: Float[Tensor, " n"]
-) -> Float[Tensor, "n 3"]:
+def unproject(camera: Camera, pixels: Float[Tensor, "n 2"], depth: Float[Tensor, " n"]) -> Float[Tensor, "n 3"]:
     """World points seen at pixels in the given depths (third camera coordinate)."""
     rays = torch.linalg.solve(camera.K, _homogeneous(pixels).T).T
     in_camera = rays / rays[:, 2:] * depth[:, None]

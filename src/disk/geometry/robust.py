@@ -85,9 +85,7 @@ def _pinhole(K: Float[np.ndarray, "3 3"]) -> dict[str, object]:
     return {"model": "PINHOLE", "width": -1, "height": -1, "params": parameters}
 
 
-def _ransac(
-    name: str, threshold: float, confidence: float, iterations: int, seed: int
-) -> dict[str, float | int]:
+def _ransac(name: str, threshold: float, confidence: float, iterations: int, seed: int) -> dict[str, float | int]:
     return {
         name: threshold,
         "success_prob": confidence,

@@ -1,0 +1,166 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_world import make_world, unit, write_artifacts
+
+from disk.errors import EvaluationError
+from disk.evaluation.ground_truth import read_pose_pairs
+from disk.evaluation.pose import PoseOptions, Setting, evaluate_pose, figures_of, measure
+from disk.evaluation.sources import open_sources
+
+QUICK = {"threshold": (1.0,), "ratio": (0.9,)}
+
+
+def options_of(world, **changes: object) -> PoseOptions:
+    return PoseOptions(**{"features": (world.artifacts,), **QUICK, **changes})
+
+
+def outcomes_of(world, **changes: object) -> dict:
+    options = options_of(world, **changes)
+    return measure(open_sources(options)[0], read_pose_pairs(world.pairs, world.images), options)
+
+
+def test_a_perfect_matcher_scores_100(world):
+    report = evaluate_pose(world.pairs, world.images, options_of(world))
+    figures = report.results[0].figures[""]
+    for name in ("AUC@5", "AUC@10", "AUC@20", "mAA(10)", "precision"):
+        assert figures[name] == pytest.approx(100, abs=0.1), name
+    assert figures["failures"] == 0
+    assert figures["matches"] == figures["inliers"] == 80
+
+
+def test_a_random_matcher_scores_near_zero(world):
+    rng = np.random.default_rng(1)
+    keypoints = {name: rng.uniform([0, 0], [640, 480], (200, 2)) for name in world.names}
+    descriptors = {name: unit(rng, 200) for name in world.names}
+    write_artifacts(world.root / "random", keypoints, descriptors)
+    figures = figures_of(*outcomes_of(world, features=(world.root / "random",), ratio=(1.0,)).values())
+    assert figures["AUC@10"] < 5
+    assert figures["mAA(10)"] < 10
+    assert figures["precision"] < 15  # a band about the epipolar line, of the whole image
+
+
+def test_no_matches_at_all_are_failures(world):
+    empty = {name: np.zeros((0, 2)) for name in world.names}
+    write_artifacts(world.root / "empty", empty, {name: np.zeros((0, 32)) for name in world.names})
+    figures = figures_of(*outcomes_of(world, features=(world.root / "empty",)).values())
+    assert figures["failures"] == 6
+    assert figures["AUC@20"] == figures["precision"] == figures["matches"] == figures["inliers"] == 0
+
+
+def test_resizing_images_and_scaling_K_changes_no_pose(tmp_path):
+    small, large = make_world(tmp_path / "small", noise=0.5), make_world(tmp_path / "large", scale=2, noise=0.5)
+    (outcome,) = outcomes_of(small, threshold=(1.0,)).values()
+    (doubled,) = outcomes_of(large, threshold=(2.0,)).values()
+    assert outcome.errors.max() > 0.05  # the noise is felt
+    np.testing.assert_allclose(doubled.errors, outcome.errors, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(doubled.inliers, outcome.inliers)
+
+
+def test_the_order_of_pairs_changes_no_figure(tmp_path):
+    world = make_world(tmp_path / "world", noise=1.0)
+    before = next(iter(outcomes_of(world).values()))
+    lines = world.pairs.read_text().splitlines()
+    order = [3, 0, 5, 1, 4, 2]
+    world.pairs.write_text("\n".join(lines[i] for i in order))
+    after = next(iter(outcomes_of(world).values()))
+    np.testing.assert_array_equal(after.errors, before.errors[order])
+    for name, value in figures_of(before).items():
+        assert figures_of(after)[name] == pytest.approx(value, rel=1e-12), name
+
+
+def test_the_number_of_workers_changes_no_figure(tmp_path):
+    world = make_world(tmp_path / "world", noise=1.0)
+    alone, together = outcomes_of(world, runs=2), outcomes_of(world, runs=2, workers=2)
+    for setting in alone:
+        np.testing.assert_array_equal(alone[setting].errors, together[setting].errors)
+        np.testing.assert_array_equal(alone[setting].inliers, together[setting].inliers)
+
+
+def test_both_estimators_agree_on_clean_matches(world):
+    outcomes = outcomes_of(world, estimator=("poselib", "pycolmap"))
+    assert [setting.estimator for setting in outcomes] == ["poselib", "pycolmap"]
+    for outcome in outcomes.values():
+        assert outcome.errors.max() < 0.05
+
+
+def test_the_best_setting_is_reported_and_said_so(tmp_path, capsys):
+    world = make_world(tmp_path / "world", noise=0.8)
+    json_file = tmp_path / "figures.json"
+    options = options_of(world, threshold=(0.01, 2.0), ratio=(0.5, 0.9), json=json_file)
+    report = evaluate_pose(world.pairs, world.images, options)
+    assert "best by AUC@10 of ratios 0.5 0.9 and thresholds 0.01 2 px" in capsys.readouterr().out
+    (result,) = json.loads(json_file.read_text())["results"]
+    assert len(result["settings"]) == 4
+    assert {(s["ratio"], s["threshold"]) for s in result["settings"]} == {(r, t) for r in (0.5, 0.9) for t in (0.01, 2)}
+    assert report.results[0].figures[""]["AUC@10"] == max(s["AUC@10"] for s in result["settings"])
+    assert report.results[0].figures[""]["threshold"] == 2
+    assert len(result["errors"]) == 6
+
+
+def test_runs_are_pooled(tmp_path):
+    world = make_world(tmp_path / "world", noise=1.0)
+    (once,), (thrice,) = outcomes_of(world).values(), outcomes_of(world, runs=3).values()
+    assert len(thrice.errors) == 18
+    np.testing.assert_array_equal(thrice.errors[::3], once.errors)  # pair by pair, the first run is the same
+    assert thrice.errors.reshape(6, 3).std(axis=1).max() > 0
+
+
+def test_several_methods_are_columns_of_one_table(world, tmp_path, capsys):
+    plot = tmp_path / "curves.svg"
+    options = options_of(world, method=("sift",), estimator=("poselib", "pycolmap"), plot=plot)
+    report = evaluate_pose(world.pairs, world.images, options)
+    labels = [result.label for result in report.results]
+    assert labels == ["sift poselib", "sift pycolmap", "perfect poselib", "perfect pycolmap"]
+    printed = capsys.readouterr().out
+    assert all(label in printed for label in labels)
+    assert "relative pose, 6 pairs" in printed
+    assert plot.read_text().startswith("<?xml")
+    x, y = report.results[2].curve
+    assert (x[0], x[-1], y[-1]) == (0, 20, 1)
+    # black images have no features: nothing is found, and nothing breaks
+    assert report.results[0].figures[""]["failures"] == 6
+
+
+def test_a_real_image_seen_from_another_side(tmp_path):
+    """RootSIFT on an image and itself turned by K R K^-1: the rotation is found, with all stages of a run."""
+    import cv2
+    from evaluation_world import K, pair_line, photo
+    from PIL import Image
+    from scipy.spatial.transform import Rotation
+
+    R = Rotation.from_rotvec([0.02, 0.05, 0.03]).as_matrix()
+    image = cv2.resize(photo(360, 480), (640, 480))
+    turned = cv2.warpPerspective(image, K @ R @ np.linalg.inv(K), (640, 480))
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(turned).save(tmp_path / "b.png")
+    # no camera moved: its direction is free, only the rotation counts
+    (tmp_path / "pairs.txt").write_text(pair_line("a", "b", K, K, R, np.zeros(3)))
+    options = PoseOptions(method=("rootsift",), n=500, **QUICK)
+    pairs = read_pose_pairs(tmp_path / "pairs.txt", tmp_path)
+    (source,) = open_sources(options)
+    source.prepare([pairs[0].view0, pairs[0].view1])
+    outcome = measure(source, pairs, options)[Setting("poselib", 0.9, 1.0)]
+    assert outcome.rotation[0] < 0.1
+    assert outcome.translation[0] == 0
+    assert outcome.inliers[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": ()}, "--threshold"),
+        ({"threshold": (0.0,)}, "--threshold"),
+        ({"estimator": ()}, "--estimator"),
+        ({"runs": 0}, "--runs 0"),
+        ({"workers": 0}, "--workers 0"),
+        ({"plot": Path("curves.xls")}, "--plot curves.xls"),
+        ({"json": Path("nowhere/at/all.json")}, "cannot write nowhere"),
+    ],
+)
+def test_options_that_make_no_sense(world, changes, message):
+    with pytest.raises(EvaluationError, match=message):
+        evaluate_pose(world.pairs, world.images, replace(options_of(world), **changes))
