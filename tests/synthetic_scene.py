@@ -6,12 +6,15 @@ mapping must recover the cameras.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from disk.storage.artifacts import feature_writer
@@ -82,7 +85,7 @@ def write_photos(scene: Scene, folder: Path, suffix: str = ".jpg") -> Path:
 def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None) -> None:
     """What `disk detect` would write, with a descriptor of its own for each 3D point."""
     rng = np.random.default_rng(1)
-    codes = rng.normal(size=(1 + max(owners.max() for owners in scene.owners.values()), 32))
+    codes = rng.normal(size=(1000, 32))
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, {"n": 4096}, "synthetic", False, SHARD_BYTES)
         for name in names or scene.names:
@@ -107,6 +110,18 @@ def write_matches(scene: Scene, artifacts: Path, options: str = "as they are") -
         for (name0, name1), matches in scene.matches.items():
             writer.add(f"{name0.replace('/', '|')}/{name1.replace('/', '|')}", {"matches.h5": matches})
         writer.finish()
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file can grow beyond some bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _about_x(degrees: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeVar
@@ -117,16 +117,20 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
                 detect(artifacts, images, _options_of(DetectOptions, options))
             except PartialFailureError as error:
                 partial = error
+        with read_features(artifacts) as features:
+            count = len(features)
+        if count < 2:
+            raise ColmapError(f"{count} image in {images} has features; a model needs at least two images")
         with _timed(seconds, "match"):
-            match(artifacts, replace(_options_of(MatchOptions, options), pairs=_pairs(artifacts, options)))
+            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options)))
         database = out / "database.db"
         with _timed(seconds, "export"):
             if options.overwrite or not _is_exported(artifacts, database):
                 summary.unlink(missing_ok=True)
-                choice = replace(_options_of(ExportOptions, options), database_path=database, overwrite=True)
+                choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
                 export(artifacts, images, choice)
         with _timed(seconds, "verify"):
-            verified = verify(artifacts, replace(_options_of(VerifyOptions, options), database_path=database))
+            verified = verify(artifacts, _options_of(VerifyOptions, options, database_path=database))
         if not verified.connected:
             raise ColmapError(
                 f"no two of the images in {images} have {options.min_inliers} matches that agree: they need "
@@ -155,10 +159,10 @@ def read_summary(out: Path) -> Reconstruction:
         raise ColmapError(f"{path} was not written by `disk reconstruct`") from None
 
 
-def _options_of(kind: type[T], options: ReconstructOptions) -> T:
-    """The options of one stage: those it shares with ours by name."""
+def _options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
+    """The options of one stage: those it shares with ours by name, and others."""
     names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
-    return kind(**{name: getattr(options, name) for name in names})
+    return kind(**{name: getattr(options, name) for name in names} | others)
 
 
 def _same_options(path: Path, options: ReconstructOptions) -> None:
@@ -182,17 +186,16 @@ def _same_options(path: Path, options: ReconstructOptions) -> None:
     path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
-def _pairs(artifacts: Path, options: ReconstructOptions) -> Literal["exhaustive", "sequential", "list", "retrieval"]:
+def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "sequential", "list", "retrieval"]:
     if options.pairs != "auto":
         return options.pairs
-    with read_features(artifacts) as features:
-        if len(features) <= ALL_PAIRS_UP_TO:
-            return "exhaustive"
-        log.info(
-            "%d images: each is matched with the %d that look most alike; --pairs exhaustive matches all pairs",
-            len(features), options.top_k,
-        )  # fmt: skip
-        return "retrieval"
+    if count <= ALL_PAIRS_UP_TO:
+        return "exhaustive"
+    log.info(
+        "%d images: each is matched with the %d that look most alike; --pairs exhaustive matches all pairs",
+        count, options.top_k,
+    )  # fmt: skip
+    return "retrieval"
 
 
 def _is_exported(artifacts: Path, database: Path) -> bool:

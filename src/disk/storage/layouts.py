@@ -8,7 +8,6 @@ present. hloc: `features.h5` with a group per image path, `matches.h5` with grou
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from disk.errors import ArtifactError
 from disk.features import Features
 from disk.progress import track
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, FeatureStore, MatchStore, read_features
+from disk.storage.new_file import new_h5
 from disk.storage.shards import dataset_keys, open_h5
 
 IMW_MATCHES = "matches.h5"
@@ -42,16 +42,16 @@ def write_imw(features: FeatureStore, matches: MatchStore, out: Path) -> int:
     matched = set(matches.pairs())
     for folder, names in track(sequences.items(), "IMW sequences", "folder"):
         with (
-            _new_h5(out / folder / KEYPOINTS) as keypoints,
-            _new_h5(out / folder / DESCRIPTORS) as descriptors,
-            _new_h5(out / folder / SCORES) as scores,
+            new_h5(out / folder / KEYPOINTS) as keypoints,
+            new_h5(out / folder / DESCRIPTORS) as descriptors,
+            new_h5(out / folder / SCORES) as scores,
         ):
             for name in names:
                 found, stem = features[name], PurePosixPath(name).name
                 keypoints[stem] = found.keypoints.numpy()
                 descriptors[stem] = found.descriptors.numpy()
                 scores[stem] = found.scores.numpy()
-        with _new_h5(out / folder / IMW_MATCHES) as file:
+        with new_h5(out / folder / IMW_MATCHES) as file:
             by_stem = sorted(names, key=lambda name: PurePosixPath(name).name)
             for low, high in itertools.combinations(by_stem, 2):
                 known = (low, high) in matched or (high, low) in matched
@@ -78,7 +78,7 @@ def write_hloc(
         other = flat_keys.setdefault(_flat(paths[name]), paths[name])
         if other != paths[name]:
             raise ArtifactError(f"hloc cannot tell {other} and {paths[name]} apart ('/' is written '-'); rename one")
-    with _new_h5(out / HLOC_FEATURES) as file:
+    with new_h5(out / HLOC_FEATURES) as file:
         for name in track(features.names, "hloc features", "image"):
             found = features[name]
             group = file.create_group(paths[name])
@@ -87,7 +87,7 @@ def write_hloc(
             group["descriptors"] = found.descriptors.numpy().T
             group["image_size"] = np.array(sizes[name])
     pairs = matches.pairs()
-    with _new_h5(out / HLOC_MATCHES) as file:
+    with new_h5(out / HLOC_MATCHES) as file:
         for name0, group_of_pairs in itertools.groupby(track(pairs, "hloc matches", "pair"), lambda p: p[0]):
             first = features[name0].descriptors
             for _, name1 in group_of_pairs:
@@ -230,19 +230,3 @@ def _ordered(pair: tuple[str, str], matches: np.ndarray) -> tuple[tuple[str, str
 
 def _flat(image: str) -> str:
     return image.replace("/", "-")
-
-
-@contextlib.contextmanager
-def _new_h5(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears under its name only when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            yield file
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"cannot write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

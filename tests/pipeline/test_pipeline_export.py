@@ -1,0 +1,155 @@
+"""disk export: every format from the same artifacts, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from disk.cli.main import main
+from disk.colmap.database import open_database
+from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
+from disk.pipeline.export import ExportOptions, export
+from synthetic_scene import Scene, full_disk, make_scene, write_features, write_matches, write_photos
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Artifacts in tmp_path/artifacts, photos in tmp_path/photos."""
+    scene = make_scene(["a", "sub/b", "sub/c"], points=30)
+    write_features(scene, tmp_path / "artifacts")
+    write_matches(scene, tmp_path / "artifacts")
+    write_photos(scene, tmp_path / "photos", ".JPG")
+    return scene
+
+
+def run(tmp_path: Path, **options: object) -> Path:
+    defaults: dict[str, object] = {"database_path": tmp_path / "database.db"}
+    chosen = ExportOptions(**(defaults | options))  # type: ignore[arg-type]
+    return export(tmp_path / "artifacts", tmp_path / "photos", chosen)
+
+
+def test_colmap(scene: Scene, tmp_path: Path) -> None:
+    path = run(tmp_path, camera_model="opencv", single_camera=True)
+    with open_database(path) as database:
+        assert [image.name for image in database.read_all_images()] == ["a.JPG", "sub/b.JPG", "sub/c.JPG"]
+        (camera,) = database.read_all_cameras()
+        assert camera.model_name == "OPENCV"
+        assert np.array_equal(database.read_keypoints(1)[:, :2], scene.keypoints["a"] + np.float32(0.5))
+        assert np.array_equal(database.read_matches(1, 3).T, scene.matches["a", "sub/c"])
+
+
+def test_artifacts_of_the_original(scene: Scene, tmp_path: Path) -> None:
+    """The original writes no attributes, and matches as uint16 on request."""
+    artifacts = tmp_path / "artifacts"
+    with h5py.File(artifacts / "keypoints.h5", "a") as file:
+        for name in scene.names:
+            file[name].attrs.clear()
+        file.attrs.clear()
+    (artifacts / "scores.h5").unlink()
+    (artifacts / "matches.h5").unlink()
+    with h5py.File(artifacts / "matches.h5", "w") as file:
+        file["a/sub|b"] = scene.matches["a", "sub/b"].astype(np.uint16)
+    with open_database(run(tmp_path)) as database:
+        assert np.array_equal(database.read_matches(1, 2).T, scene.matches["a", "sub/b"])
+        assert database.num_matched_image_pairs() == 1
+
+
+def test_an_existing_database_is_refused(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "database.db").write_text("precious")
+    with pytest.raises(ColmapError, match=r"database\.db exists"):
+        run(tmp_path)
+    assert (tmp_path / "database.db").read_text() == "precious"
+    with open_database(run(tmp_path, overwrite=True)) as database:
+        assert database.num_images() == 3
+
+
+def test_imw_and_hloc(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = run(tmp_path, format="imw")
+    assert out == tmp_path / "artifacts" / "imw"
+    with h5py.File(out / "sub" / "matches.h5") as file:
+        assert np.array_equal(file["c-b"], scene.matches["sub/b", "sub/c"][::-1])
+    assert "2 pairs of images in different folders" in caplog.text
+    out = run(tmp_path, format="hloc", output=tmp_path / "hloc")
+    with h5py.File(out / "features.h5") as file:
+        assert np.array_equal(file["sub/b.JPG/keypoints"], scene.keypoints["sub/b"])
+        assert file["sub/b.JPG/image_size"][()].tolist() == [640, 480]
+    assert (out / "pairs.txt").read_text().splitlines()[0] == "a.JPG sub/b.JPG"
+    for options in ({"format": "imw"}, {"format": "hloc", "output": tmp_path / "hloc"}):
+        with pytest.raises(ArtifactError, match=r"exists; choose another --output"):
+            run(tmp_path, **options)
+        run(tmp_path, **options, overwrite=True)
+
+
+def test_images_that_do_not_fit_the_features(scene: Scene, tmp_path: Path) -> None:
+    Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "a.JPG")
+    with pytest.raises(ImageError, match=r"a\.JPG is 320 x 240, but was 640 x 480"):
+        run(tmp_path)
+    (tmp_path / "photos" / "a.JPG").unlink()
+    with pytest.raises(ImageError, match=r"has no image 'a' of the features \(1 missing\)"):
+        run(tmp_path)
+    assert not (tmp_path / "database.db").exists()
+
+
+def test_images_without_features_are_counted(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "new.jpg")
+    with open_database(run(tmp_path)) as database:
+        assert database.num_images() == 3
+    assert "1 images in" in caplog.text
+
+
+def test_contradictions_and_unknown_models(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="contradict"):
+        run(tmp_path, single_camera=True, camera_per="folder")
+    with pytest.raises(ColmapError, match="choose from"):
+        run(tmp_path, camera_model="box")
+
+
+def test_the_command_line(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the original's h5_to_db.py was called; mistakes end in one line and 2."""
+    artifacts, photos, database = (str(tmp_path / name) for name in ("artifacts", "photos", "x.db"))
+    command = ["export", artifacts, photos, "--database-path", database, "--image-extension", ".jpg"]
+    command += ["--single-camera", "--camera-model", "simple-pinhole"]
+    assert main(command) == 0
+    with open_database(Path(database)) as opened:
+        assert [camera.model_name for camera in opened.read_all_cameras()] == ["SIMPLE_PINHOLE"]
+    capsys.readouterr()
+    for arguments, message in [
+        (command[1:], "exists"),
+        ([str(tmp_path / "none"), photos], "no keypoints.h5"),
+        ([artifacts, str(tmp_path / "none"), "--database-path", str(tmp_path / "y.db")], "does not exist"),
+        ([artifacts, photos, "--database-path", f"{database}/y.db"], "x.db"),
+    ]:
+        assert main(["export", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_no_matches_yet(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "matches.h5").unlink()
+    with pytest.raises(ArtifactError, match="run `disk match` first"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["colmap", "hloc"])
+def test_a_full_disk(scene: Scene, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "out"
+    with full_disk(2000), pytest.raises(DiskError, match="cannot write"):
+        run(tmp_path, format=format, output=out, database_path=out / "database.db")
+    assert list(out.iterdir()) == []
+    run(tmp_path, format=format, output=out, database_path=out / "database.db")
+
+
+def test_files_of_another_program(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "keypoints.h5").write_text("hello")
+    with pytest.raises(ArtifactError, match=r"keypoints\.h5 cannot be read as HDF5"):
+        run(tmp_path)
+    with h5py.File(tmp_path / "artifacts" / "keypoints.h5", "w") as file:
+        file["a"] = np.zeros((3, 4))
+    with pytest.raises(ArtifactError, match="was written by another program"):
+        run(tmp_path)
+    assert not (tmp_path / "database.db").exists()

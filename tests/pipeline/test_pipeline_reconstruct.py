@@ -1,0 +1,227 @@
+"""disk reconstruct, from detected features on: the detector is replaced by a scene whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from disk.cli.main import main
+from disk.errors import ArtifactError, ColmapError, PartialFailureError
+from disk.geometry.pose import align_similarity, rotation_error
+from disk.pipeline import reconstruct as stage
+from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, read_summary, reconstruct
+from synthetic_scene import Scene, make_scene, write_features, write_photos
+
+NAMES = ["a", "b", "c", "sub/d"]
+Detector = Callable[[Scene], list[Any]]
+
+
+@pytest.fixture
+def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
+    """Makes `detect` find a scene in tmp_path/photos; returns the options it was called with."""
+
+    def install(scene: Scene) -> list[Any]:
+        calls: list[Any] = []
+        write_photos(scene, tmp_path / "photos")
+
+        def found(artifacts: Path, images: Path, options: Any) -> None:
+            calls.append(options)
+            if options.overwrite:
+                for path in artifacts.glob("*.h5"):
+                    path.unlink()
+            write_features(scene, artifacts)
+
+        monkeypatch.setattr(stage, "detect", found)
+        return calls
+
+    return install
+
+
+def run(tmp_path: Path, **options: Any) -> Reconstruction:
+    return reconstruct(tmp_path / "photos", tmp_path / "out", ReconstructOptions(**options))
+
+
+def unrelated(scene: Scene, name: str) -> Scene:
+    """The scene, with one image that shows something else, on few features: many may agree by chance."""
+    rng = np.random.default_rng(7)
+    scene.owners[name] = np.full(12, -1)
+    scene.keypoints[name] = rng.uniform(0, 400, (12, 2)).astype(np.float32)
+    return scene
+
+
+@pytest.mark.parametrize("mapper", ["incremental", "global"])
+def test_from_photos_to_the_true_cameras(detector: Detector, tmp_path: Path, mapper: str) -> None:
+    import pycolmap
+
+    scene = make_scene(NAMES, points=200)
+    calls = detector(scene)
+    result = run(tmp_path, mapper=mapper, single_camera=True, n=1234)
+    assert calls[0].n == 1234
+    assert (result.images, result.registered, result.unconnected) == (4, 4, [])
+    assert result.points >= 199
+    assert result.track_length > 3.9
+    assert result.reprojection_error < 1e-3
+    assert list(result.seconds) == ["detect", "match", "export", "verify", "map"]
+    assert result == read_summary(tmp_path / "out")
+    found = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
+    poses = {image.name.removesuffix(".jpg"): image.cam_from_world() for image in found.images.values()}
+    centres = np.stack([-poses[name].rotation.matrix().T @ poses[name].translation for name in NAMES])
+    scale, R, t = align_similarity(centres, scene.centres(NAMES))
+    assert np.abs(scale * centres @ R.T + t - scene.centres(NAMES)).max() < 1e-3
+    for name in NAMES:
+        assert rotation_error(poses[name].rotation.matrix() @ R.T, scene.rotations[name]) < 0.01
+    assert (tmp_path / "out" / "points.ply").read_bytes().startswith(b"ply")
+
+
+def test_a_second_run_does_nothing(detector: Detector, tmp_path: Path) -> None:
+    detector(make_scene(NAMES, points=100))
+    first = run(tmp_path)
+    # a file that is written anew is another one under the same name
+    files = ("database.db", "points.ply", "summary.json", "sparse/0/images.bin", "artifacts/matches.h5")
+    before = [(tmp_path / "out" / file).stat().st_ino for file in files]
+    assert run(tmp_path, device="cpu", keep_going=True) == first  # these do not change the model
+    assert [(tmp_path / "out" / file).stat().st_ino for file in files] == before
+    assert run(tmp_path, overwrite=True).points == first.points
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "sparse/0/points3D.bin", "database.db", "artifacts/inliers.h5"])
+def test_what_is_missing_is_made_again(detector: Detector, tmp_path: Path, lost: str) -> None:
+    """As after a kill between two stages."""
+    detector(make_scene(NAMES, points=100))
+    first = run(tmp_path)
+    model = (tmp_path / "out" / "sparse" / "0" / "points3D.bin").read_bytes()
+    (tmp_path / "out" / lost).unlink()
+    if lost.startswith("sparse"):
+        (tmp_path / "out" / "summary.json").unlink()  # it is written last
+    again = run(tmp_path)
+    assert (again.models, again.images) == (first.models, first.images)
+    assert (tmp_path / "out" / "sparse" / "0" / "points3D.bin").read_bytes() == model
+
+
+def test_new_photos_join_the_model(detector: Detector, tmp_path: Path) -> None:
+    scene = make_scene(NAMES, points=100)
+    part = Scene(NAMES[:3], *(getattr(scene, name) for name in list(scene.__dataclass_fields__)[1:]))
+    detector(part)
+    (tmp_path / "photos" / "sub").mkdir()
+    assert run(tmp_path).registered == 3
+    detector(scene)
+    result = run(tmp_path)
+    assert (result.images, result.registered) == (4, 4)
+
+
+def test_other_options_are_refused(detector: Detector, tmp_path: Path) -> None:
+    detector(make_scene(NAMES, points=100))
+    run(tmp_path)
+    with pytest.raises(ArtifactError, match=r"camera_model simple-radial there, pinhole now; mapper"):
+        run(tmp_path, camera_model="pinhole", mapper="global")
+    assert run(tmp_path).registered == 4
+    assert run(tmp_path, camera_model="pinhole", overwrite=True).registered == 4
+    (tmp_path / "out" / "options.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"options\.json is damaged"):
+        run(tmp_path)
+
+
+def test_images_that_do_not_connect_are_named(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector(unrelated(make_scene(NAMES, points=100), "b"))
+    photos, out = str(tmp_path / "photos"), str(tmp_path / "out")
+    assert main(["reconstruct", photos, out, "--single-camera"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 of 4" in shown
+    assert "1 images do not connect to sparse/0: b.jpg" in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["unconnected"] == ["b.jpg"]
+    assert summary["models"][0]["images"] == ["a.jpg", "c.jpg", "sub/d.jpg"]
+
+
+def test_nothing_connects(detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = make_scene(NAMES, points=60)
+    for name in NAMES:
+        unrelated(scene, name)
+    detector(scene)
+    photos, out = str(tmp_path / "photos"), str(tmp_path / "out")
+    for _ in range(2):  # the second time from what is there
+        assert main(["reconstruct", photos, out]) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert "no two of the images" in error[-1]
+        assert not (tmp_path / "out" / "summary.json").exists()
+        assert not (tmp_path / "out" / "sparse").exists()
+
+
+def test_a_list_of_pairs_that_see_nothing_in_common(detector: Detector, tmp_path: Path) -> None:
+    detector(unrelated(make_scene(NAMES, points=100), "a"))
+    (tmp_path / "pairs.txt").write_text("a.jpg b.jpg\na.jpg c.jpg\n")
+    with pytest.raises(ColmapError, match="no two of the images"):
+        run(tmp_path, pairs="list", pairs_file=tmp_path / "pairs.txt")
+
+
+def test_many_images_are_matched_by_likeness(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector(make_scene(NAMES, points=100))
+    monkeypatch.setattr(stage, "ALL_PAIRS_UP_TO", 3)
+    caplog.set_level("INFO", "disk")
+    asked: list[str] = []
+    match = stage.match
+    monkeypatch.setattr(stage, "match", lambda path, options: (asked.append(options.pairs), match(path, options)))
+    assert run(tmp_path).registered == 4
+    assert asked == ["retrieval"]
+    assert "4 images: each is matched with the 20 that look most alike" in caplog.text
+
+
+def test_an_unreadable_image_is_reported_when_the_rest_is_done(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector(make_scene(NAMES, points=100))
+    found = stage.detect
+
+    def partly(artifacts: Path, images: Path, options: Any) -> None:
+        found(artifacts, images, options)
+        raise PartialFailureError("1 of 5 images could not be read: broken.jpg; the rest is done")
+
+    monkeypatch.setattr(stage, "detect", partly)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["reconstruct", str(tmp_path / "photos"), str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "4 of 4" in captured.out
+    assert captured.err.splitlines()[-1] == (
+        "disk reconstruct: 1 of 5 images could not be read: broken.jpg; the rest is done"
+    )
+
+
+def test_mistakes_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, out = tmp_path / "photos", str(tmp_path / "out")
+    assert main(["reconstruct", str(photos), out]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    photos.mkdir()
+    assert main(["reconstruct", str(photos), out]) == 2
+    assert "holds no" in capsys.readouterr().err
+    Image.new("RGB", (64, 64)).save(photos / "a.png")
+    assert main(["reconstruct", str(photos), out, "--camera-model", "box"]) == 2
+    assert "choose from" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["reconstruct", str(photos), str(tmp_path / "file")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_single_blank_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real detector: no features, no pairs, one clear line."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
+    assert main(["reconstruct", str(tmp_path / "photos"), str(tmp_path / "out")]) == 2
+    assert "a model needs at least two images" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_summary_yet(tmp_path: Path) -> None:
+    with pytest.raises(ColmapError, match="run `disk reconstruct` first"):
+        read_summary(tmp_path)
+    (tmp_path / "summary.json").write_text('{"songs": 3}')
+    with pytest.raises(ColmapError, match="was not written by"):
+        read_summary(tmp_path)

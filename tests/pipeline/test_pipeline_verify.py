@@ -1,0 +1,189 @@
+"""disk verify: inliers.h5 and the database agree, whatever happens in between."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from disk.cli.main import main
+from disk.colmap.database import image_ids, open_database
+from disk.errors import ArtifactError, ColmapError, DiskError
+from disk.pipeline.export import ExportOptions, export
+from disk.pipeline.verify import VerifyOptions, VerifySummary, verify
+from disk.storage.artifacts import read_matches
+from synthetic_scene import Scene, full_disk, make_scene, write_features, write_matches, write_photos
+
+NAMES = ["a", "b", "c", "sub/d"]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Artifacts in tmp_path, with one pair without matches and one with a few; exported to tmp_path/database.db."""
+    scene = make_scene(NAMES, points=100)
+    scene.matches["a", "b"] = np.zeros((2, 0), np.int64)
+    scene.matches["a", "c"] = scene.matches["a", "c"][:, :7]
+    write_features(scene, tmp_path)
+    write_matches(scene, tmp_path)
+    write_photos(scene, tmp_path / "photos")
+    export_again(tmp_path)
+    return scene
+
+
+def export_again(tmp_path: Path) -> None:
+    options = ExportOptions(database_path=tmp_path / "database.db", overwrite=True)
+    export(tmp_path, tmp_path / "photos", options)
+
+
+def run(tmp_path: Path, **options: object) -> VerifySummary:
+    return verify(tmp_path, VerifyOptions(database_path=tmp_path / "database.db", **options))  # type: ignore[arg-type]
+
+
+def inliers_of(tmp_path: Path) -> dict[tuple[str, str], list[list[int]]]:
+    """Of every pair, in inliers.h5 and in the database, which must agree."""
+    with read_matches(tmp_path, "inliers.h5") as store, open_database(tmp_path / "database.db") as database:
+        ids = image_ids(database)
+        found = {pair: store[pair].tolist() for pair in store.pairs()}
+        for (name0, name1), inliers in found.items():
+            geometry = database.read_two_view_geometry(ids[name0], ids[name1])
+            assert np.array_equal(np.reshape(geometry.inlier_matches, (-1, 2)).T, np.reshape(inliers, (2, -1)))
+    return found
+
+
+def test_every_pair_is_there_and_true_matches_stay(scene: Scene, tmp_path: Path) -> None:
+    summary = run(tmp_path)
+    found = inliers_of(tmp_path)
+    assert set(found) == set(scene.matches)
+    assert found["a", "b"] == found["a", "c"] == [[], []]
+    for pair in itertools.combinations(NAMES, 2):
+        if len(found[pair][0]):
+            right = set(map(tuple, scene.matches[pair][:, : -scene.wrong].T.tolist()))
+            assert right <= set(zip(*found[pair], strict=True))
+    kept = sum(len(inliers[0]) for inliers in found.values())
+    total = sum(matches.shape[1] for matches in scene.matches.values())
+    assert summary == VerifySummary(pairs=6, verified=6, connected=4, matches=total, inliers=kept)
+    with h5py.File(tmp_path / "inliers.h5") as file:  # laid out as matches.h5
+        assert set(file["a"]) == {"b", "c", "sub|d"}
+
+
+def test_a_second_run_has_nothing_to_do(scene: Scene, tmp_path: Path) -> None:
+    first = run(tmp_path)
+    before = inliers_of(tmp_path)
+    again = run(tmp_path)
+    assert again.verified == 0
+    assert (again.connected, again.inliers) == (first.connected, first.inliers)
+    assert run(tmp_path, overwrite=True).verified == 6
+    assert inliers_of(tmp_path) == before
+
+
+def test_other_options_are_refused(scene: Scene, tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ArtifactError, match=r"max_error 4\.0 there, 2\.0 now"):
+        run(tmp_path, max_error=2.0)
+    assert run(tmp_path, max_error=2.0, overwrite=True).verified == 6
+    with pytest.raises(ArtifactError, match="seed 0 there, 1 now"):
+        run(tmp_path, seed=1, max_error=2.0)
+
+
+def test_a_new_export_is_verified_anew(scene: Scene, tmp_path: Path) -> None:
+    run(tmp_path)
+    before = inliers_of(tmp_path)
+    export_again(tmp_path)
+    assert run(tmp_path).verified == 6
+    assert inliers_of(tmp_path) == before
+
+
+def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "matches.h5").unlink()
+    scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
+    write_matches(scene, tmp_path, options="otherwise")
+    with pytest.raises(ArtifactError, match=r"inliers\.h5 was written otherwise"):
+        run(tmp_path)
+    with pytest.raises(ColmapError, match=r"is no export of .* run `disk export` again"):
+        run(tmp_path, overwrite=True)
+    export_again(tmp_path)
+    assert run(tmp_path, overwrite=True).verified == 6
+    inliers_of(tmp_path)
+
+
+def test_kill_at_any_moment(scene: Scene, tmp_path: Path) -> None:
+    """A run that is killed, then one that finishes: the same as one that was left alone."""
+    run(tmp_path)
+    undisturbed = inliers_of(tmp_path)
+    export_again(tmp_path)
+    (tmp_path / "inliers.h5").unlink()
+    code = (
+        "import sys, time, pathlib\n"
+        "from disk.pipeline import verify as stage\n"
+        "from disk.storage.shards import ShardWriter\n"
+        "add = ShardWriter.add\n"
+        "def slow(self, *arguments):\n"
+        "    add(self, *arguments); self.flush()\n"
+        "    pathlib.Path(sys.argv[2]).touch(); time.sleep(0.5)\n"
+        "ShardWriter.add = slow\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "stage.verify(path, stage.VerifyOptions(database_path=path / 'database.db'))\n"
+    )
+    mark = tmp_path / "begun"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(mark)])
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.7)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob(".inliers-*.h5"))  # it was killed on the way
+    assert not (tmp_path / "inliers.h5").exists()
+    summary = run(tmp_path)
+    assert 0 < summary.verified < 6
+    assert inliers_of(tmp_path) == undisturbed
+    assert not list(tmp_path.glob(".inliers*"))
+
+
+def test_a_full_disk(scene: Scene, tmp_path: Path) -> None:
+    with full_disk(2000), pytest.raises(DiskError, match="cannot"):
+        run(tmp_path)
+    assert not (tmp_path / "inliers.h5").exists()
+    assert run(tmp_path).connected == 4
+    inliers_of(tmp_path)
+
+
+def test_bad_options(scene: Scene, tmp_path: Path) -> None:
+    for options in ({"max_error": 0.0}, {"min_inliers": 0}, {"seed": -1}):
+        with pytest.raises(DiskError, match="must be"):
+            run(tmp_path, **options)
+
+
+def test_the_command_line(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = str(tmp_path / "database.db")
+    assert main(["verify", str(tmp_path), "--database-path", database]) == 0
+    capsys.readouterr()
+    for arguments, message in [
+        ([str(tmp_path), "--database-path", f"{database}x"], "run `disk export` first"),
+        ([str(tmp_path / "none"), "--database-path", database], "run `disk detect` first"),
+        ([str(tmp_path), "--database-path", str(tmp_path / "photos" / "a.jpg")], "is no COLMAP database"),
+    ]:
+        assert main(["verify", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_no_pairs(tmp_path: Path) -> None:
+    scene = make_scene(["a", "b"], points=30)
+    scene.matches.clear()
+    write_features(scene, tmp_path)
+    with h5py.File(tmp_path / "matches.h5", "w"):
+        pass
+    write_photos(scene, tmp_path / "photos")
+    export_again(tmp_path)
+    with pytest.raises(ArtifactError, match="no matched pairs"):
+        run(tmp_path)
