@@ -114,9 +114,7 @@ def test_a_broken_connection_is_taken_up(server: Server, tmp_path: Path) -> None
     assert server.requests == [0, 100_000, 400_000]
 
 
-def test_a_connection_that_brings_nothing_is_an_error_and_the_part_stays(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_connection_that_brings_nothing_is_an_error_and_the_part_stays(server: Server, tmp_path: Path) -> None:
     server.breaks = [100_000, 0]
     with pytest.raises(DownloadError, match="100000 of 1280000 bytes; run the command again to continue"):
         download(server.url(), tmp_path / "file", check=has_md5, description="file")

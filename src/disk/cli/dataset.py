@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -99,7 +100,7 @@ def synthesize(
 
 
 def main(argv: list[str]) -> int:
-    commands = {
+    commands: dict[str, tuple[Callable[..., None], str]] = {
         "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/ --min-overlap 0.1"),
         "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out data/train/dataset.json"),
         "check": (check, "disk dataset check data/"),

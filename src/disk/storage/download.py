@@ -40,9 +40,7 @@ def download(url: str, target: Path, *, check: Callable[[Path], bool], descripti
             return target
         part.unlink()
         if not continued:
-            raise DownloadError(
-                f"{url}: the file fetched does not have the expected checksum; it was deleted"
-            )
+            raise DownloadError(f"{url}: the file fetched does not have the expected checksum; it was deleted")
         log.warning("%s: the continued file does not have the expected checksum; from the start", url)
         continued = False
 
@@ -53,9 +51,7 @@ def fetch_text(url: str) -> str:
         try:
             return response.read().decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException) as error:
-            raise DownloadError(
-                f"{url}: the connection broke off ({error}); run the command again"
-            ) from error
+            raise DownloadError(f"{url}: the connection broke off ({error}); run the command again") from error
 
 
 def file_hash(path: Path, kind: Literal["md5", "sha256", "git"]) -> str:
@@ -119,9 +115,7 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise DownloadError(
-            f"{url}: cannot be reached ({reason}); check the address and the network"
-        ) from error
+        raise DownloadError(f"{url}: cannot be reached ({reason}); check the address and the network") from error
     if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise DownloadError(f"{url}: the server sends another part of the file than was asked for")
     return response
