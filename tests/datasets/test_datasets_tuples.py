@@ -81,6 +81,22 @@ def test_scenes_and_images_without_depth(maker) -> None:
     assert [view.depth is None for view in tuples[2]] == [True, True, True]
 
 
+def test_names_as_the_original_reads_them(maker) -> None:
+    """It opens the name cut at its first dot, plus .jpg and .h5, whatever the json says after the dot."""
+    maker.scene(images=("a.png", "b.c.png", "b.d.png"), tuples=((0, 1), (0, 2)))
+    root = maker.root / "here"
+    (root / "images/a.png").rename(root / "images/a.jpg")
+    (root / "images/b.c.png").rename(root / "images/b.c.jpg")
+    (root / "depth/b.c.h5").rename(root / "depth/b.h5")
+    tuples = dataset(maker)
+    assert [view.depth is None for view in tuples[0]] == [False, True], "b.h5 may be of b.c or b.d"
+    assert [view.depth is None for view in tuples[1]] == [False, False]
+    maker.scene(images=("a.x.jpg", "b.jpg"), tuples=((0, 1),))
+    (root / "images/a.x.jpg").rename(root / "images/a.jpg")
+    (root / "depth/a.x.h5").rename(root / "depth/a.h5")
+    assert [view.depth is None for view in dataset(maker)[0]] == [False, False]
+
+
 def test_georeferenced_positions_keep_their_relative_poses(maker) -> None:
     maker.scene()
     far = np.array([4_500_000.0, 6_200_000.0, 300.0])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from disk.datasets.files import Calibration, find_calibration, find_depth, read_calibration
+from disk.datasets.files import Calibration, read_calibration
 from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet
 from disk.datasets.tuples import load_posed_image
@@ -56,8 +56,7 @@ def check_scene(scene: Scene) -> SceneReport:
     origin: Float[np.ndarray, " 3"] | None = None
     with_depth = 0
     for index, name in enumerate(track(scene.images, scene.name, "image", len(scene.images))):
-        depth_file = None if scene.depth_path is None else find_depth(scene.depth_path, name)
-        with_depth += depth_file is not None
+        with_depth += scene.depth_file(name) is not None
         try:
             calibration = _calibration(scene, name)
             if origin is None:
@@ -89,7 +88,7 @@ def overlap(view1: PosedImage, view2: PosedImage) -> bool:
 
 
 def _calibration(scene: Scene, name: str) -> Calibration:
-    path = find_calibration(scene.calib_path, name)
+    path = scene.calibration_file(name)
     if path is None:
         raise DatasetError(f"no calibration of {name} in {scene.calib_path}")
     return read_calibration(path)
@@ -97,7 +96,7 @@ def _calibration(scene: Scene, name: str) -> Calibration:
 
 def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[np.ndarray, " 3"]) -> PosedImage:
     """The whole image, reduced without padding."""
-    width, height = image_size(scene.image_path / name)
+    width, height = image_size(scene.image_file(name))
     scale = _SIZE / max(width, height)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return load_posed_image(scene, name, calibration, origin, *size)

@@ -28,17 +28,28 @@ class Calibration(NamedTuple):
     T: Float[np.ndarray, " 3"]
 
 
+def find_image(folder: Path, name: str, cut: bool) -> Path:
+    """The file of an image: under its name or else, as in the authors' data, as a .jpg of the same stem.
+
+    cut: also look for the name cut at its first dot, which the original's reader does.
+    """
+    image = PurePosixPath(name)
+    stems = [image.parent / image.stem, *([cut_name(name)] if cut else [])]
+    return _first_file(folder, [image, *(PurePosixPath(f"{stem}.jpg") for stem in stems)]) or folder / name
+
+
 def find_calibration(folder: Path, name: str) -> Path | None:
     """The calibration file of an image, with or without the image's extension in its name."""
     image = PurePosixPath(name)
-    stems = [image.parent / f"calibration_{image.name}", image.parent / f"calibration_{image.stem}"]
-    return _first_file(folder, [*stems, PurePosixPath(f"calibration_{name}")])
+    files = [image.parent / f"calibration_{stem}.h5" for stem in (image.name, image.stem)]
+    return _first_file(folder, [*files, PurePosixPath(f"calibration_{name}.h5")])
 
 
-def find_depth(folder: Path, name: str) -> Path | None:
-    """The depth file of an image, with or without the image's extension in its name."""
+def find_depth(folder: Path, name: str, cut: bool = False) -> Path | None:
+    """The depth file of an image, with or without the image's extension in its name; `cut` as for images."""
     image = PurePosixPath(name)
-    return _first_file(folder, [image, image.with_suffix("")])
+    stems = [image, image.parent / image.stem, *([cut_name(name)] if cut else [])]
+    return _first_file(folder, [PurePosixPath(f"{stem}.h5") for stem in stems])
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -95,9 +106,11 @@ def write_depth(folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_e
         file.create_dataset("depth", data=depth.astype(np.float32), compression="lzf", shuffle=True)
 
 
-def _first_file(folder: Path, stems: list[PurePosixPath]) -> Path | None:
-    for stem in stems:
-        path = folder / f"{stem}.h5"
-        if path.is_file():
-            return path
-    return None
+def cut_name(name: str) -> PurePosixPath:
+    """The name of an image up to the first dot of the file's name."""
+    image = PurePosixPath(name)
+    return image.parent / image.name.split(".")[0]
+
+
+def _first_file(folder: Path, files: list[PurePosixPath]) -> Path | None:
+    return next((folder / file for file in files if (folder / file).is_file()), None)

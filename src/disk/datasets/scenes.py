@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from disk.datasets.files import cut_name, find_calibration, find_depth, find_image
 from disk.errors import DatasetError
 from disk.shapes import Int
 
@@ -32,6 +35,26 @@ class Scene:
     depth_path: Path | None
     images: Sequence[str]
     tuples: Int[np.ndarray, "n k"]
+
+    def image_file(self, name: str) -> Path:
+        """The file of an image; it need not exist."""
+        return find_image(self.image_path, name, cut=self._is_alone(name))
+
+    def calibration_file(self, name: str) -> Path | None:
+        """The calibration of an image, if there is one."""
+        return find_calibration(self.calib_path, name)
+
+    def depth_file(self, name: str) -> Path | None:
+        """The depth map of an image, if there is one."""
+        return None if self.depth_path is None else find_depth(self.depth_path, name, cut=self._is_alone(name))
+
+    def _is_alone(self, name: str) -> bool:
+        """Whether cutting the name at its first dot confuses it with no other image."""
+        return self._cut_names[cut_name(name)] == 1
+
+    @cached_property
+    def _cut_names(self) -> Counter[PurePosixPath]:
+        return Counter(cut_name(name) for name in self.images)
 
 
 @dataclass(frozen=True, eq=False)

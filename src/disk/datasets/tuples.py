@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from disk.datasets.files import Calibration, find_calibration, find_depth, read_calibration, read_depth
+from disk.datasets.files import Calibration, read_calibration, read_depth
 from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet
 from disk.errors import DatasetError
@@ -79,14 +79,14 @@ def load_posed_image(
     width: int,
 ) -> PosedImage:
     """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`."""
-    pixels, placement = place(read_image(scene.image_path / name), height=height, width=width)
+    pixels, placement = place(read_image(scene.image_file(name)), height=height, width=width)
     K, R, T = calibration
     camera = Camera(
         K=torch.from_numpy(_scaled(K, placement)).float(),
         R=torch.from_numpy(R).float(),
         t=torch.from_numpy(R @ origin + T).float(),
     )
-    depth_file = None if scene.depth_path is None else find_depth(scene.depth_path, name)
+    depth_file = scene.depth_file(name)
     depth = None
     if depth_file is not None:
         depth = torch.from_numpy(_placed_depth(read_depth(depth_file), placement, height, width, depth_file))
@@ -125,13 +125,13 @@ def _read_calibrations(scene: Scene) -> dict[int, Calibration]:
     calibrations = {}
     for index in used:
         name = scene.images[index]
-        path = find_calibration(scene.calib_path, name)
+        path = scene.calibration_file(name)
         if path is None:
             raise DatasetError(
                 f"scene {scene.name!r}: no calibration of {name} in {scene.calib_path}; "
                 "`disk dataset check` lists all that is missing"
             )
-        if not (scene.image_path / name).is_file():
+        if not scene.image_file(name).is_file():
             raise DatasetError(
                 f"scene {scene.name!r}: no image {scene.image_path / name}; "
                 "`disk dataset check` lists all that is missing"
