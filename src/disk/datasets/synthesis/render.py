@@ -14,6 +14,7 @@ from disk.shapes import Float, Int, Tensor
 
 _COARSE = 24  # rays along a side to find out how near surfaces come
 _BLOCK = 4  # pixels along a side of what is traced together
+_LEAP = 0.05  # share of the depth
 _CHUNK, _CHUNK_ON_GPU = 1 << 17, 1 << 23  # pixels at a time: temporaries in a processor's cache, below 10 GB
 
 
@@ -50,7 +51,8 @@ def render(
         return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)[..., :height, :width]
 
     images = whole(colours).permute(1, 2, 0, 3, 4).clamp(0, 1)
-    return _soften_edges(images, whole(surfaces)), whole(depths)
+    depth = whole(depths)
+    return _soften_edges(images, whole(surfaces), depth), depth
 
 
 class _Shader:
@@ -119,7 +121,8 @@ class _Shader:
         scene = image // self.V
         cells = to_cells(torch.stack([px, py]))
         sx, sy = (interpolate(slopes, scene, cells) for slopes in self.slopes)
-        scale = depth / (rz - sx * rx - sy * ry).clamp(max=-1e-3)
+        # bounded where the surface is seen edge-on, to show its colour there and not the photo's average
+        scale = depth / (rz - sx * rx - sy * ry).clamp(max=-0.1)
         change = []
         for ex, ey, ez in (m[0::3], m[1::3]):
             along = (ez - sx * ex - sy * ey) * scale
@@ -137,15 +140,18 @@ def _grid(ys: Float[Tensor, " h"], xs: Float[Tensor, " w"]) -> Float[Tensor, "2 
     return torch.stack([xs.repeat(len(ys)), ys.repeat_interleave(len(xs))])
 
 
-def _soften_edges(images: Float[Tensor, "s v 3 h w"], surface: Int[Tensor, "s v h w"]) -> Float[Tensor, "s v 3 h w"]:
-    """A 3x3 binomial filter where two surfaces meet, so that outlines are no staircases."""
+def _soften_edges(
+    images: Float[Tensor, "s v 3 h w"], surface: Int[Tensor, "s v h w"], depth: Float[Tensor, "s v h w"]
+) -> Float[Tensor, "s v 3 h w"]:
+    """A 3x3 binomial filter where surfaces meet or depth leaps, so that outlines are no staircases."""
     edge = torch.zeros_like(surface, dtype=torch.bool)
-    across = surface[..., 1:] != surface[..., :-1]
-    along = surface[..., 1:, :] != surface[..., :-1, :]
-    edge[..., 1:] |= across
-    edge[..., :-1] |= across
-    edge[..., 1:, :] |= along
-    edge[..., :-1, :] |= along
+    for axis in (2, 3):
+        n = surface.shape[axis] - 1
+        here, there = (x.narrow(axis, 0, n) for x in (surface, depth)), (x.narrow(axis, 1, n) for x in (surface, depth))
+        (surface0, depth0), (surface1, depth1) = here, there
+        meets = (surface0 != surface1) | ((depth0 - depth1).abs() > _LEAP * depth0)
+        edge.narrow(axis, 0, n).logical_or_(meets)
+        edge.narrow(axis, 1, n).logical_or_(meets)
     padded = F.pad(images.flatten(0, 1), (1, 1, 1, 1), mode="replicate").unflatten(0, images.shape[:2])
     rows = (padded[..., 2:, :] + padded[..., :-2, :] + 2 * padded[..., 1:-1, :]) / 4
     soft = (rows[..., 2:] + rows[..., :-2] + 2 * rows[..., 1:-1]) / 4

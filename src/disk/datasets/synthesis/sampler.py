@@ -55,10 +55,11 @@ class SceneSampler:
         scenes = draw_scenes(dice)
         candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
         wanted = dice.uniform(0.3, 0.85)
-        materials = draw_materials(dice, scenes, self.store)
-        scenes, candidates, wanted = (x.to(self.device) for x in (scenes, candidates, wanted))
-        views = choose_views(scenes, candidates, wanted, self.views, self.height, self.width)
-        images, depths = render(scenes, views, materials.to(self.device), self.store, self.height, self.width)
+        materials = draw_materials(dice, scenes, self.store).to(self.device)
+        scenes, candidates = scenes.to(self.device), candidates.to(self.device)
+        size = (self.height, self.width)
+        views = choose_views(scenes, candidates, wanted.to(self.device), self.views, *size)
+        images, depths = render(scenes, views, materials, self.store, *size)
         K, R, t = (part.float() for part in (views.K, views.R, views.t))
         return [
             [

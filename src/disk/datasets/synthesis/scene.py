@@ -7,7 +7,8 @@ origin, cameras are one to three units away. S scenes are drawn at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +48,8 @@ class Scenes:
 
     def to(self, device: torch.device | str) -> Scenes:
         """The same scenes on another device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Scenes(**moved)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def draw_scenes(dice: Dice) -> Scenes:

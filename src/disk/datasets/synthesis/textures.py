@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from disk.errors import DatasetError
 from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
+_FRAME = 8  # pixels cut off all around: scans have borders, which mirroring would turn into lines
 PLACES, _TILES = 12, 5
 _PROBES = 2
 _CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
@@ -56,36 +58,40 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
             raise DatasetError(f"photos must be uint8 (H, W, 3) arrays, got {photo.dtype} {photo.shape}")
         if min(photo.shape[:2]) < MIN_SIDE:
             continue
+        photo = photo[_FRAME:-_FRAME, _FRAME:-_FRAME]
         unit = 1 << (LEVELS - 1)
         height, width = (side // unit * unit for side in photo.shape[:2])
-        sizes.append((width, height))
-        offsets.append([])
         packed = np.zeros((height, width, 4), np.uint8)
         packed[..., :3] = photo[:height, :width]
         level = torch.from_numpy(packed).permute(2, 0, 1).float()
+        sizes.append([width, height])
         places.append(_places(level))
+        begins = []
         for _ in range(LEVELS):
-            offsets[-1].append(end)
             # red is the lowest byte
             rounded = level.round().to(torch.uint8).permute(1, 2, 0).contiguous()
             texels.append(rounded.view(torch.int32).flatten())
+            begins.append(end)
             end += texels[-1].numel()
-            level = torch.nn.functional.avg_pool2d(level, 2)
+            level = F.avg_pool2d(level, 2)
+        offsets.append(begins)
     if not sizes:
         raise DatasetError(f"no photograph with sides of at least {MIN_SIDE} px to make scenes from")
     if end >= 1 << 31:
         raise DatasetError("too many photographs for one texture memory; use fewer or smaller ones")
-    as_int = {"dtype": torch.int32}
     return PhotoStore(
-        torch.cat(texels), torch.tensor(offsets, **as_int), torch.tensor(sizes, **as_int), torch.stack(places)
+        torch.cat(texels),
+        torch.tensor(offsets, dtype=torch.int32),
+        torch.tensor(sizes, dtype=torch.int32),
+        torch.stack(places),
     )
 
 
 def _places(photo: Tensor) -> Tensor:
     """Centres of the tiles of a photo with the most contrast at a scale of 4 to 8 pixels; (PLACES, 2)."""
-    small = torch.nn.functional.avg_pool2d(photo.mean(0)[None], 4)
-    contrast = (small - torch.nn.functional.avg_pool2d(small, 3, 1, 1)).abs()
-    tiles = torch.nn.functional.adaptive_avg_pool2d(contrast, (_TILES, _TILES)).flatten()
+    small = F.avg_pool2d(photo.mean(0)[None], 4)
+    contrast = (small - F.avg_pool2d(small, 3, 1, 1)).abs()
+    tiles = F.adaptive_avg_pool2d(contrast, (_TILES, _TILES)).flatten()
     best = tiles.topk(PLACES).indices
     centres = torch.stack([best % _TILES, best // _TILES], -1) + 0.5
     return (centres / _TILES * torch.tensor([photo.shape[2], photo.shape[1]])).to(torch.int32)
