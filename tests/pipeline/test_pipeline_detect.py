@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import disk.pipeline.detect as stage
+import disk.pipeline.loading as loading
 from disk.cli.main import main
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError
 from disk.features import Features
@@ -209,7 +210,7 @@ def test_finished_images_are_skipped(photo_folder: Path, tmp_path: Path, monkeyp
     assert detect(tmp_path / "out", photo_folder, options).detected == 3
     (tmp_path / "c.jpg").rename(photo_folder / "c.jpg")
     assert detect(tmp_path / "out", photo_folder, options).detected == 1
-    monkeypatch.setattr(stage, "read_image", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(loading, "read_image", lambda path: pytest.fail("read again"))
     # how fast and where is no matter of what; only what is found must agree
     assert detect(tmp_path / "out", photo_folder, DetectOptions(n=20, batch_size=2, workers=1)).detected == 0
     with read_features(tmp_path / "out") as store:
@@ -234,14 +235,14 @@ def test_other_options_or_weights_are_refused(photo_folder: Path, tmp_path: Path
 
 def test_two_runs_at_once(photo_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     entered, leave = threading.Event(), threading.Event()
-    real = stage._load
+    real = stage.load_image
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, **options: Any) -> Any:
         entered.set()
         leave.wait(10)
-        return real(*arguments)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(stage, "_load", slow)
+    monkeypatch.setattr(stage, "load_image", slow)
     first = threading.Thread(target=detect, args=(tmp_path / "out", photo_folder, DetectOptions(n=20)))
     first.start()
     assert entered.wait(10)
@@ -261,11 +262,11 @@ def test_decoding_runs_ahead_within_a_bound(tmp_path: Path, monkeypatch: Any) ->
     for i in range(20):
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "in" / f"{i:02d}.png")
     started: list[str] = []
-    real = stage._load
+    real = stage.load_image
 
-    def counting(file: Any, options: Any) -> Any:
+    def counting(file: Any, **options: Any) -> Any:
         started.append(file.name)
-        return real(file, options)
+        return real(file, **options)
 
     class Slow(BrightestPixel):
         ahead: int | None = None
@@ -277,7 +278,7 @@ def test_decoding_runs_ahead_within_a_bound(tmp_path: Path, monkeypatch: Any) ->
             return super().detect_batch(*arguments)
 
     backend = Slow()
-    monkeypatch.setattr(stage, "_load", counting)
+    monkeypatch.setattr(stage, "load_image", counting)
     monkeypatch.setattr(stage, "make_backend", lambda *arguments: backend)
     detect(tmp_path / "out", tmp_path / "in", DetectOptions(workers=2, batch_size=1))
     assert len(started) == 20

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import disk.pipeline.detect as stage
+import disk.pipeline.loading as loading
 from disk.cli.main import main
 from disk.storage import shards
 from disk.storage.artifacts import read_features
@@ -180,8 +181,8 @@ def test_a_full_disk(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatc
     kept = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert kept == [".features-000000.h5", ".features-000001.h5", ".lock"]
     read = []
-    load_image = stage.read_image
-    monkeypatch.setattr(stage, "read_image", lambda path: read.append(path.name) or load_image(path))
+    load_image = loading.read_image
+    monkeypatch.setattr(loading, "read_image", lambda path: read.append(path.name) or load_image(path))
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
     assert sorted(read) == ["c.jpg", "d.jpg"]
     assert run(capsys, tmp_path / "undisturbed", photo_folder) == (0, [])
@@ -245,7 +246,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
     assert code == 130
     assert lines == ["disk detect: interrupted; the same command goes on where it stopped"]
     read = []
-    load_image = stage.read_image
-    monkeypatch.setattr(stage, "read_image", lambda path: read.append(path.name) or load_image(path))
+    load_image = loading.read_image
+    monkeypatch.setattr(loading, "read_image", lambda path: read.append(path.name) or load_image(path))
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
     assert sorted(read) == ["c.jpg", "d.jpg"]

@@ -6,9 +6,9 @@ import contextlib
 import os
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -19,11 +19,9 @@ import torch
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
 from disk.features import Features
 from disk.images.listing import ImageFile, list_images
-from disk.images.reading import read_image, read_mask
-from disk.images.resizing import Placement, place
 from disk.model.backend import Backend, make_backend
 from disk.model.checkpoints import load, weights_hash
-from disk.model.disk import STRIDE
+from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
 from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
@@ -84,17 +82,6 @@ class DetectSummary:
     detected: int
     keypoints: int
     failed: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A decoded image: its canvas is uint8 (3, H, W) with sides that are multiples of 16."""
-
-    file: ImageFile
-    size: tuple[int, int]
-    canvas: np.ndarray
-    placement: Placement
-    mask: torch.Tensor | None
 
 
 def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions()) -> DetectSummary:
@@ -165,7 +152,14 @@ def _detect_all(
     if options.mode == "rng":
         batch_size = 1  # so that an image's draw depends on its name alone
     workers = options.workers or min(8, os.cpu_count() or 1)
-    batches = _equal_shapes(_load_ahead(files, options, workers, workers + batch_size, failed), batch_size)
+    loading = partial(
+        load_image,
+        max_size=options.max_size,
+        height=options.height,
+        width=options.width,
+        mask_dir=options.mask_dir,
+    )
+    batches = equal_shapes(load_ahead(files, loading, workers, workers + batch_size, failed), batch_size)
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
     writing: deque[Future[None]] = deque()
     with bar, ThreadPoolExecutor(1, "write") as pool, contextlib.closing(batches):
@@ -188,81 +182,7 @@ def _detect_all(
     return keypoints, failed
 
 
-def _load_ahead(
-    files: list[ImageFile], options: DetectOptions, workers: int, ahead: int, failed: dict[str, str]
-) -> Iterator[_Loaded]:
-    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out."""
-    waiting: deque[tuple[ImageFile, Future[_Loaded]]] = deque()
-    pool = ThreadPoolExecutor(workers, "decode")
-    upcoming = iter(files)
-    try:
-        while True:
-            for file in upcoming:
-                waiting.append((file, pool.submit(_load, file, options)))
-                if len(waiting) >= ahead:
-                    break
-            if not waiting:
-                return
-            file, future = waiting.popleft()
-            try:
-                loaded = future.result()
-            except DiskError as error:
-                failed[file.relative] = str(error)
-                log.warning("%s", error)
-            else:
-                del future  # the decoded image lives no longer than its batch
-                yield loaded
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _load(file: ImageFile, options: DetectOptions) -> _Loaded:
-    try:
-        image = read_image(file.path)
-        height, width = image.shape[:2]
-        canvas, placement = place(image, options.max_size, options.height, options.width)
-    except MemoryError:
-        raise ImageError(f"{file.path} does not fit into memory") from None
-    mask = None
-    if options.mask_dir is not None:
-        mask = _load_mask(options.mask_dir / f"{file.relative}.png", (height, width), placement)
-    rows, columns = canvas.shape[:2]
-    if rows % STRIDE or columns % STRIDE:
-        canvas = np.pad(canvas, ((0, -rows % STRIDE), (0, -columns % STRIDE), (0, 0)))
-    canvas = np.ascontiguousarray(canvas.transpose(2, 0, 1))  # here, off the network's thread
-    return _Loaded(file, (width, height), canvas, placement, mask)
-
-
-def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
-    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP."""
-    if not path.exists():
-        return None
-    mask = read_mask(path)
-    if mask.shape != size:
-        raise ImageError(
-            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}; make them equal"
-        )
-    x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
-    y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
-    columns = np.rint(x).astype(int).clip(0, size[1] - 1)
-    rows = np.rint(y).astype(int).clip(0, size[0] - 1)
-    return torch.from_numpy(mask[np.ix_(rows, columns)])
-
-
-def _equal_shapes(images: Iterator[_Loaded], batch_size: int) -> Generator[list[_Loaded], None, None]:
-    """Batches of images with equal canvases; no more than two batches of images wait for their like."""
-    waiting: dict[tuple[int, ...], list[_Loaded]] = {}
-    for image in images:
-        batch = waiting.setdefault(image.canvas.shape, [])
-        batch.append(image)
-        if len(batch) < batch_size and sum(map(len, waiting.values())) < 2 * batch_size:
-            continue
-        largest = max(waiting, key=lambda shape: len(waiting[shape]))
-        yield waiting.pop(largest)
-    yield from waiting.values()
-
-
-def _run(backend: Backend, batch: list[_Loaded], options: DetectOptions) -> list[Features]:
+def _run(backend: Backend, batch: list[Loaded], options: DetectOptions) -> list[Features]:
     """Features in pixels of the original images."""
     generator = None
     if options.mode == "rng":
@@ -303,7 +223,7 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _write(writer: ShardWriter, batch: list[_Loaded], found: list[Features], f16: bool) -> None:
+def _write(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16: bool) -> None:
     for image, features in zip(batch, found, strict=True):
         arrays = {
             KEYPOINTS: features.keypoints.numpy(),

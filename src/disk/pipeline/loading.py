@@ -1,0 +1,112 @@
+"""Decoding images ahead of the network in threads, and batching those of equal shape."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.errors import DiskError, ImageError
+from disk.images.listing import ImageFile
+from disk.images.reading import read_image, read_mask
+from disk.images.resizing import Placement, place
+from disk.model.disk import STRIDE
+from disk.progress import log
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded image.
+
+    size: (width, height) of the file; canvas: uint8 (3, H, W), sides are multiples of 16; mask: bool of the
+    canvas's part that is no padding, False where there shall be no keypoint.
+    """
+
+    file: ImageFile
+    size: tuple[int, int]
+    canvas: np.ndarray
+    placement: Placement
+    mask: torch.Tensor | None
+
+
+def load_ahead(
+    files: list[ImageFile],
+    load: Callable[[ImageFile], Loaded],
+    workers: int,
+    ahead: int,
+    failed: dict[str, str],
+) -> Iterator[Loaded]:
+    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out."""
+    waiting: deque[tuple[ImageFile, Future[Loaded]]] = deque()
+    pool = ThreadPoolExecutor(workers, "decode")
+    upcoming = iter(files)
+    try:
+        while True:
+            for file in upcoming:
+                waiting.append((file, pool.submit(load, file)))
+                if len(waiting) >= ahead:
+                    break
+            if not waiting:
+                return
+            file, future = waiting.popleft()
+            try:
+                loaded = future.result()
+            except DiskError as error:
+                failed[file.relative] = str(error)
+                log.warning("%s", error)
+            else:
+                del future  # the decoded image lives no longer than its batch
+                yield loaded
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def load_image(file: ImageFile, max_size: int, height: int | None, width: int | None, mask_dir: Path | None) -> Loaded:
+    """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used."""
+    try:
+        image = read_image(file.path)
+        canvas, placement = place(image, max_size, height, width)
+    except MemoryError:
+        raise ImageError(f"{file.path} does not fit into memory") from None
+    mask = None
+    if mask_dir is not None:
+        mask = _load_mask(mask_dir / f"{file.relative}.png", image.shape[:2], placement)
+    rows, columns = canvas.shape[:2]
+    if rows % STRIDE or columns % STRIDE:
+        canvas = np.pad(canvas, ((0, -rows % STRIDE), (0, -columns % STRIDE), (0, 0)))
+    canvas = np.ascontiguousarray(canvas.transpose(2, 0, 1))  # here, off the network's thread
+    return Loaded(file, (image.shape[1], image.shape[0]), canvas, placement, mask)
+
+
+def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
+    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP."""
+    if not path.exists():
+        return None
+    mask = read_mask(path)
+    if mask.shape != size:
+        raise ImageError(
+            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}; make them equal"
+        )
+    x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
+    y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
+    columns = np.rint(x).astype(int).clip(0, size[1] - 1)
+    rows = np.rint(y).astype(int).clip(0, size[0] - 1)
+    return torch.from_numpy(mask[np.ix_(rows, columns)])
+
+
+def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Loaded], None, None]:
+    """Batches of images with equal canvases; no more than two batches of images wait for their like."""
+    waiting: dict[tuple[int, ...], list[Loaded]] = {}
+    for image in images:
+        batch = waiting.setdefault(image.canvas.shape, [])
+        batch.append(image)
+        if len(batch) < batch_size and sum(map(len, waiting.values())) < 2 * batch_size:
+            continue
+        largest = max(waiting, key=lambda shape: len(waiting[shape]))
+        yield waiting.pop(largest)
+    yield from waiting.values()
