@@ -20,6 +20,7 @@ from disk.training.options import TrainOptions
 
 Tuple = list[PosedImage]
 TEST_NUMBERS = 1 << 40  # rendered tuples from this number on are for validation
+_RENDERED_ON_GPU = 16  # batches at once, to spend the time of starting kernels once
 
 
 class TrainingData:
@@ -74,17 +75,18 @@ class TrainingData:
         if self.tests is not None:
             return [view.to(self.group.device) for view in self.tests[index]]
         assert self.sampler is not None
-        return self.sampler.sample(TEST_NUMBERS + index, 1)[0]
+        return self.sampler.tuples([TEST_NUMBERS + index])[0]
 
     def _rendered(self, first: int) -> Iterator[list[Tuple]]:
         assert self.sampler is not None
         size = self.options.batch_size
+        at_once = 1 if self.group.device.type == "cpu" else _RENDERED_ON_GPU
         number = first
         while True:
-            # one by one, so that a tuple is the same however many make a batch or share the work
-            start = (number * self.group.size + self.group.rank) * size
-            yield [self.sampler.sample(i, 1)[0] for i in range(start, start + size)]
-            number += 1
+            starts = [((number + i) * self.group.size + self.group.rank) * size for i in range(at_once)]
+            tuples = self.sampler.tuples([start + i for start in starts for i in range(size)])
+            yield from (tuples[i : i + size] for i in range(0, len(tuples), size))
+            number += at_once
 
     def _read(self, first: int) -> Iterator[list[Tuple]]:
         assert self.tuples is not None

@@ -40,6 +40,10 @@ class Group:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any process."""
+        return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)], device=self.device)) > 0)
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""
         if self.size == 1:

@@ -14,6 +14,7 @@ from disk.errors import CheckpointError, TrainingError
 from disk.model.checkpoints import load
 from disk.model.disk import DISK, STRIDE
 from disk.progress import log, progress_bar
+from disk.training.augment import augment
 from disk.training.data import TrainingData, Tuple
 from disk.training.distributed import Group, joined, reduce_gradients
 from disk.training.logs import Logs
@@ -87,19 +88,18 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -
                     visibility=not options.original_reward,
                     bf16=options.precision == "bf16",
                 )
-            wish = sums.new_tensor([float(stop.asked)])
-            *values, wishes, finite = reduce_gradients(group, model.parameters(), torch.cat([sums, wish]))
+            *values, finite = reduce_gradients(group, model.parameters(), sums)
             if finite:
                 optimizer.step()
             optimizer.zero_grad()
 
             totals = Totals(*values)
-            stopped = wishes > 0
             position = Position(epoch, position.batch + count, position.total + count)
             meter.update(totals, count)
             if logs is not None:
                 logs.write(position.total, _train_scalars(totals))
             collapse.check(totals, bool(finite), position.total)
+            stopped = group.any(stop.asked)
             if time.monotonic() - saved > SAVE_EVERY:
                 saved = save()
         meter.close()
@@ -128,17 +128,20 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -
 def _prepare(
     batch: list[Tuple], number: int, options: TrainOptions, group: Group
 ) -> tuple[list[Tuple], list[torch.Generator]]:
-    """The batch, augmented on request, and the generator of each tuple, which depends on its number alone."""
+    """The batch, augmented on request, and the generators of its keypoints, by the numbers of the tuples alone."""
     first = (number * group.size + group.rank) * options.batch_size
-    generators = [tuple_generator(options.seed, first + i, group.device) for i in range(len(batch))]
+    numbers = range(first, first + len(batch))
     if options.augment:
-        from disk.training.augment import augment
-
         batch = [
-            [replace(view, image=augment(view.image, generator)) for view in views]
-            for views, generator in zip(batch, generators, strict=True)
+            _augmented(views, tuple_generator(options.seed, number, "augmentation", torch.device("cpu")))
+            for views, number in zip(batch, numbers, strict=True)
         ]
-    return batch, generators
+    return batch, [tuple_generator(options.seed, number, "keypoints", group.device) for number in numbers]
+
+
+def _augmented(views: Tuple, generator: torch.Generator) -> Tuple:
+    images = augment(torch.stack([view.image for view in views]), generator)
+    return [replace(view, image=image) for view, image in zip(views, images, strict=True)]
 
 
 def _validate(model: DISK, source: TrainingData, group: Group, stop: Stop) -> list[PairResult] | None:

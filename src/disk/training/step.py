@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import torch
@@ -167,10 +168,12 @@ def pair_rewards(
     return rewards
 
 
-def tuple_generator(seed: int, number: int, device: torch.device) -> torch.Generator:
-    """All randomness of one training tuple: it depends on its number alone, so a stopped run resumes exactly."""
-    state = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
-    return torch.Generator(device).manual_seed(state >> 1)
+def tuple_generator(
+    seed: int, number: int, purpose: Literal["keypoints", "augmentation"], device: torch.device
+) -> torch.Generator:
+    """The randomness of one training tuple: it depends on its number alone, so a stopped run resumes exactly."""
+    sequence = np.random.SeedSequence([seed, number, ("keypoints", "augmentation").index(purpose)])
+    return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
 def _on_cpu(model: DISK) -> bool:
