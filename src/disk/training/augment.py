@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ class _Draws:
         return values.reshape(self.count, -1, 1, 1).to(self.device)
 
 
-def _where(chosen: Tensor, batch: Tensor, change) -> Tensor:  # type: ignore[no-untyped-def]
+def _where(chosen: Tensor, batch: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """`change(images, indices)` applied to the chosen images."""
     index = torch.nonzero(chosen)[:, 0]
     if len(index):

@@ -41,8 +41,10 @@ class SceneSampler:
     ) -> None:
         self.height, self.width, self.views, self.seed = height, width, views, seed
         self.device = torch.device(device)
+        # Apple's GPUs lack float64
+        self._renderer = torch.device("cpu") if self.device.type == "mps" else self.device
         arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
-        self.store = build_store(arrays).to(self.device)
+        self.store = build_store(arrays).to(self._renderer)
 
     def sample(self, step: int, batch: int) -> list[list[PosedImage]]:
         """`batch` tuples of `views` images for a step, on the device: those numbered from step * batch on."""
@@ -55,12 +57,14 @@ class SceneSampler:
         scenes = draw_scenes(dice)
         candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
         wanted = dice.uniform(0.3, 0.85)
-        materials = draw_materials(dice, scenes, self.store).to(self.device)
-        scenes, candidates = scenes.to(self.device), candidates.to(self.device)
+        materials = draw_materials(dice, scenes, self.store).to(self._renderer)
+        scenes, candidates = scenes.to(self._renderer), candidates.to(self._renderer)
+        wanted = wanted.to(self._renderer)
         size = (self.height, self.width)
-        views = choose_views(scenes, candidates, wanted.to(self.device), self.views, *size)
+        views = choose_views(scenes, candidates, wanted, self.views, *size)
         images, depths = render(scenes, views, materials, self.store, *size)
-        K, R, t = (part.float() for part in (views.K, views.R, views.t))
+        parts = (images, depths, views.K.float(), views.R.float(), views.t.float())
+        images, depths, K, R, t = (part.to(self.device) for part in parts)
         return [
             [
                 PosedImage(images[s, v], Camera(K[s, v], R[s, v], t[s, v]), depths[s, v], f"{number}-{v}")

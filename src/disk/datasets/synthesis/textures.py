@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from disk.errors import DatasetError
+from disk.progress import log
 from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
@@ -47,16 +48,17 @@ class PhotoStore:
 
 
 def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
-    """Pyramids of uint8 (H, W, 3) photographs; those with a side below MIN_SIDE are left out.
+    """Pyramids of uint8 (H, W, 3) photographs; those with a side below MIN_SIDE are left out with a warning.
 
     Sides are cropped to multiples of 2^(LEVELS-1), so that every level halves the one below exactly.
     Raises DatasetError when no photograph is left.
     """
-    texels, offsets, sizes, places, end = [], [], [], [], 0
+    texels, offsets, sizes, places, end, small = [], [], [], [], 0, 0
     for photo in photos:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise DatasetError(f"photos must be uint8 (H, W, 3) arrays, got {photo.dtype} {photo.shape}")
         if min(photo.shape[:2]) < MIN_SIDE:
+            small += 1
             continue
         photo = photo[_FRAME:-_FRAME, _FRAME:-_FRAME]
         unit = 1 << (LEVELS - 1)
@@ -77,6 +79,8 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
         offsets.append(begins)
     if not sizes:
         raise DatasetError(f"no photograph with sides of at least {MIN_SIDE} px to make scenes from")
+    if small:
+        log.warning("%d photographs with a side below %d px are left out", small, MIN_SIDE)
     if end >= 1 << 31:
         raise DatasetError("too many photographs for one texture memory; use fewer or smaller ones")
     return PhotoStore(
