@@ -122,7 +122,8 @@ def test_both_estimators_runs_and_json(planes, tmp_path, capsys):
     assert [result.label for result in report.results] == ["perfect poselib", "perfect pycolmap"]
     assert "best by AUC@5 of the corner error of thresholds 1 3 px" in capsys.readouterr().out
     data = json.loads((tmp_path / "h.json").read_text())
-    assert list(data["results"][0]["MMA"]) == [str(pixels) for pixels in range(1, 11)]
+    assert all(f"MMA@{pixels}" in data["results"][0]["figures"]["all"] for pixels in range(1, 11))
+    assert data["pairs"][5] == ["v_view/1", "v_view/2"]
     assert np.array(data["results"][0]["corner errors"]).shape == (10, 2)
     assert [s["threshold"] for s in data["results"][1]["settings"]] == [1, 3]
     assert Image.open(tmp_path / "mma.png").size[0] > 100

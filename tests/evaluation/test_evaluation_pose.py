@@ -99,6 +99,7 @@ def test_the_best_setting_is_reported_and_said_so(tmp_path, capsys):
     assert report.results[0].figures[""]["AUC@10"] == max(s["AUC@10"] for s in result["settings"])
     assert report.results[0].figures[""]["threshold"] == 2
     assert len(result["errors"]) == 6
+    assert json.loads(json_file.read_text())["pairs"][1] == ["v0", "v2"]
 
 
 def test_runs_are_pooled(tmp_path):

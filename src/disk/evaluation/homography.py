@@ -96,7 +96,6 @@ def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptio
             figures["all"] |= {"seconds per image": seconds, "seconds per match": match_seconds[best.ratio]}
             accuracy = [accuracy_at(matched[best.ratio], pixels) for pixels in _MMA]
             details: dict[str, Any] = {
-                "MMA": {pixels: 100 * share for pixels, share in zip(_MMA, accuracy, strict=True)},
                 "settings": [asdict(s) | {"figures": figures_of(matched[s.ratio], e)} for s, e in mine.items()],
                 "corner errors": mine[best].tolist(),
             }
@@ -105,9 +104,10 @@ def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptio
         if options.format == "d2net":
             ratio = next(iter(matched)) if len(matched) == 1 else best.ratio
             _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[ratio])
+    names = [(pair.view0.name, pair.view1.name) for pair in pairs]
     title = f"homographies, {len(pairs)} pairs of {root}"
     note = best_of("AUC@5 of the corner error", options.ratio, options.threshold, options.matcher)
-    report = Report(title, results, note, FORMATS, ("error of a match (pixels)", "mean matching accuracy"))
+    report = Report(title, results, note, FORMATS, AXES, {"pairs": names})
     write_report(report, options, options.json, options.plot)
     return report
 
@@ -197,7 +197,7 @@ def figures_of(results: Sequence[PairResult], corners: Float[np.ndarray, "pairs 
             "keypoints": float(np.mean([result.keypoints for result in part])),
             "matches": float(np.mean([len(result.errors) for result in part])),
             "correct matches": float(np.mean([(result.errors <= _CORRECT).sum() for result in part])),
-            **{f"MMA@{pixels}": 100 * accuracy_at(part, pixels) for pixels in (1, 2, 3, 5, 10)},
+            **{f"MMA@{pixels}": 100 * accuracy_at(part, pixels) for pixels in _MMA},
             "repeatability": 100 * float(np.mean([result.repeatability for result in part])),
             "matching score": 100 * float(np.mean([result.matching_score for result in part])),
             **{f"corners within {pixels} px": 100 * float((errors <= pixels).mean()) for pixels in _CORNERS},
@@ -243,3 +243,4 @@ FORMATS = {
     "seconds per image": ".3f",
     "seconds per match": ".3f",
 }
+AXES = ("error of a match (pixels)", "mean matching accuracy")

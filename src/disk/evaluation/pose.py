@@ -34,7 +34,7 @@ class PoseOptions(FeatureOptions):
     threshold: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
     """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
     estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
-    """Robust estimators; pycolmap is a second opinion. Several: a row each, from the same features."""
+    """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
     runs: int = 1
     """Estimate every pose this often, with other random samples: the figures are over all of them."""
     workers: int = 1
@@ -106,8 +106,16 @@ def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOpt
                     {"settings": settings_of(mine), "errors": mine[best].errors.tolist()},
                 )
             )
+    names = [(pair.view0.name, pair.view1.name) for pair in pairs]
     title = f"relative pose, {len(pairs)} pairs of {pairs_file}"
-    report = Report(title, results, best_of("AUC@10", options.ratio, options.threshold, options.matcher), FORMATS, AXES)
+    report = Report(
+        title,
+        results,
+        best_of("AUC@10", options.ratio, options.threshold, options.matcher),
+        FORMATS,
+        AXES,
+        {"pairs": names},
+    )
     write_report(report, options, options.json, options.plot)
     return report
 

@@ -34,7 +34,8 @@ class Result:
 class Report:
     """A table: methods are its columns, figures its rows. note: what a reader must know about how it came about.
 
-    formats: how a figure is written, by name (`.1f` unless given). axes: of the curves.
+    formats: how a figure is written, by name (`.1f` unless given). axes: of the curves. details: what else
+    --json holds, such as the pairs in the order of all lists of errors.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Report:
     note: str = ""
     formats: dict[str, str] = field(default_factory=dict)
     axes: tuple[str, str] = ("", "")
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def check_outputs(json_file: Path | None, plot: Path | None) -> None:
@@ -105,6 +107,7 @@ def as_json(report: Report, options: Any) -> dict[str, Any]:
             "note": report.note,
             "options": dataclasses.asdict(options),
             "results": results,
+            **report.details,
         }
     )
     return plain
