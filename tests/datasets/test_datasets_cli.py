@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from disk.cli.main import main
 from disk.datasets.scenes import SceneSet
@@ -30,7 +32,18 @@ def test_merge_and_check(maker, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["dataset", "check", str(out)]) == 1
     printed = capsys.readouterr()
     assert "here: no file" in printed.out
-    assert printed.err.startswith(f"disk dataset: {out}: 1 problems")
+    assert printed.err.splitlines()[-1].startswith(f"disk dataset: {out}: 1 problems")
+
+
+def test_what_is_synthesized_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photos / "noise.png")
+    size = ["--height", "64", "--width", "64", "--scenes", "2"]
+    assert main(["dataset", "synthesize", str(photos), str(out), *size]) == 0
+    assert main(["dataset", "check", str(out)]) == 0, capsys.readouterr().out
+    assert SceneSet.load(out).tuple_size == 3
 
 
 @pytest.mark.parametrize(
