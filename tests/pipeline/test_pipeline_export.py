@@ -135,6 +135,22 @@ def test_no_matches_yet(scene: Scene, tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.parametrize("format", ["colmap", "imw", "hloc"])
+def test_matches_of_other_features(scene: Scene, tmp_path: Path, format: str) -> None:
+    """Such indices crash COLMAP."""
+    (tmp_path / "artifacts" / "matches.h5").unlink()
+    scene.matches["a", "sub/b"][1, 3] = 50
+    write_matches(scene, tmp_path / "artifacts")
+    with pytest.raises(ArtifactError, match="'sub/b' has 50 keypoints, not 51; match again"):
+        run(tmp_path, format=format)
+    (tmp_path / "artifacts" / "matches.h5").unlink()
+    scene.matches["sub/c", "x"] = scene.matches["sub/b", "sub/c"]
+    del scene.matches["a", "sub/b"]
+    write_matches(scene, tmp_path / "artifacts")
+    with pytest.raises(ArtifactError, match="has matches of 'x', but no features"):
+        run(tmp_path, format=format)
+
+
 @pytest.mark.parametrize("format", ["colmap", "hloc"])
 def test_a_full_disk(scene: Scene, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"

@@ -47,11 +47,11 @@ def run(tmp_path: Path, **options: Any) -> Reconstruction:
     return reconstruct(tmp_path / "photos", tmp_path / "out", ReconstructOptions(**options))
 
 
-def unrelated(scene: Scene, name: str) -> Scene:
+def unrelated(scene: Scene, name: str, count: int = 12) -> Scene:
     """The scene, with one image that shows something else, on few features: many may agree by chance."""
     rng = np.random.default_rng(7)
-    scene.owners[name] = np.full(12, -1)
-    scene.keypoints[name] = rng.uniform(0, 400, (12, 2)).astype(np.float32)
+    scene.owners[name] = np.full(count, -1)
+    scene.keypoints[name] = rng.uniform(0, 400, (count, 2)).astype(np.float32)
     return scene
 
 
@@ -127,15 +127,17 @@ def test_other_options_are_refused(detector: Detector, tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.parametrize("count", [0, 12])
 def test_images_that_do_not_connect_are_named(
-    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
-    detector(unrelated(make_scene(NAMES, points=100), "b"))
+    """One of something else, and a blank one without any feature."""
+    detector(unrelated(make_scene(NAMES, points=100), "b", count))
     photos, out = str(tmp_path / "photos"), str(tmp_path / "out")
     assert main(["reconstruct", photos, out, "--single-camera"]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4" in shown
-    assert "1 images do not connect to sparse/0: b.jpg" in shown
+    assert "images that do not connect to sparse/0, 1: b.jpg" in shown
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["unconnected"] == ["b.jpg"]
     assert summary["models"][0]["images"] == ["a.jpg", "c.jpg", "sub/d.jpg"]

@@ -40,7 +40,7 @@ def _show(result: Reconstruction, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "images", "points", "track length", "reprojection error [px]")
+    table = Table("model", "images", "points", "track length", "reprojection error (px)")
     for number, model in enumerate(result.models):
         table.add_row(
             f"sparse/{number}",
@@ -52,10 +52,10 @@ def _show(result: Reconstruction, out: Path) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    console.print(f"{sum(result.seconds.values()):.1f} s: {times}", highlight=False)
+    console.print(f"made in {sum(result.seconds.values()):.1f} s: {times}", highlight=False)
     if result.unconnected:
         console.print(
-            f"{len(result.unconnected)} images do not connect to sparse/0: {', '.join(result.unconnected)}",
+            f"images that do not connect to sparse/0, {len(result.unconnected)}: {', '.join(result.unconnected)}",
             highlight=False,
             markup=False,
         )

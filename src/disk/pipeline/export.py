@@ -10,7 +10,7 @@ from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
 from disk.images.listing import ImageFile, list_images
 from disk.images.reading import image_size
 from disk.progress import log
-from disk.storage.artifacts import FeatureStore, read_features, read_matches
+from disk.storage.artifacts import FeatureStore, MatchStore, read_features, read_matches
 from disk.storage.layouts import HLOC_FILES, IMW_FILES, write_hloc, write_imw
 
 
@@ -45,6 +45,7 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
     if options.single_camera and options.camera_per == "folder":
         raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
+        _check_matches(features, matches, artifacts)
         if options.format == "colmap":
             from disk.colmap.cameras import camera_model
             from disk.colmap.database import write_database
@@ -92,6 +93,20 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
     if len(files) < len(by_name):
         log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
     return files
+
+
+def _check_matches(features: FeatureStore, matches: MatchStore, artifacts: Path) -> None:
+    """Raise ArtifactError for matches of other features: indices beyond them would crash their readers."""
+    counts = {name: len(features.keypoints(name)) for name in features.names}
+    for pair in matches.pairs():
+        for name, indices in zip(pair, matches[pair], strict=True):
+            if name not in counts:
+                raise ArtifactError(f"{artifacts} has matches of {name!r}, but no features; match again")
+            if len(indices) and not 0 <= indices.min() <= indices.max() < counts[name]:
+                raise ArtifactError(
+                    f"{artifacts} has matches of other features: {name!r} has {counts[name]} keypoints, "
+                    f"not {indices.max() + 1}; match again"
+                )
 
 
 def _recorded_size(features: FeatureStore, name: str) -> tuple[int, int] | None:
