@@ -1,0 +1,54 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from disk.errors import EvaluationError
+from disk.evaluation.report import Report, Result, as_json, check_outputs, write_report
+
+
+@dataclass(frozen=True)
+class Options:
+    threshold: tuple[float, ...] = (1.0, 2.0)
+    cache: Path | None = Path("kept")
+
+
+def report() -> Report:
+    ours = Result("ours", {"": {"AUC": 12.345, "failures": 3}}, ([0, 1], [0.0, 1.0]), {"errors": [1.0, float("inf")]})
+    theirs = Result("theirs", {"": {"AUC": float("nan"), "seconds": None}, "light": {"AUC": 1.0}})
+    return Report("a title", [ours, theirs], "a note", {"failures": "d"}, ("x", "y"), {"pairs": [("a", "b")]})
+
+
+def test_table_json_and_curves(tmp_path, capsys):
+    write_report(report(), Options(), tmp_path / "r.json", tmp_path / "r.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a title"
+    assert lines[-1] == "a note"
+    (header,) = [line for line in lines if "ours" in line]
+    assert header.index("ours") < header.index("theirs")
+    rows = {words[0]: words[1:] for words in (line.replace("│", " ").split() for line in lines) if words}
+    assert rows["failures"] == ["3", "-"]
+    assert rows["seconds"] == ["-", "-"]
+    assert ["AUC", "12.3", "-"] in [line.replace("│", " ").split() for line in lines]
+    assert ["AUC", "-", "1.0"] in [line.replace("│", " ").split() for line in lines]
+    assert Image.open(tmp_path / "r.png").format == "PNG"
+    # strict JSON: nothing infinite, and equal to the plain data
+    text = (tmp_path / "r.json").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    data = json.loads(text)
+    assert data == as_json(report(), Options())
+    assert data["results"][0]["errors"] == [1.0, None]
+    assert data["results"][1]["figures"][""]["AUC"] is None
+    assert data["options"] == {"threshold": [1.0, 2.0], "cache": "kept"}
+    assert data["pairs"] == [["a", "b"]]
+
+
+def test_files_that_could_not_be_written(tmp_path):
+    check_outputs(tmp_path / "r.json", tmp_path / "r.PNG")
+    with pytest.raises(EvaluationError, match="no folder"):
+        check_outputs(tmp_path / "none" / "r.json", None)
+    with pytest.raises(EvaluationError, match=r"name it \.png"):
+        check_outputs(None, tmp_path / "r.txt")
