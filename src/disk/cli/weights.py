@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +63,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    commands = {
+    commands: dict[str, tuple[Callable[..., None], str]] = {
         "list": (list_weights, "disk weights list"),
         "fetch": (fetch, "disk weights fetch depth"),
         "convert": (convert, "disk weights convert save-depth.pth depth.safetensors"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from disk.features import Features
 from disk.model import head
 from disk.model.detection import nms, sample_grid
 from disk.model.head import Encoding
-from disk.model.unet import UNet
+from disk.model.unet import ConvBlock, UNet
 from disk.shapes import Float, Int, Tensor
 
 STRIDE = 16  # height and width of the network's input are multiples of this
@@ -40,12 +40,12 @@ class DISK(nn.Module):
 
     def heatmap(self, encoding: Encoding) -> Float[Tensor, "b h w"]:
         """Heatmap logits at every pixel."""
-        _, slope, _, last = self.unet.path_up[-1].conv
+        slope, last = self._last_block()
         return head.heatmap(encoding, slope.weight, last.weight[self.desc_dim], last.bias[self.desc_dim])
 
     def describe(self, encoding: Encoding, points: list[Int[Tensor, "_ 2"]]) -> list[Float[Tensor, "_ d"]]:
         """Unit descriptors at the given pixels (x, y) of each image of the batch."""
-        _, slope, _, last = self.unet.path_up[-1].conv
+        slope, last = self._last_block()
         weight, bias = last.weight[: self.desc_dim], last.bias[: self.desc_dim]
         return [
             F.normalize(head.describe(encoding, i, at, slope.weight, weight, bias), dim=1)

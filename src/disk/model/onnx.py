@@ -82,7 +82,7 @@ def _export(module: nn.Module, outputs: list[str], optimize: bool) -> bytes:
         torch.onnx.export(
             module.eval(),
             (torch.zeros(2, 3, 4 * STRIDE, 6 * STRIDE),),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # any file object will do
             input_names=["images"],
             output_names=outputs,
             dynamic_shapes=(shape,),
