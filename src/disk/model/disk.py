@@ -12,7 +12,7 @@ from disk.features import Features
 from disk.model import head
 from disk.model.detection import nms, sample_grid
 from disk.model.head import Encoding
-from disk.model.unet import ConvBlock, UNet
+from disk.model.unet import UNet, UpBlock
 from disk.shapes import Float, Int, Tensor
 
 STRIDE = 16  # height and width of the network's input are multiples of this
@@ -41,16 +41,21 @@ class DISK(nn.Module):
     def heatmap(self, encoding: Encoding) -> Float[Tensor, "b h w"]:
         """Heatmap logits at every pixel."""
         slope, last = self._last_block()
-        return head.heatmap(encoding, slope.weight, last.weight[self.desc_dim], last.bias[self.desc_dim])
+        weight, bias = last.weight[self.desc_dim], cast(Tensor, last.bias)[self.desc_dim]
+        return head.heatmap(encoding, slope.weight, weight, bias)
 
     def describe(self, encoding: Encoding, points: list[Int[Tensor, "_ 2"]]) -> list[Float[Tensor, "_ d"]]:
         """Unit descriptors at the given pixels (x, y) of each image of the batch."""
         slope, last = self._last_block()
-        weight, bias = last.weight[: self.desc_dim], last.bias[: self.desc_dim]
+        weight, bias = last.weight[: self.desc_dim], cast(Tensor, last.bias)[: self.desc_dim]
         return [
             F.normalize(head.describe(encoding, i, at, slope.weight, weight, bias), dim=1)
             for i, at in enumerate(points)
         ]
+
+    def _last_block(self) -> tuple[nn.PReLU, nn.Conv2d]:
+        block = cast(UpBlock, self.unet.path_up[-1]).conv
+        return cast(nn.PReLU, block[1]), cast(nn.Conv2d, block[3])
 
     def sample(self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None) -> list[Features]:
         """Training: keypoints drawn from the heatmap; scores are their log-probabilities. With gradients."""

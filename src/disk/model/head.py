@@ -211,7 +211,7 @@ class _Heatmap(torch.autograd.Function):
             for first, last, source in _strips(half, skip):
                 inputs = [t.detach().requires_grad_() for t in (half[:, :, source], skip[:, :, first:last])]
                 inputs += [t.detach().requires_grad_() for t in (slope, taps)]
-                products = _strip_products(*inputs, first, source)
+                products = _strip_products(inputs[0], inputs[1], inputs[2], inputs[3], first, source)
                 shifted = [
                     padded[:, first + dy : last + dy, dx : dx + width] for dy in range(KERNEL) for dx in range(KERNEL)
                 ]
