@@ -190,14 +190,12 @@ def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
 
 
 def _save(picture: _Picture, folder: Path) -> Path:
-    from matplotlib.figure import Figure
+    from disk.viewing import canvas
 
-    from disk.viewing.canvas import save
-
-    figure = Figure()
+    figure = canvas.new_figure()
     picture.draw(figure)
     # a name may hold a dot, so the suffix is appended, not replaced
-    return save(figure, folder / f"{picture.name}.jpg")
+    return canvas.save(figure, folder / f"{picture.name}.jpg")
 
 
 def _show(picture: _Picture) -> None:

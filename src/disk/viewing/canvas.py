@@ -1,7 +1,7 @@
 """Figures measured in pixels of the finished picture, so that marks keep their size on any photo.
 
-A figure is made by the caller: `matplotlib.figure.Figure()` for a file, which needs no display, or
-`pyplot.figure()` for a window. Everything drawn here is sized for the picture, never for the photo.
+A figure is made by the caller: `new_figure()` for a file, which needs no display, or `pyplot.figure()` for
+a window. Everything drawn here is sized for the picture, never for the photo.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ FAINT = "#6a737d"
 MARGIN = 20  # pixels around everything
 HEADER = 64  # pixels above the picture, for its title
 Pixels = float | int
+
+
+def new_figure() -> Figure:
+    """A figure to be saved."""
+    return Figure()
 
 
 def points(pixels: Pixels) -> float:

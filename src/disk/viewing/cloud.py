@@ -58,7 +58,7 @@ def draw_cloud(
     )
     order = np.argsort(-depth)
     diameter = float(np.clip(np.sqrt(0.12 * WIDTH * height / max(1, len(points))), 2.5, 7))
-    sheet.scatter(*places[order].T, s=canvas.points(diameter) ** 2, c=colours[order], lw=0)
+    sheet.scatter(places[order, 0], places[order, 1], s=canvas.points(diameter) ** 2, c=colours[order], lw=0)
     for rig, lines in edges:
         sheet.add_collection(LineCollection(list(lines), colors=rig.colour, linewidths=canvas.points(1.8)))
     _add_legend(figure, rigs)

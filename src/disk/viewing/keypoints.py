@@ -44,7 +44,8 @@ def draw_keypoints(
     low, high = np.percentile(scores, [2, 98])
     diameter = mark_diameter(count, box_width * box_height)
     marks = axes.scatter(
-        *keypoints[order].T,
+        keypoints[order, 0],
+        keypoints[order, 1],
         c=scores[order],
         cmap=_colours(),
         vmin=low,

@@ -72,7 +72,9 @@ def draw_matches(
             width = canvas.points(width)
             sheet.add_collection(LineCollection(list(segments), colors=colour, linewidths=width, alpha=alpha))
         for points in (start, end):
-            sheet.scatter(*points.T, s=canvas.points(5) ** 2, c=group.colour, edgecolors="black", lw=0.3)
+            sheet.scatter(
+                points[:, 0], points[:, 1], s=canvas.points(5) ** 2, c=group.colour, edgecolors="black", lw=0.3
+            )
     _add_legend(figure, groups)
     count = len(ends[0])
     thinned = f" · {drawn} lines drawn, spread evenly; a dot for every match" if drawn < count else ""

@@ -85,7 +85,8 @@ _PAGE = """<!doctype html>
   h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4em }
   h2 { font-size: 1.4rem; margin: 0 0 .3em }
   p { max-width: 75ch; margin: 0 0 1em; color: var(--faint) }
-  section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 28px; margin-top: 28px }
+  section { background: var(--card); border: 1px solid var(--line); border-radius: 12px }
+  section { padding: 28px; margin-top: 28px }
   .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 18px 0 }
   .facts div { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px }
   .facts b { display: block; font-size: 1.45rem; line-height: 1.25; font-variant-numeric: tabular-nums }

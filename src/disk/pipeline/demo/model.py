@@ -7,35 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from disk.errors import ColmapError
 from disk.geometry.camera import Camera
-from disk.geometry.pose import align_similarity, rotation_error
-from disk.pipeline.demo.scene import DISTANCE, build_room, orbit, render_view
+from disk.pipeline.demo.alignment import Alignment, Pose, align
+from disk.pipeline.demo.pictures import draw_model
+from disk.pipeline.demo.scene import build_room, orbit, render_view
 from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 from disk.pipeline.view import ViewOptions, view
 from disk.progress import track
-from disk.shapes import Float
 from disk.viewing.sheet import save_sheet
-
-Pose = tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) of x_cam = R x_world + t
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """A model in the world of the true cameras.
-
-    rotation: angle in degrees between estimated and true orientation, by image; position: distance of the
-    camera centres in percent of the distance from the cameras to the scene. scale, R, t: the similarity.
-    """
-
-    rotation: dict[str, float]
-    position: dict[str, float]
-    scale: float
-    R: Float[np.ndarray, "3 3"]
-    t: Float[np.ndarray, " 3"]
 
 
 @dataclass(frozen=True)
@@ -70,28 +52,8 @@ def run_scene(folder: Path, views: int, size: tuple[int, int], options: Reconstr
     estimated = read_poses(out)
     alignment = align(estimated, {name: _pose(camera) for name, camera in cameras.items()})
     if alignment is not None:
-        from disk.pipeline.demo.pictures import draw_model
-
         pictures += draw_model(out, estimated, cameras, alignment, size, folder)
     return SceneResult(views, model, "", alignment, pictures)
-
-
-def align(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Alignment | None:
-    """Bring estimated poses into the true world by the similarity between their centres, and measure the rest.
-
-    None where the centres fix no similarity: fewer than three, or all in one place.
-    """
-    names = sorted(estimated)
-    centres = np.array([-R.T @ t for R, t in (estimated[name] for name in names)]).reshape(-1, 3)
-    true_centres = np.array([-R.T @ t for R, t in (truth[name] for name in names)]).reshape(-1, 3)
-    try:
-        scale, R, t = align_similarity(centres, true_centres)
-    except ValueError:
-        return None
-    apart = np.linalg.norm(scale * centres @ R.T + t - true_centres, axis=1)
-    rotation = {name: rotation_error(estimated[name][0] @ R.T, truth[name][0]) for name in names}
-    position = {name: 100 * float(value) / DISTANCE for name, value in zip(names, apart, strict=True)}
-    return Alignment(rotation, position, scale, R, t)
 
 
 def read_poses(out: Path) -> dict[str, Pose]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from disk.pipeline.demo.model import Alignment, SceneResult
+from disk.pipeline.demo.alignment import Alignment
+from disk.pipeline.demo.model import SceneResult
 from disk.pipeline.demo.stereo import TOLERANCE, StereoResult
 from disk.viewing.report import Picture, Section, Table, write_report
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from disk.geometry.camera import Camera
-from disk.pipeline.demo.model import Alignment, Pose
-from disk.viewing.cloud import looking_at
+from disk.pipeline.demo.alignment import Alignment, Pose, aligned_camera
+from disk.viewing import canvas
+from disk.viewing.cloud import Rig, draw_cloud, looking_at
 
 TRUE, ESTIMATED = "#2f6fed", "#e8482b"
 PYRAMID = 0.35  # length of a drawn camera, in metres
@@ -25,11 +26,7 @@ def draw_model(
     folder: Path,
 ) -> list[tuple[Path, str]]:
     """Save the points and the true and estimated cameras as seen from behind the cameras and from above."""
-    from matplotlib.figure import Figure
-
     from disk.colmap.points import read_points
-    from disk.viewing import canvas
-    from disk.viewing.cloud import Rig, draw_cloud
 
     xyz, colours = read_points(out / "sparse" / "0")
     points = alignment.scale * xyz @ alignment.R.T + alignment.t
@@ -43,15 +40,8 @@ def draw_model(
         ("cloud", "The model", (-2.5, -9.0, 6.5), (0, 0, 1), "The sparse model, from behind the cameras."),
         ("top", "The model from above", (0, 0, 60.0), (0, 1, 0), "Boxes, floor and walls from above."),
     ):
-        figure = Figure()
+        figure = canvas.new_figure()
         camera = looking_at(np.array(eye), np.zeros(3), np.array(up, float), torch.eye(3, dtype=torch.float64))
         draw_cloud(figure, points, colours / 255, rigs, camera, title)
         drawn.append((canvas.save(figure, folder / f"{name}.png"), caption))
     return drawn
-
-
-def aligned_camera(pose: Pose, K: torch.Tensor, alignment: Alignment) -> Camera:
-    """An estimated camera in the true world: x_true = s R x + t, so its rotation is R_cam R^T."""
-    R = pose[0] @ alignment.R.T
-    centre = alignment.scale * alignment.R @ (-pose[0].T @ pose[1]) + alignment.t
-    return Camera(K, torch.from_numpy(R), torch.from_numpy(-R @ centre))

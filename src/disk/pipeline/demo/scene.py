@@ -25,13 +25,13 @@ WALLS = ("hubble_deep_field.jpg", "retina.jpg", "ihc.png", "motorcycle_left.png"
 # top; the front faces the middle camera at yaw 0. No two faces that the cameras see well have the same photo:
 # a matcher would be right to take one for the other
 BOXES = (
-    ((-0.1, 0.6), 15, (1.3, 0.5, 1.2), ("astronaut.png", "ihc.png", "grass.png", "rocket.jpg", "brick.png")),
-    ((-0.9, -0.3), -30, (0.8, 0.6, 0.6), ("chelsea.png", "text.png", "grass.png", "page.png", "gravel.png")),
-    ((0.8, -0.3), 40, (0.8, 0.7, 0.7), ("coffee.png", "moon.png", "grass.png", "camera.png", "retina.jpg")),
-    ((0, -0.8), 8, (0.6, 0.4, 0.4), ("coins.png", "cell.png", "grass.png", "clock_motion.png", "grass.png")),
+    ((-0.1, 0.6), 15.0, (1.3, 0.5, 1.2), ("astronaut.png", "ihc.png", "grass.png", "rocket.jpg", "brick.png")),
+    ((-0.9, -0.3), -30.0, (0.8, 0.6, 0.6), ("chelsea.png", "text.png", "grass.png", "page.png", "gravel.png")),
+    ((0.8, -0.3), 40.0, (0.8, 0.7, 0.7), ("coffee.png", "moon.png", "grass.png", "camera.png", "retina.jpg")),
+    ((0.0, -0.8), 8.0, (0.6, 0.4, 0.4), ("coins.png", "cell.png", "grass.png", "clock_motion.png", "grass.png")),
 )
 WALL_DISTANCE, WALL_HEIGHT = 4.6, 3.6
-ROOM_YAW = 10  # degrees
+ROOM_YAW = 10.0  # degrees
 STEP = 15.0  # degrees from one camera to the next, around the boxes
 DISTANCE = 3.3
 LIGHT = np.array([-0.3, -0.55, 0.78])  # the direction to it

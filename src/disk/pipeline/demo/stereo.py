@@ -16,6 +16,9 @@ from disk.matching.nearest import match
 from disk.model.disk import DISK
 from disk.pipeline.demo.photos import load_photo, photo_folder
 from disk.shapes import Bool, Float
+from disk.viewing import canvas
+from disk.viewing import matches as drawing
+from disk.viewing.keypoints import draw_keypoints
 
 TOLERANCE = 3.0  # pixels
 
@@ -86,12 +89,7 @@ def _draw_matches(
     good: Bool[np.ndarray, " k"],
     path: Path,
 ) -> Path:
-    from matplotlib.figure import Figure
-
-    from disk.viewing import canvas
-    from disk.viewing import matches as drawing
-
-    figure = Figure()
+    figure = canvas.new_figure()
     groups = [
         drawing.Group("without ground truth", drawing.NEUTRAL, ~known),
         drawing.Group(f"off by more than {TOLERANCE:g} px", drawing.BAD, known & ~good),
@@ -102,11 +100,6 @@ def _draw_matches(
 
 
 def _draw_keypoints(image: np.ndarray, features: Features, path: Path) -> Path:
-    from matplotlib.figure import Figure
-
-    from disk.viewing import canvas
-    from disk.viewing.keypoints import draw_keypoints
-
-    figure = Figure()
+    figure = canvas.new_figure()
     draw_keypoints(figure, image, features.keypoints.numpy(), features.scores.numpy(), "motorcycle, left")
     return canvas.save(figure, path)
