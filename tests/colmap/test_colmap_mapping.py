@@ -15,7 +15,7 @@ from disk.errors import ColmapError
 from disk.geometry.pose import align_similarity, rotation_error
 from disk.images.listing import list_images
 from disk.storage.artifacts import read_features, read_matches
-from synthetic_scene import FOCAL, Scene, make_scene, write_features, write_matches, write_photos
+from synthetic_scene import FOCAL, Scene, full_disk, make_scene, write_features, write_matches, write_photos
 
 NAMES = [f"{number}" for number in range(6)]
 
@@ -127,6 +127,20 @@ def test_nothing_to_connect(tmp_path: Path, mapper: Mapper) -> None:
         run(database, mapper)
     assert not (tmp_path / "sparse").exists()
     assert not list(tmp_path.glob(".sparse*"))
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """pycolmap writes half a model without a word, and crashes on reading it."""
+    database = prepare(make_scene(NAMES[:4], points=120), tmp_path)
+    run(database)
+    before = (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes()
+    with full_disk(2000), pytest.raises(ColmapError, match="the disk is full"):
+        run(database)
+    with full_disk(100_000), pytest.raises(ColmapError, match=r"cannot write in .* make room"):
+        run(database)
+    assert (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes() == before
+    with full_disk(2000), pytest.raises(ColmapError, match=r"cannot write in .* make room"):
+        write_ply(tmp_path / "sparse" / "0", tmp_path / "points.ply")
 
 
 def test_pngs_can_be_written_after_pycolmap_was_loaded(tmp_path: Path) -> None:

@@ -132,19 +132,29 @@ def difference(database: pycolmap.Database, features: FeatureStore, matches: Mat
 
 
 @contextlib.contextmanager
+def clear_errors(problem: str) -> Iterator[None]:
+    """Turn an error of pycolmap's, with the place in its source, into a ColmapError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith("No registered database"):
+            reason = "it is damaged or no database, its folder is not writable, or the disk is full"
+        elif str(error).startswith("["):  # [database_sqlite.cc:1350] SQLite error: ...
+            reason = str(error).rpartition("] ")[2].strip()
+        else:
+            raise
+        raise ColmapError(f"{problem}: {reason}") from error
+
+
+@contextlib.contextmanager
 def _opened(path: Path, problem: str) -> Iterator[pycolmap.Database]:
     pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
-    try:
+    with clear_errors(f"{problem} {path}"):
         database = pycolmap.Database.open(path)
         try:
             yield database
         finally:
             database.close()
-    except RuntimeError as error:
-        # pycolmap's messages start with a place in its source: [database_sqlite.cc:1350] SQLite error: ...
-        if not str(error).startswith(("[", "No registered database")):
-            raise
-        raise ColmapError(f"{problem} {path}: {str(error).rpartition('] ')[2].strip()}") from error
 
 
 def _remove(path: Path) -> None:

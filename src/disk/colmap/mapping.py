@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
+from disk.colmap.database import clear_errors
 from disk.errors import ColmapError
 from disk.images.reading import read_image
 from disk.progress import progress_bar, track
@@ -40,7 +41,7 @@ def map_images(
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. Returns the models, largest
-    first. Raises ColmapError when not two images could be connected.
+    first. Raises ColmapError when not two images could be connected, or the disk is full.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
@@ -49,7 +50,8 @@ def map_images(
     raw.mkdir(parents=True)
     try:
         run = _incremental if mapper == "incremental" else _global
-        found = list(run(database, raw, len(images), seed).values())
+        with clear_errors(f"cannot use {database}"):
+            found = list(run(database, raw, len(images), seed).values())
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
             raise ColmapError(
@@ -61,6 +63,7 @@ def map_images(
             folder = sorted_models / str(number)
             folder.mkdir(parents=True)
             model.write(folder)
+        _check_room(scratch)
         shutil.rmtree(out, ignore_errors=True)
         sorted_models.replace(out)
     finally:
@@ -69,8 +72,25 @@ def map_images(
 
 
 def write_ply(model: Path, path: Path) -> None:
-    """Write the coloured points of a model folder as a PLY file."""
+    """Write the coloured points of a model folder as a PLY file; ColmapError when the disk is full."""
     pycolmap.Reconstruction(model).export_PLY(path)
+    _check_room(path.parent)
+
+
+def _check_room(folder: Path) -> None:
+    # pycolmap does not notice a full disk, but who has just filled it cannot write another megabyte
+    probe = folder / ".probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ColmapError(
+            f"cannot write in {folder}: {error.strerror}; make room and run the same command again"
+        ) from error
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _incremental(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
