@@ -169,6 +169,25 @@ def test_memory_is_bounded_by_the_tile():
     assert 5000 < largest.entries <= 10_000
 
 
+def test_cores_share_the_work_and_agree(threads):
+    d0, d1 = unit(1100, 32, 0), unit(1000, 32, 1)
+    alone = mutual_nearest(d0, d1, 0.99)
+    threads(3)
+    shared = mutual_nearest(d0, d1.clone().requires_grad_(), 0.99)
+    assert torch.get_num_threads() == 3
+    assert len(alone) > 20
+    assert torch.equal(alone.indices, shared.indices)
+    assert torch.equal(alone.distances, shared.distances)
+    assert as_list(alone) == reference(d0, d1, 0.99)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_features_are_matched_by_their_descriptors():
     f0 = Features(torch.zeros(30, 2), unit(30, 8, 12), torch.zeros(30))
     f1 = Features(torch.ones(20, 2), unit(20, 8, 13), torch.zeros(20))

@@ -9,8 +9,11 @@ So the result is the one of a double precision matrix, whatever the size of a ti
 
 from __future__ import annotations
 
+import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 
 import torch
 
@@ -20,9 +23,9 @@ from disk.shapes import Bool, Float, Int, Tensor
 
 # similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
-# 4 MB of a CPU's cache hold a tile; a GPU wants few, large ones
-_TILE_ENTRIES = {"cpu": 1024**2, "other": 8192**2}
 _LANES = 32
+# fewer similarities than this are not worth a second thread
+_WORTH_THREADS = 1024**2
 
 
 def match(f0: Features, f1: Features, ratio: float | None = None) -> Matches:
@@ -30,7 +33,6 @@ def match(f0: Features, f1: Features, ratio: float | None = None) -> Matches:
     return mutual_nearest(f0.descriptors, f1.descriptors, ratio)
 
 
-@torch.no_grad()
 def mutual_nearest(
     d0: Float[Tensor, "n d"],
     d1: Float[Tensor, "m d2"],
@@ -54,9 +56,9 @@ def mutual_nearest(
     if n == 0 or m == 0:
         return Matches(d0.new_empty((0, 2), dtype=torch.int64), d0.new_empty((0,), dtype=torch.float32))
 
-    entries = _TILE_ENTRIES["cpu" if d0.device.type == "cpu" else "other"]
-    entries = min(entries, max_entries or entries)
-    rows, columns = _best_of_tiles(d0.float(), d1.float(), entries)
+    d0, d1 = d0.detach(), d1.detach()
+    entries = max_entries or n * m
+    rows, columns = _best_of_matrix(d0.float(), d1.float(), entries)
     error = _similarity_error(d0, d1)
     for best, mine, others in ((rows, d0, d1), (columns, d1, d0)):
         _decide_in_double(best, best.unsure(ratio, error), mine, others, entries)
@@ -106,9 +108,38 @@ class _Best:
         return (1 - self.top).clamp(min=0) < ratio**2 * (1 - self.second).clamp(min=0)
 
 
+def _best_of_matrix(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
+    """Best of rows and columns; on a CPU each core takes a stripe of rows, and no two wait for each other."""
+    threads = torch.get_num_threads() if d0.device.type == "cpu" else 1
+    if threads == 1 or len(d0) * len(d1) < _WORTH_THREADS:
+        return _best_of_tiles(d0, d1, entries)
+    stripes = d0.split(_tile_side(len(d0), math.ceil(len(d0) / threads)))
+    parts = list(_workers(threads).map(lambda stripe: _best_of_tiles(stripe, d1, entries // threads), stripes))
+    rows, columns = _Best.start(len(d0), d0.device), _Best.start(len(d1), d1.device)
+    start = 0
+    for of_rows, of_columns in parts:
+        rows.update(start, of_rows, 0)
+        columns.update(0, of_columns, start)
+        start += len(of_rows.top)
+    return rows, columns
+
+
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses one core; torch's own would meet after every small step."""
+    pool = ThreadPoolExecutor(threads, "match", initializer=torch.set_num_threads, initargs=(1,))
+    started = Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(threads)  # as it was, for threads that start from now on
+    return pool
+
+
 def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
     n, m = len(d0), len(d1)
     rows, columns = _Best.start(n, d0.device), _Best.start(m, d0.device)
+    entries = min(entries, _tile_entries(d0.device))
     height = _tile_side(n, math.isqrt(entries))
     width = _tile_side(m, entries // height)
     buffer = torch.empty(height * width, device=d0.device)
@@ -120,6 +151,11 @@ def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
             rows.update(y, _best_of_rows(tile[: len(a)]), x)
             columns.update(x, _best_of_columns(tile), y)
     return rows, columns
+
+
+def _tile_entries(device: torch.device) -> int:
+    """4 MB of a CPU's cache hold a tile; a GPU wants few, large ones."""
+    return 1024**2 if device.type == "cpu" else 8192**2
 
 
 def _tile_side(n: int, limit: int) -> int:
@@ -183,12 +219,13 @@ def _similarity_error(d0: Tensor, d1: Tensor) -> float:
 def _decide_in_double(best: _Best, unsure: Tensor, mine: Tensor, others: Tensor, entries: int) -> None:
     """Replace the entries of `best` where `unsure` by those of double precision similarities."""
     # Apple's GPUs have no doubles
-    device = "cpu" if mine.device.type == "mps" else mine.device
+    device = torch.device("cpu") if mine.device.type == "mps" else mine.device
     best.top, best.second = best.top.to(device).double(), best.second.to(device).double()
     best.index, which = best.index.to(device), unsure.nonzero()[:, 0].to(device)
     if len(which) == 0:
         return
     mine, others = mine.to(device), others.to(device).double()
+    entries = min(entries, _tile_entries(device))
     for part in which.split(max(1, entries // len(others))):
         similarity = mine[part].double() @ others.T
         top = similarity.amax(1)
