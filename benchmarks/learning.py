@@ -1,0 +1,140 @@
+"""It learns: train from random weights on photographs, and measure at the start and every few minutes.
+
+    python benchmarks/learning.py PHOTOS PAIRS IMAGES [--minutes 30] [--every 5] [--output docs/images/learning]
+
+PHOTOS: a folder of photographs; every tenth is kept from training. PAIRS, IMAGES: a list of pairs with ground truth
+and its images, as for `disk evaluate pose`. Measured are correct matches of scenes rendered from the photographs kept
+back, and the AUC of relative pose at 10 degrees on the pairs. Writes OUTPUT.json and draws it as OUTPUT.svg; the
+training itself stays in OUTPUT-run/ beside them, where the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from disk.datasets.records import PosedImage
+from disk.datasets.synthesis.sampler import SceneSampler
+from disk.evaluation.pose import PoseOptions, evaluate_pose
+from disk.images.listing import list_images
+from disk.images.reading import read_image
+from disk.images.resizing import place
+from disk.matching.nearest import match
+from disk.model.checkpoints import load, save
+from disk.model.disk import DISK
+from disk.progress import setup
+from disk.rewards.depth import depth_reward
+from disk.training.loop import train
+from disk.training.options import TrainOptions
+
+SIZE = 256
+HELD_OUT_PAIRS = 40
+KEYPOINTS = 1000
+
+
+def main(
+    photos: tyro.conf.Positional[Path],
+    pairs: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[Path],
+    minutes: float = 30,
+    every: float = 5,
+    output: Path = Path("docs/images/learning"),
+) -> None:
+    """Train for some minutes and measure every few; what was measured before an interruption is kept."""
+    setup(quiet=False)
+    run, record = output.with_name(output.name + "-run"), output.with_suffix(".json")
+    training, held_out = split(photos, run)
+    scenes = SceneSampler(held_out, SIZE, SIZE, 2, "cpu", 1).tuples(range(HELD_OUT_PAIRS))
+    options = TrainOptions(
+        save_dir=run,
+        synthesize=training,
+        views=2,
+        height=SIZE,
+        width=SIZE,
+        batch_size=1,
+        lr=5e-4,
+        warmup=300,
+        chunk_size=300,
+        n_epochs=1000,
+        test_scene_limit=0,
+        resume=True,
+        time_limit=every,
+    )
+    points: list[dict[str, Any]] = json.loads(record.read_text()) if record.exists() and run.exists() else []
+    if not points:
+        torch.manual_seed(options.seed)
+        start = run / "random.pth"
+        save(DISK(), start)
+        points.append({"minutes": 0.0, "steps": 0, **measure(start, scenes, pairs, images)})
+    while points[-1]["minutes"] < minutes - 0.1:
+        began = time.monotonic()
+        weights = train(None, options)
+        took = (time.monotonic() - began) / 60
+        steps = torch.load(run / "last.pth", weights_only=True)["position"][2]
+        figures = measure(weights, scenes, pairs, images)
+        points.append({"minutes": points[-1]["minutes"] + took, "steps": steps, **figures})
+        record.write_text(json.dumps(points, indent=1) + "\n")
+        print(points[-1], flush=True)
+    plot(points, output.with_suffix(".svg"))
+
+
+def split(photos: Path, run: Path) -> tuple[Path, list[np.ndarray]]:
+    """A folder of the photographs to train on, and every tenth as images."""
+    files = list_images(photos)
+    folder = run / "photos"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate(files):
+        if number % 10:
+            shutil.copyfile(file.path, folder / f"{number}{file.path.suffix}")
+    return folder, [place(read_image(file.path), max_size=1024)[0] for file in files[::10]]
+
+
+def measure(weights: Path, scenes: list[list[PosedImage]], pairs: Path, images: Path) -> dict[str, float]:
+    """Correct matches per rendered pair (3 px, of 1000 keypoints each), their share, and AUC@10 on the pairs."""
+    model = load(weights)
+    right, total = 0, 0
+    for views in scenes:
+        f1, f2 = model.detect(torch.stack([view.image for view in views]), n=KEYPOINTS)
+        indices = match(f1, f2).indices
+        kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
+        cameras, depths = [view.camera for view in views], [view.depth for view in views]
+        rewards = depth_reward(kps1, kps2, *cameras, *depths, threshold=3.0)
+        right += int((rewards.diagonal() > 0).sum())
+        total += len(indices)
+    options = PoseOptions(weights=(str(weights),), threshold=(1.0,))
+    auc = evaluate_pose(pairs, images, options).results[0].figures[""]["AUC@10"]
+    return {"correct": right / len(scenes), "precision": right / max(total, 1), "auc": float(auc or 0)}
+
+
+def plot(points: list[dict[str, Any]], path: Path) -> None:
+    """Correct matches and AUC over minutes of training."""
+    from matplotlib.figure import Figure
+
+    assert all(a["minutes"] < b["minutes"] for a, b in pairwise(points))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2),
+        ("correct", "auc"),
+        ("correct matches per held-out rendered pair", "AUC@10° of relative pose, real photographs"),
+        strict=True,
+    ):
+        axes.plot([p["minutes"] for p in points], [p[key] for p in points], marker="o")
+        axes.set(xlabel="minutes of training", title=label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        steps = axes.secondary_xaxis("top")
+        steps.set_ticks([p["minutes"] for p in points], [f"{p['steps']}" for p in points], fontsize=7)
+        steps.set_xlabel("steps", fontsize=8)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
