@@ -18,7 +18,7 @@ from disk.datasets.tuples import load_posed_image
 from disk.errors import DatasetError, DiskError
 from disk.geometry.camera import project, unproject
 from disk.images.reading import image_size
-from disk.progress import track
+from disk.progress import progress_bar
 from disk.shapes import Float, Tensor
 
 _SIZE = 64  # long side of the thumbnails on which overlap is looked for
@@ -55,22 +55,26 @@ def check_scene(scene: Scene) -> SceneReport:
     views: dict[int, PosedImage] = {}
     origin: Float[np.ndarray, " 3"] | None = None
     with_depth = 0
-    for index, name in enumerate(track(scene.images, scene.name, "image", len(scene.images))):
-        with_depth += scene.depth_file(name) is not None
-        try:
-            calibration = _calibration(scene, name)
-            if origin is None:
-                origin = -calibration.R.T @ calibration.T
-            views[index] = view = _thumbnail(scene, name, calibration, origin)
-        except DiskError as error:
-            problems.append(str(error))
-            continue
-        problems += [f"{name}: {fault}" for fault in _faults(view)]
+    with progress_bar(scene.name, "image", len(scene.images)) as bar:
+        for index, name in enumerate(scene.images):
+            bar.update(1)
+            with_depth += scene.depth_file(name) is not None
+            try:
+                calibration = _calibration(scene, name)
+                if origin is None:
+                    origin = -calibration.R.T @ calibration.T
+                views[index] = view = _thumbnail(scene, name, calibration, origin)
+            except DiskError as error:
+                problems.append(str(error))
+                continue
+            problems += [f"{name}: {fault}" for fault in _faults(view)]
     pairs = Counter(tuple(pair) for indices in scene.tuples.tolist() for pair in combinations(sorted(indices), 2))
-    for (first, second), count in track(sorted(pairs.items()), f"{scene.name}: overlap", "pair", len(pairs)):
-        if first in views and second in views and not overlap(views[first], views[second]):
-            names = f"{scene.images[first]} and {scene.images[second]}"
-            problems.append(f"{names} do not overlap, but are in {count} tuples together")
+    with progress_bar(f"{scene.name}: overlap", "pair", len(pairs)) as bar:
+        for (first, second), count in sorted(pairs.items()):
+            bar.update(1)
+            if first in views and second in views and not overlap(views[first], views[second]):
+                names = f"{scene.images[first]} and {scene.images[second]}"
+                problems.append(f"{names} do not overlap, but are in {count} tuples together")
     return SceneReport(scene.name, len(scene.images), with_depth, len(scene.tuples), problems)
 
 
