@@ -28,8 +28,8 @@ T = TypeVar("T")
 class ReconstructOptions:
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
-    n: int = 4096
-    """Keep this many best keypoints of an image."""
+    n: int | None = DetectOptions.n
+    """Keep this many best keypoints of an image; None: all."""
     max_size: int = DetectOptions.max_size
     """Shrink images whose long side is longer before detection, in pixels; 0: never."""
     image_extension: str | None = None
