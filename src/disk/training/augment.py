@@ -91,7 +91,7 @@ class _Draws:
     def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
         self.count, self.generator, self.device = count, generator, device
 
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+    def uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
 
     def chance(self, probability: float) -> Tensor:

@@ -19,11 +19,11 @@ class Dice:
     def __len__(self) -> int:
         return len(self.generators)
 
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+    def uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
         """Uniform in [low, high); like all others of shape (scenes, *shape)."""
         return low + (high - low) * self._draw(torch.rand, shape)
 
-    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
+    def log_uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
         """Uniform on a logarithmic scale."""
         return self.uniform(math.log(low), math.log(high), *shape).exp()
 

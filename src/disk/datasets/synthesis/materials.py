@@ -66,7 +66,7 @@ def texture_maps(scenes: Scenes, views: Views, materials: Materials, coarse: Hit
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def brightness(normal: Float[Tensor, "*n 3"], light: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+def brightness(normal: Float[Tensor, "*#n 3"], light: Float[Tensor, "*#n 3"]) -> Tensor:
     """Ambient and diffuse light on surfaces, 1 where they face +z."""
     lit = 0.5 + 0.7 * (normal * light).sum(-1).clamp(min=0)
     return (lit / (0.5 + 0.7 * light[..., 2])).clamp(max=1.25).float()

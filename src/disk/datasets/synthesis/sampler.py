@@ -14,7 +14,7 @@ from disk.datasets.synthesis.materials import draw_materials
 from disk.datasets.synthesis.render import render
 from disk.datasets.synthesis.scene import draw_scenes
 from disk.datasets.synthesis.textures import build_store
-from disk.datasets.synthesis.views import choose_views, draw_views
+from disk.datasets.synthesis.views import MAX_ANGLE, choose_views, draw_views
 from disk.errors import DatasetError, ImageError
 from disk.geometry.camera import Camera
 from disk.progress import log, track
@@ -56,7 +56,7 @@ class SceneSampler:
         dice = Dice([_mix(self.seed, number) for number in numbers])
         scenes = draw_scenes(dice)
         candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
-        wanted = dice.uniform(0.3, 0.85)
+        wanted = dice.uniform(0, MAX_ANGLE)
         materials = draw_materials(dice, scenes, self.store).to(self._renderer)
         scenes, candidates = scenes.to(self._renderer), candidates.to(self._renderer)
         wanted = wanted.to(self._renderer)

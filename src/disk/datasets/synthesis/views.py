@@ -13,6 +13,7 @@ from disk.datasets.synthesis.trace import Views, trace, visible_planes
 from disk.shapes import Float, Tensor
 
 MIN_OVERLAP, MAX_OVERLAP = 0.3, 0.9
+MAX_ANGLE = 1.1  # between the directions in which two views see the scene, radians; more than wanted occurs
 _GRID = 12  # rays along a side to measure the overlap
 _NEAREST = 0.4  # nothing closer than this to a camera
 
@@ -22,7 +23,7 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
 
     Scenes are on the CPU. The numbers are rounded to float32, so that cameras of that precision are exact.
     """
-    apart = torch.linspace(0, 1, count, dtype=torch.float64)
+    apart = torch.linspace(0, 1, count, dtype=torch.float64) ** 0.7
     is_ground = scenes.up[:, 2, None] > 0
     # the direction to the camera as tilt off the main plane's normal, and around it
     tilt0 = torch.where(is_ground, dice.uniform(0.35, 1.1, 1), dice.uniform(0, 0.7, 1))
@@ -71,21 +72,24 @@ def choose_views(
 ) -> Views:
     """`count` of the cameras per scene, of which every two have an overlap of MIN_OVERLAP to MAX_OVERLAP.
 
-    One by one, beginning with the first candidate: the next is the one whose smallest overlap with those
-    chosen is nearest to `wanted`, among the admissible ones; the least bad one if there are none.
+    One by one, beginning with the first candidate: the next is the one that sees the middle of the scene from
+    a direction as different as `wanted` (radians) from those chosen, among the admissible ones; the least bad
+    one if there are none.
     """
     overlap, nearest = measure_overlap(scenes, candidates, height, width)
     S, C = nearest.shape
     rows = torch.arange(S, device=nearest.device)
     excess = (MIN_OVERLAP - overlap).clamp(min=0) + (overlap - MAX_OVERLAP).clamp(min=0)
     blocked = (nearest < _NEAREST).to(overlap.dtype)
+    direction = F.normalize(candidates.centres, dim=-1)
+    angles = torch.acos((direction @ direction.mT).clamp(-1, 1)).to(overlap.dtype)
     chosen = [torch.argmax((1 - blocked) * torch.linspace(1, 0.5, C, device=nearest.device), dim=1)]
-    least, worst = overlap[rows, chosen[0]], excess[rows, chosen[0]] + blocked
+    apart, worst = angles[rows, chosen[0]], excess[rows, chosen[0]] + blocked
     while len(chosen) < count:
         for index in chosen:
             worst[rows, index] = torch.inf
-        chosen.append(torch.argmin(10 * worst + (least - wanted[:, None]).abs(), dim=1))
-        least = torch.minimum(least, overlap[rows, chosen[-1]])
+        chosen.append(torch.argmin(20 * worst + (apart - wanted[:, None]).abs(), dim=1))
+        apart = torch.maximum(apart, angles[rows, chosen[-1]])
         worst = torch.maximum(worst, excess[rows, chosen[-1]])
     return candidates.pick(torch.stack(chosen, 1))
 

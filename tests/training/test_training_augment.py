@@ -1,0 +1,109 @@
+"""Photometric augmentation: ranges, determinism, and blur and JPEG against scipy and Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import correlate
+
+from disk.training.augment import augment, blur, jpeg
+
+
+def picture(height: int = 64, width: int = 80, seed: int = 0) -> torch.Tensor:
+    """Smooth colours with some texture."""
+    generator = np.random.default_rng(seed)
+    small = Image.fromarray(generator.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    large = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
+    noisy = (large + generator.normal(0, 6, large.shape)).clip(0, 255)
+    return torch.from_numpy(noisy.round().astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(np.corrcoef(a.mean(0).flatten(), b.mean(0).flatten())[0, 1])
+
+
+def test_keeps_shape_and_range_and_the_scene() -> None:
+    image = picture()
+    results = [augment(image, generator(seed)) for seed in range(60)]
+    for result in results:
+        assert result.shape == image.shape
+        assert result.dtype == image.dtype
+        assert torch.isfinite(result).all()
+        assert result.min() >= 0
+        assert result.max() <= 1
+    assert np.median([correlation(image, result) for result in results]) > 0.9
+
+
+def test_same_generator_same_result() -> None:
+    image = picture()
+    assert torch.equal(augment(image, generator(3)), augment(image, generator(3)))
+    assert not torch.equal(augment(image, generator(3)), augment(image, generator(4)))
+
+
+def test_images_of_a_batch_differ() -> None:
+    first, second = augment(picture()[None].repeat(2, 1, 1, 1), generator(0))
+    assert not torch.equal(first, second)
+
+
+def test_original_is_untouched_and_some_stay_nearly_as_they_are() -> None:
+    image = picture()
+    copy = image.clone()
+    changes = [float((augment(image, generator(seed)) - image).abs().mean()) for seed in range(100)]
+    assert torch.equal(image, copy)
+    assert min(changes) < 0.02
+    assert max(changes) > 0.2
+
+
+def test_covers_a_dark_flat_noisy_photograph() -> None:
+    """Among the results are ones as different as gamma 2.2, half the contrast, and noise of 0.03 make it."""
+    image = picture()
+    results = torch.stack([augment(image, generator(seed)) for seed in range(200)])
+    means, spreads = results.mean((1, 2, 3)), results.std((1, 2, 3))
+    dark = image**2.2
+    assert means.min() < dark.mean()
+    assert means.max() > image.mean() + 0.15
+    assert spreads.min() < image.std() * 0.5
+    # noise: the differences of neighbours along a row, beyond those of the image
+    rough = (results[..., 1:] - results[..., :-1]).std((1, 2, 3)) / spreads
+    assert rough.max() > 1.5 * float((image[..., 1:] - image[..., :-1]).std() / image.std())
+    grey = (results.amax(1) - results.amin(1)).amax((1, 2))
+    assert 0 < (grey < 0.1).sum() < 60
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_blur_against_scipy(size: int) -> None:
+    images = torch.stack([picture(20, 30, seed) for seed in range(3)])
+    kernels = torch.rand(3, size, size, generator=generator(0))
+    found = blur(images, kernels)
+    for image, kernel, result in zip(images, kernels, found, strict=True):
+        for channel in range(3):
+            expected = correlate(image[channel].double().numpy(), kernel.double().numpy(), mode="nearest")
+            np.testing.assert_allclose(result[channel].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("quality", [15, 50, 85])
+@pytest.mark.parametrize("shape", [(64, 80), (37, 51)])
+def test_jpeg_against_pillow(quality: int, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    file = io.BytesIO()
+    pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=2)
+    expected = torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1).float() / 255
+    found = jpeg(image[None], torch.tensor([float(quality)]))[0]
+    lost = (expected - image).abs().mean()
+    # libjpeg rounds in integers and pads otherwise; that is far less than what is lost
+    assert (found - expected).abs().mean() < 0.25 * lost + 0.5 / 255
+
+
+def test_jpeg_of_each_image_has_its_own_quality() -> None:
+    image = picture()[None].repeat(2, 1, 1, 1)
+    coarse, fine = jpeg(image, torch.tensor([10.0, 95.0])) - image
+    assert coarse.abs().mean() > 3 * fine.abs().mean()
