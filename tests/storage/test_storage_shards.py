@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -234,3 +235,17 @@ def test_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_names_of_pairs_are_flat() -> None:
     assert encode_name("rome/deep/1") == "rome|deep|1"
     assert decode_name(encode_name("rome/deep/1")) == "rome/deep/1"
+
+
+def test_merging_is_refused_before_it_starts_when_the_disk_has_no_room(tmp_path, monkeypatch):
+    writer = ShardWriter(tmp_path, "things", ["a.h5"], {"format": "test"})
+    writer.add("one", {"a.h5": np.arange(4)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(ArtifactError, match="No space left"):
+        writer.finish()
+    monkeypatch.undo()
+    again = ShardWriter(tmp_path, "things", ["a.h5"], {"format": "test"})
+    again.finish()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["one"][:].tolist() == [0, 1, 2, 3]

@@ -9,6 +9,7 @@ whenever the last one was killed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -134,6 +135,10 @@ class ShardWriter:
         shards = self._shards()
         if not shards:
             return
+        # HDF5 does not survive a full disk: writing on after the first error can crash the process
+        need = sum(path.stat().st_size for path in [*self._finals(), *shards])
+        if shutil.disk_usage(self.artifacts).free < need:
+            raise self._write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         # doing this again after a crash gives the same files: shards go only when all have been replaced
         with progress_bar("merge", "shard", total=len(shards) * len(self.files)) as bar:
             for name in self.files:
