@@ -17,6 +17,7 @@ from disk.datasets.tuples import TupleDataset
 from disk.errors import DatasetError, DiskError, TrainingError
 from disk.training.distributed import Group
 from disk.training.options import TrainOptions
+from disk.training.watch import leave_signals_to_parent
 
 Tuple = list[PosedImage]
 TEST_NUMBERS = 1 << 40  # rendered tuples from this number on are for validation
@@ -103,6 +104,7 @@ class TrainingData:
                 batch_sampler=order.tolist(),
                 num_workers=options.workers,
                 collate_fn=list,
+                worker_init_fn=leave_signals_to_parent,
                 generator=torch.Generator(),  # for the workers' seeds, which nothing uses
             )
             for batch in loader:

@@ -14,6 +14,7 @@ from disk.progress import log, progress_bar
 from disk.training.step import Totals
 
 PATIENCE = 200  # steps in a row without keypoints, right matches or a finite gradient
+GRACE = 3.0  # seconds; torchrun passes the signal on that its processes have had from the terminal already
 LOG_EVERY = 60.0  # seconds between lines where there is no bar
 
 
@@ -32,16 +33,22 @@ class Stop:
 
 @contextmanager
 def stopping(minutes: float | None) -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; the second one acts as ever."""
+    """Turn SIGINT and SIGTERM into a wish to stop; one that comes GRACE seconds after the first acts as ever."""
     stop = Stop(minutes)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
+    first = float("inf")
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.signalled = True
-        signal.signal(number, previous[signal.Signals(number)])
-        log.warning("stopping after this step; once more to stop at once, without saving")
+        nonlocal first
+        if time.monotonic() > first + GRACE:
+            signal.signal(number, previous[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif not stop.signalled:
+            first = time.monotonic()
+            stop.signalled = True
+            log.warning("stopping after this step; once more in some seconds to stop at once, without saving")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -49,6 +56,12 @@ def stopping(minutes: float | None) -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """For processes that load data: Ctrl-C reaches them too, but their parent decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class CollapseWatch:

@@ -1,0 +1,85 @@
+"""Validation of features whose matches and poses are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from disk.datasets.records import PosedImage
+from disk.features import Features
+from disk.geometry.camera import Camera, project
+from disk.model.disk import DISK
+from disk.training import validation
+from disk.training.validation import summarise, validate_tuple
+
+K = torch.tensor([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
+
+
+class Oracle(DISK):
+    """Finds the projections of the same points in each image, with one descriptor a point; some are mixed up."""
+
+    def __init__(self, views: list[PosedImage], count: int, mixed_up: int = 0) -> None:
+        super().__init__(desc_dim=4)
+        generator = torch.Generator().manual_seed(0)
+        points = torch.rand(count, 3, generator=generator) * torch.tensor([2.0, 2, 2]) + torch.tensor([-1.0, -1, 3])
+        self.features = []
+        for number, view in enumerate(views):
+            order = torch.arange(count)
+            order[:mixed_up] = order[:mixed_up].roll(number)
+            pixels, _ = project(view.camera, points)
+            self.features.append(Features(pixels, torch.eye(max(count, 1))[order][:, :count], torch.ones(count)))
+
+    def detect_batch(self, images: torch.Tensor, n: int | None = None, window: int = 5) -> list[Features]:
+        return self.features
+
+
+def views(count: int = 3) -> list[PosedImage]:
+    angles = [0.1 * i for i in range(count)]
+    rotations = [
+        torch.tensor([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]]) for a in angles
+    ]
+    return [
+        PosedImage(torch.zeros(3, 16, 16), Camera(K, R, torch.tensor([-0.5 * i, 0.1 * i, 0])), None, str(i))
+        for i, R in enumerate(rotations)
+    ]
+
+
+def test_perfect_matches() -> None:
+    images = views()
+    results = validate_tuple(Oracle(images, 60), images)
+    assert len(results) == 3  # all pairs of a triplet
+    for result in results:
+        assert (result.right, result.wrong, result.keypoints, result.success) == (60, 0, 60, True)
+        assert result.rotation < 0.05
+        assert result.translation < 0.5
+        assert result.inliers >= 55
+    summary = summarise(results)
+    assert summary["test/discrete/precision"] == 1
+    assert summary["test/pose/AUC"] == 1
+
+
+def test_wrong_matches_are_counted() -> None:
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, 60, mixed_up=20), images)
+    # chance puts some wrong matches near the line
+    assert result.right + result.wrong == 60
+    assert 15 <= result.wrong <= 20
+    assert result.rotation < 0.1
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_few_matches_are_a_failure(count: int) -> None:
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, count), images)
+    assert (result.rotation, result.translation, result.inliers, result.success) == (180, 180, 0, False)
+
+
+def test_without_poselib_there_are_no_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "has_poses", lambda: False)
+    images = views(2)
+    results = validate_tuple(Oracle(images, 60), images)
+    assert results[0].right == 60
+    assert math.isnan(results[0].rotation)
+    assert "test/pose/AUC" not in summarise(results)
