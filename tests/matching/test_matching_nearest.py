@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from disk.errors import DiskError
 from disk.features import Features
-from disk.matching.nearest import match, mutual_nearest
+from disk.matching.nearest import _workers, match, mutual_nearest
 
 
 def reference(d0: torch.Tensor, d1: torch.Tensor, ratio: float | None) -> list[tuple[int, int]]:
@@ -175,6 +175,7 @@ def test_cores_share_the_work_and_agree(threads):
     threads(3)
     shared = mutual_nearest(d0, d1.clone().requires_grad_(), 0.99)
     assert torch.get_num_threads() == 3
+    assert list(_workers(3).map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
     assert len(alone) > 20
     assert torch.equal(alone.indices, shared.indices)
     assert torch.equal(alone.distances, shared.distances)

@@ -127,7 +127,12 @@ def _best_of_matrix(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]
 @functools.cache
 def _workers(threads: int) -> ThreadPoolExecutor:
     """Threads in each of which torch uses one core; torch's own would meet after every small step."""
-    pool = ThreadPoolExecutor(threads, "match", initializer=torch.set_num_threads, initargs=(1,))
+
+    def use_one_core() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # the first call in a thread is what makes it so for good
+
+    pool = ThreadPoolExecutor(threads, "match", initializer=use_one_core)
     started = Barrier(threads + 1)
     for _ in range(threads):
         pool.submit(started.wait)
