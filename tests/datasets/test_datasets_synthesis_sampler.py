@@ -149,7 +149,8 @@ def test_written_data_set_is_what_was_rendered(folder: Path) -> None:
     scenes = SceneSet.load(folder / "moved")
     assert [scene.tuples.tolist() for scene in scenes.scenes] == [[[0, 1, 2]]] * 2
     read = TupleDataset(scenes, 48, 64, 10, 0)
-    rendered = SceneSampler(folder / "photos", 48, 64, 3, "cpu", 5).tuples([0, 1])
+    sampler = SceneSampler(folder / "photos", 48, 64, 3, "cpu", 5)
+    rendered = [sampler.sample(number, 1)[0] for number in range(2)]
     found = sorted((read[i] for i in range(2)), key=lambda views: views[0].name)
     for written, original in zip(found, rendered, strict=True):
         written = sorted(written, key=lambda view: view.name)
