@@ -31,21 +31,9 @@ importlib.util.find_spec = lambda name, package=None: None if name in {absent} e
 from disk.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
-ABSENT = set(
-    [
-        "jaxtyping",
-        "beartype",
-        "safetensors",
-        "filelock",
-        "onnx",
-        "onnxscript",
-        "onnxruntime",
-        "pycolmap",
-        "poselib",
-        "matplotlib",
-    ]
-)
-ABSENT |= set(["kornia", "cv2", "scipy", "skimage", "pillow_heif", "ray", "rich", "pytest", "hypothesis"])
+ABSENT = {"jaxtyping", "beartype", "safetensors", "filelock", "onnx", "onnxscript", "onnxruntime", "pycolmap"}
+ABSENT |= {"poselib", "matplotlib", "kornia", "cv2", "scipy", "skimage"}
+ABSENT |= {"pillow_heif", "ray", "rich", "pytest", "hypothesis"}
 
 
 def test_synthetic_training_needs_few_libraries(photos: Path, tmp_path: Path) -> None:
