@@ -31,7 +31,7 @@ _CORRECT = 5e-4
 class PoseOptions(FeatureOptions):
     """How relative poses are measured."""
 
-    threshold: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
+    threshold: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
     """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
     estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
     """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
