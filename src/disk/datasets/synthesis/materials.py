@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from disk.datasets.synthesis.dice import Dice
-from disk.datasets.synthesis.scene import Scenes
+from disk.datasets.synthesis.scene import MAX_BOXES, MAX_PANELS, ROOM_PLANES, Scenes
 from disk.datasets.synthesis.textures import PLACES, PhotoStore
 from disk.datasets.synthesis.trace import Hits, Views
 from disk.shapes import Float, Int, Tensor
@@ -35,15 +35,19 @@ class Materials:
 
 def draw_materials(dice: Dice, scenes: Scenes, store: PhotoStore) -> Materials:
     """Random photographs for all surfaces of scenes on the CPU; the faces of a box share one."""
-    Q, own = scenes.centre.shape[1], (scenes.centre.shape[1] - scenes.fixed) // 6 + scenes.fixed
-    order = dice.uniform(0, 1, max(len(store), own)).argsort(1) % len(store)
-    photo = torch.cat([order[:, : scenes.fixed], order[:, scenes.fixed : own].repeat_interleave(6, 1)], 1)
+    # drawn for as many objects as there can be, so that a scene does not depend on others in the batch
+    own, every = ROOM_PLANES + MAX_PANELS, ROOM_PLANES + MAX_PANELS + 6 * MAX_BOXES
+    used = torch.cat([torch.arange(scenes.fixed), own + torch.arange(scenes.centre.shape[1] - scenes.fixed)])
+    order = dice.uniform(0, 1, max(len(store), own + MAX_BOXES)).argsort(1) % len(store)
+    photo = torch.cat([order[:, :own], order[:, own : own + MAX_BOXES].repeat_interleave(6, 1)], 1)
+    place = store.places.cpu()[photo, dice.integers(PLACES, every)] + dice.uniform(-32, 32, every, 2)
+    fineness = dice.log_uniform(*_FINENESS, every)
     # photos stand upright on surfaces that are not level: their y axis along what is down there
     down = -(scenes.axes @ scenes.up[:, None, :, None])[..., 0]
-    upright = torch.atan2(down[..., 1], down[..., 0])
-    turn = torch.where(dice.chance(0.2, Q), dice.uniform(-torch.pi, torch.pi, Q), upright + 0.15 * dice.normal(Q))
-    places = store.places.cpu()[photo, dice.integers(PLACES, Q)]
-    return Materials(photo, turn, dice.log_uniform(*_FINENESS, Q), places + dice.uniform(-32, 32, Q, 2))
+    upright = torch.atan2(down[..., 1], down[..., 0]) + 0.15 * dice.normal(every)[:, used]
+    any_way = dice.uniform(-torch.pi, torch.pi, every)[:, used]
+    turn = torch.where(dice.chance(0.2, every)[:, used], any_way, upright)
+    return Materials(photo[:, used], turn, fineness[:, used], place[:, used])
 
 
 def texture_maps(scenes: Scenes, views: Views, materials: Materials, coarse: Hits) -> Float[Tensor, "s q 3 3"]:

@@ -26,7 +26,7 @@ MAX_PHOTOS = 600
 class SceneSampler:
     """Tuples of posed images of random scenes with exact depth, textured with photographs.
 
-    A tuple depends on the seed and its number alone.
+    A tuple depends on the seed and its number alone; rendered together with others, it differs by rounding only.
     Raises DatasetError when there are no usable photographs.
     """
 

@@ -19,7 +19,7 @@ from disk.shapes import Float, Tensor
 
 ROOM_PLANES = 6  # the main plane, four walls and a ceiling; they have no borders
 ENDLESS = 1e4
-_MAX_PANELS, _MAX_BOXES = 3, 4
+MAX_PANELS, MAX_BOXES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def draw_scenes(dice: Dice) -> Scenes:
     up[:, 1], up[:, 2] = (~is_ground).double(), is_ground.double()
     has_relief = dice.chance(0.55) & ~is_picture
     heights = draw_heights(dice) * has_relief[:, None, None]
-    n_panels = torch.where(is_picture, 0, dice.integers(_MAX_PANELS + 1))
-    n_boxes = torch.where(is_picture, 0, dice.integers(_MAX_BOXES + 1))
+    n_panels = torch.where(is_picture, 0, dice.integers(MAX_PANELS + 1))
+    n_boxes = torch.where(is_picture, 0, dice.integers(MAX_BOXES + 1))
     room = _draw_room(dice)
     panels = _draw_panels(dice, n_panels, is_ground)
     boxes = _draw_boxes(dice, n_boxes, heights)
@@ -101,7 +101,7 @@ def _draw_room(dice: Dice) -> Rectangles:
 
 
 def _draw_panels(dice: Dice, numbers: Tensor, is_ground: Tensor) -> Rectangles:
-    n = _MAX_PANELS
+    n = MAX_PANELS
     centre = torch.cat([dice.uniform(-1, 1, n, 2), dice.uniform(0.1, 0.8, n, 1)], -1)
     # leaning less on a wall, standing on a ground
     tilt = torch.where(is_ground[:, None], dice.uniform(0.5, 1.5, n), dice.uniform(0, 1, n))
@@ -112,7 +112,7 @@ def _draw_panels(dice: Dice, numbers: Tensor, is_ground: Tensor) -> Rectangles:
 
 
 def _draw_boxes(dice: Dice, numbers: Tensor, heights: Tensor) -> Rectangles:
-    n = _MAX_BOXES
+    n = MAX_BOXES
     size = dice.log_uniform(0.08, 0.45, n, 3)
     xy = dice.uniform(-0.9, 0.9, n, 2)
     scene = torch.arange(len(dice)).repeat_interleave(n)

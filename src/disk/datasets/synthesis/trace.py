@@ -2,7 +2,7 @@
 
 A rectangle with centre c and unit axes a, b is seen at pixel p where z (K^-1 p) = [a b c] (u, v, 1), all in the
 camera's frame. So (u/z, v/z, 1/z) = [a b c]^-1 K^-1 p is linear in p, and the nearest rectangle is the one
-with the largest 1/z among those with |u/z| <= (1/z) half: no division, one matrix product for all pixels.
+with the largest 1/z among those with |u/z| <= (1/z) half, without a division.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s
     chunk = G * k if flat.device.type != "cpu" else max(1, _CHUNK // (3 * P * S * V))
     slots = []
     for part in flat.float().split(chunk, dim=2):
-        all_maps = torch.baddbmm(maps[:, :, 2:], maps[:, :, :2], part)
-        u, v, w = all_maps.unflatten(1, (3, P)).unbind(1)
+        # no matrix product, which a GPU may round to fewer digits
+        mapped = torch.addcmul(maps[:, :, 2:], maps[:, :, :1], part[:, :1]).addcmul_(maps[:, :, 1:2], part[:, 1:])
+        u, v, w = mapped.unflatten(1, (3, P)).unbind(1)
         inside = torch.maximum(u.abs_(), v.abs_()) <= w
         slots.append((w * inside).max(1).indices.to(torch.int32))
     slot = torch.cat(slots, 1)
