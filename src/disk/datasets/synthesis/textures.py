@@ -21,6 +21,7 @@ LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
 _FRAME = 8  # pixels cut off all around: scans have borders, which mirroring would turn into lines
 PLACES, _TILES = 12, 5
+_MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
 _PROBES = 2
 _CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
 
@@ -92,13 +93,16 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
 
 
 def _places(photo: Tensor) -> Tensor:
-    """Centres of the tiles of a photo with the most contrast at a scale of 4 to 8 pixels; (PLACES, 2)."""
+    """Centres of the tiles with the most contrast at a scale of 4 to 8 pixels, away from the border; (PLACES, 2)."""
     small = F.avg_pool2d(photo.mean(0)[None], 4)
     contrast = (small - F.avg_pool2d(small, 3, 1, 1)).abs()
-    tiles = F.adaptive_avg_pool2d(contrast, (_TILES, _TILES)).flatten()
+    rows, columns = (int(side * _MARGIN) for side in small.shape[1:])
+    inner = contrast[:, rows : small.shape[1] - rows, columns : small.shape[2] - columns]
+    tiles = F.adaptive_avg_pool2d(inner, (_TILES, _TILES)).flatten()
     best = tiles.topk(PLACES).indices
-    centres = torch.stack([best % _TILES, best // _TILES], -1) + 0.5
-    return (centres / _TILES * torch.tensor([photo.shape[2], photo.shape[1]])).to(torch.int32)
+    centres = (torch.stack([best % _TILES, best // _TILES], -1) + 0.5) / _TILES
+    size = torch.tensor([photo.shape[2], photo.shape[1]])
+    return ((_MARGIN + (1 - 2 * _MARGIN) * centres) * size).to(torch.int32)
 
 
 def lookup(
