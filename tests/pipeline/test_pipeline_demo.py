@@ -273,6 +273,15 @@ def test_a_second_demo_starts_afresh(small_demo: tuple[Path, str]) -> None:
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_a_mistake_leaves_the_earlier_demo_alone(small_demo: tuple[Path, str], capsys: pytest.CaptureFixture) -> None:
+    out, _ = small_demo
+    (out / "stereo").mkdir(exist_ok=True)
+    assert main(["demo", "--output", str(out), "--model-path", "nowhere.pth"]) == 2
+    assert main(["demo", "--output", str(out), "--views", "1"]) == 2
+    assert "nowhere.pth" in capsys.readouterr().err
+    assert (out / "stereo").is_dir()
+
+
 def test_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "scene").mkdir()
     (tmp_path / "scene" / "mine.txt").write_text("mine")

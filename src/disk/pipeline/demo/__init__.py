@@ -11,6 +11,7 @@ from typing import Literal
 from disk.errors import ArtifactError
 from disk.pipeline.demo.model import SceneResult, run_scene
 from disk.pipeline.demo.page import write_page
+from disk.pipeline.demo.photos import photo_folder
 from disk.pipeline.demo.stereo import StereoResult, run_stereo
 from disk.pipeline.reconstruct import ReconstructOptions
 from disk.progress import log
@@ -48,13 +49,20 @@ class DemoResult:
 
 
 def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
-    """Run both halves and write the page. Raises ArtifactError where the output folder holds something else."""
+    """Run both halves and write the page.
+
+    Raises ArtifactError where the output folder holds something else, and whatever the weights or a missing
+    scikit-image raise, before an earlier demo is removed.
+    """
     from disk.model.checkpoints import load
 
     start = perf_counter()
     out = options.output
-    _prepare(out)
+    if options.views < 2:
+        raise ArtifactError(f"a model needs at least 2 views, not {options.views}")
     model = load(options.model_path)
+    photo_folder()
+    _prepare(out)
     log.info("a stereo pair with measured disparities")
     stereo = run_stereo(model, out / "stereo", options.n)
     log.info("a scene of %d views with known cameras", options.views)
