@@ -183,7 +183,7 @@ def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
         except ImageError as error:
             failed.append(str(error))
     if folder is not None:
-        log.info("%d pictures in %s", len(saved), folder)
+        log.info("saved %d of %d pictures to %s", len(saved), len(pictures), folder)
     if failed:
         raise PartialFailureError(f"{len(failed)} of {len(pictures)} not drawn: {'; '.join(failed)}")
     return saved
