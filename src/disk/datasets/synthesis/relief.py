@@ -17,8 +17,9 @@ from disk.shapes import Float, Int, Tensor
 GRID = 96  # heights along a side
 REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
 _MAX_SLOPE = 1.7
-_GROUP_STEPS, _STEPS, _LATE_STEPS, _NEWTON_STEPS = 12, 4, 40, 2
-_NEWTON_STEPS64 = 1
+# steps of a group of rays, of each ray, and of the few that are not there by then
+_GROUP_STEPS, _STEPS, _LATE_STEPS = 12, 4, 40
+_NEWTON_STEPS, _NEWTON_STEPS64 = 2, 1  # in float32, then in float64
 _NEAR = 0.01  # height above the relief from which Newton's method is trusted
 _PRECISION = 5e-7  # relative error of the depth up to which a hit counts as found
 
@@ -63,7 +64,7 @@ def interpolate(
 
 
 def _bilinear(grids: Tensor, scene: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Value, x and y in the cell, and the differences of its two rows (along x) from which slopes follow."""
+    """The value, and what slopes follow from: its change along y, those of the cell's two rows along x, and y."""
     side = grids.shape[-1]
     at = at.clamp(0, side - 1)
     corner = at.to(torch.int32).clamp_(max=side - 2)

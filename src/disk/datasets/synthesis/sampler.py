@@ -20,7 +20,7 @@ from disk.geometry.camera import Camera
 from disk.progress import log, track
 
 MAX_SIDE = 1024
-MAX_PHOTOS = 600
+MAX_PHOTOS = 400  # about 4 MB each in memory
 
 
 class SceneSampler:

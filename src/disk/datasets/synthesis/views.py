@@ -13,7 +13,7 @@ from disk.datasets.synthesis.trace import Views, trace, visible_planes
 from disk.shapes import Float, Tensor
 
 MIN_OVERLAP, MAX_OVERLAP = 0.3, 0.9
-MAX_ANGLE = 1.1  # between the directions in which two views see the scene, radians; more than wanted occurs
+MAX_ANGLE = 1.1  # the most that is asked for between the directions of two views to the scene, in radians
 _GRID = 12  # rays along a side to measure the overlap
 _NEAREST = 0.4  # nothing closer than this to a camera
 
