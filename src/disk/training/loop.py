@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -
         _report_changes(former, _plain(options))
     group.broadcast(model.state_dict().values())
     if options.compile:
-        model.unet.trunk = torch.compile(model.unet.trunk)  # type: ignore[method-assign]
+        model.unet.trunk = _compiled(model.unet.trunk)  # type: ignore[method-assign]
     source = TrainingData(data, options, group)
     batches = source.batches(position.total)
     collapse = CollapseWatch()
@@ -190,6 +191,22 @@ def _initial_model(options: TrainOptions) -> DISK:
             f"{options.load}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}"
         )
     return model
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function through torch.compile, which needs a C++ compiler and Python's headers on a processor."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    compiled = torch.compile(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return compiled(*args)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrainingError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
+
+    return call
 
 
 def _check(options: TrainOptions) -> None:
