@@ -27,8 +27,8 @@ from disk.shapes import Float, Int, Tensor
 
 _REACH = KERNEL // 2
 _TAPS = KERNEL * KERNEL
-# elements of a strip: fits the cache of a processor core, yet is long enough to hide the cost of a call
-_STRIP_ELEMENTS = {"cpu": 1 << 20, "other": 1 << 26}
+# elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
+_STRIP_ELEMENTS = {"cpu": 1 << 22, "other": 1 << 26}
 _POINTS_AT_ONCE = 2048
 
 
