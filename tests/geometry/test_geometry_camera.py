@@ -30,9 +30,7 @@ def test_agrees_with_opencv():
     expected, _ = cv2.projectPoints(
         points, cv2.Rodrigues(camera.R.numpy())[0], camera.t.numpy(), camera.K.numpy(), None
     )
-    np.testing.assert_allclose(
-        project(camera, torch.from_numpy(points))[0].numpy(), expected[:, 0], atol=1e-9
-    )
+    np.testing.assert_allclose(project(camera, torch.from_numpy(points))[0].numpy(), expected[:, 0], atol=1e-9)
 
 
 def test_points_behind_the_camera_have_negative_depth():
