@@ -21,6 +21,7 @@ _MAX_SLOPE = 1.7
 _GROUP_STEPS, _STEPS, _LATE_STEPS = 12, 4, 40
 _NEWTON_STEPS, _NEWTON_STEPS64 = 2, 1  # in float32, then in float64
 _NEAR = 0.01  # height above the relief from which Newton's method is trusted
+_EDGE_ON = 0.03  # share of the bound of how fast the height above the relief falls
 _PRECISION = 5e-7  # relative error of the depth up to which a hit counts as found
 
 
@@ -160,14 +161,13 @@ def _meet(rays: _Rays, z: Tensor, end: Tensor, steps: int) -> tuple[Tensor, Tens
         gap = single.above(z)
     meets, near = z < last, gap < _NEAR
     for _ in range(_NEWTON_STEPS):
-        gap, falling = single.above_and_falling(z)
-        z = z + (gap / falling).clamp_(-_NEAR, _NEAR)
+        z, _ = single.newton(z)
     z = z.double()
     for _ in range(_NEWTON_STEPS64):
-        gap, falling = rays.above_and_falling(z)
-        z = z + (gap / falling).clamp_(-_NEAR, _NEAR)
-    error = rays.above(z).abs() / falling
-    return z, meets, (near & (error < _PRECISION * z)) | ~meets
+        z, falling = rays.newton(z)
+    # on slopes seen edge-on float32 depth is too coarse
+    known = near & (rays.above(z).abs() < _PRECISION * z * falling) & (falling > _EDGE_ON * rays.speed)
+    return z, meets, known | ~meets
 
 
 class _Rays:
@@ -191,10 +191,10 @@ class _Rays:
         ground = interpolate(self.heights, self.scene, torch.addcmul(self.first, self.along, z))
         return torch.addcmul(self.start[2], self.ray[2], z) - ground
 
-    def above_and_falling(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Height above the relief and how fast it falls with z; the bound of that where it does not fall."""
+    def newton(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of Newton's method towards the relief, and how fast the height above it falls with z."""
         ground, dy, near_dx, far_dx, y = _bilinear(self.heights, self.scene, torch.addcmul(self.first, self.along, z))
         dx = torch.lerp(near_dx, far_dx, y)
         falling = dx * self.along[0] + dy * self.along[1] - self.ray[2]
         gap = torch.addcmul(self.start[2], self.ray[2], z) - ground
-        return gap, torch.where(falling > 0.01, falling, self.speed)
+        return z + (gap / torch.where(falling > 0.01, falling, self.speed)).clamp_(-_NEAR, _NEAR), falling

@@ -15,6 +15,7 @@ from disk.datasets.synthesis.relief import Relief
 from disk.datasets.synthesis.scene import Scenes
 from disk.shapes import Float, Int, Tensor
 
+_EDGE_ON = 20.0  # tangent of the angle to a plane's normal from which float32 depth is too coarse: unknown
 _CHUNK = 1 << 18  # numbers per temporary on a CPU, to stay in its cache
 
 
@@ -110,12 +111,15 @@ def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s
     row = (slot + view).flatten()
     a, b, c = (column.index_select(0, row).view_as(slot) for column in planes.maps[..., 2, :].flatten(0, 2).T)
     depth = 1 / (a * flat[:, 0] + b * flat[:, 1] + c)
+    focal = views.K[..., 0, 0].reshape(-1, 1)
+    edge_on = (a * a + b * b) * (focal * depth) ** 2 > _EDGE_ON**2
     surface = planes.index.to(torch.int32).flatten().index_select(0, row).view_as(slot)
     height = torch.zeros_like(depth)
     if scenes.heights.any():
         ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1)
         relief = Relief(scenes.heights, views.centres.flatten(0, 1), ray_of)
         index, z, z_world = relief.first_hits(pixels.flatten(0, 1), depth)
-        depth.view(-1)[index], height.view(-1)[index] = z, z_world
+        depth.view(-1)[index], height.view(-1)[index], edge_on.view(-1)[index] = z, z_world, False
         surface.view(-1)[index] = slot.view(-1)[index] = 0
+    depth = torch.where(edge_on, 0.0, depth)
     return Hits(*(x.view(S, V, G * k) for x in (surface, slot, depth.float(), height.float())))
