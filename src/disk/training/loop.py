@@ -214,12 +214,12 @@ def _check(options: TrainOptions) -> None:
         value = getattr(options, name)
         if value < STRIDE or value % STRIDE:
             raise TrainingError(f"--{name} {value}: must be a multiple of {STRIDE}")
-    for name in ("batch_size", "substep", "chunk_size", "n_epochs", "desc_dim"):
-        if getattr(options, name) < 1:
-            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if options.views < 2:
-        raise TrainingError(f"--views {options.views}: a tuple needs at least 2 images")
-    if options.lr <= 0:
+    least = dict.fromkeys(("batch_size", "substep", "chunk_size", "n_epochs", "desc_dim"), 1)
+    least |= dict.fromkeys(("warmup", "epoch_offset", "test_scene_limit", "workers", "seed"), 0)
+    for name, value in {**least, "views": 2}.items():
+        if getattr(options, name) < value:
+            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {value}")
+    if not 0 < options.lr < float("inf"):
         raise TrainingError(f"--lr {options.lr}: must be above 0")
 
 
