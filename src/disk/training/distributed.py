@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from torch import distributed as dist
 
 from disk.errors import TrainingError
+from disk.progress import log
 from disk.shapes import Float, Tensor
 
 
@@ -75,6 +77,8 @@ def joined(device: str) -> Iterator[Group]:
     if size == 1:
         yield Group(0, 1, place)
         return
+    if rank > 0:
+        log.setLevel(logging.ERROR)  # one of them speaks for all
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Group(rank, size, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ def train(data: Path | None = None, options: TrainOptions = TrainOptions()) -> P
     Returns the file with the final weights. SIGINT or the time limit saves and ends it; --resume goes on.
     """
     _check(options)
-    with stopping(options.time_limit) as stop, joined(options.device) as group:
-        return _train(data, options, group, stop)
+    with stopping(options.time_limit) as stop, joined(options.device) as group, ExitStack() as cleanup:
+        return _train(data, options, group, stop, cleanup)
 
 
-def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -> Path:
+def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, cleanup: ExitStack) -> Path:
     folder, last = options.save_dir, options.save_dir / "last.pth"
     if last.exists() and not options.resume:
         raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
@@ -61,7 +62,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -
     logs = None
     if group.leads:
         folder.mkdir(parents=True, exist_ok=True)
-        logs = Logs(folder, position.total)
+        logs = cleanup.enter_context(closing(Logs(folder, position.total)))
 
     def save() -> float:
         if group.leads:
@@ -121,8 +122,6 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop) -
     final = folder / "final.pth"
     if group.leads:
         save_weights(final, model)
-    if logs is not None:
-        logs.close()
     return final
 
 
