@@ -56,11 +56,12 @@ def main(
     options = TrainOptions(
         save_dir=run,
         synthesize=training,
-        views=2,
+        views=3,
         height=SIZE,
         width=SIZE,
         batch_size=1,
         lr=5e-4,
+        average=0.998,
         warmup=300,
         chunk_size=300,
         n_epochs=1000,

@@ -14,7 +14,6 @@ from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.layouts import (
     HlocFeatures,
     open_features,
-    read_foreign_matches,
     write_hloc,
     write_imw,
 )
@@ -83,9 +82,6 @@ def test_imw_reads_back_as_it_was(artifacts: Path, tmp_path: Path) -> None:
         for name in ("a", "b-c", "z"):
             for part in ("keypoints", "descriptors", "scores"):
                 assert torch.equal(getattr(read[name], part), getattr(ours[name], part))
-    found = read_foreign_matches(out / "matches.h5", dict.fromkeys(("a", "b-c", "z"), ""))
-    assert set(found) == {("a", "b-c"), ("a", "z"), ("b-c", "z")}
-    assert found["a", "b-c"].tolist() == PAIRS["a", "b-c"]
 
 
 def test_hloc_is_what_its_tools_expect(artifacts: Path, tmp_path: Path) -> None:
@@ -121,8 +117,6 @@ def test_hloc_reads_back_as_it_was(artifacts: Path, tmp_path: Path) -> None:
             for part in ("keypoints", "descriptors", "scores"):
                 assert torch.equal(getattr(read[name], part), getattr(ours[name], part))
             assert read.image_size(name) == (640, 480)
-    found = read_foreign_matches(tmp_path / "matches.h5", PATHS)
-    assert {pair: matches.tolist() for pair, matches in found.items()} == PAIRS
 
 
 def test_hloc_file_of_another_program_without_scores(tmp_path: Path) -> None:
@@ -161,23 +155,6 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         file["a.jpg/descriptors"] = np.zeros((3, 8))  # the wrong way round
     with open_features(tmp_path) as read, pytest.raises(ArtifactError, match=r"not \(D, N\)"):
         read["a"]
-    for key, array, message in [
-        ("a-b", np.zeros((2, 0)), "names no two images"),
-        ("a-a", np.zeros((3, 2)), r"not \(2, K\)"),
-        ("x.jpg/y.jpg/matches0", np.zeros(3), "not both among"),
-        ("x/y/z", np.zeros(3), "holds no matches"),
-    ]:
-        with h5py.File(tmp_path / "m.h5", "w") as file:
-            file[key] = array
-        with pytest.raises(ArtifactError, match=message):
-            read_foreign_matches(tmp_path / "m.h5", {"a": "a.jpg"})
-
-
-def test_a_key_with_two_readings_is_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "m.h5", "w") as file:
-        file["a-b-c"] = np.zeros((2, 0))
-    with pytest.raises(ArtifactError, match="more than one pair"):
-        read_foreign_matches(tmp_path / "m.h5", dict.fromkeys(("a", "b-c", "a-b", "c"), ""))
 
 
 def test_unwritable_output(artifacts: Path, tmp_path: Path) -> None:

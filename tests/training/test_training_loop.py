@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import signal
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
 from disk.model.checkpoints import load
@@ -19,7 +22,7 @@ from disk.training import loop, watch
 from disk.training.logs import Logs
 from disk.training.loop import train
 from disk.training.options import TrainOptions
-from disk.training.state import Position, restore, save_state
+from disk.training.state import Position, restore, running_average, save_state
 
 TINY = TrainOptions(
     height=48, width=48, desc_dim=8, batch_size=1, chunk_size=3, warmup=3, n_epochs=2, test_scene_limit=1, workers=0,
@@ -54,7 +57,7 @@ def test_stopped_and_resumed_equals_undisturbed(
 ) -> None:
     """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
     source = None if kind == "photos" else data
-    options = replace(TINY, synthesize=photos, augment=True, substep=2)
+    options = replace(TINY, synthesize=photos, augment=True, substep=2, average=0.9)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(source, replace(options, save_dir=whole))
     interrupt_at(monkeypatch, 5)  # epoch 1 has batches 4 to 6 and steps after 5 and 6
@@ -144,18 +147,36 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
 
 def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     model = DISK(8)
+    average = running_average(model, 0.0)
     optimizer = torch.optim.Adam(model.parameters())
     path = tmp_path / "last.pth"
-    save_state(path, model, optimizer, Position(1, 2, 3), {})
+    save_state(path, model, average, optimizer, Position(1, 2, 3), {})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(CheckpointError, match="the previous one is kept"):
-            save_state(path, model, optimizer, Position(4, 5, 6), {})
+            save_state(path, model, average, optimizer, Position(4, 5, 6), {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert restore(path, model, optimizer)[0] == Position(1, 2, 3)
+    assert restore(path, model, average, optimizer)[0] == Position(1, 2, 3)
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([0.0, 0.5, 0.99]))
+def test_running_average_is_the_weighted_mean(values: list[float], decay: float) -> None:
+    """Against the sum written out: value k weighs (1 - d_k) times the product of all later decays d."""
+    model = DISK(8)
+    average = running_average(model, decay)
+    bias = "unet.path_down.0.1.3.bias"
+    for value in values:
+        with torch.no_grad():
+            model.get_parameter(bias).fill_(value)
+        average.update_parameters(model)
+    decays = [0.0] + [min(decay, (1 + k) / (10 + k)) for k in range(1, len(values))]
+    expected = sum(value * (1 - decays[k]) * math.prod(decays[k + 1 :]) for k, value in enumerate(values))
+    found = average.module.get_parameter(bias)
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +190,8 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         ({"device": "cuda:77"}, "--device cuda:77"),
         ({"device": "tpu"}, "--device tpu"),
         ({"lr": float("nan")}, "--lr"),
+        ({"average": 1.0}, "--average 1.0: must lie from 0 to below 1"),
+        ({"keypoint_penalty": -0.1}, "--keypoint-penalty -0.1: must be at least 0"),
         ({"synthetic_share": 2.0}, "--synthetic-share"),
         ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
     ],

@@ -28,7 +28,7 @@ from disk.shapes import Float, Int, Tensor
 _REACH = KERNEL // 2
 _TAPS = KERNEL * KERNEL
 # elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
-_STRIP_ELEMENTS = {"cpu": 1 << 22, "other": 1 << 26}
+_STRIP_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 26}
 _POINTS_AT_ONCE = 2048
 
 
@@ -237,9 +237,12 @@ def _strips(half: Tensor, skip: Tensor) -> list[tuple[int, int, slice]]:
 
 def _strip_products(half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor, first: int, source: slice) -> Tensor:
     """(B, 25, rows*W): what each pixel of a strip adds to each of its 25 neighbours."""
+    # with the channels innermost a processor interpolates many of them at once
+    half = half.contiguous(memory_format=torch.channels_last)
     up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
     # one row of the half-resolution map on either side is there for the interpolation only
     up = up.narrow(2, first - 2 * source.start, skip.shape[2])
     split = half.shape[1]
-    products = taps[:, :, :split] @ F.prelu(up.to(taps.dtype), slope[:split]).flatten(2)
+    activation = F.prelu(up.to(taps.dtype), slope[:split]).permute(0, 2, 3, 1).flatten(1, 2)
+    products = taps[:, :, :split] @ activation.transpose(1, 2)
     return products + taps[:, :, split:] @ F.prelu(skip.to(taps.dtype), slope[split:]).flatten(2)

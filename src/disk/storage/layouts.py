@@ -177,56 +177,5 @@ def open_features(path: Path) -> FeatureStore | HlocFeatures:
     raise ArtifactError(f"no features in {path}: neither {KEYPOINTS} (DISK, IMW) nor {HLOC_FEATURES} (hloc)")
 
 
-def read_foreign_matches(path: Path, paths: Mapping[str, str]) -> dict[tuple[str, str], np.ndarray]:
-    """All matches of a file in the IMW or hloc layout: {(name0, name1): (2, K) int64}, name0 < name1.
-
-    paths: the images' names, each with its path with extension (for IMW any text will do).
-    Raises ArtifactError for a file in another layout or with images that are not among `paths`.
-    """
-    with open_h5(path) as file:
-        flat = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
-        if flat:
-            return dict(_from_imw(path, key, item[()], paths) for key, item in flat.items())
-        return _from_hloc(path, file, paths)
-
-
-def _from_imw(
-    path: Path, key: str, matches: np.ndarray, names: Mapping[str, str]
-) -> tuple[tuple[str, str], np.ndarray]:
-    # a stem may hold '-' itself, so try every one as the border
-    splits = [(key[:i], key[i + 1 :]) for i, letter in enumerate(key) if letter == "-"]
-    known = [(a, b) for a, b in splits if a in names and b in names]
-    if len(known) != 1:
-        problem = "no two images" if not known else "more than one pair of images"
-        raise ArtifactError(f"{path}: {key!r} names {problem}")
-    if matches.ndim != 2 or matches.shape[0] != 2:
-        raise ArtifactError(f"{path}: {key!r} has shape {matches.shape}, not (2, K)")
-    return _ordered(known[0], matches.astype(np.int64))
-
-
-def _from_hloc(path: Path, file: h5py.File, paths: Mapping[str, str]) -> dict[tuple[str, str], np.ndarray]:
-    names = {_flat(image): name for name, image in paths.items()}
-    pairs: dict[tuple[str, str], np.ndarray] = {}
-    for key in dataset_keys(file):
-        if not key.endswith("/matches0"):
-            continue
-        first, _, second = key.removesuffix("/matches0").partition("/")
-        if first not in names or second not in names:
-            raise ArtifactError(f"{path}: {first!r}, {second!r} are not both among the images")
-        partner = file[key][()].astype(np.int64)
-        rows = np.flatnonzero(partner >= 0)
-        pair, matches = _ordered((names[first], names[second]), np.stack([rows, partner[rows]]))
-        pairs[pair] = matches
-    if not pairs:
-        raise ArtifactError(f"{path} holds no matches in the layout of IMW or hloc")
-    return pairs
-
-
-def _ordered(pair: tuple[str, str], matches: np.ndarray) -> tuple[tuple[str, str], np.ndarray]:
-    if pair[0] < pair[1]:
-        return pair, matches
-    return (pair[1], pair[0]), np.ascontiguousarray(matches[::-1])
-
-
 def _flat(image: str) -> str:
     return image.replace("/", "-")

@@ -22,7 +22,7 @@ from disk.training.distributed import Group, joined, reduce_gradients
 from disk.training.logs import Logs
 from disk.training.options import TrainOptions
 from disk.training.schedule import weights_at
-from disk.training.state import Position, restore, save_state, save_weights
+from disk.training.state import Position, restore, running_average, save_state, save_weights
 from disk.training.step import Totals, accumulate_gradient, tuple_generator
 from disk.training.validation import PairResult, has_poses, pose_scalars, summarise, validate_tuple
 from disk.training.watch import CollapseWatch, Meter, Stop, stopping
@@ -46,10 +46,12 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
     torch.manual_seed(options.seed)
     model = _initial_model(options).to(group.device)
+    average = running_average(model, options.average)
+    averaged: DISK = average.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     position = Position(options.epoch_offset, 0, 0)
     if last.exists():
-        position, former = restore(last, model, optimizer)
+        position, former = restore(last, model, average, optimizer)
         optimizer.param_groups[0]["lr"] = options.lr
         log.info("resuming %s at epoch %d, batch %d", last, position.epoch, position.batch)
         _report_changes(former, _plain(options))
@@ -66,13 +68,13 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
 
     def save() -> float:
         if group.leads:
-            save_state(last, model, optimizer, position, _plain(options))
+            save_state(last, model, average, optimizer, position, _plain(options))
         return time.monotonic()
 
     saved = time.monotonic()
     stopped = False
     for epoch in range(position.epoch, options.epoch_offset + options.n_epochs):
-        weights = weights_at(options.schedule, epoch)
+        weights = weights_at(options.schedule, epoch, options.keypoint_penalty)
         length = options.warmup if epoch == 0 else options.chunk_size
         meter = Meter(epoch, length, position.batch)
         while position.batch < length and not stopped:
@@ -93,6 +95,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
             *values, finite = reduce_gradients(group, model.parameters(), sums)
             if finite:
                 optimizer.step()
+                average.update_parameters(model)
             optimizer.zero_grad()
 
             totals = Totals(*values)
@@ -109,9 +112,9 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         if stopped:
             break
         if group.leads:
-            save_weights(folder / f"save-{epoch}.pth", model)
+            save_weights(folder / f"save-{epoch}.pth", averaged)
         # interrupted validation is done again after --resume, as the position is still the end of this epoch
-        results = _validate(model, source, group, stop)
+        results = _validate(averaged, source, group, stop)
         if results is None:
             break
         if logs is not None and results:
@@ -121,7 +124,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
 
     final = folder / "final.pth"
     if group.leads:
-        save_weights(final, model)
+        save_weights(final, averaged)
     return final
 
 
@@ -218,6 +221,10 @@ def _check(options: TrainOptions) -> None:
     for name, value in {**least, "views": 2}.items():
         if getattr(options, name) < value:
             raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {value}")
+    if not 0 <= options.keypoint_penalty < float("inf"):
+        raise TrainingError(f"--keypoint-penalty {options.keypoint_penalty}: must be at least 0")
+    if not 0 <= options.average < 1:
+        raise TrainingError(f"--average {options.average}: must lie from 0 to below 1")
     if not 0 < options.lr < float("inf"):
         raise TrainingError(f"--lr {options.lr}: must be above 0")
 

@@ -64,8 +64,14 @@ class TrainOptions:
     schedule: Schedule = "default"
     """weights over the epochs: the authors' script, or their paper (with fine-tuning from epoch 50 on)"""
 
+    keypoint_penalty: float = 0.001
+    """what a keypoint costs once penalties are full, where a right match earns 1: more gives fewer, better ones"""
+
     lr: float = 1e-4
     """learning rate of Adam"""
+
+    average: float = 0.0
+    """decay of the moving average of the weights that is validated and saved; 0: the weights as they are"""
 
     desc_dim: int = 128
     """length of a descriptor"""

@@ -22,17 +22,18 @@ class Weights:
     theta: float
 
 
-def weights_at(schedule: Schedule, epoch: int) -> Weights:
+def weights_at(schedule: Schedule, epoch: int, keypoint_penalty: float = 0.001) -> Weights:
     """The weights of an epoch, counted from 0.
 
-    Penalties start at 0 and are full from epoch 5: with them from the first step the easiest policy is to have no
-    keypoints. `default` is the authors' training script: theta from 15 to 50 over 20 epochs. `paper` is
-    the article's (Tyszkiewicz et al. 2020, section 4): theta from 15 to 25 over 10 epochs and level to epoch
-    50; from there on the fine-tuning of the best checkpoint, theta = 25 + its own epoch.
+    keypoint_penalty: what a keypoint costs in the end, where a right match earns 1. Penalties start at 0 and are full
+    from epoch 5: with them from the first step the easiest policy is to have no keypoints. `default` is the authors'
+    training script: theta from 15 to 50 over 20 epochs. `paper` is the article's (Tyszkiewicz et al. 2020,
+    section 4): theta from 15 to 25 over 10 epochs and level to epoch 50; from there on the fine-tuning of the best
+    checkpoint, theta = 25 + its own epoch.
     """
     ramp = (0.0, 0.1)[epoch] if epoch < 2 else min(1.0, 0.1 + 0.2 * epoch)
     if schedule == "default":
         theta = 15.0 + 35 * min(1.0, 0.05 * epoch)
     else:
         theta = 15.0 + min(epoch, 10) + max(epoch - 50, 0)
-    return Weights(positive=1.0, negative=-0.25 * ramp, keypoint=-0.001 * ramp, theta=theta)
+    return Weights(positive=1.0, negative=-0.25 * ramp, keypoint=-keypoint_penalty * ramp, theta=theta)

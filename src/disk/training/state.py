@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from disk.errors import CheckpointError
 from disk.model.checkpoints import load_state
 from disk.model.disk import DISK
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,31 @@ def save_weights(path: Path, model: DISK) -> None:
     _write(path, {"disk": model.state_dict()})
 
 
+def running_average(model: DISK, decay: float) -> AveragedModel:
+    """A copy of the network that follows its weights as an exponential moving average; a decay of 0 just copies them.
+
+    Gradients of few pairs are noisy, and the average is worth many times the batch (Polyak and Juditsky 1992). At first
+    it is over the last tenth of the steps, so that the random start is soon forgotten.
+    """
+
+    def blend(average: torch.Tensor, weight: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        return torch.lerp(weight, average, min(decay, (1 + float(count)) / (10 + float(count))))
+
+    return AveragedModel(model, avg_fn=blend)
+
+
 def save_state(
-    path: Path, model: DISK, optimizer: torch.optim.Optimizer, position: Position, options: dict[str, Any]
+    path: Path,
+    model: DISK,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    options: dict[str, Any],
 ) -> None:
-    """Write weights, optimiser, position and options."""
+    """Write weights, their average, optimiser, position and options."""
     state = {
         "disk": model.state_dict(),
+        "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "position": [position.epoch, position.batch, position.total],
         "options": options,
@@ -48,8 +68,10 @@ def save_state(
     _write(path, state)
 
 
-def restore(path: Path, model: DISK, optimizer: torch.optim.Optimizer) -> tuple[Position, dict[str, Any]]:
-    """Read what `save_state` wrote into model and optimiser; returns position and options.
+def restore(
+    path: Path, model: DISK, average: AveragedModel, optimizer: torch.optim.Optimizer
+) -> tuple[Position, dict[str, Any]]:
+    """Read what `save_state` wrote into model, average and optimiser; returns position and options.
 
     Raises CheckpointError if the file is damaged, of another network, or holds weights alone.
     """
@@ -60,6 +82,7 @@ def restore(path: Path, model: DISK, optimizer: torch.optim.Optimizer) -> tuple[
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise CheckpointError(f"{path}: not the state of a training; to start from its weights use --load")
     load_state(model, state["disk"], path)
+    average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return Position(*state["position"]), state["options"]
 
