@@ -4,8 +4,13 @@
 
 DATA has `photos/`, single photographs from which scenes are rendered, and `multiview/SCENE/`, undistorted COLMAP
 workspaces. The first call prepares OUT/data, which is all that later calls need: 60 MB that can be carried to a
-machine without pycolmap, where DATA is not read. Training stays in OUT/run; the same command goes on with it after
-`--minutes`, Ctrl-C or a crash, until OUT/run/final.pth is that of the last stage.
+machine without pycolmap, where DATA is not read. The same command goes on with the training after `--minutes`, Ctrl-C
+or a crash, until OUT/fine/final.pth is that of the last epoch.
+
+Two stages. `coarse` learns from rendered scenes without penalties to speak of, fast. By then every keypoint is
+accepted: the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which
+keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved
+before `fine`, which changes no order of keypoints, and learns on with full penalties, on real triplets too.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +27,9 @@ from PIL import Image
 
 from disk.datasets.import_colmap import ImportOptions, import_colmap
 from disk.datasets.merge import merge
+from disk.datasets.synthesis.sampler import SceneSampler
 from disk.errors import DiskError
+from disk.model.checkpoints import load, save
 from disk.progress import log, setup
 from disk.training.loop import train
 from disk.training.options import TrainOptions
@@ -31,61 +38,52 @@ from disk.training.options import TrainOptions
 SCENES = ("rock", "caliterra", "lewis", "copr", "boruszyn", "brighton", "conch")
 JPEG_QUALITY = 75
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Options from the epoch where the stage before ended up to epoch `until`; real: share of real triplets."""
-
-    until: int
-    real: float
-    options: TrainOptions
-
-
-COMMON = TrainOptions(views=3, lr=5e-4, average=0.998, test_scene_limit=0, schedule="default")
-# two cores: small images, one triplet a step
-CPU = replace(COMMON, height=256, width=256, batch_size=1, warmup=300, chunk_size=300, workers=0)
-# a GPU for half an hour at a time: larger images, more triplets, bf16. Not run yet: there was no GPU.
-CUDA = replace(
-    COMMON, height=512, width=512, batch_size=4, warmup=300, chunk_size=1000, workers=8, precision="bf16", average=0.999
-)
+COMMON = TrainOptions(views=3, lr=5e-4, average=0.998, test_scene_limit=0)
+COARSE = replace(COMMON, height=256, width=256, warmup=300)
+FINE = replace(COMMON, height=240, width=320, augment=True, synthetic_share=0.75, epoch_offset=4)
+# cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
+CPU = {"batch_size": 1, "chunk_size": 300, "workers": 0}
+CUDA = {"batch_size": 4, "chunk_size": 1000, "workers": 8, "precision": "bf16"}
 STAGES = {
-    "cpu": (Stage(6, 0.0, CPU), Stage(20, 0.25, replace(CPU, augment=True))),
-    "cuda": (Stage(2, 0.0, CUDA), Stage(40, 0.25, replace(CUDA, augment=True))),
+    "cpu": (replace(COARSE, n_epochs=5, **CPU), replace(FINE, n_epochs=16, **CPU)),
+    "cuda": (
+        replace(COARSE, n_epochs=3, **CUDA),
+        replace(FINE, n_epochs=36, height=384, width=512, average=0.999, **CUDA),
+    ),
 }
+# of the accepting logits after coarse: their median, and the distance of their quartiles
+GATE_MEDIAN, GATE_SPREAD = 1.0, 5.0
 
 
 def main(
-    data: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
-    minutes: float | None = None,
-    device: str = "cpu",
+    data: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], minutes: float | None = None, device: str = "cpu"
 ) -> None:
     """Prepare the data if that has not been done, and train for some minutes or to the end."""
     setup(quiet=False)
-    prepared = out / "data"
+    began = time.monotonic()
+    prepared, start = out / "data", out / "start.pth"
     if not prepared.exists():
         prepare(data, prepared)
-    end = None if minutes is None else time.monotonic() + 60 * minutes
-    for stage in STAGES[device.split(":")[0]]:
-        left = None if end is None else (end - time.monotonic()) / 60
+    coarse, fine = (
+        replace(options, synthesize=prepared / "photos", save_dir=out / name, resume=True, device=device)
+        for name, options in zip(("coarse", "fine"), STAGES[device.split(":")[0]], strict=True)
+    )
+
+    def run(source: Path | None, options: TrainOptions) -> bool:
+        left = None if minutes is None else minutes - (time.monotonic() - began) / 60
         if left is not None and left <= 0:
-            break
-        options = replace(
-            stage.options,
-            save_dir=out / "run",
-            synthesize=prepared / "photos",
-            synthetic_share=1 - stage.real,
-            n_epochs=stage.until,
-            resume=True,
-            time_limit=left,
-            device=device,
-        )
-        weights = train(prepared if stage.real else None, options)
-        if torch.load(out / "run" / "last.pth", weights_only=True)["position"][0] < stage.until:
-            log.info("stopped; the same command goes on")
-            break
-    else:
-        log.info("done: %s", weights)
+            return False
+        train(source, replace(options, time_limit=left))
+        epoch: int = torch.load(options.save_dir / "last.pth", weights_only=True)["position"][0]
+        return epoch == options.epoch_offset + options.n_epochs
+
+    if not start.exists():
+        if not run(None, coarse):
+            return log.info("stopped; the same command goes on")
+        recentre(coarse.save_dir / "final.pth", prepared / "photos", start)
+    if not run(prepared, replace(fine, load=str(start))):
+        return log.info("stopped; the same command goes on")
+    return log.info("done: %s", fine.save_dir / "final.pth")
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -99,15 +97,32 @@ def prepare(data: Path, out: Path) -> None:
         shutil.copytree(data / "multiview" / name, scene)
         for file in (scene / "images").iterdir():
             with Image.open(file) as image:
-                small = image.convert("RGB")
-            small.save(file, quality=JPEG_QUALITY)
+                pixels = image.convert("RGB")
+            pixels.save(file, quality=JPEG_QUALITY)
         choice = ImportOptions(
             no_depth=True, tuple_size=3, min_overlap=0.4, max_overlap=0.9, relative=True, out=scene / "dataset"
         )
         import_colmap(scene, choice)
+        shutil.rmtree(scene / "sparse")
         sources.append(scene / "dataset" / "dataset.json")
     merge(sources, part / "train" / "dataset.json", relative=True)
     part.rename(out)
+
+
+@torch.no_grad()
+def recentre(weights: Path, photos: Path, out: Path) -> None:
+    """Scale and move the heatmap so that the logits of proposed keypoints have the wanted median and quartiles."""
+    model = load(weights)
+    tuples = SceneSampler(photos, 256, 256, 2, "cpu", 1).tuples(range(16))
+    heatmaps = model.heatmap(model.encode(torch.stack([view.image for views in tuples for view in views])))
+    cells = heatmaps.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3)
+    proposed = (cells.softmax(3) * cells).sum(3).flatten()
+    low, median, high = torch.quantile(proposed, torch.tensor([0.25, 0.5, 0.75])).tolist()
+    scale = GATE_SPREAD / (high - low)
+    last = model.unet.path_up[-1].conv[3]
+    last.weight[model.desc_dim] *= scale
+    last.bias[model.desc_dim] = (last.bias[model.desc_dim] - median) * scale + GATE_MEDIAN
+    save(model, out)
 
 
 if __name__ == "__main__":

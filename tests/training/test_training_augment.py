@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -44,21 +45,23 @@ def test_keeps_shape_and_range_and_the_scene() -> None:
 
 def test_same_generator_same_result() -> None:
     image = picture()
-    assert torch.equal(augment(image, generator(3)), augment(image, generator(3)))
-    assert not torch.equal(augment(image, generator(3)), augment(image, generator(4)))
+    results = [augment(image, generator(seed)) for seed in range(20)]
+    assert all(torch.equal(augment(image, generator(seed)), result) for seed, result in enumerate(results))
+    assert any(not torch.equal(a, b) for a, b in itertools.combinations(results, 2))
 
 
 def test_images_of_a_batch_differ() -> None:
-    first, second = augment(picture()[None].repeat(2, 1, 1, 1), generator(0))
-    assert not torch.equal(first, second)
+    results = augment(picture()[None].repeat(8, 1, 1, 1), generator(0))
+    changed = [result for result in results if not torch.equal(result, picture())]
+    assert len({result.sum().item() for result in changed}) == len(changed) > 1
 
 
-def test_original_is_untouched_and_some_stay_nearly_as_they_are() -> None:
+def test_original_is_untouched_and_half_of_the_images_stay_as_they_are() -> None:
     image = picture()
     copy = image.clone()
     changes = [float((augment(image, generator(seed)) - image).abs().mean()) for seed in range(100)]
     assert torch.equal(image, copy)
-    assert min(changes) < 0.02
+    assert 35 < changes.count(0.0) < 65
     assert max(changes) > 0.2
 
 

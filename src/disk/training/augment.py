@@ -36,7 +36,7 @@ _YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Float[Tensor, "*b 3 h w"]:
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
-    Each of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
+    Half of them stay as they are, for a network that only sees spoilt images matches good ones worse. Each of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
     `generator` is on the CPU; the same one gives the same result on the same device.
     """
     batch = images.reshape(-1, *images.shape[-3:])
@@ -50,7 +50,8 @@ def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Fl
     batch = batch.clamp(0, 1)
     quality = draw.uniform(15, 85)
     batch = _where(draw.chance(0.35), batch, lambda x, chosen: jpeg(x, quality[chosen]))
-    return batch.reshape(images.shape)
+    kept = draw.on_device(draw.chance(0.5))
+    return torch.where(kept, images.reshape(batch.shape), batch).reshape(images.shape)
 
 
 def blur(images: Float[Tensor, "b 3 h w"], kernels: Float[Tensor, "b k k"]) -> Float[Tensor, "b 3 h w"]:
