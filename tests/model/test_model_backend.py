@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from disk.errors import DiskError, ImageError
+from disk.model import backend
 from disk.model.backend import choose_device, make_backend
 from disk.model.disk import DISK, pad
 
@@ -83,6 +84,13 @@ def test_half_precision_finds_the_same_places(model):
     assert found.keypoints.dtype == found.descriptors.dtype == torch.float32
     common = {tuple(p) for p in full.keypoints.tolist()} & {tuple(p) for p in found.keypoints.tolist()}
     assert len(common) > 70
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_processor_without_the_instructions_is_warned_of(model, monkeypatch, caplog, there):
+    monkeypatch.setattr(backend, "_has_instructions", lambda precision: there)
+    make_backend(model, "cpu", precision="bf16")
+    assert ("no bf16 instructions" in caplog.text) is not there
 
 
 def test_detect_takes_images_of_any_kind_and_size(model):

@@ -13,6 +13,7 @@ from disk.features import Features
 from disk.model import head
 from disk.model.detection import nms, sample_grid
 from disk.model.disk import DISK
+from disk.progress import log
 from disk.shapes import Bool, Float, Tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -105,4 +106,11 @@ def make_backend(
     onnx = backend == "onnx" or (backend == "auto" and where.type == "cpu" and precision == "fp32")
     if onnx and (where.type != "cpu" or precision != "fp32"):
         raise DiskError("--backend onnx runs in fp32 on the CPU; drop --precision and --device, or use --backend torch")
+    if where.type == "cpu" and precision != "fp32" and not _has_instructions(precision):
+        log.warning("this processor has no %s instructions and emulates them: --precision fp32 is faster", precision)
     return Backend(model, where, precision, onnx)
+
+
+def _has_instructions(precision: str) -> bool:
+    check = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return check is None or bool(check())

@@ -36,7 +36,8 @@ _YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Float[Tensor, "*b 3 h w"]:
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
-    Half of them stay as they are, for a network that only sees spoilt images matches good ones worse. Each of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
+    Half of them stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
+    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
     `generator` is on the CPU; the same one gives the same result on the same device.
     """
     batch = images.reshape(-1, *images.shape[-3:])
