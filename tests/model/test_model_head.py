@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from disk.model import head
 from disk.model.disk import DISK
+from disk.model.statistics import encode
 
 
 def random_model(dtype=torch.float32, seed=0):
@@ -75,7 +76,7 @@ def test_heatmap_passes_gradcheck_across_strips(monkeypatch):
     bias = torch.randn((), dtype=torch.float64, requires_grad=True)
 
     def heatmap(*inputs):
-        return head.heatmap(head.encode(*inputs[:2]), *inputs[2:])
+        return head.heatmap(encode(*inputs[:2]), *inputs[2:])
 
     assert torch.autograd.gradcheck(heatmap, (half, skip, slope, weight, bias))
 
@@ -94,7 +95,7 @@ def test_statistics_of_the_upsampled_map_without_upsampling(size):
     half = torch.randn(2, 6, *size, dtype=torch.float64) + 3
     skip = torch.randn(2, 4, 2 * size[0], 2 * size[1], dtype=torch.float64)
     full = torch.cat([F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False), skip], 1)
-    encoding = head.encode(half.clone(), skip.clone())
+    encoding = encode(half.clone(), skip.clone())
     expected = torch.rsqrt(full.var((2, 3), correction=0) + 1e-5)
     torch.testing.assert_close(encoding.scale, expected)
     torch.testing.assert_close(encoding.half.mean((2, 3)), torch.zeros(2, 6, dtype=torch.float64), atol=1e-12, rtol=0)

@@ -47,7 +47,7 @@ def test_two_processes_equal_one_with_the_double_batch(
     largest = max(float(parameter["exp_avg"].abs().max()) for parameter in gradients[0].values())
     for number, parameter in gradients[0].items():
         torch.testing.assert_close(
-            gradients[1][number]["exp_avg"], parameter["exp_avg"], rtol=1e-3, atol=1e-5 * largest
+            gradients[1][number]["exp_avg"], parameter["exp_avg"], rtol=1e-3, atol=1e-4 * largest
         )
 
 

@@ -10,9 +10,9 @@ import torch
 
 from disk.errors import DiskError
 from disk.features import Features
-from disk.model import head
 from disk.model.detection import nms, sample_grid
 from disk.model.disk import DISK
+from disk.model.statistics import encode
 from disk.progress import log
 from disk.shapes import Bool, Float, Tensor
 
@@ -28,17 +28,12 @@ class Backend:
         self.device = device
         self.name = "onnx" if onnx else "torch"
         self._autocast = nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=_DTYPES[precision])
-        self._trunk: Callable[[Tensor], tuple[Tensor, Tensor]] = model.unet.trunk
+        self._coarse: Callable[[Tensor], Sequence[Tensor]] = model.unet.coarse
         if onnx:
-            from disk.model.onnx import trunk_session
+            from disk.model.onnx import coarse_session
 
-            session = trunk_session(model, torch.get_num_threads())
-
-            def run(images: Tensor) -> tuple[Tensor, Tensor]:
-                half, skip = session.run(None, {"images": images.numpy()})
-                return torch.from_numpy(half), torch.from_numpy(skip)
-
-            self._trunk = run
+            session = coarse_session(model, torch.get_num_threads())
+            self._coarse = lambda images: [torch.from_numpy(m) for m in session.run(None, {"images": images.numpy()})]
 
     @torch.inference_mode()
     def detect_batch(
@@ -59,7 +54,8 @@ class Backend:
         """
         images = images.to(self.device).contiguous()
         with self._autocast:
-            encoding = head.encode(*self._trunk(images))
+            eighth, quarter, half, full = self._coarse(images)
+            encoding = encode(self.model.unet.fine(eighth, quarter, half), full)
             logits = self.model.heatmap(encoding)
             if mode == "nms":
                 found = [nms(logits[i, :h, :w], window) for i, (h, w) in enumerate(sizes)]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from disk.features import Features
 from disk.model import head
 from disk.model.detection import nms, sample_grid
-from disk.model.head import Encoding
+from disk.model.statistics import Encoding, encode
 from disk.model.unet import UNet, UpBlock
 from disk.shapes import Float, Int, Tensor
 
@@ -36,26 +36,21 @@ class DISK(nn.Module):
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Encoding:
         """Everything but the last convolution."""
-        return head.encode(*self.unet.trunk(images))
+        return encode(*self.unet.trunk(images))
 
     def heatmap(self, encoding: Encoding) -> Float[Tensor, "b h w"]:
         """Heatmap logits at every pixel."""
-        slope, last = self._last_block()
-        weight, bias = last.weight[self.desc_dim], cast(Tensor, last.bias)[self.desc_dim]
-        return head.heatmap(encoding, slope.weight, weight, bias)
+        slope, weight, bias = self._last_block()
+        return head.heatmap(encoding, slope, weight[self.desc_dim], bias[self.desc_dim])
 
     def describe(self, encoding: Encoding, points: list[Int[Tensor, "_ 2"]]) -> list[Float[Tensor, "_ d"]]:
         """Unit descriptors at the given pixels (x, y) of each image of the batch."""
-        slope, last = self._last_block()
-        weight, bias = last.weight[: self.desc_dim], cast(Tensor, last.bias)[: self.desc_dim]
-        return [
-            F.normalize(head.describe(encoding, i, at, slope.weight, weight, bias), dim=1)
-            for i, at in enumerate(points)
-        ]
+        slope, weight, bias = self._last_block()
+        weight, bias = weight[: self.desc_dim], bias[: self.desc_dim]
+        return [F.normalize(head.describe(encoding, i, at, slope, weight, bias), dim=1) for i, at in enumerate(points)]
 
-    def _last_block(self) -> tuple[nn.PReLU, nn.Conv2d]:
-        block = cast(UpBlock, self.unet.path_up[-1]).conv
-        return cast(nn.PReLU, block[1]), cast(nn.Conv2d, block[3])
+    def _last_block(self) -> tuple[Tensor, Tensor, Tensor]:
+        return cast(UpBlock, self.unet.path_up[-1]).conv.weights()
 
     def sample(self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None) -> list[Features]:
         """Training: keypoints drawn from the heatmap; scores are their log-probabilities. With gradients."""

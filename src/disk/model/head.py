@@ -2,27 +2,25 @@
 
 Densely, this block (upsample, concatenate, normalise, PReLU, 5x5 convolution to 129 channels at full resolution)
 is 80 % of the arithmetic of DISK. The heatmap needs one of the 129 channels everywhere; the other 128 are
-needed at the keypoints alone. Three identities make that cheap and exact up to rounding:
+needed at the keypoints alone. Exact up to rounding, because
 
-- Bilinear upsampling reproduces constants and every input sample has the same total weight, so the mean of the
-  upsampled map is the mean of the map, and its variance is a quadratic form of the map: the statistics of the
-  normalisation are known before anything is upsampled.
-- PReLU is positively homogeneous, PReLU(r x) = r PReLU(x) for r > 0, so the division by the standard deviation moves
-  into the weights.
-- A convolution with one output channel is a 1x1 convolution to 25 channels followed by 25 shifted additions
+- the statistics of the normalisation are known before anything is upsampled, and the division by the standard
+  deviation moves into the weights (`disk.model.statistics`);
+- a convolution with one output channel is a 1x1 convolution to 25 channels followed by 25 shifted additions
   (a twentieth of the memory traffic), which can be done in strips of rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from disk.model.unet import EPS, KERNEL
+from disk.model.statistics import Encoding
+from disk.model.strips import Strip, Workspace
+from disk.model.winograd import KERNEL
 from disk.shapes import Float, Int, Tensor
 
 _REACH = KERNEL // 2
@@ -30,27 +28,6 @@ _TAPS = KERNEL * KERNEL
 # elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
 _STRIP_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 26}
 _POINTS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """All that the last block needs to know of a batch of images.
-
-    half: (B, 64, H/2, W/2) input of the upsampling, minus its mean over the image.
-    skip: (B, 16, H, W) skip connection, minus its mean over the image.
-    scale: (B, 80) one over the standard deviation of the concatenation of the upsampled map and the skip connection.
-    """
-
-    half: Float[Tensor, "b c1 h2 w2"]
-    skip: Float[Tensor, "b c2 h w"]
-    scale: Float[Tensor, "b c"]
-
-
-def encode(half: Float[Tensor, "b c1 h2 w2"], skip: Float[Tensor, "b c2 h w"]) -> Encoding:
-    """The statistics of the last block's instance normalisation, without upsampling."""
-    half, half_variance = _Centre.apply(half, True)
-    skip, skip_variance = _Centre.apply(skip, False)
-    return Encoding(half, skip, torch.rsqrt(torch.cat([half_variance, skip_variance], 1) + EPS))
 
 
 def heatmap(
@@ -127,122 +104,51 @@ def _window_upsampling(like: Tensor) -> Tensor:
     return torch.stack([torch.kron(axis[i], axis[j]) for i in (0, 1) for j in (0, 1)])
 
 
-class _Centre(torch.autograd.Function):
-    """(x - mean, variance) over each image; the variance is that of the x2 upsampled map when `upsampled`.
-
-    With U the bilinear x2 operator along one axis, U^T U is the 3-tap filter (0.375, 1.25, 0.375) with replicated
-    borders, so sum((U x)^2) = sum(x * filter(x)). Written by hand because autograd would keep every intermediate.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, upsampled: bool) -> tuple[Tensor, Tensor]:
-        mean = x.mean((2, 3), keepdim=True, dtype=_statistics_dtype(x))
-        # without gradients nobody needs x any more, and a fresh map of this size costs more than the subtraction
-        centred = x - mean.to(x.dtype) if any(ctx.needs_input_grad) else x.sub_(mean.to(x.dtype))
-        # in groups of channels that stay in the cache
-        group = max(1, _STRIP_ELEMENTS["cpu"] // (2 * x.shape[0] * x.shape[2] * x.shape[3]))
-        variance = torch.cat([_mean_square(part, upsampled) for part in centred.split(group, 1)], 1)
-        ctx.save_for_backward(centred)
-        ctx.upsampled = upsampled
-        return centred, variance
-
-    @staticmethod
-    def backward(ctx: Any, grad_centred: Tensor, grad_variance: Tensor) -> tuple[Tensor, None]:
-        (centred,) = ctx.saved_tensors
-        factor = (2 / (centred.shape[2] * centred.shape[3])) * grad_variance[:, :, None, None]
-        filtered = _upsampling_gram(centred) if ctx.upsampled else centred
-        # the filter keeps the mean, so the second term is centred already
-        grad = torch.addcmul(grad_centred, filtered, factor.to(centred.dtype))
-        return grad.sub_(grad_centred.mean((2, 3), keepdim=True)), None
-
-
-def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
-    wide = centred.to(_statistics_dtype(centred))
-    filtered = _upsampling_gram(wide) if upsampled else wide
-    return torch.linalg.vecdot(wide.flatten(2), filtered.flatten(2)) / (wide.shape[2] * wide.shape[3])
-
-
-def _statistics_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _upsampling_gram(x: Tensor) -> Tensor:
-    """(U^T U) x / 4 along both axes, for the bilinear x2 operator U."""
-    for axis in (2, 3):
-        size = x.shape[axis]
-        out = x * 0.625
-        out.narrow(axis, 1, size - 1).add_(x.narrow(axis, 0, size - 1), alpha=0.1875)
-        out.narrow(axis, 0, size - 1).add_(x.narrow(axis, 1, size - 1), alpha=0.1875)
-        out.narrow(axis, 0, 1).add_(x.narrow(axis, 0, 1), alpha=0.1875)
-        out.narrow(axis, size - 1, 1).add_(x.narrow(axis, size - 1, 1), alpha=0.1875)
-        x = out
-    return x
-
-
 class _Heatmap(torch.autograd.Function):
     """The one-channel convolution in strips of rows; the backward pass rebuilds each strip.
 
-    half (B, C1, H/2, W/2), skip (B, C2, H, W), slope (C1+C2,), taps (B, 25, C1+C2) -> (B, H, W) float32.
+    half (B, C1, H/2, W/2), skip (B, C2, H, W), slope (C1+C2,), taps (B, 25, C1+C2) -> (B, H, W) of the taps' dtype.
     """
 
     @staticmethod
     def forward(ctx: Any, half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(half, skip, slope, taps)
         batch, _, height, width = skip.shape
-        out = torch.zeros(batch, height + 2 * _REACH, width + 2 * _REACH, dtype=taps.dtype, device=skip.device)
+        out = taps.new_zeros(batch, height + 2 * _REACH, width + 2 * _REACH)
+        workspace = Workspace(taps)
         with torch.autocast(skip.device.type, enabled=False):
-            for first, last, source in _strips(half, skip):
-                rows = last - first
-                products = _strip_products(half[:, :, source], skip[:, :, first:last], slope, taps, first, source)
-                products = products.view(batch, KERNEL, KERNEL, rows, width)
-                for dy in range(KERNEL):
-                    for dx in range(KERNEL):
-                        out[:, first + dy : last + dy, dx : dx + width] += products[:, dy, dx]
+            for b in range(batch):
+                for first, last in _strips(skip, len(slope)):
+                    activation = Strip(half[b], skip[b], slope, first, last, workspace).activation()
+                    # what each pixel adds to each of its 25 neighbours
+                    products = workspace.empty("products", KERNEL, KERNEL, last - first, width)
+                    torch.mm(taps[b], activation.flatten(0, 1).T, out=products.view(_TAPS, -1))
+                    for dy in range(KERNEL):
+                        for dx in range(KERNEL):
+                            out[b, first + dy : last + dy, dx : dx + width] += products[dy, dx]
         return out[:, _REACH:-_REACH, _REACH:-_REACH].contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         half, skip, slope, taps = ctx.saved_tensors
-        grad_half, grad_skip = torch.zeros_like(half), torch.empty_like(skip)
+        grad_half, grad_skip = torch.zeros_like(half), torch.zeros_like(skip)
         grad_slope, grad_taps = torch.zeros_like(slope), torch.zeros_like(taps)
         padded = F.pad(grad, (_REACH,) * 4)
-        width = skip.shape[3]
-        with torch.enable_grad(), torch.autocast(skip.device.type, enabled=False):
-            for first, last, source in _strips(half, skip):
-                inputs = [t.detach().requires_grad_() for t in (half[:, :, source], skip[:, :, first:last])]
-                inputs += [t.detach().requires_grad_() for t in (slope, taps)]
-                products = _strip_products(inputs[0], inputs[1], inputs[2], inputs[3], first, source)
-                shifted = [
-                    padded[:, first + dy : last + dy, dx : dx + width] for dy in range(KERNEL) for dx in range(KERNEL)
-                ]
-                grads = torch.autograd.grad(products, inputs, torch.stack(shifted, 1).flatten(2))
-                grad_half[:, :, source] += grads[0]
-                grad_skip[:, :, first:last] = grads[1]
-                grad_slope += grads[2]
-                grad_taps += grads[3]
+        workspace = Workspace(taps)
+        with torch.autocast(skip.device.type, enabled=False):
+            for b in range(len(skip)):
+                windows = padded[b].unfold(0, skip.shape[2], 1).unfold(1, skip.shape[3], 1)
+                for first, last in _strips(skip, len(slope)):
+                    strip = Strip(half[b], skip[b], slope, first, last, workspace)
+                    products = windows[:, :, first:last].reshape(_TAPS, -1)
+                    grad_taps[b].addmm_(products, strip.activation().flatten(0, 1))
+                    activation = (products.T @ taps[b]).view_as(strip.map)
+                    strip.backward(activation, grad_half[b], grad_skip[b], grad_slope)
         return grad_half, grad_skip, grad_slope, grad_taps
 
 
-def _strips(half: Tensor, skip: Tensor) -> list[tuple[int, int, slice]]:
-    """(first row, last row, rows of the half-resolution map they come from) for each strip."""
-    budget = _STRIP_ELEMENTS["cpu" if skip.device.type == "cpu" else "other"]
-    batch, channels, height, width = skip.shape
-    step = max(1, budget // (2 * width * batch * (channels + half.shape[1])))
-    coarse = height // 2
-    return [
-        (2 * a, 2 * min(a + step, coarse), slice(max(a - 1, 0), min(a + step + 1, coarse)))
-        for a in range(0, coarse, step)
-    ]
-
-
-def _strip_products(half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor, first: int, source: slice) -> Tensor:
-    """(B, 25, rows*W): what each pixel of a strip adds to each of its 25 neighbours."""
-    # with the channels innermost a processor interpolates many of them at once
-    half = half.contiguous(memory_format=torch.channels_last)
-    up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
-    # one row of the half-resolution map on either side is there for the interpolation only
-    up = up.narrow(2, first - 2 * source.start, skip.shape[2])
-    split = half.shape[1]
-    activation = F.prelu(up.to(taps.dtype), slope[:split]).permute(0, 2, 3, 1).flatten(1, 2)
-    products = taps[:, :, :split] @ activation.transpose(1, 2)
-    return products + taps[:, :, split:] @ F.prelu(skip.to(taps.dtype), slope[split:]).flatten(2)
+def _strips(skip: Tensor, channels: int) -> list[tuple[int, int]]:
+    """(first row, last row) of each strip, in pairs of rows."""
+    _, _, height, width = skip.shape
+    step = 2 * max(1, _STRIP_ELEMENTS["cpu" if skip.device.type == "cpu" else "other"] // (2 * width * channels))
+    return [(first, min(first + step, height)) for first in range(0, height, step)]

@@ -1,4 +1,4 @@
-"""The network as ONNX: the trunk for our own inference on a CPU, the whole for other programs."""
+"""The network as ONNX: its coarse part for our own inference on a CPU, the whole for other programs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import nn
 from disk.model.disk import DISK, STRIDE
 from disk.shapes import Tensor
 
-# The exported graph of the trunk without its weights, which `trunk_session` fills in: exporting takes seconds,
+# The exported graph of the coarse part without its weights, which `coarse_session` fills in: exporting takes seconds,
 # filling milliseconds. `python -m disk.model.onnx` makes it anew when the network's code changes.
-_GRAPH = Path(__file__).parent.parent / "weights" / "trunk.onnx"
+_GRAPH = Path(__file__).parent.parent / "weights" / "coarse.onnx"
 _OPSET = 18
 
 
-class _Trunk(nn.Module):
+class _Coarse(nn.Module):
     def __init__(self, model: DISK) -> None:
         super().__init__()
         self.unet = model.unet
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.unet.trunk(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.unet.coarse(images)
 
 
 def export(model: DISK, path: Path) -> None:
@@ -35,12 +35,12 @@ def export(model: DISK, path: Path) -> None:
     path.write_bytes(_export(model, ["heatmap", "descriptors"], optimize=True))
 
 
-def export_trunk_graph() -> Any:
-    """The trunk of any DISK network as an ONNX model; initialisers are named as the state-dict and empty."""
+def export_coarse_graph() -> Any:
+    """`unet.coarse` of any DISK network as an ONNX model; initialisers are named as the state-dict and empty."""
     import onnx
 
     # unoptimised, because optimising folds the weights into constants of other names
-    graph = onnx.load_from_string(_export(_Trunk(DISK()), ["half", "skip"], optimize=False))
+    graph = onnx.load_from_string(_export(_Coarse(DISK()), ["eighth", "quarter", "half", "full"], optimize=False))
     for initializer in graph.graph.initializer:
         initializer.ClearField("raw_data")
     for value in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.initializer]:
@@ -49,11 +49,11 @@ def export_trunk_graph() -> Any:
     return graph
 
 
-def trunk_session(model: DISK, threads: int) -> Any:
-    """An onnxruntime session for `model.unet.trunk`: {"images"} -> half, skip; float32 on the CPU."""
+def coarse_session(model: DISK, threads: int) -> Any:
+    """An onnxruntime session for `model.unet.coarse`: {"images"} -> its four maps; float32 on the CPU."""
     import onnxruntime
 
-    graph = _trunk_graph()
+    graph = _coarse_graph()
     state = model.state_dict()
     for initializer in graph.graph.initializer:
         initializer.raw_data = state[initializer.name].detach().cpu().float().contiguous().numpy().tobytes()
@@ -67,7 +67,7 @@ def trunk_session(model: DISK, threads: int) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _trunk_graph() -> Any:
+def _coarse_graph() -> Any:
     import onnx
 
     return onnx.load(_GRAPH)
@@ -97,4 +97,4 @@ def _export(module: nn.Module, outputs: list[str], optimize: bool) -> bytes:
 
 
 if __name__ == "__main__":
-    _GRAPH.write_bytes(export_trunk_graph().SerializeToString())
+    _GRAPH.write_bytes(export_coarse_graph().SerializeToString())

@@ -1,0 +1,107 @@
+"""Strips of rows of the map an up block convolves: the coarse map, upsampled, beside the skip connection.
+
+That map is the largest of the network by far; in strips that fit the cache it is never in memory as a whole. Channels
+are innermost, so that a processor works on many of them at once and products run over contiguous memory.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch.nn import functional as F
+
+from disk.shapes import Float, Tensor
+
+
+class Workspace:
+    """Memory that is used again for each strip; fresh memory comes in pages which the system has to clear."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: dict[str, Tensor] = {}
+
+    def empty(self, name: str, *shape: int) -> Tensor:
+        """A tensor whose contents last until the next call with this name."""
+        size = prod(shape)
+        if name not in self._buffers or len(self._buffers[name]) < size:
+            self._buffers[name] = self._like.new_empty(size)
+        return self._buffers[name][:size].view(shape)
+
+
+class Strip:
+    """Rows `first` to `last` of one image, with `margin` more on every side, zero outside the image, before the PReLU.
+
+    half (C1, H/2, W/2), skip (C2, H, W) -> `map` (last - first + 2 margin, W + 2 margin, C1 + C2) of `slope`'s dtype.
+    """
+
+    def __init__(
+        self,
+        half: Float[Tensor, "c1 h2 w2"],
+        skip: Float[Tensor, "c2 h w"],
+        slope: Float[Tensor, " c"],
+        first: int,
+        last: int,
+        workspace: Workspace,
+        margin: int = 0,
+    ) -> None:
+        _, height, width = skip.shape
+        self._split, self._margin, self._slope = half.shape[0], margin, slope
+        self._input = slice(max(first - margin, 0), min(last + margin, height))
+        # one more row of the coarse map on either side is there for the interpolation
+        self._coarse = slice(max(self._input.start // 2 - 1, 0), min((self._input.stop + 1) // 2 + 1, height // 2))
+        self._above = self._input.start - first + margin
+        self.map = workspace.empty("map", last - first + 2 * margin, width + 2 * margin, len(slope))
+        if margin:
+            self.map[: self._above] = 0
+            self.map[self._above + self._input.stop - self._input.start :] = 0
+            self.map[:, :margin] = 0
+            self.map[:, -margin:] = 0
+        inner = self._inner(self.map)
+        rows = workspace.empty("rows", 2 * (self._coarse.stop - self._coarse.start), width // 2, self._split)
+        _upsample(half[:, self._coarse].permute(1, 2, 0).to(slope.dtype), rows)
+        _upsample(rows[self._rows()].transpose(0, 1), inner[:, :, : self._split].transpose(0, 1))
+        inner[:, :, self._split :] = skip[:, self._input].permute(1, 2, 0)
+
+    def activation(self) -> Float[Tensor, "rows w c"]:
+        """PReLU of the map."""
+        return F.prelu(self.map.flatten(0, 1), self._slope).view_as(self.map)
+
+    def backward(
+        self, grad: Tensor, half: Float[Tensor, "c1 h2 w2"], skip: Float[Tensor, "c2 h w"], slope: Float[Tensor, " c"]
+    ) -> None:
+        """Add to the gradients of half, skip and slope what follows from that of the activation."""
+        grad, x = self._inner(grad), self._inner(self.map)
+        slope += (grad * x.clamp(max=0)).sum((0, 1))
+        grad = torch.where(x > 0, grad, grad * self._slope)
+        skip[:, self._input] += grad[:, :, self._split :].permute(2, 0, 1)
+        rows = grad.new_zeros(2 * (self._coarse.stop - self._coarse.start), grad.shape[1] // 2, self._split)
+        rows[self._rows()] = _upsample_adjoint(grad[:, :, : self._split].transpose(0, 1)).transpose(0, 1)
+        half[:, self._coarse] += _upsample_adjoint(rows).permute(2, 0, 1)
+
+    def _inner(self, strip: Tensor) -> Tensor:
+        """A strip without its margins, where those lie outside the image."""
+        rows = self._input.stop - self._input.start
+        return strip[self._above : self._above + rows, self._margin : strip.shape[1] - self._margin]
+
+    def _rows(self) -> slice:
+        """Which of the upsampled rows of the coarse map the strip has."""
+        first = self._input.start - 2 * self._coarse.start
+        return slice(first, first + self._input.stop - self._input.start)
+
+
+def _upsample(x: Tensor, out: Tensor) -> None:
+    """Bilinear x2 along the first axis."""
+    out[0], out[-1] = x[0], x[-1]
+    torch.lerp(x[1:], x[:-1], 0.25, out=out[2::2])
+    torch.lerp(x[:-1], x[1:], 0.25, out=out[1:-1:2])
+
+
+def _upsample_adjoint(grad: Tensor) -> Tensor:
+    even, odd = grad[0::2], grad[1::2]
+    out = (even + odd).mul_(0.75)
+    out[:-1].add_(even[1:], alpha=0.25)
+    out[1:].add_(odd[:-1], alpha=0.25)
+    out[0].add_(even[0], alpha=0.25)
+    out[-1].add_(odd[-1], alpha=0.25)
+    return out
