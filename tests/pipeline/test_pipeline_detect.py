@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from brightest_pixel import BrightestPixel
 from PIL import Image
 
 import disk.pipeline.detect as stage
 import disk.pipeline.loading as loading
 from disk.cli.main import main
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError
-from disk.features import Features
 from disk.images.reading import read_image
-from disk.model.backend import Backend
 from disk.model.checkpoints import load, save, weights_hash
 from disk.model.disk import DISK
 from disk.pipeline.detect import DetectOptions, detect
@@ -123,23 +121,6 @@ def test_keypoints_in_the_padding_never_take_a_place(tmp_path: Path) -> None:
     detect(tmp_path / "half", tmp_path / "in", DetectOptions(n=n, height=96, width=96))
     with read_features(tmp_path / "half") as store:
         assert torch.equal(store["a"].keypoints, everything.keypoints[:n])
-
-
-class BrightestPixel(Backend):
-    """Stands in for the network: the brightest pixel of an image, to see where pixels go."""
-
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self.sizes: list[tuple[int, ...]] = []
-
-    def detect_batch(self, images: Any, sizes: Any, n: Any, window: Any, mode: Any, generator: Any, masks: Any) -> Any:
-        self.sizes.append(tuple(images.shape))
-        found = []
-        for image in images:
-            y, x = divmod(int(image.sum(0).argmax()), image.shape[2])
-            point = torch.tensor([[x, y]], dtype=torch.float32)
-            found.append(Features(point, torch.ones(1, 128), torch.ones(1)))
-        return found
 
 
 @pytest.mark.parametrize(
@@ -254,48 +235,6 @@ def test_two_runs_at_once(photo_folder: Path, tmp_path: Path, monkeypatch: Any) 
         first.join()
     with read_features(tmp_path / "out") as store:
         assert len(store) == 4
-
-
-def test_decoding_runs_ahead_within_a_bound(tmp_path: Path, monkeypatch: Any) -> None:
-    """While the network is busy with the first image, others are decoded, but no more than the bound."""
-    (tmp_path / "in").mkdir()
-    for i in range(20):
-        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "in" / f"{i:02d}.png")
-    started: list[str] = []
-    real = stage.load_image
-
-    def counting(file: Any, **options: Any) -> Any:
-        started.append(file.name)
-        return real(file, **options)
-
-    class Slow(BrightestPixel):
-        ahead: int | None = None
-
-        def detect_batch(self, *arguments: Any) -> Any:
-            if self.ahead is None:
-                time.sleep(0.5)
-                self.ahead = len(started)
-            return super().detect_batch(*arguments)
-
-    backend = Slow()
-    monkeypatch.setattr(stage, "load_image", counting)
-    monkeypatch.setattr(stage, "make_backend", lambda *arguments: backend)
-    detect(tmp_path / "out", tmp_path / "in", DetectOptions(workers=2, batch_size=1))
-    assert len(started) == 20
-    assert backend.ahead is not None
-    assert 2 <= backend.ahead <= 4
-
-
-def test_batches_hold_equal_shapes_and_leave_none_behind(tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "in").mkdir()
-    for i in range(23):
-        Image.fromarray(np.zeros((16 + 16 * (i % 3), 30, 3), np.uint8)).save(tmp_path / "in" / f"{i:02d}.png")
-    backend = BrightestPixel()
-    monkeypatch.setattr(stage, "make_backend", lambda *arguments: backend)
-    assert detect(tmp_path / "out", tmp_path / "in", DetectOptions(batch_size=4)).detected == 23
-    assert sum(size[0] for size in backend.sizes) == 23
-    assert max(size[0] for size in backend.sizes) == 4
-    assert len(backend.sizes) <= 9
 
 
 @pytest.mark.parametrize(

@@ -2,71 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from made_features import COUNTS, contents, expected, make_artifacts
 
 from disk.cli.main import main
 from disk.errors import ArtifactError, CheckpointError, DiskError
 from disk.matching.nearest import mutual_nearest
-from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
 from disk.pipeline.match import MatchOptions, match
-from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_features, read_matches
-from disk.storage.shards import SHARD_BYTES
-
-COUNTS = {"a": 40, "b": 30, "blank": 0, "sub/c": 25, "sub/one": 1}
-CPU = torch.device("cpu")
-
-
-def make_artifacts(folder: Path, counts: dict[str, int] = COUNTS, **options: object) -> Path:
-    """Features that all see the same 60 points, with noise."""
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(60, 128, generator=generator)
-    folder.mkdir(exist_ok=True)
-    writer = feature_writer(folder, {"n": 40, **options}, "weights", False, SHARD_BYTES)
-    for name, count in counts.items():
-        seen = torch.randint(60, (count,), generator=generator)
-        noise = 0.5 * torch.randn(count, 128, generator=generator)
-        descriptors = torch.nn.functional.normalize(points[seen] + noise, dim=1)
-        arrays = {
-            KEYPOINTS: 10 + 40 * torch.rand(count, 2, generator=generator).numpy(),
-            DESCRIPTORS: descriptors.numpy(),
-            SCORES: np.zeros(count, np.float32),
-        }
-        writer.add(name, arrays, {"image_size": (60, 60), "image_path": f"{name}.jpg"})
-    writer.finish()
-    return folder
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    return make_artifacts(tmp_path / "artifacts")
-
-
-def contents(path: Path) -> dict[str, list]:
-    """As the original's tools walk the file: one group per first image, one dataset per second."""
-    with h5py.File(path) as file:
-        return {
-            f"{key0} {key1}": [str(group[key1].dtype), group[key1][()].tolist()]
-            for key0, group in file.items()
-            for key1 in group
-        }
-
-
-def expected(artifacts: Path, pair: tuple[str, str], ratio: float | None) -> np.ndarray:
-    with read_features(artifacts) as store:
-        d0, d1 = (store[name].descriptors for name in pair)
-    return mutual_nearest(d0, d1, ratio).indices.T.numpy()
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
 
 @pytest.mark.parametrize("ratio", [None, 0.9])
@@ -169,6 +122,8 @@ import os, signal, sys
 from pathlib import Path
 import disk.pipeline.match as stage
 count, real = 0, stage.mutual_nearest
+
+
 def deadly(*args):
     global count
     count += 1
@@ -213,34 +168,6 @@ def test_an_interruption_keeps_what_is_done(artifacts, monkeypatch):
     assert 0 < match(artifacts, MatchOptions(device="cpu")).matched < 10
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(artifacts, monkeypatch, capsys):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("disk.storage.shards.os.fsync", full)
-    assert main(["match", str(artifacts), "--device", "cpu"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "No space left on device" in error
-    monkeypatch.undo()
-    assert match(artifacts, MatchOptions(device="cpu")).stored == 10
-
-
-def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monkeypatch):
-    calls = itertools.count()
-
-    def out_of_memory(*args):
-        if next(calls) == 8:
-            raise torch.OutOfMemoryError
-        return mutual_nearest(*args)
-
-    monkeypatch.setattr("disk.pipeline.match.mutual_nearest", out_of_memory)
-    with pytest.raises(DiskError, match="--max-full-matrix"):
-        match(artifacts, MatchOptions(device="cpu"))
-    monkeypatch.undo()
-    assert 0 < match(artifacts, MatchOptions(device="cpu")).matched < 10
-
-
 def test_several_workers_give_the_same_file(artifacts, tmp_path):
     match(artifacts, MatchOptions(rt=0.9, device="cpu"))
     threads = torch.get_num_threads()
@@ -252,28 +179,6 @@ def test_several_workers_give_the_same_file(artifacts, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert contents(other / "matches.h5") == contents(artifacts / "matches.h5")
-
-
-def test_descriptors_are_read_once(artifacts):
-    assert match(artifacts, MatchOptions(device="cpu")).images_read == len(COUNTS)
-
-
-def test_a_small_cache_reads_little_and_stays_small(tmp_path):
-    counts = {f"{i:02}": 20 for i in range(12)}
-    artifacts = make_artifacts(tmp_path / "artifacts", counts)
-    pairs = list(itertools.combinations(sorted(counts), 2))
-    with read_features(artifacts) as store:
-        size = size_in_bytes(store["00"])
-        for fits in (2, 6, 12):
-            cache = FeatureCache(store, fits * size, CPU, half=False)
-            order = order_for_cache(pairs, counts, fits * 20)
-            assert sorted(order) == pairs
-            for name0, name1 in order:
-                assert len(cache[name0]) == len(cache[name1]) == 20
-                assert sum(size_in_bytes(features) for features in cache._kept.values()) <= fits * size
-            # blocks of half the cache, and the rest streams past each
-            blocks = 1 if fits == 12 else -(-11 // (fits // 2))
-            assert cache.reads <= sum(12 - block * (fits // 2) for block in range(blocks))
 
 
 def test_lists_and_retrieval_choose_pairs(artifacts, tmp_path):
@@ -305,78 +210,6 @@ def test_lightglue_matches_and_remembers_its_weights(artifacts, tmp_path):
         match(artifacts, MatchOptions(**options, rt=0.9))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"rt": 0.0},
-        {"rt": 1.01},
-        {"save_threshold": -1},
-        {"max_full_matrix": 0},
-        {"cache_mb": 0},
-        {"pairs": "sequential", "overlap": 0},
-        {"pairs": "retrieval", "top_k": 0},
-        {"pairs": "list"},
-        {"pairs_file": Path("pairs.txt")},
-        {"matcher_weights": Path("w.pth")},
-    ],
-)
-def test_options_without_sense_are_refused(artifacts, options):
-    with pytest.raises(DiskError, match="--"):
-        match(artifacts, MatchOptions(device="cpu", **options))
-    assert not (artifacts / "matches.h5").exists()
-
-
-def test_u16_cannot_number_too_many_features(tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    writer = feature_writer(folder, {}, "weights", False, SHARD_BYTES)
-    for name, count in (("a", 65536), ("b", 2)):
-        ones = np.ones((count, 1), np.float32)
-        arrays = {KEYPOINTS: np.zeros((count, 2), np.float32), DESCRIPTORS: ones, SCORES: ones[:, 0]}
-        writer.add(name, arrays)
-    writer.finish()
-    with pytest.raises(ArtifactError, match="'a' has 65536 features"):
-        match(folder, MatchOptions(u16=True, device="cpu"))
-
-
-def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
-    with pytest.raises(ArtifactError, match="disk detect"):
-        match(tmp_path / "nowhere", MatchOptions())
-    assert not (tmp_path / "nowhere").exists()
-    with h5py.File(artifacts / "matches.h5", "w") as file:
-        file["their data"] = np.zeros(3)
-    with pytest.raises(ArtifactError, match="not written by this command"):
-        match(artifacts, MatchOptions(device="cpu"))
-    (artifacts / "matches.h5").write_text("no HDF5 at all")
-    with pytest.raises(ArtifactError, match=r"matches\.h5 cannot be read as HDF5"):
-        match(artifacts, MatchOptions(device="cpu"))
-    (artifacts / "matches.h5").unlink()
-    with h5py.File(artifacts / DESCRIPTORS, "a") as file:
-        file["b"][:] *= 512
-    with pytest.raises(ArtifactError, match="descriptors of 'b' are not of unit length"):
-        match(artifacts, MatchOptions(device="cpu"))
-    (artifacts / DESCRIPTORS).unlink()
-    with pytest.raises(ArtifactError, match=r"no descriptors\.h5"):
-        match(artifacts, MatchOptions(device="cpu"))
-    (artifacts / KEYPOINTS).write_text("no HDF5 at all")
-    with pytest.raises(ArtifactError, match=r"keypoints\.h5 cannot be read as HDF5"):
-        match(artifacts, MatchOptions(device="cpu"))
-
-
-def test_one_image_is_matched_with_nothing(tmp_path):
-    artifacts = make_artifacts(tmp_path / "artifacts", {"alone": 5})
-    assert match(artifacts, MatchOptions(device="cpu")).pairs == 0
-    with read_matches(artifacts) as store:
-        assert store.pairs() == []
-
-
-def test_a_second_run_at_the_same_time_is_refused(artifacts):
-    from disk.storage.shards import folder_lock
-
-    with folder_lock(artifacts), pytest.raises(ArtifactError, match="in use"):
-        match(artifacts, MatchOptions(device="cpu"))
-
-
 def test_the_command(artifacts, tmp_path, capsys):
     arguments = ["match", str(artifacts), "--rt", "0.9", "--u16", "--save-threshold", "3", "--device", "cpu"]
     assert main(arguments) == 0
@@ -395,11 +228,3 @@ def test_the_command(artifacts, tmp_path, capsys):
         main(["match", "--help"])
     assert caught.value.code == 0
     assert "disk match artifacts/" in capsys.readouterr().out
-
-
-def test_features_are_kept_as_stored_but_for_half_precision(artifacts):
-    with read_features(artifacts) as store:
-        cache = FeatureCache(store, 1 << 20, CPU, half=True)
-        assert cache.names == sorted(COUNTS)
-        assert torch.equal(cache["a"].keypoints, store["a"].keypoints)
-        assert cache["a"].descriptors.dtype == torch.float16

@@ -1,0 +1,44 @@
+"""Features are read once, as far as the memory allows."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from made_features import COUNTS, make_artifacts
+
+from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
+from disk.pipeline.match import MatchOptions, match
+from disk.storage.artifacts import read_features
+
+CPU = torch.device("cpu")
+
+
+def test_descriptors_are_read_once(artifacts):
+    assert match(artifacts, MatchOptions(device="cpu")).images_read == len(COUNTS)
+
+
+def test_a_small_cache_reads_little_and_stays_small(tmp_path):
+    counts = {f"{i:02}": 20 for i in range(12)}
+    artifacts = make_artifacts(tmp_path / "artifacts", counts)
+    pairs = list(itertools.combinations(sorted(counts), 2))
+    with read_features(artifacts) as store:
+        size = size_in_bytes(store["00"])
+        for fits in (2, 6, 12):
+            cache = FeatureCache(store, fits * size, CPU, half=False)
+            order = order_for_cache(pairs, counts, fits * 20)
+            assert sorted(order) == pairs
+            for name0, name1 in order:
+                assert len(cache[name0]) == len(cache[name1]) == 20
+                assert sum(size_in_bytes(features) for features in cache._kept.values()) <= fits * size
+            # blocks of half the cache, and the rest streams past each
+            blocks = 1 if fits == 12 else -(-11 // (fits // 2))
+            assert cache.reads <= sum(12 - block * (fits // 2) for block in range(blocks))
+
+
+def test_features_are_kept_as_stored_but_for_half_precision(artifacts):
+    with read_features(artifacts) as store:
+        cache = FeatureCache(store, 1 << 20, CPU, half=True)
+        assert cache.names == sorted(COUNTS)
+        assert torch.equal(cache["a"].keypoints, store["a"].keypoints)
+        assert cache["a"].descriptors.dtype == torch.float16
