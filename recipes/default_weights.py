@@ -5,12 +5,13 @@
 DATA has `photos/`, single photographs from which scenes are rendered, and `multiview/SCENE/`, undistorted COLMAP
 workspaces. The first call prepares OUT/data, which is all that later calls need: 60 MB that can be carried to a
 machine without pycolmap, where DATA is not read. The same command goes on with the training after `--minutes`, Ctrl-C
-or a crash, until OUT/fine/final.pth is that of the last epoch.
+or a crash, until OUT/finish/final.pth is that of the last epoch.
 
-Two stages. `coarse` learns from rendered scenes without penalties to speak of, fast. By then every keypoint is
+Three stages. `coarse` learns from rendered scenes without penalties to speak of, fast. By then every keypoint is
 accepted: the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which
-keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved
-before `fine`, which changes no order of keypoints, and learns on with full penalties, on real triplets too.
+keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved,
+which changes no order of keypoints, before `fine` learns on with full penalties, on real triplets too, and `finish`
+at a lower learning rate.
 """
 
 from __future__ import annotations
@@ -38,18 +39,24 @@ from disk.training.options import TrainOptions
 SCENES = ("rock", "caliterra", "lewis", "copr", "boruszyn", "brighton", "conch")
 JPEG_QUALITY = 75
 
-COMMON = TrainOptions(views=3, lr=5e-4, average=0.998, test_scene_limit=0)
-COARSE = replace(COMMON, height=256, width=256, warmup=300)
-FINE = replace(COMMON, height=240, width=320, augment=True, synthetic_share=0.75, epoch_offset=4)
+COMMON = TrainOptions(views=3, average=0.998, test_scene_limit=0)
+COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4)
+FINE = replace(COMMON, height=240, width=320, augment=True, synthetic_share=0.75, lr=3e-4)
 # cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
 CPU = {"batch_size": 1, "chunk_size": 300, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 1000, "workers": 8, "precision": "bf16"}
+LARGE = {**CUDA, "height": 384, "width": 512, "average": 0.999}
 STAGES = {
-    "cpu": (replace(COARSE, n_epochs=5, **CPU), replace(FINE, n_epochs=16, **CPU)),
-    "cuda": (
-        replace(COARSE, n_epochs=3, **CUDA),
-        replace(FINE, n_epochs=36, height=384, width=512, average=0.999, **CUDA),
-    ),
+    "cpu": {
+        "coarse": replace(COARSE, n_epochs=5, **CPU),
+        "fine": replace(FINE, n_epochs=10, epoch_offset=4, **CPU),
+        "finish": replace(FINE, n_epochs=7, epoch_offset=14, lr=1e-4, **CPU),
+    },
+    "cuda": {
+        "coarse": replace(COARSE, n_epochs=3, **CUDA),
+        "fine": replace(FINE, n_epochs=26, epoch_offset=4, **LARGE),
+        "finish": replace(FINE, n_epochs=10, epoch_offset=30, lr=1e-4, **LARGE),
+    },
 }
 # of the accepting logits after coarse: their median, and the distance of their quartiles
 GATE_MEDIAN, GATE_SPREAD = 1.0, 5.0
@@ -61,29 +68,32 @@ def main(
     """Prepare the data if that has not been done, and train for some minutes or to the end."""
     setup(quiet=False)
     began = time.monotonic()
-    prepared, start = out / "data", out / "start.pth"
+    prepared, start = out / "data", None
     if not prepared.exists():
         prepare(data, prepared)
-    coarse, fine = (
-        replace(options, synthesize=prepared / "photos", save_dir=out / name, resume=True, device=device)
-        for name, options in zip(("coarse", "fine"), STAGES[device.split(":")[0]], strict=True)
-    )
-
-    def run(source: Path | None, options: TrainOptions) -> bool:
+    for name, options in STAGES[device.split(":")[0]].items():
         left = None if minutes is None else minutes - (time.monotonic() - began) / 60
-        if left is not None and left <= 0:
-            return False
-        train(source, replace(options, time_limit=left))
-        epoch: int = torch.load(options.save_dir / "last.pth", weights_only=True)["position"][0]
-        return epoch == options.epoch_offset + options.n_epochs
+        folder = out / name
+        if not done(folder, options):
+            if left is None or left > 0:
+                options = replace(options, synthesize=prepared / "photos", save_dir=folder, resume=True, device=device)
+                train(None if start is None else prepared, replace(options, load=start, time_limit=left))
+            if not done(folder, options):
+                return log.info("stopped; the same command goes on")
+        start = str(folder / "final.pth")
+        if name == "coarse":
+            start = str(folder / "recentred.pth")
+            recentre(folder / "final.pth", prepared / "photos", Path(start))
+    return log.info("done: %s", start)
 
-    if not start.exists():
-        if not run(None, coarse):
-            return log.info("stopped; the same command goes on")
-        recentre(coarse.save_dir / "final.pth", prepared / "photos", start)
-    if not run(prepared, replace(fine, load=str(start))):
-        return log.info("stopped; the same command goes on")
-    return log.info("done: %s", fine.save_dir / "final.pth")
+
+def done(folder: Path, options: TrainOptions) -> bool:
+    """Whether a stage has reached its last epoch."""
+    last = folder / "last.pth"
+    if not last.exists():
+        return False
+    epoch: int = torch.load(last, weights_only=True)["position"][0]
+    return epoch == options.epoch_offset + options.n_epochs
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -119,9 +129,9 @@ def recentre(weights: Path, photos: Path, out: Path) -> None:
     proposed = (cells.softmax(3) * cells).sum(3).flatten()
     low, median, high = torch.quantile(proposed, torch.tensor([0.25, 0.5, 0.75])).tolist()
     scale = GATE_SPREAD / (high - low)
-    last = model.unet.path_up[-1].conv[3]
-    last.weight[model.desc_dim] *= scale
-    last.bias[model.desc_dim] = (last.bias[model.desc_dim] - median) * scale + GATE_MEDIAN
+    _, weight, bias = model.unet.path_up[-1].conv.weights()
+    weight[model.desc_dim] *= scale
+    bias[model.desc_dim] = (bias[model.desc_dim] - median) * scale + GATE_MEDIAN
     save(model, out)
 
 

@@ -1,0 +1,70 @@
+"""The recipe of the default weights goes through its stages, in one call or in several."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from disk.datasets.synthesis.write import SynthesizeOptions, synthesize
+from disk.model.checkpoints import load, save
+from disk.model.disk import DISK
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The recipe with stages of two tiny steps."""
+    path = Path(__file__).parents[2] / "recipes" / "default_weights.py"
+    spec = importlib.util.spec_from_file_location("default_weights", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tiny = {
+        name: replace(options, n_epochs=1, chunk_size=2, warmup=2, height=64, width=64)
+        for name, options in module.STAGES["cpu"].items()
+    }
+    monkeypatch.setattr(module, "STAGES", {"cpu": tiny})
+    return module
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """OUT with prepared data: photographs, and rendered scenes in the place of the real ones."""
+    data = tmp_path / "out" / "data"
+    (data / "photos").mkdir(parents=True)
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((160, 160), Image.Resampling.BICUBIC).save(data / "photos" / f"{number}.png")
+    synthesize(data / "photos", data / "train", SynthesizeOptions(scenes=2, views=3, height=64, width=64, device="cpu"))
+    return data.parent
+
+
+def test_stages_follow_one_another_and_are_not_done_twice(recipe: ModuleType, prepared: Path) -> None:
+    recipe.main(Path("not read"), prepared, minutes=0)
+    assert [path.name for path in prepared.iterdir()] == ["data"]
+    recipe.main(Path("not read"), prepared)
+    final = prepared / "finish" / "final.pth"
+    load(final)
+    written = final.stat().st_mtime_ns
+    recipe.main(Path("not read"), prepared)
+    assert final.stat().st_mtime_ns == written
+
+
+def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = DISK()
+    save(before, tmp_path / "before.pth")
+    recipe.recentre(tmp_path / "before.pth", prepared / "data" / "photos", tmp_path / "after.pth")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        old, new = (m.heatmap(m.encode(images)).flatten() for m in (before, load(tmp_path / "after.pth")))
+    scale = (new - new.mean()).norm() / (old - old.mean()).norm()
+    assert scale != pytest.approx(1, rel=0.1)
+    torch.testing.assert_close(new - new.mean(), scale * (old - old.mean()), atol=1e-3, rtol=1e-3)
