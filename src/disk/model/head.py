@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace
+from disk.model.strips import Strip, Workspace, strips
 from disk.model.winograd import KERNEL
 from disk.shapes import Float, Int, Tensor
 
@@ -118,14 +118,14 @@ class _Heatmap(torch.autograd.Function):
         workspace = Workspace(taps)
         with torch.autocast(skip.device.type, enabled=False):
             for b in range(batch):
-                for first, last in _strips(skip, len(slope)):
-                    activation = Strip(half[b], skip[b], slope, first, last, workspace).activation()
+                for rows in _strips(skip, len(slope)):
+                    activation = Strip(half[b], skip[b], slope, rows, workspace).activation()
                     # what each pixel adds to each of its 25 neighbours
-                    products = workspace.empty("products", KERNEL, KERNEL, last - first, width)
+                    products = workspace.empty("products", KERNEL, KERNEL, rows.stop - rows.start, width)
                     torch.mm(taps[b], activation.flatten(0, 1).T, out=products.view(_TAPS, -1))
                     for dy in range(KERNEL):
                         for dx in range(KERNEL):
-                            out[b, first + dy : last + dy, dx : dx + width] += products[dy, dx]
+                            out[b, rows.start + dy : rows.stop + dy, dx : dx + width] += products[dy, dx]
         return out[:, _REACH:-_REACH, _REACH:-_REACH].contiguous()
 
     @staticmethod
@@ -138,17 +138,16 @@ class _Heatmap(torch.autograd.Function):
         with torch.autocast(skip.device.type, enabled=False):
             for b in range(len(skip)):
                 windows = padded[b].unfold(0, skip.shape[2], 1).unfold(1, skip.shape[3], 1)
-                for first, last in _strips(skip, len(slope)):
-                    strip = Strip(half[b], skip[b], slope, first, last, workspace)
-                    products = windows[:, :, first:last].reshape(_TAPS, -1)
+                for rows in _strips(skip, len(slope)):
+                    strip = Strip(half[b], skip[b], slope, rows, workspace)
+                    products = windows[:, :, rows].reshape(_TAPS, -1)
                     grad_taps[b].addmm_(products, strip.activation().flatten(0, 1))
                     activation = (products.T @ taps[b]).view_as(strip.map)
                     strip.backward(activation, grad_half[b], grad_skip[b], grad_slope)
         return grad_half, grad_skip, grad_slope, grad_taps
 
 
-def _strips(skip: Tensor, channels: int) -> list[tuple[int, int]]:
-    """(first row, last row) of each strip, in pairs of rows."""
-    _, _, height, width = skip.shape
-    step = 2 * max(1, _STRIP_ELEMENTS["cpu" if skip.device.type == "cpu" else "other"] // (2 * width * channels))
-    return [(first, min(first + step, height)) for first in range(0, height, step)]
+def _strips(skip: Tensor, channels: int) -> list[slice]:
+    """The rows of each strip, in pairs of rows."""
+    budget = _STRIP_ELEMENTS["cpu" if skip.device.type == "cpu" else "other"]
+    return strips(skip.shape[2], 2 * max(1, budget // (2 * skip.shape[3] * channels)))

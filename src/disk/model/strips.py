@@ -29,10 +29,15 @@ class Workspace:
         return self._buffers[name][:size].view(shape)
 
 
-class Strip:
-    """Rows `first` to `last` of one image, with `margin` more on every side, zero outside the image, before the PReLU.
+def strips(height: int, rows: int) -> list[slice]:
+    """The rows of each strip of at most `rows` rows."""
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
-    half (C1, H/2, W/2), skip (C2, H, W) -> `map` (last - first + 2 margin, W + 2 margin, C1 + C2) of `slope`'s dtype.
+
+class Strip:
+    """Some rows of one image, with `margin` more on every side, zero outside the image, before the PReLU.
+
+    half (C1, H/2, W/2), skip (C2, H, W) -> `map` (rows + 2 margin, W + 2 margin, C1 + C2) of `slope`'s dtype.
     """
 
     def __init__(
@@ -40,27 +45,26 @@ class Strip:
         half: Float[Tensor, "c1 h2 w2"],
         skip: Float[Tensor, "c2 h w"],
         slope: Float[Tensor, " c"],
-        first: int,
-        last: int,
+        rows: slice,
         workspace: Workspace,
         margin: int = 0,
     ) -> None:
         _, height, width = skip.shape
         self._split, self._margin, self._slope = half.shape[0], margin, slope
-        self._input = slice(max(first - margin, 0), min(last + margin, height))
+        self._input = slice(max(rows.start - margin, 0), min(rows.stop + margin, height))
         # one more row of the coarse map on either side is there for the interpolation
         self._coarse = slice(max(self._input.start // 2 - 1, 0), min((self._input.stop + 1) // 2 + 1, height // 2))
-        self._above = self._input.start - first + margin
-        self.map = workspace.empty("map", last - first + 2 * margin, width + 2 * margin, len(slope))
+        self._above = self._input.start - rows.start + margin
+        self.map = workspace.empty("map", rows.stop - rows.start + 2 * margin, width + 2 * margin, len(slope))
         if margin:
             self.map[: self._above] = 0
             self.map[self._above + self._input.stop - self._input.start :] = 0
             self.map[:, :margin] = 0
             self.map[:, -margin:] = 0
         inner = self._inner(self.map)
-        rows = workspace.empty("rows", 2 * (self._coarse.stop - self._coarse.start), width // 2, self._split)
-        _upsample(half[:, self._coarse].permute(1, 2, 0).to(slope.dtype), rows)
-        _upsample(rows[self._rows()].transpose(0, 1), inner[:, :, : self._split].transpose(0, 1))
+        upsampled = workspace.empty("upsampled", 2 * (self._coarse.stop - self._coarse.start), width // 2, self._split)
+        _upsample(half[:, self._coarse].permute(1, 2, 0).to(slope.dtype), upsampled)
+        _upsample(upsampled[self._rows()].transpose(0, 1), inner[:, :, : self._split].transpose(0, 1))
         inner[:, :, self._split :] = skip[:, self._input].permute(1, 2, 0)
 
     def activation(self) -> Float[Tensor, "rows w c"]:

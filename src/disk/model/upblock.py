@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from disk.model import winograd
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace
+from disk.model.strips import Strip, Workspace, strips
 from disk.model.winograd import MARGIN, TILE
 from disk.shapes import Float, Tensor
 
@@ -41,8 +40,8 @@ class _Convolution(torch.autograd.Function):
         out = half.new_empty(batch, height, width, len(bias))
         workspace = Workspace(half)
         for b in range(batch):
-            for rows in _rows(height, width):
-                strip = Strip(half[b], skip[b], slope, rows.start, rows.stop, workspace, MARGIN)
+            for rows in _strips(skip):
+                strip = Strip(half[b], skip[b], slope, rows, workspace, MARGIN)
                 windows = winograd.transform_windows(strip.activation(), workspace)
                 products = workspace.empty("products", 8, 8, windows.shape[1], len(bias))
                 for i in range(8):
@@ -56,23 +55,21 @@ class _Convolution(torch.autograd.Function):
         half, skip, slope, kernel = ctx.saved_tensors
         grad_half, grad_skip = torch.zeros_like(half), torch.zeros_like(skip)
         grad_slope, grad_kernel = torch.zeros_like(slope), torch.zeros_like(kernel)
-        batch, _, height, width = skip.shape
         workspace = Workspace(half)
-        for b in range(batch):
-            for rows in _rows(height, width):
-                strip = Strip(half[b], skip[b], slope, rows.start, rows.stop, workspace, MARGIN)
+        for b in range(len(skip)):
+            for rows in _strips(skip):
+                strip = Strip(half[b], skip[b], slope, rows, workspace, MARGIN)
                 windows = winograd.transform_windows(strip.activation(), workspace)
                 products = winograd.transform_products_adjoint(grad[b, :, rows].permute(1, 2, 0))
                 grad_windows = workspace.empty("gradient of windows", 8, 8, *windows.shape[1::2])
                 for i in range(8):
                     grad_kernel[b, i].baddbmm_(windows[i].permute(1, 2, 0), products[i])
                     torch.bmm(products[i], kernel[b, i].transpose(1, 2), out=grad_windows[i])
-                activation = winograd.transform_windows_adjoint(grad_windows, width)
+                activation = winograd.transform_windows_adjoint(grad_windows, skip.shape[3])
                 strip.backward(activation, grad_half[b], grad_skip[b], grad_slope)
         return grad_half, grad_skip, grad_slope, grad_kernel, grad.sum((0, 2, 3))
 
 
-def _rows(height: int, width: int) -> Iterator[slice]:
-    step = TILE * max(1, _TILES_AT_ONCE // (width // TILE + 1))
-    for first in range(0, height, step):
-        yield slice(first, min(first + step, height))
+def _strips(skip: Tensor) -> list[slice]:
+    _, _, height, width = skip.shape
+    return strips(height, TILE * max(1, _TILES_AT_ONCE // (width // TILE + 1)))
