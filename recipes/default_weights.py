@@ -74,16 +74,17 @@ def main(
     for name, options in STAGES[device.split(":")[0]].items():
         left = None if minutes is None else minutes - (time.monotonic() - began) / 60
         folder = out / name
+        if not done(folder, options) and (left is None or left > 0):
+            options = replace(options, synthesize=prepared / "photos", save_dir=folder, resume=True, device=device)
+            train(None if start is None else prepared, replace(options, load=start, time_limit=left))
         if not done(folder, options):
-            if left is None or left > 0:
-                options = replace(options, synthesize=prepared / "photos", save_dir=folder, resume=True, device=device)
-                train(None if start is None else prepared, replace(options, load=start, time_limit=left))
-            if not done(folder, options):
-                return log.info("stopped; the same command goes on")
-        start = str(folder / "final.pth")
+            return log.info("stopped; the same command goes on")
+        weights = folder / "final.pth"
         if name == "coarse":
-            start = str(folder / "recentred.pth")
-            recentre(folder / "final.pth", prepared / "photos", Path(start))
+            weights = folder / "recentred.pth"
+            if not weights.exists():
+                recentre(folder / "final.pth", prepared / "photos", weights)
+        start = str(weights)
     return log.info("done: %s", start)
 
 

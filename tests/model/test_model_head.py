@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from disk.model import head
+from disk.model import head, strips, winograd
 from disk.model.disk import DISK
 from disk.model.statistics import encode
 
@@ -67,7 +67,7 @@ def test_gradients_equal_the_dense_formulation_in_float64():
 
 
 def test_heatmap_passes_gradcheck_across_strips(monkeypatch):
-    monkeypatch.setattr(head, "_STRIP_ELEMENTS", {"cpu": 1, "other": 1})  # one row of the coarse map a strip
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": 1, "other": 1})  # one row of the coarse map a strip
     torch.manual_seed(1)
     half = torch.randn(1, 3, 4, 3, dtype=torch.float64, requires_grad=True)
     skip = torch.randn(1, 2, 8, 6, dtype=torch.float64, requires_grad=True)
@@ -86,7 +86,7 @@ def test_strips_do_not_change_the_result(monkeypatch):
     encoding = model.encode(torch.rand(1, 3, 64, 48))
     whole = model.heatmap(encoding)
     for elements in (1, 20_000):
-        monkeypatch.setattr(head, "_STRIP_ELEMENTS", {"cpu": elements, "other": elements})
+        monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": elements, "other": elements})
         torch.testing.assert_close(model.heatmap(encoding), whole, atol=1e-5, rtol=0)
 
 
@@ -131,3 +131,13 @@ def test_half_precision_is_close():
     assert got[0].dtype == torch.float32
     torch.testing.assert_close(got[0], expected[0], atol=0.1, rtol=0.05)
     assert (got[1][0].float() * expected[1][0]).sum(1).min() > 0.99
+
+
+def test_inference_leaves_nothing_behind_that_training_refuses():
+    winograd._matrices.cache_clear()
+    model = random_model()
+    image = torch.rand(3, 48, 64)
+    model.detect(image)
+    assert not any(matrix.is_inference() for matrix in winograd._matrices(torch.float64))
+    model.heatmap(model.encode(image[None])).sum().backward()
+    assert model.unet.path_up[1].conv[3].weight.grad.abs().max() > 0

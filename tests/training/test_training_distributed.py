@@ -14,6 +14,9 @@ import torch
 
 COMMAND = ["--height", "48", "--width", "48", "--desc-dim", "8", "--chunk-size", "3", "--warmup", "3"]
 COMMAND += ["--n-epochs", "1", "--test-scene-limit", "2", "--workers", "0", "--views", "2", "--substep", "2"]
+# The first step of Adam moves each weight by the learning rate whatever the size of its gradient, so that rounding
+# decides where gradients vanish; a small rate keeps the weights, and with them the next gradients, comparable.
+COMMAND += ["--lr", "1e-8"]
 
 
 def run(processes: int, batch: int, data: Path, photos: Path, folder: Path) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def test_two_processes_equal_one_with_the_double_batch(
     largest = max(float(parameter["exp_avg"].abs().max()) for parameter in gradients[0].values())
     for number, parameter in gradients[0].items():
         torch.testing.assert_close(
-            gradients[1][number]["exp_avg"], parameter["exp_avg"], rtol=1e-3, atol=1e-4 * largest
+            gradients[1][number]["exp_avg"], parameter["exp_avg"], rtol=1e-3, atol=1e-5 * largest
         )
 
 

@@ -54,8 +54,7 @@ class Backend:
         """
         images = images.to(self.device).contiguous()
         with self._autocast:
-            eighth, quarter, half, full = self._coarse(images)
-            encoding = encode(self.model.unet.fine(eighth, quarter, half), full)
+            encoding = encode(*self.model.unet.fine(*self._coarse(images)))
             logits = self.model.heatmap(encoding)
             if mode == "nms":
                 found = [nms(logits[i, :h, :w], window) for i, (h, w) in enumerate(sizes)]

@@ -19,14 +19,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace, strips
-from disk.model.winograd import KERNEL
+from disk.model.strips import Strip, Workspace, rows_at_once, strips
+from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Float, Int, Tensor
 
-_REACH = KERNEL // 2
 _TAPS = KERNEL * KERNEL
-# elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
-_STRIP_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 26}
 _POINTS_AT_ONCE = 2048
 
 
@@ -71,7 +68,7 @@ def _describe_points(
 ) -> Tensor:  # fmt: skip
     height, width = size
     x, y = points.unbind(1)
-    offsets = torch.arange(-_REACH, _REACH + 1, device=points.device)
+    offsets = torch.arange(-MARGIN, MARGIN + 1, device=points.device)
     window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
     inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None, :]
     full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1), width)
@@ -114,7 +111,7 @@ class _Heatmap(torch.autograd.Function):
     def forward(ctx: Any, half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(half, skip, slope, taps)
         batch, _, height, width = skip.shape
-        out = taps.new_zeros(batch, height + 2 * _REACH, width + 2 * _REACH)
+        out = taps.new_zeros(batch, height + 2 * MARGIN, width + 2 * MARGIN)
         workspace = Workspace(taps)
         with torch.autocast(skip.device.type, enabled=False):
             for b in range(batch):
@@ -126,14 +123,14 @@ class _Heatmap(torch.autograd.Function):
                     for dy in range(KERNEL):
                         for dx in range(KERNEL):
                             out[b, rows.start + dy : rows.stop + dy, dx : dx + width] += products[dy, dx]
-        return out[:, _REACH:-_REACH, _REACH:-_REACH].contiguous()
+        return out[:, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         half, skip, slope, taps = ctx.saved_tensors
         grad_half, grad_skip = torch.zeros_like(half), torch.zeros_like(skip)
         grad_slope, grad_taps = torch.zeros_like(slope), torch.zeros_like(taps)
-        padded = F.pad(grad, (_REACH,) * 4)
+        padded = F.pad(grad, (MARGIN,) * 4)
         workspace = Workspace(taps)
         with torch.autocast(skip.device.type, enabled=False):
             for b in range(len(skip)):
@@ -149,5 +146,4 @@ class _Heatmap(torch.autograd.Function):
 
 def _strips(skip: Tensor, channels: int) -> list[slice]:
     """The rows of each strip, in pairs of rows."""
-    budget = _STRIP_ELEMENTS["cpu" if skip.device.type == "cpu" else "other"]
-    return strips(skip.shape[2], 2 * max(1, budget // (2 * skip.shape[3] * channels)))
+    return strips(skip.shape[2], 2 * rows_at_once(2 * skip.shape[3] * channels, skip.device))

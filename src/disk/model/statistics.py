@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
+from disk.model.strips import rows_at_once, strips
 from disk.shapes import Float, Tensor
 
 EPS = 1e-5  # of every instance normalisation
-_ROWS_AT_ONCE = 1 << 20  # elements: some megabytes, which stay in the cache
+# U^T U / 2 for the bilinear x2 operator U is the filter (side, centre, side)
+_CENTRE, _SIDE = 0.625, 0.1875
 
 
 @dataclass(frozen=True)
@@ -69,23 +71,22 @@ class _Centre(torch.autograd.Function):
 def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
     """(B, C): of the map, or of the upsampled map; in groups of rows."""
     batch, channels, height, width = centred.shape
-    step = max(1, _ROWS_AT_ONCE // (batch * channels * width))
     total = centred.new_zeros(batch, channels, dtype=_statistics_dtype(centred))
-    for first in range(0, height, step):
-        rows = centred[:, :, first : first + step + 1].to(total.dtype)
-        own = rows[:, :, :step]
+    for part in strips(height, rows_at_once(batch * channels * width, centred.device)):
+        rows = centred[:, :, part.start : part.stop + 1].to(total.dtype)
+        own = rows[:, :, : part.stop - part.start]
         if not upsampled:
             total += own.square().sum((2, 3))
             continue
         filtered = _gram(own, 3)
-        total += 0.625 * (own * filtered).sum((2, 3))
-        # the filter along the columns, 0.1875, 0.625, 0.1875, is symmetric: each pair of rows counts twice
+        total += _CENTRE * (own * filtered).sum((2, 3))
+        # the filter along the columns is symmetric: each pair of rows counts twice
         if rows.shape[2] > 1:
-            total += 0.375 * (filtered[:, :, : rows.shape[2] - 1] * rows[:, :, 1:]).sum((2, 3))
-        if first == 0:
-            total += 0.1875 * (own[:, :, 0] * filtered[:, :, 0]).sum(2)
-        if first + step >= height:
-            total += 0.1875 * (own[:, :, -1] * filtered[:, :, -1]).sum(2)
+            total += 2 * _SIDE * (filtered[:, :, : rows.shape[2] - 1] * rows[:, :, 1:]).sum((2, 3))
+        if part.start == 0:
+            total += _SIDE * (own[:, :, 0] * filtered[:, :, 0]).sum(2)
+        if part.stop == height:
+            total += _SIDE * (own[:, :, -1] * filtered[:, :, -1]).sum(2)
     return total / (height * width)
 
 
@@ -96,9 +97,9 @@ def _statistics_dtype(x: Tensor) -> torch.dtype:
 def _gram(x: Tensor, axis: int) -> Tensor:
     """(U^T U) x / 2 along an axis, for the bilinear x2 operator U."""
     size = x.shape[axis]
-    out = x * 0.625
-    out.narrow(axis, 1, size - 1).add_(x.narrow(axis, 0, size - 1), alpha=0.1875)
-    out.narrow(axis, 0, size - 1).add_(x.narrow(axis, 1, size - 1), alpha=0.1875)
-    out.narrow(axis, 0, 1).add_(x.narrow(axis, 0, 1), alpha=0.1875)
-    out.narrow(axis, size - 1, 1).add_(x.narrow(axis, size - 1, 1), alpha=0.1875)
+    out = x * _CENTRE
+    out.narrow(axis, 1, size - 1).add_(x.narrow(axis, 0, size - 1), alpha=_SIDE)
+    out.narrow(axis, 0, size - 1).add_(x.narrow(axis, 1, size - 1), alpha=_SIDE)
+    out.narrow(axis, 0, 1).add_(x.narrow(axis, 0, 1), alpha=_SIDE)
+    out.narrow(axis, size - 1, 1).add_(x.narrow(axis, size - 1, 1), alpha=_SIDE)
     return out

@@ -59,7 +59,8 @@ class UpBlock(nn.Module):
 
         Height and width of `skip` are multiples of 4. Without gradients both inputs are overwritten.
         """
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        half_precision = x.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
+        if x.device.type != "cpu" or half_precision or torch.compiler.is_compiling():
             return self(x, skip)
         return upblock.convolve(encode(x, skip), *self.conv.weights())
 
@@ -92,17 +93,14 @@ class UNet(nn.Module):
         x = self.path_up[0](maps[5], maps[4])
         return x, maps[3], maps[2], maps[1]
 
-    def fine(
-        self, x: Float[Tensor, "b 64 h8 w8"], quarter: Float[Tensor, "b 64 h4 w4"], half: Float[Tensor, "b 32 h2 w2"]
-    ) -> Float[Tensor, "b 64 h2 w2"]:
-        """The two up blocks to half resolution, where most of the trunk's arithmetic is."""
+    def fine(self, x: Tensor, quarter: Tensor, half: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk from the maps of `coarse`: two up blocks, where most of its arithmetic is."""
         first, second = cast(UpBlock, self.path_up[1]), cast(UpBlock, self.path_up[2])
-        return second.fast(first.fast(x, quarter), half)
+        return second.fast(first.fast(x, quarter), half), full
 
     def trunk(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
         """The last block's two inputs: the map at half resolution and the skip connection at full resolution."""
-        x, quarter, half, full = self.coarse(images)
-        return self.fine(x, quarter, half), full
+        return self.fine(*self.coarse(images))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         """The whole U-Net, densely, by plain convolutions."""

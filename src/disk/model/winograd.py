@@ -27,7 +27,7 @@ _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
 
 def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 c o"]:
     """G g G^T. With gradients."""
-    g = _matrices(torch.float64, weight.device)[1]
+    g = _matrices(torch.float64)[1]
     # in float64, because it is small and everything else is multiplied by it
     wide = weight.double().permute(2, 3, 1, 0)
     return torch.einsum("ia,jb,abco->ijco", g, g, wide).to(weight.dtype).contiguous()
@@ -35,7 +35,7 @@ def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 c o
 
 def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) -> Float[Tensor, "8 n 8 c"]:
     """B^T d B as [i, tile, j] of each window of a strip with its margins (4 k + 4 rows, W + 4 columns)."""
-    b = _matrices(strip.dtype, strip.device)[2]
+    b = _matrices(strip.dtype)[2]
     height, width, channels = strip.shape
     rows, size = strip.view(height, width * channels), width * channels
     count = (height - TILE) // TILE
@@ -54,7 +54,7 @@ def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) ->
 
 def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Float[Tensor, "rows w c"]:
     """The gradient of a strip of a map `width` wide, given those of its windows as [i, j, tile], zero in the margin."""
-    b = _matrices(grad.dtype, grad.device)[2]
+    b = _matrices(grad.dtype)[2]
     tiles, channels = width // TILE + 1, grad.shape[3]
     count = grad.shape[2] // tiles
     columns = grad.new_empty(_WINDOW, count, tiles, TILE, channels)
@@ -73,7 +73,7 @@ def transform_products(
     products: Float[Tensor, "8 8 n o"], width: int, workspace: Workspace
 ) -> Float[Tensor, "k 4 t 4 o"]:
     """A^T m A of each tile of a map `width` wide as [row of tiles, row, tile, column]: a view."""
-    a = _matrices(products.dtype, products.device)[0]
+    a = _matrices(products.dtype)[0]
     tiles, channels = width // TILE + 1, products.shape[3]
     columns = workspace.empty("columns of products", _WINDOW, TILE, products[0, 0].numel())
     torch.bmm(a.expand(_WINDOW, -1, -1), products.flatten(2), out=columns)
@@ -84,7 +84,7 @@ def transform_products(
 
 def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor, "8 8 n o"]:
     """The gradient of the products of each tile, zero for the tiles in the margin."""
-    a = _matrices(grad.dtype, grad.device)[0]
+    a = _matrices(grad.dtype)[0]
     height, width, channels = grad.shape
     tiles = grad.new_zeros(TILE, TILE, height // TILE, width // TILE + 1, channels)
     tiles[:, :, :, :-1] = grad.unflatten(0, (-1, TILE)).unflatten(2, (-1, TILE)).permute(1, 3, 0, 2, 4)
@@ -93,8 +93,12 @@ def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor,
 
 
 @lru_cache
-def _matrices(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """A^T (4, 8), G (8, 5) and B^T (8, 8) by Toom and Cook's construction."""
+@torch.inference_mode(False)
+def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """A^T (4, 8), G (8, 5) and B^T (8, 8) by Toom and Cook's construction.
+
+    Kept for training too, which refuses tensors made in inference mode.
+    """
     points = torch.tensor(_POINTS, dtype=torch.float64)
     at_infinity = torch.zeros(1, _WINDOW, dtype=torch.float64)
     at_infinity[0, -1] = 1
@@ -112,4 +116,4 @@ def _matrices(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor,
             g[i] /= torch.tensor([_POINTS[i] - p for p in others]).prod()
     # powers of two, which do not round, keep the entries of B near one
     balance = 2 ** b.abs().amax(1, keepdim=True).log2().round()
-    return tuple(matrix.to(device, dtype) for matrix in (a, g * balance, b / balance))  # type: ignore[return-value]
+    return tuple(matrix.to(dtype) for matrix in (a, g * balance, b / balance))  # type: ignore[return-value]
