@@ -192,6 +192,7 @@ def test_running_average_is_the_weighted_mean(values: list[float], decay: float)
         ({"lr": float("nan")}, "--lr"),
         ({"average": 1.0}, "--average 1.0: must lie from 0 to below 1"),
         ({"keypoint_penalty": -0.1}, "--keypoint-penalty -0.1: must be at least 0"),
+        ({"keypoint_share": 1.5}, "--keypoint-share 1.5: must lie from 0 to 1"),
         ({"synthetic_share": 2.0}, "--synthetic-share"),
         ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -53,27 +54,39 @@ def gradients(model: DISK) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("epipolar", [False, True])
-def test_gradient_equals_dense_autograd(epipolar: bool) -> None:
+@pytest.mark.parametrize(("epipolar", "share"), [(False, 0.0), (True, 0.0), (False, 0.3), (True, 0.1)])
+def test_gradient_equals_dense_autograd(epipolar: bool, share: float) -> None:
     """The dense network and one graph over all pairs, in float64, against detached pairs and the sparse head."""
     batch = [[view(0), view(1), view(2)], [view(3), view(4), view(5)]]
     model = network()
-    totals = Totals(*accumulate_gradient(model, batch, generators(2), WEIGHTS, epipolar=epipolar).tolist())
+    # without penalties the mean reward, and with it the price of a keypoint, is positive
+    weights = replace(WEIGHTS, negative=0.0, keypoint=0.0) if share > 0 else WEIGHTS
+    sums = accumulate_gradient(model, batch, generators(2), weights, epipolar=epipolar, share=share)
+    totals = Totals(*sums.tolist())
     ours = gradients(model)
     model.zero_grad()
 
-    loss = torch.zeros((), dtype=torch.float64)
+    loss, priced = torch.zeros((), dtype=torch.float64), []
     for views, generator in zip(batch, generators(2), strict=True):
         heatmap, raw = model(torch.stack([v.image for v in views]))
         features = []
         for i, (points, log_p) in enumerate(sample_grid(heatmap[:, 0], generator)):
             x, y = points.unbind(1)
             features.append(Features(points.double(), normalize(raw[i, :, y, x].T, dim=1), log_p))
+        own = torch.zeros((), dtype=torch.float64)
         for i, j in combinations(range(3), 2):
             f1, f2 = features[i], features[j]
-            R = pair_rewards(f1.keypoints, f2.keypoints, views[i], views[j], WEIGHTS, epipolar=epipolar)
-            loss = loss + plain_loss(f1, f2, R, 20.0, -0.01)
+            R = pair_rewards(f1.keypoints, f2.keypoints, views[i], views[j], weights, epipolar=epipolar)
+            own = own + plain_loss(f1, f2, R, 20.0, weights.keypoint)
+        for f in features if share > 0 else ():
+            (gradient,) = torch.autograd.grad(own, f.scores, retain_graph=True)
+            excess = min(max(len(f) / (share * (SIZE // 8) ** 2) - 1, 0), 1)
+            priced.append(-float(gradient.mean()) * excess)
+            own = own + priced[-1] * f.scores.sum()
+        loss = loss + own
     loss.backward()
+    assert all(price >= 0 for price in priced)
+    assert any(price > 0 for price in priced) == (share > 0)
 
     assert (totals.pairs, totals.images) == (6, 6)
     assert ours.keys() == gradients(model).keys()

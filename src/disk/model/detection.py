@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from disk.shapes import Float, Int, Tensor
 
+CELL = 8  # side of a cell of the grid that training samples from, in pixels
+
 
 def nms(
     heatmap: Float[Tensor, "h w"], window: int = 5, n: int | None = None
@@ -37,7 +39,7 @@ def nms(
 
 
 def sample_grid(
-    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = 8
+    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = CELL
 ) -> list[tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]]:
     """Random keypoints (x, y) and the log-probability of each, with gradient: at most one in a cell.
 

@@ -91,6 +91,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
                     epipolar=options.reward == "epipolar",
                     visibility=not options.original_reward,
                     bf16=options.precision == "bf16",
+                    share=options.keypoint_share,
                 )
             *values, finite = reduce_gradients(group, model.parameters(), sums)
             if finite:
@@ -223,6 +224,8 @@ def _check(options: TrainOptions) -> None:
             raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {value}")
     if not 0 <= options.keypoint_penalty < float("inf"):
         raise TrainingError(f"--keypoint-penalty {options.keypoint_penalty}: must be at least 0")
+    if not 0 <= options.keypoint_share <= 1:
+        raise TrainingError(f"--keypoint-share {options.keypoint_share}: must lie from 0 to 1")
     if not 0 <= options.average < 1:
         raise TrainingError(f"--average {options.average}: must lie from 0 to below 1")
     if not 0 < options.lr < float("inf"):

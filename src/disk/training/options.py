@@ -67,6 +67,10 @@ class TrainOptions:
     keypoint_penalty: float = 0.001
     """what a keypoint costs once penalties are full, where a right match earns 1: more gives fewer, better ones"""
 
+    keypoint_share: float = 0.0
+    """share of the 8x8 cells of an image that may have a keypoint free of charge; beyond it keypoints cost up to their
+    mean reward, so that they compete. 0: no such price, nearly every cell comes to have one"""
+
     lr: float = 1e-4
     """learning rate of Adam"""
 

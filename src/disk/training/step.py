@@ -12,7 +12,7 @@ import torch
 
 from disk.datasets.records import PosedImage
 from disk.features import Features
-from disk.model.detection import sample_grid
+from disk.model.detection import CELL, sample_grid
 from disk.model.disk import DISK
 from disk.rewards.depth import depth_reward
 from disk.rewards.epipolar import epipolar_reward
@@ -44,10 +44,12 @@ def accumulate_gradient(
     epipolar: bool = False,
     visibility: bool = True,
     bf16: bool = False,
+    share: float = 0.0,
 ) -> Float[Tensor, " 6"]:
     """Add the gradient of minus the reward, summed over all pairs of each tuple, to the parameters of the model.
 
-    generators: for the keypoints of each tuple. Returns the fields of `Totals` as a tensor on the device. On a
+    generators: for the keypoints of each tuple. share: of the grid's cells that may have a keypoint free of charge, 0
+    for all; beyond it a keypoint costs up to the mean reward of its image. Returns the fields of `Totals` as a tensor on the device. On a
     processor the tuples go through the network one by one, which takes less memory and no more time.
     """
     groups = [[i] for i in range(len(batch))] if _on_cpu(model) else [list(range(len(batch)))]
@@ -60,6 +62,7 @@ def accumulate_gradient(
             epipolar=epipolar,
             visibility=visibility,
             bf16=bf16,
+            share=share,
         )
         for group in groups
         if group
@@ -76,6 +79,7 @@ def _accumulate(
     epipolar: bool,
     visibility: bool,
     bf16: bool,
+    share: float,
 ) -> Float[Tensor, " 6"]:
     features = _sample(model, tuples, generators, bf16)
     outputs = [t for f in features for t in (f.descriptors, f.scores)]
@@ -100,12 +104,27 @@ def _accumulate(
         gradients[2 * j + 1] += pair.scores2
         sums += torch.stack([pair.reward, pair.matches, pair.right])
 
+    if share > 0:
+        for view, score_gradient in zip(views, gradients[1::2], strict=True):
+            score_gradient += _price(-score_gradient, share * view.image[0].numel() / CELL**2)
+
     # images without keypoints may leave no graph
     graph = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
     if graph:
         torch.autograd.backward([output for output, _ in graph], [gradient for _, gradient in graph])
     keypoints = sum(len(f) for f in features)
     return torch.cat([sums, sums.new_tensor([len(pairs), keypoints, len(views)])])
+
+
+def _price(rewards: Float[Tensor, " n"], free: float) -> Tensor | float:
+    """What each keypoint of an image costs, given their rewards: 0 for up to `free`, their mean from twice as many on.
+
+    A price for all keypoints alike teaches which are worth more than others; one that falls to nothing with their
+    number cannot drive them out.
+    """
+    if len(rewards) <= free:
+        return 0.0
+    return rewards.mean().clamp(min=0) * min(len(rewards) / free - 1, 1.0)
 
 
 def _pairs(lengths: list[int]) -> list[tuple[int, int]]:

@@ -55,7 +55,7 @@ class SceneSampler:
         """The tuples of any numbers. Many at once are rendered faster on a GPU."""
         dice = Dice([_mix(self.seed, number) for number in numbers])
         scenes = draw_scenes(dice)
-        candidates = draw_views(dice, scenes, 3 * self.views + 2, self.height, self.width)
+        candidates = draw_views(dice, scenes, 5 * self.views + 2, self.height, self.width)
         wanted = dice.uniform(0, MAX_ANGLE)
         materials = draw_materials(dice, scenes, self.store).to(self._renderer)
         scenes, candidates = scenes.to(self._renderer), candidates.to(self._renderer)

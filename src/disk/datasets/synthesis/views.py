@@ -12,8 +12,8 @@ from disk.datasets.synthesis.scene import Scenes
 from disk.datasets.synthesis.trace import Views, trace, visible_planes
 from disk.shapes import Float, Tensor
 
-MIN_OVERLAP, MAX_OVERLAP = 0.3, 0.9
-MAX_ANGLE = 1.1  # the most that is asked for between the directions of two views to the scene, in radians
+MIN_OVERLAP, MAX_OVERLAP = 0.2, 0.9
+MAX_ANGLE = 1.3  # the most that is asked for between the directions of two views to the scene, in radians
 _GRID = 12  # rays along a side to measure the overlap
 _NEAREST = 0.4  # nothing closer than this to a camera
 
@@ -30,7 +30,7 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
     around0 = torch.where(is_ground, -math.pi / 2, dice.uniform(-math.pi, math.pi, 1))
     x, y = tilt0 * around0.cos(), 0.7 * tilt0 * around0.sin()
     # a camera turns, shifts or zooms much, seldom all at once
-    swing, way = apart * dice.uniform(0, 1.3, count), dice.uniform(-math.pi, math.pi, count)
+    swing, way = apart * dice.uniform(0, 1.8, count), dice.uniform(-math.pi, math.pi, count)
     aside, raised = swing * way.cos(), swing * way.sin()
     # walking around a ground turns about its normal, before a wall it turns about the vertical
     x = x + torch.where(is_ground, 0.2, 1.0) * aside
