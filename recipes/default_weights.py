@@ -1,17 +1,18 @@
 """The recipe of the default weights: from openly licensed photographs and posed scenes to a checkpoint.
 
-    python recipes/default_weights.py DATA OUT [--minutes 9] [--device cpu]
+    python recipes/default_weights.py DATA OUT [--minutes 9] [--device cpu] [--precision bf16]
 
 DATA has `photos/`, single photographs from which scenes are rendered, and `multiview/SCENE/`, undistorted COLMAP
 workspaces. The first call prepares OUT/data, which is all that later calls need: 60 MB that can be carried to a
 machine without pycolmap, where DATA is not read. The same command goes on with the training after `--minutes`, Ctrl-C
-or a crash, until OUT/finish/final.pth is that of the last epoch.
+or a crash, until OUT/default.pth is written.
 
 Three stages. `coarse` learns from rendered scenes without penalties to speak of, fast. By then every keypoint is
 accepted: the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which
 keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved,
-which changes no order of keypoints, before `fine` learns on with full penalties, on real triplets too, and `finish`
-at a lower learning rate.
+which changes no order of keypoints, before `fine` learns on, on real triplets too, with a price that makes keypoints
+compete and half of them rejected, and `finish` at a lower learning rate. In the end the heatmap is moved again, so that
+who asks for many keypoints gets them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -31,6 +33,7 @@ from disk.datasets.merge import merge
 from disk.datasets.synthesis.sampler import SceneSampler
 from disk.errors import DiskError
 from disk.model.checkpoints import load, save
+from disk.model.detection import CELL
 from disk.progress import log, setup
 from disk.training.loop import train
 from disk.training.options import TrainOptions
@@ -41,51 +44,61 @@ JPEG_QUALITY = 75
 
 COMMON = TrainOptions(views=3, average=0.998, test_scene_limit=0)
 COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4)
-FINE = replace(COMMON, height=240, width=320, augment=True, synthetic_share=0.75, lr=3e-4)
+FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, lr=2e-4)
 # cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
-CPU = {"batch_size": 1, "chunk_size": 300, "workers": 0}
+CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 1000, "workers": 8, "precision": "bf16"}
-LARGE = {**CUDA, "height": 384, "width": 512, "average": 0.999}
+LARGE = {**CUDA, "height": 480, "width": 640, "average": 0.999}
+# theta is 24 to 27 in `fine` and 40 or more in `finish`: with a low one, unlikely matches teach more
 STAGES = {
     "cpu": {
-        "coarse": replace(COARSE, n_epochs=5, **CPU),
-        "fine": replace(FINE, n_epochs=10, epoch_offset=4, **CPU),
-        "finish": replace(FINE, n_epochs=7, epoch_offset=14, lr=1e-4, **CPU),
+        "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
+        "fine": replace(FINE, n_epochs=3, epoch_offset=5, chunk_size=2000, **CPU),
+        "finish": replace(FINE, n_epochs=1, epoch_offset=14, chunk_size=2000, lr=5e-5, **CPU),
     },
     "cuda": {
         "coarse": replace(COARSE, n_epochs=3, **CUDA),
-        "fine": replace(FINE, n_epochs=26, epoch_offset=4, **LARGE),
-        "finish": replace(FINE, n_epochs=10, epoch_offset=30, lr=1e-4, **LARGE),
+        "fine": replace(FINE, n_epochs=10, epoch_offset=5, **LARGE),
+        "finish": replace(FINE, n_epochs=6, epoch_offset=15, lr=5e-5, **LARGE),
     },
 }
-# of the accepting logits after coarse: their median, and the distance of their quartiles
-GATE_MEDIAN, GATE_SPREAD = 1.0, 5.0
+# quartiles of the logits of proposed keypoints: those to learn from, and those to use
+LEARNING, USING = (-3.0, 3.0), (1.0, 7.0)
 
 
 def main(
-    data: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], minutes: float | None = None, device: str = "cpu"
+    data: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    minutes: float | None = None,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] | None = None,
 ) -> None:
-    """Prepare the data if that has not been done, and train for some minutes or to the end."""
+    """Prepare the data if that has not been done, and train for some minutes or to the end.
+
+    precision: default fp32 on a processor, where bf16 needs instructions of its own, and bf16 on a GPU.
+    """
     setup(quiet=False)
     began = time.monotonic()
     prepared, start = out / "data", None
+    photos = prepared / "photos"
     if not prepared.exists():
         prepare(data, prepared)
     for name, options in STAGES[device.split(":")[0]].items():
         left = None if minutes is None else minutes - (time.monotonic() - began) / 60
         folder = out / name
         if not done(folder, options) and (left is None or left > 0):
-            options = replace(options, synthesize=prepared / "photos", save_dir=folder, resume=True, device=device)
-            train(None if start is None else prepared, replace(options, load=start, time_limit=left))
+            options = replace(options, synthesize=photos, save_dir=folder, resume=True, device=device)
+            options = replace(options, precision=precision or options.precision, load=start, time_limit=left)
+            train(None if start is None else prepared, options)
         if not done(folder, options):
             return log.info("stopped; the same command goes on")
         weights = folder / "final.pth"
         if name == "coarse":
             weights = folder / "recentred.pth"
-            if not weights.exists():
-                recentre(folder / "final.pth", prepared / "photos", weights)
+            recentre(folder / "final.pth", photos, weights, LEARNING)
         start = str(weights)
-    return log.info("done: %s", start)
+    recentre(weights, photos, out / "default.pth", USING)
+    return log.info("done: %s", out / "default.pth")
 
 
 def done(folder: Path, options: TrainOptions) -> bool:
@@ -121,18 +134,23 @@ def prepare(data: Path, out: Path) -> None:
 
 
 @torch.no_grad()
-def recentre(weights: Path, photos: Path, out: Path) -> None:
-    """Scale and move the heatmap so that the logits of proposed keypoints have the wanted median and quartiles."""
+def recentre(weights: Path, photos: Path, out: Path, quartiles: tuple[float, float]) -> None:
+    """Scale and move the heatmap so that the logits of proposed keypoints have these lower and upper quartiles.
+
+    What has been written stays as it is.
+    """
+    if out.exists():
+        return
     model = load(weights)
     tuples = SceneSampler(photos, 256, 256, 2, "cpu", 1).tuples(range(16))
     heatmaps = model.heatmap(model.encode(torch.stack([view.image for views in tuples for view in views])))
-    cells = heatmaps.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3)
+    cells = heatmaps.unfold(1, CELL, CELL).unfold(2, CELL, CELL).flatten(3)
     proposed = (cells.softmax(3) * cells).sum(3).flatten()
-    low, median, high = torch.quantile(proposed, torch.tensor([0.25, 0.5, 0.75])).tolist()
-    scale = GATE_SPREAD / (high - low)
+    low, high = torch.quantile(proposed, torch.tensor([0.25, 0.75])).tolist()
+    scale = (quartiles[1] - quartiles[0]) / (high - low)
     _, weight, bias = model.unet.path_up[-1].conv.weights()
     weight[model.desc_dim] *= scale
-    bias[model.desc_dim] = (bias[model.desc_dim] - median) * scale + GATE_MEDIAN
+    bias[model.desc_dim] = (bias[model.desc_dim] - low) * scale + quartiles[0]
     save(model, out)
 
 

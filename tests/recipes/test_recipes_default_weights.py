@@ -50,7 +50,7 @@ def test_stages_follow_one_another_and_are_not_done_twice(recipe: ModuleType, pr
     recipe.main(Path("not read"), prepared, minutes=0)
     assert [path.name for path in prepared.iterdir()] == ["data"]
     recipe.main(Path("not read"), prepared)
-    final = prepared / "finish" / "final.pth"
+    final = prepared / "default.pth"
     load(final)
     written = final.stat().st_mtime_ns
     recipe.main(Path("not read"), prepared)
@@ -61,7 +61,7 @@ def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: P
     torch.manual_seed(0)
     before = DISK()
     save(before, tmp_path / "before.pth")
-    recipe.recentre(tmp_path / "before.pth", prepared / "data" / "photos", tmp_path / "after.pth")
+    recipe.recentre(tmp_path / "before.pth", prepared / "data" / "photos", tmp_path / "after.pth", (-2.0, 2.0))
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         old, new = (m.heatmap(m.encode(images)).flatten() for m in (before, load(tmp_path / "after.pth")))

@@ -56,12 +56,12 @@ def test_images_of_a_batch_differ() -> None:
     assert len({result.sum().item() for result in changed}) == len(changed) > 1
 
 
-def test_original_is_untouched_and_half_of_the_images_stay_as_they_are() -> None:
+def test_original_is_untouched_and_two_in_five_images_stay_as_they_are() -> None:
     image = picture()
     copy = image.clone()
     changes = [float((augment(image, generator(seed)) - image).abs().mean()) for seed in range(100)]
     assert torch.equal(image, copy)
-    assert 35 < changes.count(0.0) < 65
+    assert 25 < changes.count(0.0) < 55
     assert max(changes) > 0.2
 
 

@@ -190,6 +190,7 @@ def test_running_average_is_the_weighted_mean(values: list[float], decay: float)
         ({"device": "cuda:77"}, "--device cuda:77"),
         ({"device": "tpu"}, "--device tpu"),
         ({"lr": float("nan")}, "--lr"),
+        ({"reward_threshold": 0.0}, "--reward-threshold 0.0: must be above 0"),
         ({"average": 1.0}, "--average 1.0: must lie from 0 to below 1"),
         ({"keypoint_penalty": -0.1}, "--keypoint-penalty -0.1: must be at least 0"),
         ({"keypoint_share": 1.5}, "--keypoint-share 1.5: must lie from 0 to 1"),

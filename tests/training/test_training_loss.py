@@ -238,6 +238,16 @@ def test_images_without_depth_use_the_epipolar_reward() -> None:
     assert not torch.equal(mixed, pair_rewards(points, points, with_depth, full, WEIGHTS))
 
 
+@pytest.mark.parametrize("epipolar", [False, True])
+def test_matches_are_right_within_the_threshold(epipolar: bool) -> None:
+    """The cameras are 0.1 apart along x, a shift of 30 * 0.1 / 2 pixels on the wall; the match is 1.2 px off in y."""
+    one, other = torch.tensor([[10.0, 10.0]]), torch.tensor([[11.5, 11.2]])
+    views = view(0, torch.float32), view(1, torch.float32)
+    for threshold, reward in ((1.1, WEIGHTS.negative), (1.3, WEIGHTS.positive)):
+        found = pair_rewards(one, other, *views, WEIGHTS, epipolar=epipolar, threshold=threshold)
+        assert found.item() == pytest.approx(reward)
+
+
 def test_bf16_points_the_same_way() -> None:
     batch = [[view(0, torch.float32), view(1, torch.float32)]]
     flat = []

@@ -36,7 +36,7 @@ _YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Float[Tensor, "*b 3 h w"]:
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
-    Half of them stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
+    Two in five stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
     of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
     `generator` is on the CPU; the same one gives the same result on the same device.
     """
@@ -46,12 +46,12 @@ def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Fl
     batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
     batch = _tone(draw, batch.clamp(0, 1))
     noise = torch.Generator(batch.device).manual_seed(draw.seed())
-    sigma = draw.on_device(torch.where(draw.chance(0.5), 0.05 * draw.uniform(0.1, 1) ** 1.5, 0.0))
+    sigma = draw.on_device(torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0))
     batch = batch + sigma * torch.randn(batch.shape, generator=noise, device=batch.device, dtype=batch.dtype)
     batch = batch.clamp(0, 1)
     quality = draw.uniform(15, 85)
     batch = _where(draw.chance(0.35), batch, lambda x, chosen: jpeg(x, quality[chosen]))
-    kept = draw.on_device(draw.chance(0.5))
+    kept = draw.on_device(draw.chance(0.4))
     return torch.where(kept, images.reshape(batch.shape), batch).reshape(images.shape)
 
 

@@ -90,6 +90,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
                     weights,
                     epipolar=options.reward == "epipolar",
                     visibility=not options.original_reward,
+                    threshold=options.reward_threshold,
                     bf16=options.precision == "bf16",
                     share=options.keypoint_share,
                 )
@@ -228,8 +229,9 @@ def _check(options: TrainOptions) -> None:
         raise TrainingError(f"--keypoint-share {options.keypoint_share}: must lie from 0 to 1")
     if not 0 <= options.average < 1:
         raise TrainingError(f"--average {options.average}: must lie from 0 to below 1")
-    if not 0 < options.lr < float("inf"):
-        raise TrainingError(f"--lr {options.lr}: must be above 0")
+    for name in ("lr", "reward_threshold"):
+        if not 0 < getattr(options, name) < float("inf"):
+            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be above 0")
 
 
 def _plain(options: TrainOptions) -> dict[str, Any]:

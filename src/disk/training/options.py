@@ -22,6 +22,9 @@ class TrainOptions:
     original_reward: bool = False
     """do not test rewards for occlusion and for points behind a camera, as the original"""
 
+    reward_threshold: float = 1.5
+    """a match is right within this many pixels; less makes keypoints more precise"""
+
     synthesize: Path | None = None
     """folder of photographs to render scenes from while training, instead of or beside DATA"""
 

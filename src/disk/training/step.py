@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,14 +43,16 @@ def accumulate_gradient(
     *,
     epipolar: bool = False,
     visibility: bool = True,
+    threshold: float = 1.5,
     bf16: bool = False,
     share: float = 0.0,
 ) -> Float[Tensor, " 6"]:
     """Add the gradient of minus the reward, summed over all pairs of each tuple, to the parameters of the model.
 
     generators: for the keypoints of each tuple. share: of the grid's cells that may have a keypoint free of charge, 0
-    for all; beyond it a keypoint costs up to the mean reward of its image. Returns the fields of `Totals` as a tensor on the device. On a
-    processor the tuples go through the network one by one, which takes less memory and no more time.
+    for all; beyond it a keypoint costs up to the mean reward of its image. Returns the fields of `Totals` as a tensor
+    on the device. On a processor the tuples go through the network one by one, which takes less memory and no more
+    time.
     """
     groups = [[i] for i in range(len(batch))] if _on_cpu(model) else [list(range(len(batch)))]
     totals = [
@@ -61,6 +63,7 @@ def accumulate_gradient(
             weights,
             epipolar=epipolar,
             visibility=visibility,
+            threshold=threshold,
             bf16=bf16,
             share=share,
         )
@@ -78,6 +81,7 @@ def _accumulate(
     *,
     epipolar: bool,
     visibility: bool,
+    threshold: float,
     bf16: bool,
     share: float,
 ) -> Float[Tensor, " 6"]:
@@ -96,6 +100,7 @@ def _accumulate(
             weights,
             epipolar=epipolar,
             visibility=visibility,
+            threshold=threshold,
         )
         pair = pair_gradient(features[i], features[j], rewards, weights.theta, weights.keypoint)
         gradients[2 * i] += pair.descriptors1
@@ -167,23 +172,27 @@ def pair_rewards(
     *,
     epipolar: bool = False,
     visibility: bool = True,
+    threshold: float = 1.5,
 ) -> Float[Tensor, "n m"]:
-    """Reward of every match: by depth where both images have it (unless `epipolar`), else by epipolar geometry."""
-    positive, negative = weights.positive, weights.negative
+    """Reward of every match: by depth where both images have it (unless `epipolar`), else by epipolar geometry.
+
+    threshold: within which a match is right, in pixels.
+    """
+    options: dict[str, Any] = {
+        "positive": weights.positive,
+        "negative": weights.negative,
+        "threshold": threshold,
+        "visibility": visibility,
+    }
     rewards = kps1.new_empty(len(kps1), len(kps2))
     # in blocks of rows: a test of all pairs takes many matrices of their size
     step = max(_REWARDS_AT_ONCE["cpu" if kps1.device.type == "cpu" else "other"] // max(len(kps2), 1), 1)
     for block in (slice(first, first + step) for first in range(0, len(kps1), step)):
         some, cameras = kps1[block], (view1.camera, view2.camera)
         if epipolar or view1.depth is None or view2.depth is None:
-            rewards[block] = epipolar_reward(
-                some, kps2, *cameras, positive=positive, negative=negative, visibility=visibility
-            )
+            rewards[block] = epipolar_reward(some, kps2, *cameras, **options)
         else:
-            depths = view1.depth, view2.depth
-            rewards[block] = depth_reward(
-                some, kps2, *cameras, *depths, positive=positive, negative=negative, visibility=visibility
-            )
+            rewards[block] = depth_reward(some, kps2, *cameras, view1.depth, view2.depth, **options)
     return rewards
 
 

@@ -1,0 +1,60 @@
+"""Draws the model card's matches, good and bad cases, and prints their counts: python docs/make_pictures.py"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import disk
+from disk.pipeline.demo.photos import load_photo
+from disk.pipeline.demo.stereo import TOLERANCE, disparity_errors, load_disparity
+from disk.viewing import canvas
+from disk.viewing.matches import BAD, GOOD, NEUTRAL, Group, draw_matches
+
+PICTURES = Path(__file__).with_name("images")
+CASES = {"demo-matches": (0.0, 1.0), "matches-bad": (60.0, 0.6)}
+
+
+def turn(image: np.ndarray, degrees: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The image turned about its centre and shrunk, and the map of its pixels, (2, 3)."""
+    angle = math.radians(degrees)
+    linear = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    size = np.array(image.shape[1::-1])
+    new_size = np.ceil(np.abs(linear) @ size).astype(int)
+    there = np.column_stack([linear, (new_size - 1) / 2 - linear @ ((size - 1) / 2)])
+    # Pillow wants the way back, for corners of pixels
+    back = np.linalg.inv(linear)
+    offset = back @ (-0.5 - there[:, 2]) + 0.5
+    shrunk = Image.fromarray(image)
+    coefficients = [*back[0], offset[0], *back[1], offset[1]]
+    turned = shrunk.transform(tuple(new_size), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    return np.asarray(turned), there
+
+
+def main() -> None:
+    model = disk.load()
+    left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
+    for name, (degrees, scale) in {**CASES, "15 degrees, not drawn": (15.0, 0.9)}.items():
+        other, there = turn(right, degrees, scale)
+        first, second = (model.detect(image, n=2048) for image in (left, other))
+        found = disk.match(first, second).indices.numpy()
+        p0, p1 = first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]]
+        upright = (p1 - there[:, 2]) @ np.linalg.inv(there[:, :2]).T
+        errors = disparity_errors(p0, upright, load_disparity())
+        known, good = np.isfinite(errors), errors <= TOLERANCE
+        print(f"{name}: {good.sum()} of {known.sum()} matches within {TOLERANCE:g} px")
+        if name in CASES:
+            groups = [
+                Group("without ground truth", NEUTRAL, ~known),
+                Group(f"off by more than {TOLERANCE:g} px", BAD, known & ~good),
+                Group(f"within {TOLERANCE:g} px of the truth", GOOD, good),
+            ]
+            figure = canvas.new_figure()
+            titles = ("motorcycle, left", f"right, turned by {degrees:g}°, {scale:g}x" if degrees else "right")
+            draw_matches(figure, (left, other), (p0, p1), groups, titles)
+            canvas.save(figure, PICTURES / f"{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()
