@@ -47,19 +47,19 @@ COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4)
 FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, lr=2e-4)
 # cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
 CPU = {"batch_size": 1, "workers": 0}
-CUDA = {"batch_size": 4, "chunk_size": 1000, "workers": 8, "precision": "bf16"}
+CUDA = {"batch_size": 4, "chunk_size": 500, "workers": 8, "precision": "bf16"}
 LARGE = {**CUDA, "height": 480, "width": 640, "average": 0.999}
 # theta is 24 to 27 in `fine` and 40 or more in `finish`: with a low one, unlikely matches teach more
 STAGES = {
     "cpu": {
         "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
         "fine": replace(FINE, n_epochs=3, epoch_offset=5, chunk_size=2000, **CPU),
-        "finish": replace(FINE, n_epochs=1, epoch_offset=14, chunk_size=2000, lr=5e-5, **CPU),
+        "finish": replace(FINE, n_epochs=1, epoch_offset=14, chunk_size=2000, lr=5e-5, reward_threshold=1.0, **CPU),
     },
     "cuda": {
-        "coarse": replace(COARSE, n_epochs=3, **CUDA),
+        "coarse": replace(COARSE, n_epochs=5, **CUDA),
         "fine": replace(FINE, n_epochs=10, epoch_offset=5, **LARGE),
-        "finish": replace(FINE, n_epochs=6, epoch_offset=15, lr=5e-5, **LARGE),
+        "finish": replace(FINE, n_epochs=6, epoch_offset=15, lr=5e-5, reward_threshold=1.0, **LARGE),
     },
 }
 # quartiles of the logits of proposed keypoints: those to learn from, and those to use
