@@ -49,7 +49,7 @@ FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75
 CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 500, "workers": 8, "precision": "bf16"}
 LARGE = {**CUDA, "height": 480, "width": 640, "average": 0.999}
-# theta is 24 to 27 in `fine` and 40 or more in `finish`: with a low one, unlikely matches teach more
+# theta begins with 24 in `fine` and with 40 in `finish`: with a low one, unlikely matches teach more
 STAGES = {
     "cpu": {
         "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
