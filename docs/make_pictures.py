@@ -8,9 +8,7 @@ from PIL import Image
 
 import disk
 from disk.pipeline.demo.photos import load_photo
-from disk.pipeline.demo.stereo import TOLERANCE, disparity_errors, load_disparity
-from disk.viewing import canvas
-from disk.viewing.matches import BAD, GOOD, NEUTRAL, Group, draw_matches
+from disk.pipeline.demo.stereo import TOLERANCE, disparity_errors, draw_checked, load_disparity
 
 PICTURES = Path(__file__).with_name("images")
 CASES = {"demo-matches": (0.0, 1.0), "matches-bad": (60.0, 0.6)}
@@ -26,9 +24,10 @@ def turn(image: np.ndarray, degrees: float, scale: float) -> tuple[np.ndarray, n
     # Pillow wants the way back, for corners of pixels
     back = np.linalg.inv(linear)
     offset = back @ (-0.5 - there[:, 2]) + 0.5
-    shrunk = Image.fromarray(image)
     coefficients = [*back[0], offset[0], *back[1], offset[1]]
-    turned = shrunk.transform(tuple(new_size), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    turned = Image.fromarray(image).transform(
+        tuple(new_size), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC
+    )
     return np.asarray(turned), there
 
 
@@ -42,18 +41,11 @@ def main() -> None:
         p0, p1 = first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]]
         upright = (p1 - there[:, 2]) @ np.linalg.inv(there[:, :2]).T
         errors = disparity_errors(p0, upright, load_disparity())
-        known, good = np.isfinite(errors), errors <= TOLERANCE
-        print(f"{name}: {good.sum()} of {known.sum()} matches within {TOLERANCE:g} px")
+        right_ones, known = (errors <= TOLERANCE).sum(), np.isfinite(errors).sum()
+        print(f"{name}: {right_ones} of {known} matches within {TOLERANCE:g} px")
         if name in CASES:
-            groups = [
-                Group("without ground truth", NEUTRAL, ~known),
-                Group(f"off by more than {TOLERANCE:g} px", BAD, known & ~good),
-                Group(f"within {TOLERANCE:g} px of the truth", GOOD, good),
-            ]
-            figure = canvas.new_figure()
-            titles = ("motorcycle, left", f"right, turned by {degrees:g}°, {scale:g}x" if degrees else "right")
-            draw_matches(figure, (left, other), (p0, p1), groups, titles)
-            canvas.save(figure, PICTURES / f"{name}.jpg")
+            names = ("motorcycle, left", f"right, turned by {degrees:g}°, {scale:g}x" if degrees else "right")
+            draw_checked((left, other), (p0, p1), errors, names, PICTURES / f"{name}.jpg")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from disk.features import Features
 from disk.matching.nearest import match
 from disk.model.disk import DISK
 from disk.pipeline.demo.photos import load_photo, photo_folder
-from disk.shapes import Bool, Float
+from disk.shapes import Float
 from disk.viewing import canvas
 from disk.viewing import matches as drawing
 from disk.viewing.keypoints import draw_keypoints
@@ -54,7 +54,9 @@ def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
         truth=int(known.sum()),
         right=int(good.sum()),
         error=float(np.median(errors[good])) if good.any() else float("nan"),
-        matches_picture=_draw_matches((left, right), ends, known, good, folder / "stereo-matches.jpg"),
+        matches_picture=draw_checked(
+            (left, right), ends, errors, ("motorcycle, left", "motorcycle, right"), folder / "stereo-matches.jpg"
+        ),
         keypoints_picture=_draw_keypoints(left, first, folder / "stereo-keypoints.jpg"),
     )
 
@@ -82,20 +84,22 @@ def disparity_errors(
     return np.where(known, np.linalg.norm(right - expected, axis=1), np.nan)
 
 
-def _draw_matches(
+def draw_checked(
     images: tuple[np.ndarray, np.ndarray],
     ends: tuple[np.ndarray, np.ndarray],
-    known: Bool[np.ndarray, " k"],
-    good: Bool[np.ndarray, " k"],
+    errors: Float[np.ndarray, " k"],
+    names: tuple[str, str],
     path: Path,
 ) -> Path:
+    """Save a picture of matches, coloured by their errors in pixels, nan where the truth is unknown."""
+    known, good = np.isfinite(errors), errors <= TOLERANCE
     figure = canvas.new_figure()
     groups = [
         drawing.Group("without ground truth", drawing.NEUTRAL, ~known),
         drawing.Group(f"off by more than {TOLERANCE:g} px", drawing.BAD, known & ~good),
         drawing.Group(f"within {TOLERANCE:g} px of the truth", drawing.GOOD, good),
     ]
-    drawing.draw_matches(figure, images, ends, groups, ("motorcycle, left", "motorcycle, right"))
+    drawing.draw_matches(figure, images, ends, groups, names)
     return canvas.save(figure, path)
 
 
