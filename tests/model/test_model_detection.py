@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from disk.model.detection import nms, sample_grid
+from disk.model.detection import nms, refine, sample_grid
 
 # few values, so that plateaus and ties are common
 heatmaps = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(-2, 3))
@@ -52,6 +52,34 @@ def test_nothing_above_zero_gives_no_points():
     points, scores = nms(torch.full((5, 7), -1.0))
     assert points.shape == (0, 2)
     assert scores.shape == (0,)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(2, 7), st.floats(2, 5), st.floats(0.1, 3), st.floats(0.1, 3), st.floats(-100, 100))
+def test_the_peak_of_a_paraboloid_is_found(x, y, a, b, height):
+    rows, columns = torch.arange(8.0)[:, None], torch.arange(10.0)
+    heatmap = height - a * (columns - x) ** 2 - b * (rows - y) ** 2
+    nearest = torch.tensor([[round(x), round(y)]])
+    torch.testing.assert_close(refine(heatmap, nearest), torch.tensor([[x, y]]), rtol=0, atol=2e-3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(heatmaps, st.sampled_from([1, 3, 5]))
+def test_a_peak_is_within_half_a_pixel_of_its_pixel_and_within_the_image(heatmap, window):
+    points, _ = nms(torch.from_numpy(heatmap), window)
+    moved = refine(torch.from_numpy(heatmap), points)
+    assert moved.shape == points.shape
+    assert ((moved - points).abs() <= 0.5).all()
+    assert (moved >= 0).all()
+    assert (moved <= torch.tensor(heatmap.shape[::-1]) - 1).all()
+
+
+def test_a_pixel_at_the_border_or_below_a_neighbour_or_on_a_plateau_stays():
+    heatmap = torch.tensor([[3.0, 2.0, 5.0], [1.0, 1.0, 6.0], [4.0, 4.0, 4.0]])
+    points = torch.tensor([[0, 0], [1, 0], [2, 1], [1, 2], [1, 1]])
+    # in the column of 5, 6, 4 the parabola has its vertex at -1/6 of a pixel; that of 6 is its border along x
+    expected = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 1 - 1 / 6], [1.0, 2.0], [1.0, 1.0]])
+    torch.testing.assert_close(refine(heatmap, points), expected)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 40), (40, 8)])

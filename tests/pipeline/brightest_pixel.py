@@ -17,7 +17,7 @@ class BrightestPixel(Backend):
         self.device = torch.device("cpu")
         self.sizes: list[tuple[int, ...]] = []
 
-    def detect_batch(self, images: Any, sizes: Any, n: Any, window: Any, mode: Any, generator: Any, masks: Any) -> Any:
+    def detect_batch(self, images: Any, *others: Any) -> Any:
         self.sizes.append(tuple(images.shape))
         found = []
         for image in images:

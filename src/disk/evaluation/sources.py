@@ -32,7 +32,7 @@ from disk.shapes import Float, Tensor
 from disk.storage.layouts import open_features
 
 # part of every key of the cache: raise it when the same options give other features
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _CACHE_BYTES = 8 << 30
 
 
@@ -104,7 +104,8 @@ def _network(name: str, options: FeatureOptions, alone: bool) -> DetectedFeature
 
     def detect(image: np.ndarray, n: int) -> Features:
         tensor = to_tensor(image)
-        return backend.detect_batch(pad_to_multiple(tensor)[None], [(image.shape[0], image.shape[1])], n)[0]
+        size = image.shape[0], image.shape[1]
+        return backend.detect_batch(pad_to_multiple(tensor)[None], [size], n, subpixel=True)[0]
 
     label = "disk" if alone and name == "default" else f"disk {name}"
     key = f"disk {weights_hash(model)} {backend.name} {backend.device.type}"

@@ -10,7 +10,7 @@ import torch
 
 from disk.errors import DiskError
 from disk.features import Features
-from disk.model.detection import nms, sample_grid
+from disk.model.detection import nms, refine, sample_grid
 from disk.model.disk import DISK
 from disk.model.statistics import encode
 from disk.progress import log
@@ -45,12 +45,14 @@ class Backend:
         mode: Literal["nms", "rng"] = "nms",
         generator: torch.Generator | None = None,
         masks: Sequence[Bool[Tensor, "_ _"] | None] | None = None,
+        subpixel: bool = False,
     ) -> list[Features]:
         """Features of padded images, on the CPU, best first.
 
         Height and width are multiples of 16; `sizes` are the (height, width) without padding, in pixels, and
         `masks` of those sizes are False where no keypoint may be. Both apply before the `n` best are taken.
-        `rng` draws keypoints as in training, from `generator`; scores are then log-probabilities.
+        `rng` draws keypoints as in training, from `generator`; scores are then log-probabilities. `subpixel` moves
+        local maxima to the peaks between pixels.
         """
         images = images.to(self.device).contiguous()
         with self._autocast:
@@ -71,9 +73,13 @@ class Backend:
                 order = order[allowed][:n]
                 found[i] = points[order], scores[order]
             descriptors = self.model.describe(encoding, [points for points, _ in found])
+        if subpixel and mode == "nms":
+            peaks = [refine(logits[i, :h, :w], found[i][0]) for i, (h, w) in enumerate(sizes)]
+        else:
+            peaks = [points.float() for points, _ in found]
         return [
-            Features(points.float(), descriptor.float(), scores.float()).to("cpu")
-            for (points, scores), descriptor in zip(found, descriptors, strict=True)
+            Features(keypoints, descriptor.float(), scores.float()).to("cpu")
+            for keypoints, (_, scores), descriptor in zip(peaks, found, descriptors, strict=True)
         ]
 
 

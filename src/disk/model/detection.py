@@ -1,4 +1,4 @@
-"""From a heatmap to keypoints: non-maximum suppression for inference, grid sampling for training."""
+"""From a heatmap to keypoints: non-maximum suppression and subpixel peaks for inference, grid sampling for training."""
 
 from __future__ import annotations
 
@@ -36,6 +36,26 @@ def nms(
 
     order = torch.argsort(scores, descending=True, stable=True)[:n]
     return torch.stack([x[order], y[order]], 1), scores[order]
+
+
+def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:
+    """Pixels (x, y) moved to the vertices of the parabolas through them and both neighbours, along x and along y.
+
+    At most half a pixel; not along an axis where a pixel is at the border, or below a neighbour.
+    """
+    x, y = points.unbind(1)
+    height, width = heatmap.shape
+    moved = []
+    for at, size, dx, dy in ((x, width, 1, 0), (y, height, 0, 1)):
+        before, after = (
+            heatmap[(y + sign * dy).clamp(0, height - 1), (x + sign * dx).clamp(0, width - 1)].float()
+            for sign in (-1, 1)
+        )
+        middle = heatmap[y, x].float()
+        curvature = 2 * middle - before - after
+        is_peak = (at > 0) & (at < size - 1) & (middle >= before) & (middle >= after) & (curvature > 0)
+        moved.append(at + torch.where(is_peak, (after - before) / (2 * curvature), 0.0))
+    return torch.stack(moved, 1)
 
 
 def sample_grid(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from disk.features import Features
 from disk.model import head
-from disk.model.detection import nms, sample_grid
+from disk.model.detection import nms, refine, sample_grid
 from disk.model.statistics import Encoding, encode
 from disk.model.unet import UNet, UpBlock
 from disk.shapes import Float, Int, Tensor
@@ -63,26 +63,30 @@ class DISK(nn.Module):
         ]
 
     @torch.inference_mode()
-    def detect(self, image: Any, n: int | None = None, window: int = 5) -> Any:
+    def detect(self, image: Any, n: int | None = None, window: int = 5, subpixel: bool = False) -> Any:
         """Features of one image (uint8 (H, W, 3) array, PIL image, float (3, H, W) tensor) of any size, best first.
 
         A float (B, 3, H, W) tensor gives a list. `n`: the most keypoints to keep; `window`: of the non-maximum
-        suppression, in pixels. Raises ImageError for anything else.
+        suppression, in pixels; `subpixel`: keypoints at the peaks of the heatmap between pixels, as the commands find
+        them, instead of whole pixels, as in the original. Raises ImageError for anything else.
         """
         batch, single = _as_batch(image)
         device = next(self.parameters()).device
-        found = self.detect_batch(batch.to(device), n=n, window=window)
+        found = self.detect_batch(batch.to(device), n, window, subpixel)
         return found[0] if single else found
 
-    def detect_batch(self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5) -> list[Features]:
+    def detect_batch(
+        self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5, subpixel: bool = False
+    ) -> list[Features]:
         """Features of images of one size, any size."""
         height, width = images.shape[2:]
         encoding = self.encode(pad(images))
-        kept = [nms(logits[:height, :width], window, n) for logits in self.heatmap(encoding)]
+        heatmaps = self.heatmap(encoding)[:, :height, :width]
+        kept = [nms(heatmap, window, n) for heatmap in heatmaps]
         descriptors = self.describe(encoding, [points for points, _ in kept])
         return [
-            Features(points.float(), descriptor.float(), scores.float())
-            for (points, scores), descriptor in zip(kept, descriptors, strict=True)
+            Features(refine(heatmap, points) if subpixel else points.float(), descriptor.float(), scores.float())
+            for heatmap, (points, scores), descriptor in zip(heatmaps, kept, descriptors, strict=True)
         ]
 
 

@@ -27,7 +27,7 @@ from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_write
 from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
 
 # these decide what is found; a run only goes on with the same values
-_DECISIVE = ("height", "width", "max_size", "window", "n", "mode", "f16", "precision")
+_DECISIVE = ("height", "width", "max_size", "window", "subpixel", "n", "mode", "f16", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class DetectOptions:
     """Keep this many best keypoints of an image; None: all."""
     window: int = 5
     """Side of the non-maximum suppression window, odd, in pixels."""
+    subpixel: bool = True
+    """Keypoints at the peaks of the heatmap between pixels; without, whole pixels as in the original."""
     mode: Literal["nms", "rng"] = "nms"
     """nms: the best local maxima; rng: drawn at random as in training, the same ones on every run."""
     model_path: str = "default"
@@ -200,6 +202,7 @@ def _run(backend: Backend, batch: list[Loaded], options: DetectOptions) -> list[
             options.mode,
             generator,
             [image.mask for image in batch],
+            options.subpixel,
         )
     except Exception as error:
         if _out_of_memory(error):

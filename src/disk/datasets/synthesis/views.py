@@ -38,7 +38,7 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
     tilt, around = torch.hypot(x, y).clamp(max=1.2), torch.atan2(y, x) + torch.where(is_ground, aside, 0.0)
     to_camera = torch.stack([tilt.sin() * around.cos(), tilt.sin() * around.sin(), tilt.cos()], -1)
     zoom0, reach0 = dice.log_uniform(0.75, 1.4, 1), dice.log_uniform(0.55, 1.1, 1)
-    zoom = zoom0 * (apart * dice.uniform(-0.7, 0.7, count) * dice.uniform(0, 1, count)).exp()
+    zoom = zoom0 * (apart * dice.uniform(-0.9, 0.9, count) * dice.uniform(0, 1, count)).exp()
     approach = (apart * dice.uniform(-0.5, 0.5, count)).exp()
     distance = (2 * zoom0 * reach0 * approach).clamp(1.1, 2.7)
     target = torch.cat([dice.uniform(-0.5, 0.5, 1, 2), dice.uniform(0, 0.3, 1, 1)], -1)
@@ -62,9 +62,9 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
 
 def _draw_roll(dice: Dice, *shape: int) -> Tensor:
     """Turns about the optical axis, mostly moderate, at times any."""
-    usual = 0.2 * dice.normal(*shape)
+    usual = 0.25 * dice.normal(*shape)
     large = torch.where(dice.chance(0.3, *shape), dice.uniform(-math.pi, math.pi, *shape), 4 * usual)
-    return torch.where(dice.chance(0.12, *shape), large, usual)
+    return torch.where(dice.chance(0.2, *shape), large, usual)
 
 
 def choose_views(

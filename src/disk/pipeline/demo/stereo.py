@@ -43,7 +43,9 @@ class StereoResult:
 def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
     """Detect and match the pair, compare with the disparities, save the pictures to a folder."""
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
-    first, second = (model.detect(torch.from_numpy(image).permute(2, 0, 1) / 255, n=n) for image in (left, right))
+    first, second = (
+        model.detect(torch.from_numpy(image).permute(2, 0, 1) / 255, n=n, subpixel=True) for image in (left, right)
+    )
     found = match(first, second).indices.numpy()
     ends = (first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]])
     errors = disparity_errors(*ends, load_disparity())
