@@ -11,7 +11,7 @@ Three stages. `coarse` learns from rendered scenes without penalties to speak of
 accepted: the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which
 keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved,
 which changes no order of keypoints, before `fine` learns on, on real triplets too, with a price that makes keypoints
-compete and half of them rejected, and `finish` at a lower learning rate. In the end the heatmap is moved again, so that
+compete and half of them rejected, and `finish` on larger images at a lower learning rate. In the end the heatmap is moved again, so that
 who asks for many keypoints gets them.
 """
 
@@ -49,17 +49,17 @@ FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75
 CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 500, "workers": 8, "precision": "bf16"}
 LARGE = {**CUDA, "height": 480, "width": 640, "average": 0.999}
-# theta begins with 24 in `fine` and with 40 in `finish`: with a low one, unlikely matches teach more
+# theta begins with 24: with a higher one, unlikely matches teach less
 STAGES = {
     "cpu": {
         "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
         "fine": replace(FINE, n_epochs=3, epoch_offset=5, chunk_size=2000, **CPU),
-        "finish": replace(FINE, n_epochs=1, epoch_offset=14, chunk_size=2000, lr=5e-5, reward_threshold=1.0, **CPU),
+        "finish": replace(FINE, n_epochs=2, epoch_offset=5, chunk_size=2000, height=352, width=480, lr=1e-4, **CPU),
     },
     "cuda": {
         "coarse": replace(COARSE, n_epochs=5, **CUDA),
         "fine": replace(FINE, n_epochs=10, epoch_offset=5, **LARGE),
-        "finish": replace(FINE, n_epochs=6, epoch_offset=15, lr=5e-5, reward_threshold=1.0, **LARGE),
+        "finish": replace(FINE, n_epochs=6, epoch_offset=5, lr=1e-4, **LARGE),
     },
 }
 # quartiles of the logits of proposed keypoints: those to learn from, and those to use
