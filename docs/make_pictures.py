@@ -36,7 +36,7 @@ def main() -> None:
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
     for name, (degrees, scale) in {**CASES, "15 degrees, not drawn": (15.0, 0.9)}.items():
         other, there = turn(right, degrees, scale)
-        first, second = (model.detect(image, n=2048) for image in (left, other))
+        first, second = (model.detect(image, n=2048, subpixel=True) for image in (left, other))
         found = disk.match(first, second).indices.numpy()
         p0, p1 = first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]]
         upright = (p1 - there[:, 2]) @ np.linalg.inv(there[:, :2]).T
