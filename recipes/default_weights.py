@@ -44,22 +44,22 @@ JPEG_QUALITY = 75
 
 COMMON = TrainOptions(views=3, average=0.998, test_scene_limit=0)
 COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4)
-FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, lr=2e-4)
+# theta begins with 24, as in epoch 5: with a higher one, unlikely matches teach less
+FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, epoch_offset=5)
 # cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
 CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 500, "workers": 8, "precision": "bf16"}
 LARGE = {**CUDA, "height": 480, "width": 640, "average": 0.999}
-# theta begins with 24: with a higher one, unlikely matches teach less
 STAGES = {
     "cpu": {
         "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
-        "fine": replace(FINE, n_epochs=3, epoch_offset=5, chunk_size=2000, **CPU),
-        "finish": replace(FINE, n_epochs=2, epoch_offset=5, chunk_size=2000, height=352, width=480, lr=1e-4, **CPU),
+        "fine": replace(FINE, n_epochs=3, lr=2e-4, chunk_size=2000, **CPU),
+        "finish": replace(FINE, n_epochs=2, chunk_size=2000, height=352, width=480, lr=1e-4, **CPU),
     },
     "cuda": {
         "coarse": replace(COARSE, n_epochs=5, **CUDA),
-        "fine": replace(FINE, n_epochs=10, epoch_offset=5, **LARGE),
-        "finish": replace(FINE, n_epochs=6, epoch_offset=5, lr=1e-4, **LARGE),
+        "fine": replace(FINE, n_epochs=10, lr=2e-4, **LARGE),
+        "finish": replace(FINE, n_epochs=6, lr=1e-4, **LARGE),
     },
 }
 # quartiles of the logits of proposed keypoints: those to learn from, and those to use

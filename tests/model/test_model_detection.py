@@ -77,7 +77,7 @@ def test_a_peak_is_within_half_a_pixel_of_its_pixel_and_within_the_image(heatmap
 def test_a_pixel_at_the_border_or_below_a_neighbour_or_on_a_plateau_stays():
     heatmap = torch.tensor([[3.0, 2.0, 5.0], [1.0, 1.0, 6.0], [4.0, 4.0, 4.0]])
     points = torch.tensor([[0, 0], [1, 0], [2, 1], [1, 2], [1, 1]])
-    # in the column of 5, 6, 4 the parabola has its vertex at -1/6 of a pixel; that of 6 is its border along x
+    # 6 is at the border along x; the vertex of 5, 6, 4 along y is 1/6 of a pixel above it
     expected = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 1 - 1 / 6], [1.0, 2.0], [1.0, 1.0]])
     torch.testing.assert_close(refine(heatmap, points), expected)
 

@@ -45,13 +45,12 @@ def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[T
     """
     x, y = points.unbind(1)
     height, width = heatmap.shape
-    moved = []
+    middle, moved = heatmap[y, x].float(), []
     for at, size, dx, dy in ((x, width, 1, 0), (y, height, 0, 1)):
         before, after = (
             heatmap[(y + sign * dy).clamp(0, height - 1), (x + sign * dx).clamp(0, width - 1)].float()
             for sign in (-1, 1)
         )
-        middle = heatmap[y, x].float()
         curvature = 2 * middle - before - after
         is_peak = (at > 0) & (at < size - 1) & (middle >= before) & (middle >= after) & (curvature > 0)
         moved.append(at + torch.where(is_peak, (after - before) / (2 * curvature), 0.0))
