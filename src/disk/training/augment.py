@@ -37,16 +37,19 @@ def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Fl
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
     Two in five stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
-    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance.
+    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance; one in four
+    is short of light, which is dark, flat and noisy at once.
     `generator` is on the CPU; the same one gives the same result on the same device.
     """
     batch = images.reshape(-1, *images.shape[-3:])
     draw = _Draws(len(batch), generator, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
     batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
-    batch = _tone(draw, batch.clamp(0, 1))
+    dim = draw.chance(0.25)
+    batch = _tone(draw, batch.clamp(0, 1), dim)
     noise = torch.Generator(batch.device).manual_seed(draw.seed())
-    sigma = draw.on_device(torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0))
+    sigma = torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0)
+    sigma = draw.on_device(torch.where(dim, draw.uniform(0.01, 0.04), sigma))
     batch = batch + sigma * torch.randn(batch.shape, generator=noise, device=batch.device, dtype=batch.dtype)
     batch = batch.clamp(0, 1)
     quality = draw.uniform(15, 85)
@@ -129,8 +132,8 @@ def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
     return 1 - shade
 
 
-def _tone(draw: _Draws, batch: Tensor) -> Tensor:
-    """Colour, gamma, contrast and brightness."""
+def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
+    """Colour, gamma, contrast and brightness; dim: the images that are dark and flat."""
     grey = torch.einsum("c,bchw->bhw", batch.new_tensor(_GREY), batch)[:, None]
     saturation = torch.where(draw.chance(0.4), draw.uniform(0.3, 1.7), 1.0)
     saturation = torch.where(draw.chance(0.07), 0.0, saturation)
@@ -138,8 +141,10 @@ def _tone(draw: _Draws, batch: Tensor) -> Tensor:
     white = torch.where(draw.chance(0.5)[:, None], draw.uniform(-0.2, 0.2, 3).exp(), 1.0)
     batch = (batch * draw.on_device(white)).clamp(1e-4, 1)
     gamma = torch.where(draw.chance(0.5), draw.uniform(-0.9, 0.9).exp(), 1.0)
+    gamma = torch.where(dim, draw.uniform(0.4, 0.9).exp(), gamma)
     batch = batch ** draw.on_device(gamma)
     contrast = torch.where(draw.chance(0.5), draw.uniform(math.log(0.35), math.log(1.5)).exp(), 1.0)
+    contrast = torch.where(dim, draw.uniform(math.log(0.4), 0).exp(), contrast)
     pivot, brightness = draw.uniform(0, 1), torch.where(draw.chance(0.4), draw.uniform(-0.2, 0.2), 0.0)
     contrast, pivot, brightness = (draw.on_device(part) for part in (contrast, pivot, brightness))
     return ((batch - pivot) * contrast + pivot + brightness).clamp(0, 1)
