@@ -66,7 +66,7 @@ def test_original_is_untouched_and_two_in_five_images_stay_as_they_are() -> None
 
 
 def test_covers_a_dark_flat_noisy_photograph() -> None:
-    """Among the results are ones as different as gamma 2.2, half the contrast, and noise of 0.03 make it; in some, all."""
+    """Some results are as different as gamma 2.2, half the contrast, or noise of 0.03 make an image; some by all."""
     image = picture()
     results = torch.stack([augment(image, generator(seed)) for seed in range(200)])
     means, spreads = results.mean((1, 2, 3)), results.std((1, 2, 3))
