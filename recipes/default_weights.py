@@ -54,7 +54,7 @@ STAGES = {
     "cpu": {
         "coarse": replace(COARSE, n_epochs=5, chunk_size=300, **CPU),
         "fine": replace(FINE, n_epochs=3, lr=2e-4, chunk_size=2000, **CPU),
-        "finish": replace(FINE, n_epochs=2, chunk_size=2000, height=352, width=480, lr=1e-4, **CPU),
+        "finish": replace(FINE, n_epochs=2, chunk_size=2000, height=480, width=640, lr=1e-4, **CPU),
     },
     "cuda": {
         "coarse": replace(COARSE, n_epochs=5, **CUDA),
