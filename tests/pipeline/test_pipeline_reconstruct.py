@@ -227,3 +227,22 @@ def test_no_summary_yet(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"songs": 3}')
     with pytest.raises(ColmapError, match="was not written by"):
         read_summary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, 0.95), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)]
+)
+def test_ratio_test_of_nearest_neighbours_only(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: float | None
+) -> None:
+    detector(make_scene(NAMES[:2], points=50))
+    asked: list[float | None] = []
+
+    def stop(artifacts: Path, matching: Any) -> None:
+        asked.append(matching.rt)
+        raise ArtifactError("enough")
+
+    monkeypatch.setattr(stage, "match", stop)
+    with pytest.raises(ArtifactError, match="enough"):
+        run(tmp_path, **options)
+    assert asked == [expected]

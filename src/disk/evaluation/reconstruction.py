@@ -31,7 +31,7 @@ class ReconstructionOptions:
     """The most keypoints of an image, for ours and for SIFT."""
     max_size: int = 1600
     """Shrink images whose long side is longer, in pixels; 0: never."""
-    ratio: float | None = None
+    ratio: float | None = ReconstructOptions.rt
     """Ratio test of our matches; None: no test. SIFT's is COLMAP's own."""
     camera_model: str = ExportOptions.camera_model
     """Any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv."""

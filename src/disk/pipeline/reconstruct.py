@@ -50,8 +50,8 @@ class ReconstructOptions:
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = MatchOptions.top_k
     """retrieval: most similar images that each one is matched with."""
-    rt: float | None = None
-    """Ratio test: keep a match if it is closer than this times the second nearest, both ways; None: no test."""
+    rt: float | None = 0.95
+    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     matcher: Literal["mnn", "lightglue"] = MatchOptions.matcher
     """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
     matcher_weights: Path | None = None
@@ -121,8 +121,9 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             count = len(features)
         if count < 2:
             raise ColmapError(f"{count} image in {images} has features; a model needs at least two images")
+        ratio = options.rt if options.matcher == "mnn" else None
         with _timed(seconds, "match"):
-            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options)))
+            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options), rt=ratio))
         database = out / "database.db"
         with _timed(seconds, "export"):
             if options.overwrite or not _is_exported(artifacts, database):
