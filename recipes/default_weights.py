@@ -11,8 +11,8 @@ Three stages. `coarse` learns from rendered scenes without penalties to speak of
 accepted: the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which
 keypoints to prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved,
 which changes no order of keypoints, before `fine` learns on, on real triplets too, with a price that makes keypoints
-compete and half of them rejected, and `finish` on larger images at a lower learning rate. In the end the heatmap is
-moved again, so that who asks for many keypoints gets them.
+compete and half of them rejected, and `finish` on larger images (which a GPU has in `fine` already) at a lower learning
+rate. In the end the heatmap is moved again, so that who asks for many keypoints gets them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from disk.cli.main import main
-from disk.errors import ArtifactError, ColmapError, PartialFailureError
+from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureError
 from disk.geometry.pose import align_similarity, rotation_error
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, read_summary, reconstruct
@@ -232,7 +232,7 @@ def test_no_summary_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"), [({}, 0.95), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)]
 )
-def test_ratio_test_of_nearest_neighbours_only(
+def test_default_ratio_test_is_of_nearest_neighbours_only(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: float | None
 ) -> None:
     detector(make_scene(NAMES[:2], points=50))
@@ -246,3 +246,9 @@ def test_ratio_test_of_nearest_neighbours_only(
     with pytest.raises(ArtifactError, match="enough"):
         run(tmp_path, **options)
     assert asked == [expected]
+
+
+def test_ratio_test_with_lightglue_is_refused(detector: Detector, tmp_path: Path) -> None:
+    detector(make_scene(NAMES[:2], points=50))
+    with pytest.raises(DiskError, match="leave it out with --matcher lightglue"):
+        run(tmp_path, matcher="lightglue", rt=0.8)

@@ -119,7 +119,7 @@ def _check(options: MatchOptions) -> None:
         if getattr(options, name) < least:
             raise DiskError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
     if options.rt is not None and not 0 < options.rt <= 1:
-        raise DiskError(f"--rt {options.rt:g}: must be above 0 and at most 1, which is no ratio test")
+        raise DiskError(f"--rt {options.rt:g}: must be above 0 and at most 1, or None for no ratio test")
     if options.matcher == "lightglue" and options.rt is not None:
         raise DiskError("--rt is for nearest neighbours; leave it out with --matcher lightglue")
     if options.matcher != "lightglue" and options.matcher_weights is not None:

@@ -121,7 +121,8 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             count = len(features)
         if count < 2:
             raise ColmapError(f"{count} image in {images} has features; a model needs at least two images")
-        ratio = options.rt if options.matcher == "mnn" else None
+        # the default is for nearest neighbours; `match` refuses any other with lightglue
+        ratio = None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
         with _timed(seconds, "match"):
             match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options), rt=ratio))
         database = out / "database.db"
