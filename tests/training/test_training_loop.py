@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
+from disk.model import backend
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.training import loop, watch
@@ -70,6 +71,17 @@ def test_stopped_and_resumed_equals_undisturbed(
         expected, found = weights(whole / name), weights(parts / name)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert records(parts) == records(whole)
+
+
+def test_emulated_precision_is_warned_of(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backend, "_has_instructions", lambda precision: precision != "bf16")
+    short = replace(TINY, synthesize=photos, n_epochs=1, warmup=1, test_scene_limit=0)
+    train(None, replace(short, save_dir=tmp_path / "fp32"))
+    assert "instructions" not in caplog.text
+    train(None, replace(short, save_dir=tmp_path / "bf16", precision="bf16"))
+    assert "no bf16 instructions" in caplog.text
 
 
 def test_training_changes_the_weights_and_logs_the_original_tags(data: Path, tmp_path: Path) -> None:

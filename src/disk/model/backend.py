@@ -107,9 +107,14 @@ def make_backend(
     onnx = backend == "onnx" or (backend == "auto" and where.type == "cpu" and precision == "fp32")
     if onnx and (where.type != "cpu" or precision != "fp32"):
         raise DiskError("--backend onnx runs in fp32 on the CPU; drop --precision and --device, or use --backend torch")
-    if where.type == "cpu" and precision != "fp32" and not _has_instructions(precision):
-        log.warning("this processor has no %s instructions and emulates them: --precision fp32 is faster", precision)
+    warn_of_emulation(where, precision)
     return Backend(model, where, precision, onnx)
+
+
+def warn_of_emulation(device: torch.device, precision: Precision) -> None:
+    """Log a warning where the processor has no instructions for a precision, which makes it many times slower."""
+    if device.type == "cpu" and precision != "fp32" and not _has_instructions(precision):
+        log.warning("this processor has no %s instructions and emulates them: --precision fp32 is faster", precision)
 
 
 def _has_instructions(precision: str) -> bool:

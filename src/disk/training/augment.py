@@ -37,7 +37,7 @@ def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Fl
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
     Two in five stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
-    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance; one in four
+    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance; two in five
     is short of light, which is dark, flat and noisy at once.
     `generator` is on the CPU; the same one gives the same result on the same device.
     """
@@ -45,7 +45,7 @@ def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Fl
     draw = _Draws(len(batch), generator, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
     batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
-    dim = draw.chance(0.25)
+    dim = draw.chance(0.4)
     batch = _tone(draw, batch.clamp(0, 1), dim)
     noise = torch.Generator(batch.device).manual_seed(draw.seed())
     sigma = torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0)

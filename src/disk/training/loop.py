@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from disk.errors import CheckpointError, TrainingError
+from disk.model.backend import warn_of_emulation
 from disk.model.checkpoints import load
 from disk.model.disk import DISK, STRIDE
 from disk.progress import log, progress_bar
@@ -44,6 +45,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     folder, last = options.save_dir, options.save_dir / "last.pth"
     if last.exists() and not options.resume:
         raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
+    warn_of_emulation(group.device, options.precision)
     torch.manual_seed(options.seed)
     model = _initial_model(options).to(group.device)
     average = running_average(model, options.average)
