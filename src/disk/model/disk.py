@@ -47,7 +47,9 @@ class DISK(nn.Module):
         """Unit descriptors at the given pixels (x, y) of each image of the batch."""
         slope, weight, bias = self._last_block()
         weight, bias = weight[: self.desc_dim], bias[: self.desc_dim]
-        return [F.normalize(head.describe(encoding, i, at, slope, weight, bias), dim=1) for i, at in enumerate(points)]
+        # unbind, because the gradient of an index is a map of the whole batch, for each image
+        images = zip(encoding.half.unbind(), encoding.skip.unbind(), encoding.scale.unbind(), points, strict=True)
+        return [F.normalize(head.describe(*image, slope, weight, bias), dim=1) for image in images]
 
     def _last_block(self) -> tuple[Tensor, Tensor, Tensor]:
         return cast(UpBlock, self.unet.path_up[-1]).conv.weights()

@@ -40,15 +40,15 @@ def heatmap(
 
 
 def describe(
-    encoding: Encoding,
-    index: int,
+    half: Float[Tensor, "c1 h2 w2"],
+    skip: Float[Tensor, "c2 h w"],
+    scale: Float[Tensor, " c"],
     points: Int[Tensor, "n 2"],
     slope: Float[Tensor, " c"],
     weight: Float[Tensor, "d c 5 5"],
     bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "n d"]:
-    """Many output channels of the last block, at some pixels (x, y) of image `index` of the batch."""
-    half, skip, scale = encoding.half[index], encoding.skip[index], encoding.scale[index]
+    """Many output channels of the last block, at some pixels (x, y) of one image; the parts of its `Encoding`."""
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
     size = (skip.shape[1], skip.shape[2])
     out = []
