@@ -28,7 +28,10 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def exported(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verification")
+    return export(scene, tmp_path_factory.mktemp("verification"))
+
+
+def export(scene: Scene, folder: Path) -> Path:
     write_features(scene, folder)
     write_matches(scene, folder)
     files = list_images(write_photos(scene, folder / "photos"))
@@ -60,6 +63,28 @@ def test_true_matches_stay_and_wrong_ones_go(scene: Scene, exported: Path, tmp_p
         assert len(opened.read_two_view_geometry(ids["a"], ids["d"]).inlier_matches) == 0
         geometry = opened.read_two_view_geometry(ids["a"], ids["b"])
         assert np.array_equal(geometry.inlier_matches.T, found["a", "b"])
+
+
+@pytest.mark.parametrize("count", [50, 100, 300, 1000])
+def test_pairs_that_agree_by_chance_have_none(count: int, tmp_path: Path) -> None:
+    """Only wrong matches: COLMAP finds 15 that agree among some hundreds. With a third of right ones all is well."""
+    import pycolmap
+
+    scene = make_scene(["a", "b"], points=count, wrong=0)
+    right = scene.matches["a", "b"]
+    wrong = np.stack([right[0], np.random.default_rng(count).permutation(right[1])])
+    scene.matches["a", "b"] = wrong
+    database = export(scene, tmp_path / "wrong")
+    assert verify(database, [("a", "b")])["a", "b"].shape == (2, 0)
+    pycolmap.geometric_verification(database)
+    with open_database(database) as opened:
+        ids = image_ids(opened)
+        theirs = opened.read_two_view_geometry(ids["a"], ids["b"]).inlier_matches
+    assert len(theirs) > 15 or count < 300
+    third = max(count // 3, 25)
+    scene.matches["a", "b"] = np.concatenate([right[:, :third], wrong[:, third:]], axis=1)
+    found = verify(export(scene, tmp_path / "third"), [("a", "b")])["a", "b"]
+    assert set(map(tuple, right[:, :third].T.tolist())) <= set(map(tuple, found.T.tolist()))
 
 
 def test_the_same_inliers_as_colmaps_verifier(scene: Scene, exported: Path, tmp_path: Path) -> None:

@@ -1,11 +1,24 @@
+import math
+
 import cv2
 import kornia
 import numpy as np
+import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from scipy.special import gammaln
+from scipy.stats import binom
 
 from disk.geometry.camera import Camera, project
-from disk.geometry.epipolar import epipolar_distance, essential, fundamental
+from disk.geometry.epipolar import (
+    chance_of_inlier,
+    epipolar_distance,
+    essential,
+    fundamental,
+    log10_false_alarms,
+)
 
 
 def two_cameras(seed: int = 0) -> tuple[Camera, Camera]:
@@ -73,3 +86,35 @@ def test_the_epipole_has_distance_zero_not_nan():
     points = torch.tensor([[10.0, 20], [3, 4]])
     assert epipolar_distance(F_finite, points, points)[0].tolist() == [0, 0]
     assert torch.isfinite(epipolar_distance(F, points, points)).all()
+
+
+@given(st.integers(9, 3000), st.floats(0, 1), st.floats(1e-3, 0.2))
+def test_false_alarms_are_a_bound_on_the_tail_of_the_binomial_distribution(n: int, share: float, chance: float):
+    """Each of the C(n, 7) samples proposes three geometries, that the other n - 7 matches join by chance."""
+    k = 8 + round(share * (n - 8))
+    log10_samples = (gammaln(n + 1) - gammaln(8) - gammaln(n - 6)) / math.log(10)
+    found = log10_false_alarms(n, k, chance)
+    expected = math.log10(3) + log10_samples + binom.logsf(k - 8, n - 7, chance) / math.log(10)
+    assert found > expected - 1e-6
+    # tight for rare events, but for the factors (n - 7) and (1 - chance)^(n - k)
+    assume(k > 7 + 2 * chance * (n - 7))
+    assume(math.isfinite(expected))  # scipy's tail ends where a double does
+    assert found < expected + math.log10(n - 7) - (n - k) * math.log10(1 - chance) + 1e-6
+
+
+def test_the_seven_of_the_sample_prove_nothing():
+    assert (
+        log10_false_alarms(7, 7, 0.01) == log10_false_alarms(500, 7, 0.01) == log10_false_alarms(0, 0, 0.01) == math.inf
+    )
+    assert log10_false_alarms(20, 15, 0.01) < 0 < log10_false_alarms(500, 15, 0.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 900), (1, 1)])
+def test_chance_of_an_inlier_against_random_lines(width: int, height: int):
+    rng = np.random.default_rng(0)
+    corner = np.array([width, height])
+    on_line, points = rng.uniform(size=(2, 100_000, 2)) * corner
+    angle = rng.uniform(0, np.pi, 100_000)
+    distance = np.abs(((points - on_line) * np.stack([np.sin(angle), np.cos(angle)], 1)).sum(1))
+    share = (distance < 4).mean()
+    assert share <= chance_of_inlier(width, height, 4) < 3 * share

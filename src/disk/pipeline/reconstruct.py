@@ -65,7 +65,7 @@ class ReconstructOptions:
     max_error: float = VerifyOptions.max_error
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = VerifyOptions.min_inliers
-    """A pair with fewer inliers is taken for unrelated and keeps none."""
+    """A pair with fewer inliers, or no more than chance brings, is taken for unrelated and keeps none."""
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     seed: int = 0
