@@ -65,7 +65,7 @@ class ReconstructOptions:
     max_error: float = VerifyOptions.max_error
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = VerifyOptions.min_inliers
-    """A pair with fewer inliers, or no more than chance brings, is taken for unrelated and keeps none."""
+    """A pair with fewer inliers, or as few as chance brings, keeps none."""
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     seed: int = 0
@@ -135,8 +135,8 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             verified = verify(artifacts, _options_of(VerifyOptions, options, database_path=database))
         if not verified.connected:
             raise ColmapError(
-                f"no two of the images in {images} have {options.min_inliers} matches that agree: they need "
-                "more overlap, more features (--n), or --max-size 0"
+                f"no two of the images in {images} have {options.min_inliers} matches that agree, and more than "
+                "agree by chance: they need more overlap, more features (--n), or --max-size 0"
             )
         if verified.verified:
             summary.unlink(missing_ok=True)

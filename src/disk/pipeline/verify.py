@@ -27,7 +27,7 @@ class VerifyOptions:
     max_error: float = 4.0
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = 15
-    """A pair with fewer inliers, or no more than chance brings, is taken for unrelated and keeps none."""
+    """A pair with fewer inliers, or as few as chance brings, keeps none."""
     seed: int = 0
     """Of the robust estimation: the same seed gives the same inliers."""
     overwrite: bool = False
