@@ -49,7 +49,7 @@ def log10_false_alarms(matches: int, inliers: int, chance: float) -> float:
 
     chance: the probability that a wrong match is an inlier. Every 7 of the matches may have proposed up to three
     geometries, so of hundreds of wrong matches a tenth agree with the luckiest one; below 0, or one geometry, it is no
-    luck. Infinite when no more than the 7 agree (Moisan and Stival, IJCV 2004, section 3).
+    luck. Infinite when no more than the 7 agree (Moisan and Stival, IJCV 2004).
     """
     if inliers <= _SAMPLE:
         return math.inf
