@@ -47,6 +47,17 @@ def verify(database: Path, pairs: list[tuple[str, str]], seed: int = 0) -> dict[
         return dict(zip(pairs, found, strict=True))
 
 
+def verify_by_colmap(database: Path, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
+    import pycolmap
+
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = 0
+    pycolmap.geometric_verification(database, two_view_geometry_options=options)
+    with open_database(database) as opened:
+        ids = image_ids(opened)
+        return {(a, b): opened.read_two_view_geometry(ids[a], ids[b]).inlier_matches.T for a, b in pairs}
+
+
 def test_true_matches_stay_and_wrong_ones_go(scene: Scene, exported: Path, tmp_path: Path) -> None:
     database = Path(shutil.copy(exported, tmp_path))
     found = verify(database, list(scene.matches))
@@ -68,19 +79,14 @@ def test_true_matches_stay_and_wrong_ones_go(scene: Scene, exported: Path, tmp_p
 @pytest.mark.parametrize("count", [50, 100, 300, 1000])
 def test_pairs_that_agree_by_chance_have_none(count: int, tmp_path: Path) -> None:
     """Only wrong matches: COLMAP finds 15 that agree among some hundreds. With a third of right ones all is well."""
-    import pycolmap
-
     scene = make_scene(["a", "b"], points=count, wrong=0)
     right = scene.matches["a", "b"]
     wrong = np.stack([right[0], np.random.default_rng(count).permutation(right[1])])
     scene.matches["a", "b"] = wrong
     database = export(scene, tmp_path / "wrong")
     assert verify(database, [("a", "b")])["a", "b"].shape == (2, 0)
-    pycolmap.geometric_verification(database)
-    with open_database(database) as opened:
-        ids = image_ids(opened)
-        theirs = opened.read_two_view_geometry(ids["a"], ids["b"]).inlier_matches
-    assert len(theirs) > 15 or count < 300
+    theirs = verify_by_colmap(database, [("a", "b")])["a", "b"]
+    assert theirs.shape[1] > 15 or count < 300
     third = max(count // 3, 25)
     scene.matches["a", "b"] = np.concatenate([right[:, :third], wrong[:, third:]], axis=1)
     found = verify(export(scene, tmp_path / "third"), [("a", "b")])["a", "b"]
@@ -88,19 +94,16 @@ def test_pairs_that_agree_by_chance_have_none(count: int, tmp_path: Path) -> Non
 
 
 def test_the_same_inliers_as_colmaps_verifier(scene: Scene, exported: Path, tmp_path: Path) -> None:
-    import pycolmap
-
-    ours, theirs = Path(shutil.copy(exported, tmp_path / "ours.db")), shutil.copy(exported, tmp_path / "theirs.db")
+    ours, theirs = (
+        Path(shutil.copy(exported, tmp_path / "ours.db")),
+        Path(shutil.copy(exported, tmp_path / "theirs.db")),
+    )
     found = verify(ours, list(scene.matches))
-    options = pycolmap.TwoViewGeometryOptions()
-    options.ransac.random_seed = 0
-    pycolmap.geometric_verification(theirs, two_view_geometry_options=options)
-    with open_database(Path(theirs)) as database:
-        ids = image_ids(database)
+    expected = verify_by_colmap(theirs, list(scene.matches))
+    with open_database(theirs) as database:
         assert database.num_verified_image_pairs() == 6
-        for (name0, name1), inliers in found.items():
-            geometry = database.read_two_view_geometry(ids[name0], ids[name1])
-            assert np.array_equal(geometry.inlier_matches.T, inliers)
+    for pair, inliers in found.items():
+        assert np.array_equal(expected[pair], inliers)
 
 
 def test_again_is_the_same_and_replaces_what_was(scene: Scene, exported: Path, tmp_path: Path) -> None:

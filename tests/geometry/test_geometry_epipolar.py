@@ -12,13 +12,7 @@ from scipy.special import gammaln
 from scipy.stats import binom
 
 from disk.geometry.camera import Camera, project
-from disk.geometry.epipolar import (
-    chance_of_inlier,
-    epipolar_distance,
-    essential,
-    fundamental,
-    log10_false_alarms,
-)
+from disk.geometry.epipolar import chance_of_inlier, epipolar_distance, essential, fundamental, log10_false_alarms
 
 
 def two_cameras(seed: int = 0) -> tuple[Camera, Camera]:
