@@ -112,7 +112,7 @@ def _check(options: VerifyOptions) -> None:
 def _attributes(matches: MatchStore, options: VerifyOptions) -> dict[str, str]:
     made = json.dumps(matches.attributes, sort_keys=True).encode()
     return {
-        "format": "disk inliers 1",
+        "format": "disk inliers 2",  # 1 kept inliers that chance explains
         "matches": hashlib.sha1(made).hexdigest()[:12],
         "options": json.dumps({key: getattr(options, key) for key in ("max_error", "min_inliers", "seed")}),
     }
