@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from disk.storage.artifacts import feature_writer
-from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
+from disk.storage.locks import folder_lock
+from disk.storage.shards import SHARD_BYTES, ShardWriter
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 700.0
 

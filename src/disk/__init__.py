@@ -6,7 +6,7 @@
     features = [model.detect(image, n=2048) for image in images]
     matches = disk.match(features[0], features[1], ratio=0.95)
 
-Every command is a function as well: `disk.pipeline.detect.detect(artifacts, images, options)` and so on.
+Every command is a function as well: `from disk.pipeline.detect import DetectOptions, detect` and so on.
 """
 
 from __future__ import annotations

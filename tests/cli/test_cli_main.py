@@ -1,11 +1,23 @@
 """The command itself: help, exit codes, one line for a mistake."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 from disk.cli.main import COMMANDS, main
+
+
+def test_an_interruption_while_a_command_is_imported(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["demo"]) == 130
+    assert main(["detect", "artifacts", "photos"]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["disk demo: interrupted", "disk detect: interrupted; the same command goes on where it stopped"]
 
 
 def test_help_lists_every_command(capsys):
@@ -30,7 +42,8 @@ def test_each_command_explains_itself_with_an_example(capsys, name):
 def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
     assert main([]) == 2
     assert main(["bogus"]) == 2
-    assert main(["weights", "bogus"]) == 2
+    assert main(["weights", "bogus"]) == main(["evaluate", "bogus"]) == main(["dataset", "bogus"]) == 2
+    assert main(["evaluate"]) == 2
     capsys.readouterr()
     assert main(["weights", "convert", str(tmp_path / "none.pth"), "x.pth"]) == 2
     err = capsys.readouterr().err

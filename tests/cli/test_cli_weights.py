@@ -26,3 +26,5 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert all(torch.equal(disk.load(tmp_path / "a.safetensors").state_dict()[k], v) for k, v in original.items())
     assert main(["weights", "convert", "default", str(tmp_path / "b.pth")]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["weights", "convert", "default", str(tmp_path / "nowhere" / "b.pth")]) == 2
+    assert "No such file or directory" in capsys.readouterr().err

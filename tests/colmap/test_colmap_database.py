@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from disk.colmap.database import difference, image_ids, open_database, write_database
-from disk.errors import ColmapError
+from disk.errors import ArtifactError, ColmapError
 from disk.images.listing import list_images
 from disk.storage.artifacts import read_features, read_matches
 from synthetic_scene import Scene, make_scene, write_features, write_matches, write_photos
@@ -48,7 +49,34 @@ def test_keypoints_are_half_a_pixel_further_and_matches_as_they_are(scene: Scene
         assert database.num_matched_image_pairs() == 2  # a pair without matches has no entry
         assert database.num_verified_image_pairs() == 0
         assert database.num_frames() == 3
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["database.db"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"database.db", ".database.db.lock"}
+
+
+def test_the_log_of_a_killed_run_is_not_replayed_into_a_new_database(scene: Scene, tmp_path: Path) -> None:
+    path = export(tmp_path)
+    log = path.with_name("database.db-wal")
+    killed = sqlite3.connect(path)
+    killed.execute("PRAGMA journal_mode=WAL")
+    killed.execute("DELETE FROM matches")
+    killed.commit()
+    written = log.read_bytes()
+    killed.close()
+    log.write_bytes(written)
+    assert written
+    export(tmp_path)
+    assert not log.exists()
+    with open_database(path) as database:
+        assert database.num_matched_image_pairs() == 2
+
+
+def test_two_runs_at_once(scene: Scene, tmp_path: Path) -> None:
+    path = export(tmp_path)
+    with open_database(path):
+        with pytest.raises(ArtifactError, match=r"database\.db is in use by another run"):
+            export(tmp_path)
+        with pytest.raises(ArtifactError, match="in use by another run"), open_database(path):
+            pass
+    export(tmp_path)
 
 
 @pytest.mark.parametrize(("camera_per", "cameras"), [("image", 3), ("folder", 2), ("collection", 1)])
@@ -68,7 +96,7 @@ def test_images_of_unequal_size_share_no_camera(scene: Scene, tmp_path: Path) ->
     Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "b" / "1.jpg")
     with pytest.raises(ColmapError, match=r"a/1\.jpg is 640 x 480 and b/1\.jpg 320 x 240"):
         export(tmp_path, camera_per="collection")
-    assert list((tmp_path / "out").iterdir()) == []  # nothing half done
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".database.db.lock"]  # nothing half done
     export(tmp_path, camera_per="folder")
 
 
@@ -131,5 +159,5 @@ def test_errors_of_pycolmap_become_one_line(scene: Scene, tmp_path: Path) -> Non
 
 def test_an_unwritable_place(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
-    with pytest.raises(OSError, match="out"):
+    with pytest.raises(ArtifactError, match="cannot write in .*out: File exists"):
         export(tmp_path)

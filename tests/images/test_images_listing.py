@@ -46,6 +46,15 @@ def test_image_named_as_a_folder_of_images(tmp_path: Path) -> None:
         list_images(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path / "photos", "a.jpg", "s/b.jpg")
+    touch(tmp_path / "others", "c.jpg")
+    for link, target in {"s/up": "..", "self": ".", "s/others": "../../others", "more": "../others"}.items():
+        (tmp_path / "photos" / link).symlink_to(target, target_is_directory=True)
+    assert [i.relative for i in list_images(tmp_path / "photos")] == ["a.jpg", "more/c.jpg", "s/b.jpg"]
+
+
 def test_bar_in_a_name_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a|b.jpg")
     with pytest.raises(ImageError, match=r"a\|b\.jpg"):

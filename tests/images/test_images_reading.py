@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from PIL import Image
 
 from disk.errors import ImageError
-from disk.images.reading import image_size, read_image, read_mask
+from disk.images import reading
+from disk.images.reading import image_size, one_large_at_a_time, read_image, read_mask
 
 
 def random_image(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -132,6 +136,27 @@ def test_floating_point_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="8 or 16 bits"):
         read_image(tmp_path / "a.tif")
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGE_PIXELS", 100)
+    for name, side in (("large", 11), ("small", 10)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.png")
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as first:
+        first.enter_context(one_large_at_a_time(tmp_path / "large.png"))
+        entered = {name: threading.Event() for name in ("large", "small")}
+
+        def enter(name: str) -> None:
+            with one_large_at_a_time(tmp_path / f"{name}.png"):
+                entered[name].set()
+
+        waiting = [pool.submit(enter, name) for name in entered]
+        assert entered["small"].wait(10)
+        assert not entered["large"].wait(0.05)
+        first.close()
+        for future in waiting:
+            future.result(10)
+        assert entered["large"].is_set()
 
 
 def test_masks_are_zero_or_not(tmp_path: Path) -> None:

@@ -277,7 +277,8 @@ def test_a_mistake_leaves_the_earlier_demo_alone(small_demo: tuple[Path, str], c
     out, _ = small_demo
     (out / "stereo").mkdir(exist_ok=True)
     assert main(["demo", "--output", str(out), "--model-path", "nowhere.pth"]) == 2
-    assert main(["demo", "--output", str(out), "--views", "1"]) == 2
+    for option, value in {"--views": "1", "--width": "1", "--n": "0"}.items():
+        assert main(["demo", "--output", str(out), option, value]) == 2
     assert "nowhere.pth" in capsys.readouterr().err
     assert (out / "stereo").is_dir()
 

@@ -13,7 +13,7 @@ import torch
 from made_features import make_artifacts
 
 from disk.cli.main import main
-from disk.errors import ArtifactError, DiskError
+from disk.errors import ArtifactError, DiskError, PairsError
 from disk.matching.nearest import mutual_nearest
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_matches
@@ -106,6 +106,17 @@ def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
         match(artifacts, MatchOptions(device="cpu"))
 
 
+def test_what_fails_overwrites_nothing(artifacts, tmp_path):
+    match(artifacts, MatchOptions(device="cpu"))
+    before = (artifacts / "matches.h5").read_bytes()
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("a nothing")
+    for file in (listed, tmp_path / "nowhere.txt"):
+        with pytest.raises(PairsError):
+            match(artifacts, MatchOptions(pairs="list", pairs_file=file, overwrite=True, device="cpu"))
+        assert (artifacts / "matches.h5").read_bytes() == before
+
+
 def test_one_image_is_matched_with_nothing(tmp_path):
     artifacts = make_artifacts(tmp_path / "artifacts", {"alone": 5})
     assert match(artifacts, MatchOptions(device="cpu")).pairs == 0
@@ -114,7 +125,7 @@ def test_one_image_is_matched_with_nothing(tmp_path):
 
 
 def test_a_second_run_at_the_same_time_is_refused(artifacts):
-    from disk.storage.shards import folder_lock
+    from disk.storage.locks import folder_lock
 
     with folder_lock(artifacts), pytest.raises(ArtifactError, match="in use"):
         match(artifacts, MatchOptions(device="cpu"))

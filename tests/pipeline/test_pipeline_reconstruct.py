@@ -127,6 +127,24 @@ def test_other_options_are_refused(detector: Detector, tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"rt": 5.0}, {"n": 0}, {"min_inliers": 0}, {"seed": -1}, {"top_k": 0}, {"model_path": "nowhere.pth"},
+        {"mask_dir": Path("nowhere")}, {"pairs": "list", "pairs_file": Path("nowhere.txt")}, {"camera_model": "cubist"},
+        {"single_camera": True, "camera_per": "folder"},
+    ],
+)  # fmt: skip
+def test_a_mistaken_option_is_refused_before_it_is_noted(
+    detector: Detector, tmp_path: Path, mistake: dict[str, Any]
+) -> None:
+    calls = detector(make_scene(NAMES, points=100))
+    with pytest.raises(DiskError):
+        run(tmp_path, **mistake)
+    assert not calls
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("count", [0, 12])
 def test_images_that_do_not_connect_are_named(
     detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int

@@ -102,6 +102,17 @@ def test_inliers_of_an_earlier_version_are_refused(scene: Scene, tmp_path: Path)
     assert run(tmp_path, overwrite=True).verified == 6
 
 
+def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
+    run(tmp_path)
+    before = (tmp_path / "inliers.h5").read_bytes()
+    scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
+    (tmp_path / "matches.h5").unlink()
+    write_matches(scene, tmp_path)
+    with pytest.raises(ColmapError, match="is no export of"):
+        run(tmp_path, overwrite=True)
+    assert (tmp_path / "inliers.h5").read_bytes() == before
+
+
 def test_a_new_export_is_verified_anew(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     before = inliers_of(tmp_path)

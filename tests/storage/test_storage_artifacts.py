@@ -30,7 +30,6 @@ def test_features_are_read_as_written(tmp_path: Path) -> None:
     with read_features(tmp_path) as store:
         assert store.names == list(store) == ["a", "b", "sub/deep/c"]
         assert len(store) == 3
-        assert store.has_scores
         assert store.attributes["weights"] == "abc"
         for name, arrays in stored.items():
             features = store[name]
@@ -53,7 +52,6 @@ def test_files_of_the_original(tmp_path: Path) -> None:
         assert features.descriptors.shape == (3, 128)
         assert features.descriptors.numpy().dtype == np.float32
         assert features.scores.tolist() == store.scores("a").tolist() == [0, 0, 0]
-        assert not store.has_scores
         with pytest.raises(ArtifactError, match="has no image_size of 'a'"):
             store.image_size("a")
 

@@ -15,8 +15,9 @@ import pytest
 
 from disk.errors import ArtifactError
 from disk.storage import shards
+from disk.storage.locks import folder_lock
 from disk.storage.names import decode_name, encode_name
-from disk.storage.shards import ShardWriter, dataset_keys, folder_lock, open_h5
+from disk.storage.shards import ShardWriter, dataset_keys, open_h5
 
 ATTRIBUTES = {"format": "test 1", "weights": "abc", "options": '{"n": 5, "mode": "nms"}'}
 KEYS = ["a", "b", "sub/c", "sub/deep/d", "e"]
@@ -166,9 +167,11 @@ def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
 def test_overwrite_starts_anew(tmp_path: Path) -> None:
     write(tmp_path, KEYS[:3], attributes=ATTRIBUTES | {"weights": "def"}).finish()
     write(tmp_path, KEYS[:4], attributes=ATTRIBUTES | {"weights": "def"})
-    writer = write(tmp_path, [], overwrite=True)
-    assert writer.done() == set()
-    write(tmp_path).finish()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    assert write(tmp_path, [], overwrite=True).done() == set()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # until there is something new
+    write(tmp_path, overwrite=True).finish()
     assert contents(tmp_path) == EXPECTED
 
 
@@ -202,6 +205,18 @@ def test_a_damaged_shard_is_done_again(tmp_path: Path) -> None:
     writer = write(tmp_path)
     writer.finish()
     assert contents(tmp_path) == EXPECTED
+
+
+def test_every_ten_seconds_what_is_done_becomes_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(shards, "monotonic", lambda: now)
+    writer = ShardWriter(tmp_path, "test", ["x.h5"], ATTRIBUTES)
+    counts = []
+    for second in (1, 9, 11, 12, 20, 22):
+        now = float(second)
+        writer.add(f"entry {second}", {"x.h5": np.zeros(1)})
+        counts.append(len(list(tmp_path.glob(".test-*.h5"))))
+    assert counts == [0, 0, 1, 1, 1, 2]
 
 
 def test_add_wants_an_array_for_each_file(tmp_path: Path) -> None:

@@ -40,6 +40,16 @@ def test_the_weakest_is_violet_and_the_strongest_yellow_where_they_are(size: tup
     assert blue < 100
 
 
+def test_dollars_in_a_name_are_no_formula() -> None:
+    figure = Figure()
+    title = "a$_$b.png"
+    draw_keypoints(
+        figure, np.zeros((300, 400, 3), np.uint8), np.zeros((0, 2), np.float32), np.zeros(0, np.float32), title
+    )
+    pixels(figure)
+    assert title in texts(figure)
+
+
 def test_the_colour_of_a_score_does_not_depend_on_the_order() -> None:
     image = np.zeros((300, 400, 3), np.uint8)
     first = pixels(draw(image, [(100, 100), (300, 100), (200, 200)], [1, 2, 3]))

@@ -80,5 +80,4 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def main(argv: list[str]) -> int:
-    run_group(COMMANDS, argv, "evaluate", "Measure features the way the field does.")
-    return 0
+    return run_group(COMMANDS, argv, "evaluate", "Measure features the way the field does.") or 0

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
 }
+RESUMING = ("detect", "match", "verify", "reconstruct")  # without being asked to
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,14 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"disk: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
     try:
+        module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
         return int(module.main(arguments[1:]) or 0)
     except DiskError as error:
         print(f"disk {name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"disk {name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        how = "; the same command goes on where it stopped" if name in RESUMING else ""
+        print(f"disk {name}: interrupted{how}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # the reader (`| head`) has seen enough; keep Python from complaining again at exit

@@ -16,9 +16,11 @@ from disk.errors import ColmapError
 from disk.images.listing import ImageFile
 from disk.progress import track
 from disk.storage.artifacts import FeatureStore, MatchStore
+from disk.storage.locks import file_lock
 
 # our (0, 0) is the centre of the first pixel, COLMAP's is its upper left corner
 COLMAP_SHIFT = np.float32(0.5)
+_SIDECARS = ("-wal", "-shm", "-journal")  # of an SQLite database
 
 CameraPer = Literal["image", "folder", "collection"]
 _SHARES: dict[CameraPer, Callable[[ImageFile], str]] = {
@@ -40,21 +42,21 @@ def write_database(
 
     Images are named by their paths with extension. A camera shared by several images is guessed from the
     first of them. Raises ColmapError for shared cameras over images of unequal size and when the
-    file cannot be written, ImageError for a file that is no image.
+    file cannot be written, ArtifactError when another run has it, ImageError for a file that is no image.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with file_lock(path), contextlib.ExitStack() as stack:
+        _remove(temporary)
+        stack.callback(_remove, temporary)
         with _opened(temporary, "cannot write") as database:
             ids = _write_images(database, images, features, model, camera_per)
             for name0, name1 in track(matches.pairs(), "export matches", "pair"):
                 found = matches[name0, name1]
                 if found.shape[1]:
                     database.write_matches(ids[name0], ids[name1], found.T.astype(np.uint32))
+        # the log of a killed run would be replayed into the new database
+        _remove(path, _SIDECARS)
         os.replace(temporary, path)
-    finally:
-        _remove(temporary)
 
 
 def _write_images(
@@ -93,13 +95,17 @@ def _write_images(
 
 @contextlib.contextmanager
 def open_database(path: Path) -> Iterator[pycolmap.Database]:
-    """An existing COLMAP database; ColmapError for none, another kind of file, or an error while it is used."""
+    """An existing COLMAP database, for this run alone.
+
+    Raises ColmapError for none, another kind of file, or an error while it is used, ArtifactError when another run
+    has it.
+    """
     if not path.is_file():
         raise ColmapError(f"no database {path}; run `disk export` first")
     with path.open("rb") as file:
         if file.read(15) != b"SQLite format 3":
             raise ColmapError(f"{path} is no COLMAP database")
-    with _opened(path, "cannot use") as database:
+    with file_lock(path), _opened(path, "cannot use") as database:
         if not database.num_images():
             raise ColmapError(f"{path} holds no images; it is no COLMAP database, or an empty one")
         yield database
@@ -157,6 +163,6 @@ def _opened(path: Path, problem: str) -> Iterator[pycolmap.Database]:
             database.close()
 
 
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
+def _remove(path: Path, suffixes: Sequence[str] = ("", *_SIDECARS)) -> None:
+    for suffix in suffixes:
         path.with_name(path.name + suffix).unlink(missing_ok=True)

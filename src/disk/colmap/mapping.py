@@ -15,7 +15,7 @@ import pycolmap
 
 from disk.colmap.database import clear_errors
 from disk.errors import ColmapError
-from disk.images.reading import read_image
+from disk.images.reading import one_large_at_a_time, read_image
 from disk.progress import progress_bar, track
 
 Mapper = Literal["incremental", "global"]
@@ -123,11 +123,13 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
 
     def sample(image: pycolmap.Image) -> tuple[np.ndarray, np.ndarray]:
         seen = image.get_observation_points2D()
-        pixels = read_image(images[image.name])
         # in COLMAP a pixel spans [column, column + 1)
         columns, rows = np.floor([point.xy for point in seen]).astype(int).T
-        height, width = pixels.shape[:2]
-        colours = pixels[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+        with one_large_at_a_time(images[image.name]):
+            pixels = read_image(images[image.name])
+            height, width = pixels.shape[:2]
+            colours = pixels[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+            del pixels
         return np.array([point.point3D_id for point in seen]), colours
 
     registered = [model.image(image_id) for image_id in sorted(model.reg_image_ids())]

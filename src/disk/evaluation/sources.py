@@ -22,11 +22,12 @@ from disk.evaluation.baselines import detect_baseline
 from disk.evaluation.ground_truth import View
 from disk.features import Features, Matches
 from disk.images.reading import image_size, read_image
-from disk.images.resizing import Placement, pad_to_multiple, place, to_tensor
+from disk.images.resizing import Placement, place, to_tensor
 from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
 from disk.model.backend import choose_device, make_backend
 from disk.model.checkpoints import cache_folder, load, read_state, weights_hash
+from disk.model.disk import pad
 from disk.progress import track
 from disk.shapes import Float, Tensor
 from disk.storage.layouts import open_features
@@ -105,7 +106,7 @@ def _network(name: str, options: FeatureOptions, alone: bool) -> DetectedFeature
     def detect(image: np.ndarray, n: int) -> Features:
         tensor = to_tensor(image)
         size = image.shape[0], image.shape[1]
-        return backend.detect_batch(pad_to_multiple(tensor)[None], [size], n, subpixel=True)[0]
+        return backend.detect_batch(pad(tensor[None]), [size], n, subpixel=True)[0]
 
     label = "disk" if alone and name == "default" else f"disk {name}"
     key = f"disk {weights_hash(model)} {backend.name} {backend.device.type}"

@@ -28,7 +28,7 @@ class ImageFile:
 
 
 def list_images(root: Path, extension: str | None = None) -> list[ImageFile]:
-    """All images below a folder, sorted by name; hidden files and folders are left out.
+    """All images below a folder, sorted by name, but hidden ones and those of a folder that was met by another way.
 
     extension: only files with this one (`jpg` or `.jpg`), any case; None for all supported types.
     Raises ImageError for no such folder, no images, and names that cannot be told apart.
@@ -55,11 +55,23 @@ def list_images(root: Path, extension: str | None = None) -> list[ImageFile]:
 
 
 def _walk(root: Path) -> list[Path]:
-    files = []
+    files, seen = [], {_identity(root)}  # links may lead to the same folder again, and round in circles
+
+    def is_new(folder: Path) -> bool:
+        before = len(seen)
+        seen.add(_identity(folder))
+        return len(seen) > before
+
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if is_new(Path(folder, name))]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return files
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _check_names(images: list[ImageFile]) -> None:

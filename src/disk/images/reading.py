@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from disk.errors import ImageError, MissingExtraError
 
 MAX_PIXELS = 500_000_000  # above this a file is taken for a decompression bomb; 22,000 x 22,000 still passes
+LARGE_PIXELS = 50_000_000  # decoding takes ten bytes a pixel
+_large = threading.Lock()
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
@@ -38,6 +43,14 @@ def read_mask(path: Path) -> np.ndarray:
         if image.mode in ("1", "L") or _is_deep(image):
             return np.not_equal(np.asarray(image), 0)
         return np.any(np.asarray(image.convert("RGB")), axis=2)
+
+
+@contextlib.contextmanager
+def one_large_at_a_time(path: Path) -> Iterator[None]:
+    """Wait while another thread works on an image of more than LARGE_PIXELS, if this is one too."""
+    width, height = image_size(path)
+    with _large if width * height > LARGE_PIXELS else contextlib.nullcontext():
+        yield
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ def save(model: DISK, path: Path) -> None:
 
             part.write_bytes(to_bytes(state))
         elif path.suffix == ".pth":
-            torch.save({"extractor": state}, part)
+            content = io.BytesIO()
+            torch.save({"extractor": state}, content)
+            part.write_bytes(content.getbuffer())
         else:
             raise CheckpointError(f"{path}: name it .safetensors or .pth")
         os.replace(part, path)

@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import Literal
 
@@ -24,7 +24,8 @@ from disk.model.checkpoints import load, weights_hash
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
-from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
+from disk.storage.locks import folder_lock
+from disk.storage.shards import SHARD_BYTES, ShardWriter
 
 # these decide what is found; a run only goes on with the same values
 _DECISIVE = ("height", "width", "max_size", "window", "subpixel", "n", "mode", "f16", "precision")
@@ -71,7 +72,7 @@ class DetectOptions:
     workers: int = 0
     """Threads that decode images ahead of the network; 0: one per core, at most eight."""
     overwrite: bool = False
-    """Delete the features in the folder and start anew."""
+    """Delete the features in the folder, and the matches made of them, and start anew."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
 
@@ -92,7 +93,7 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     Images already done are skipped, so the same command goes on after an interruption. Raises
     PartialFailureError when some images could not be read and the rest was done.
     """
-    _check(options)
+    check_detect(options)
     files = list_images(images, options.image_extension)
     model = load(options.model_path)
     if model.desc_dim != options.desc_dim:
@@ -105,6 +106,7 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
         backend = make_backend(model, options.device, options.precision, options.backend)
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
         done = writer.done()
+        _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
         keypoints, failed = _detect_all(todo, backend, writer, options, skipped=len(files) - len(todo))
         writer.finish()
@@ -113,7 +115,8 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     return summary
 
 
-def _check(options: DetectOptions) -> None:
+def check_detect(options: DetectOptions) -> None:
+    """Raise DiskError for a value that cannot be used."""
     for name, least in {"height": 1, "width": 1, "n": 1, "max_size": 0, "batch_size": 0, "workers": 0}.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -122,6 +125,18 @@ def _check(options: DetectOptions) -> None:
         raise DiskError(f"--window {options.window}: must be odd and at least 1")
     if options.mask_dir is not None and not options.mask_dir.is_dir():
         raise ImageError(f"mask folder {options.mask_dir} does not exist")
+
+
+def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> None:
+    """Raise ArtifactError where the name of an image is that of another one's folder, which HDF5 has no place for."""
+    names = done | {file.name for file in files}
+    for name in names:
+        for folder in PurePosixPath(name).parents:
+            if folder.as_posix() in names:
+                raise ArtifactError(
+                    f"{artifacts} cannot hold both images {folder.as_posix()!r} and {name!r}, and one is there from an "
+                    "earlier run; use another folder, or --overwrite"
+                )
 
 
 def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going: bool) -> None:

@@ -42,8 +42,7 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
     Raises ArtifactError without features or matches or when files would be replaced, ImageError when
     an image is missing or was changed since it was detected, ColmapError when the database exists.
     """
-    if options.single_camera and options.camera_per == "folder":
-        raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
+    check_export(options)
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         _check_matches(features, matches, artifacts)
         if options.format == "colmap":
@@ -73,6 +72,12 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
     return out
 
 
+def check_export(options: ExportOptions) -> None:
+    """Raise DiskError for values that contradict each other."""
+    if options.single_camera and options.camera_per == "folder":
+        raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
+
+
 def files_of_features(features: FeatureStore, images: Path, extension: str | None = None) -> list[ImageFile]:
     """The image files that the features were found in, sorted by name.
 
@@ -88,7 +93,7 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
         if then not in (None, now):
             raise ImageError(
                 f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were found; "
-                "detect it again"
+                "put the old one back, or start anew with --overwrite of detection"
             )
     if len(files) < len(by_name):
         log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
@@ -118,6 +123,8 @@ def _recorded_size(features: FeatureStore, name: str) -> tuple[int, int] | None:
 
 def _refuse_existing(out: Path, options: ExportOptions) -> None:
     names = IMW_FILES if options.format == "imw" else HLOC_FILES
-    there = sorted(path for name in names for path in out.rglob(name))
+    # hloc's lie in the folder itself, the benchmark's in a folder per sequence
+    find = out.glob if options.format == "hloc" else out.rglob
+    there = sorted(path for name in names for path in find(name))
     if there and not options.overwrite:
         raise ArtifactError(f"{there[0]} exists; choose another --output or --overwrite it")

@@ -13,7 +13,7 @@ import torch
 
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
-from disk.images.reading import read_image, read_mask
+from disk.images.reading import one_large_at_a_time, read_image, read_mask
 from disk.images.resizing import Placement, place
 from disk.model.disk import STRIDE
 from disk.progress import log
@@ -69,33 +69,39 @@ def load_ahead(
 def load_image(file: ImageFile, max_size: int, height: int | None, width: int | None, mask_dir: Path | None) -> Loaded:
     """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used."""
     try:
-        image = read_image(file.path)
-        canvas, placement = place(image, max_size, height, width)
+        with one_large_at_a_time(file.path):
+            image = read_image(file.path)
+            size = (image.shape[1], image.shape[0])
+            canvas, placement = place(image, max_size, height, width)
+            del image
+            mask = None
+            if mask_dir is not None:
+                mask = _load_mask(mask_dir / f"{file.relative}.png", size, placement)
     except MemoryError:
         raise ImageError(f"{file.path} does not fit into memory") from None
-    mask = None
-    if mask_dir is not None:
-        mask = _load_mask(mask_dir / f"{file.relative}.png", image.shape[:2], placement)
     rows, columns = canvas.shape[:2]
     if rows % STRIDE or columns % STRIDE:
         canvas = np.pad(canvas, ((0, -rows % STRIDE), (0, -columns % STRIDE), (0, 0)))
     canvas = np.ascontiguousarray(canvas.transpose(2, 0, 1))  # here, off the network's thread
-    return Loaded(file, (image.shape[1], image.shape[0]), canvas, placement, mask)
+    return Loaded(file, size, canvas, placement, mask)
 
 
 def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
-    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP."""
+    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP.
+
+    size: (width, height) of the image.
+    """
     if not path.exists():
         return None
     mask = read_mask(path)
-    if mask.shape != size:
+    if mask.shape[::-1] != size:
         raise ImageError(
-            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}; make them equal"
+            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}; make them equal"
         )
     x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
     y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
-    columns = np.rint(x).astype(int).clip(0, size[1] - 1)
-    rows = np.rint(y).astype(int).clip(0, size[0] - 1)
+    columns = np.rint(x).astype(int).clip(0, size[0] - 1)
+    rows = np.rint(y).astype(int).clip(0, size[1] - 1)
     return torch.from_numpy(mask[np.ix_(rows, columns)])
 
 

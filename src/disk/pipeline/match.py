@@ -27,12 +27,12 @@ from disk.pairs.choose import Pair, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
 from disk.progress import log, progress_bar
-from disk.storage.artifacts import FeatureStore, read_features
+from disk.storage.artifacts import MATCHES, UNMATCHED, FeatureStore, read_features
 from disk.storage.download import file_hash
+from disk.storage.locks import folder_lock
 from disk.storage.names import encode_name
-from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
+from disk.storage.shards import SHARD_BYTES, ShardWriter
 
-MATCHES, UNMATCHED = "matches.h5", "unmatched.h5"
 _LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
@@ -91,7 +91,7 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
     Pairs already done are skipped, so the same command goes on after an interruption. Raises ArtifactError when
     there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
     """
-    _check(options)
+    check_match(options)
     device = choose_device(options.device)
     start = perf_counter()
     with read_features(artifacts) as store, folder_lock(artifacts):
@@ -114,7 +114,8 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
     return summary
 
 
-def _check(options: MatchOptions) -> None:
+def check_match(options: MatchOptions) -> None:
+    """Raise DiskError for a value that cannot be used."""
     for name, least in {"save_threshold": 0, "max_full_matrix": 1, "overlap": 1, "top_k": 1, "cache_mb": 1}.items():
         if getattr(options, name) < least:
             raise DiskError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
@@ -126,6 +127,8 @@ def _check(options: MatchOptions) -> None:
         raise DiskError("--matcher-weights is for --matcher lightglue; leave it out")
     if (options.pairs == "list") != (options.pairs_file is not None):
         raise PairsError("--pairs list and --pairs-file FILE go together")
+    if options.pairs_file is not None and not options.pairs_file.is_file():
+        raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
 
 
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:

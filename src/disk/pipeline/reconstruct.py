@@ -11,13 +11,15 @@ from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from disk.errors import ArtifactError, ColmapError, PartialFailureError
-from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.export import ExportOptions, export, files_of_features
-from disk.pipeline.match import MatchOptions, match
-from disk.pipeline.verify import VerifyOptions, verify
+from disk.model.checkpoints import resolve
+from disk.pipeline.detect import DetectOptions, check_detect, detect
+from disk.pipeline.export import ExportOptions, check_export, export, files_of_features
+from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
 from disk.storage.artifacts import read_features, read_matches
-from disk.storage.shards import folder_lock
+from disk.storage.locks import folder_lock
+from disk.storage.shards import check_same
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 _FREE = ("device", "keep_going", "overwrite")  # may change from run to run without changing the model
@@ -102,9 +104,7 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
     with other options, ColmapError when no images can be connected, PartialFailureError when images could not
     be read and the rest was done.
     """
-    from disk.colmap.cameras import camera_model
-
-    camera_model(options.camera_model)  # a mistake there would show only after detection and matching
+    _check(options)
     partial: PartialFailureError | None = None
     artifacts, summary = out / "artifacts", out / "summary.json"
     seconds: dict[str, float] = {}
@@ -121,10 +121,8 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             count = len(features)
         if count < 2:
             raise ColmapError(f"{count} image in {images} has features; a model needs at least two images")
-        # the default is for nearest neighbours; `match` refuses any other with lightglue
-        ratio = None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
         with _timed(seconds, "match"):
-            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options), rt=ratio))
+            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options), rt=_ratio(options)))
         database = out / "database.db"
         with _timed(seconds, "export"):
             if options.overwrite or not _is_exported(artifacts, database):
@@ -167,6 +165,18 @@ def _options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
     return kind(**{name: getattr(options, name) for name in names} | others)
 
 
+def _check(options: ReconstructOptions) -> None:
+    """Raise what a stage would have to say of its options, before one has run and the options are noted."""
+    from disk.colmap.cameras import camera_model
+
+    camera_model(options.camera_model)
+    resolve(options.model_path)
+    check_detect(_options_of(DetectOptions, options))
+    check_match(_options_of(MatchOptions, options, pairs=_pairs(0, options), rt=_ratio(options)))
+    check_export(_options_of(ExportOptions, options))
+    check_verify(_options_of(VerifyOptions, options))
+
+
 def _same_options(path: Path, options: ReconstructOptions) -> None:
     """Raise ArtifactError where the run to be continued had other options; note ours."""
     now = {key: str(value) for key, value in asdict(options).items() if key not in _FREE}
@@ -175,17 +185,19 @@ def _same_options(path: Path, options: ReconstructOptions) -> None:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise ArtifactError(f"{path} is damaged; use another folder, or --overwrite") from None
-        changes = [
-            f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        if changes:
-            raise ArtifactError(
-                f"{path.parent} was made with other options ({'; '.join(changes)}); "
-                "use the same ones, another folder, or --overwrite"
-            )
-    path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        check_same(path.parent, before, now)
+    _write_json(path, now)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _ratio(options: ReconstructOptions) -> float | None:
+    # the default is for nearest neighbours; `match` refuses any other with lightglue
+    return None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
 
 
 def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "sequential", "list", "retrieval"]:
@@ -230,9 +242,7 @@ def _map(artifacts: Path, images: Path, out: Path, options: ReconstructOptions, 
         models=[asdict(model) for model in models],
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
     )
-    temporary = out / ".summary.json.tmp"
-    temporary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(out / "summary.json")
+    _write_json(out / "summary.json", asdict(summary))
 
 
 @contextlib.contextmanager

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.progress import log, progress_bar
-from disk.storage.artifacts import MatchStore, read_features, read_matches
+from disk.storage.artifacts import INLIERS, MatchStore, read_features, read_matches
+from disk.storage.locks import folder_lock
 from disk.storage.names import encode_name
-from disk.storage.shards import SHARD_BYTES, ShardWriter, folder_lock
-
-INLIERS = "inliers.h5"
+from disk.storage.shards import SHARD_BYTES, ShardWriter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
     from disk.colmap.database import difference, image_ids, open_database
     from disk.colmap.verification import verify_pairs
 
-    _check(options)
+    check_verify(options)
     with (
         read_features(artifacts) as features,
         read_matches(artifacts) as matches,
@@ -64,7 +63,6 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         writer = ShardWriter(
             artifacts, "inliers", (INLIERS,), _attributes(matches, options), options.overwrite, SHARD_BYTES
         )
-        writer.finish()  # what an interrupted run left
         pairs = matches.pairs()
         if not pairs:
             raise ArtifactError(f"{artifacts} holds no matched pairs; there is nothing to verify")
@@ -73,6 +71,7 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
             raise ColmapError(
                 f"{options.database_path} is no export of {artifacts} as it is now ({other}); run `disk export` again"
             )
+        writer.finish()  # what an interrupted run left
         by_name = image_ids(database)
         ids = {pair: (by_name[pair[0]], by_name[pair[1]]) for pair in pairs}
         done = _inlier_counts(artifacts, pairs)
@@ -100,7 +99,8 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
     return summary
 
 
-def _check(options: VerifyOptions) -> None:
+def check_verify(options: VerifyOptions) -> None:
+    """Raise DiskError for a value that cannot be used."""
     if options.max_error <= 0:
         raise DiskError(f"--max-error {options.max_error}: must be more than 0")
     if options.min_inliers < 1:

@@ -14,12 +14,10 @@ from disk.images.listing import list_images
 from disk.images.reading import read_image
 from disk.pairs.choose import from_file
 from disk.progress import log, track
-from disk.storage.artifacts import FeatureStore, MatchStore, read_features, read_matches
+from disk.storage.artifacts import INLIERS, FeatureStore, MatchStore, read_features, read_matches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-INLIERS = "inliers.h5"
 
 
 @dataclass(frozen=True, kw_only=True)

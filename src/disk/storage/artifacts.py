@@ -20,9 +20,10 @@ import torch
 from disk.errors import ArtifactError
 from disk.features import Features
 from disk.storage.names import decode_name, encode_name
-from disk.storage.shards import ShardWriter, dataset_keys, open_h5
+from disk.storage.shards import ShardWriter, dataset_keys, open_h5, remove_artifacts
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
+MATCHES, UNMATCHED, INLIERS = "matches.h5", "unmatched.h5", "inliers.h5"
 COORDINATES = "x right, y down, in pixels of the image as stored; (0, 0) is the centre of the first pixel"
 
 
@@ -70,11 +71,6 @@ class FeatureStore:
         else:
             scores = _read(self._scores, name, (len(keypoints),))
         return Features(torch.from_numpy(keypoints), torch.from_numpy(descriptors), torch.from_numpy(scores))
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether there is a scores.h5; the original DISK writes one on demand only."""
-        return self._scores is not None
 
     def keypoints(self, name: str) -> np.ndarray:
         """Keypoints of one image, (N, 2) float32 in pixels."""
@@ -150,11 +146,11 @@ def read_features(artifacts: Path) -> FeatureStore:
     return FeatureStore(Path(artifacts))
 
 
-def read_matches(artifacts: Path, file: str = "matches.h5") -> MatchStore:
+def read_matches(artifacts: Path, file: str = MATCHES) -> MatchStore:
     """The matches of a folder of artifacts; ArtifactError when there are none."""
     path = Path(artifacts) / file
     if not path.is_file():
-        command = "verify" if file == "inliers.h5" else "match"
+        command = "verify" if file == INLIERS else "match"
         raise ArtifactError(f"no {file} in {artifacts}; run `disk {command}` first")
     return MatchStore(path)
 
@@ -162,7 +158,13 @@ def read_matches(artifacts: Path, file: str = "matches.h5") -> MatchStore:
 def feature_writer(
     artifacts: Path, options: Mapping[str, Any], weights: str, overwrite: bool, shard_bytes: int
 ) -> ShardWriter:
-    """A writer of the three feature files; `options` and `weights` must be those of the run it continues."""
+    """A writer of the three feature files; `options` and `weights` must be those of the run it continues.
+
+    With `overwrite`, matches and inliers go as well: they number keypoints that are no more.
+    """
+    if overwrite:
+        for file in (MATCHES, UNMATCHED, INLIERS):
+            remove_artifacts(artifacts, Path(file).stem, [file])
     attributes = {
         "format": "disk features 1",
         "coordinates": COORDINATES,

@@ -1,6 +1,6 @@
-"""Writing HDF5 artifacts so that nothing is lost: shards, resume, merge, lock.
+"""Writing HDF5 artifacts so that a crash costs ten seconds of work: shards, resume, merge.
 
-Results are gathered in memory; every 16 MB they become a shard, a hidden file that is written, synced
+Results are gathered in memory; every 16 MB or ten seconds they become a shard, a hidden file that is written, synced
 and renamed, so a shard that has its name is complete. At the end the shards are merged into the
 artifacts, each of which is replaced by a rename. The next run continues from what is complete,
 whenever the last one was killed.
@@ -13,8 +13,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import h5py
@@ -23,26 +24,13 @@ import numpy as np
 from disk.errors import ArtifactError
 from disk.progress import log, progress_bar
 
-SHARD_BYTES = 16 << 20
+SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
 
-@contextlib.contextmanager
-def folder_lock(artifacts: Path) -> Iterator[None]:
-    """Create the folder of artifacts and hold it for this run alone; ArtifactError if another run does."""
-    from filelock import FileLock, Timeout
-
-    try:
-        artifacts.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(artifacts / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ArtifactError(f"{artifacts} is in use by another run; wait for it or use another folder") from None
-    except OSError as error:
-        raise ArtifactError(f"cannot write in {artifacts}: {_reason(error)}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def remove_artifacts(artifacts: Path, stem: str, files: Sequence[str]) -> None:
+    """Remove what a writer of this stem wrote into a folder: its files, and the shards of an interrupted run."""
+    for path in [*(artifacts / file for file in files), *_shards(artifacts, stem)]:
+        path.unlink(missing_ok=True)
 
 
 class ShardWriter:
@@ -50,7 +38,8 @@ class ShardWriter:
 
     `files` are the names of the artifacts, with .h5; `attributes` are written on each and decide whether
     a run may go on: where they differ from those found, ArtifactError says how. With `overwrite`, what
-    is there goes first. The caller holds `folder_lock`; one thread at a time may use the writer.
+    is there goes when the first of the new is written, so that a run that fails before it takes nothing away. The
+    caller holds `folder_lock`; one thread at a time may use the writer.
     """
 
     def __init__(
@@ -65,21 +54,22 @@ class ShardWriter:
         self.artifacts, self.stem, self.files = artifacts, stem, list(files)
         self.attributes, self.shard_bytes = dict(attributes), shard_bytes
         self._buffer: h5py.File | None = None
-        self._buffered = 0
+        self._buffered, self._flushed = 0, monotonic()
         for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(self._temporary(file) for file in files)]:
             leftover.unlink(missing_ok=True)
-        if overwrite:
+        self._overwrites = overwrite
+        if not overwrite:
+            self._discard_damaged_shards()
             for path in [*self._finals(), *self._shards()]:
-                path.unlink()
-        self._discard_damaged_shards()
-        for path in [*self._finals(), *self._shards()]:
-            with open_h5(path) as file:
-                _check_same(path, file.attrs, self.attributes)
+                with open_h5(path) as file:
+                    _check_attributes(path, file.attrs, self.attributes)
         self._next_shard = max((int(path.stem.rpartition("-")[2]) + 1 for path in self._shards()), default=0)
 
     def done(self) -> set[str]:
         """The keys that are complete, in the artifacts or in shards of an interrupted run."""
         keys: set[str] = set()
+        if self._overwrites:
+            return keys
         finals = self._finals()
         if len(finals) == len(self.files):
             in_finals = []
@@ -104,17 +94,19 @@ class ShardWriter:
             dataset = self._buffer.create_dataset(f"{file}/{key}", data=array)
             dataset.attrs.update(attributes or {})
             self._buffered += array.nbytes + 1024  # an empty array takes room too
-        if self._buffered >= self.shard_bytes:
+        if self._buffered >= self.shard_bytes or monotonic() - self._flushed >= SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Make everything added so far survive a crash."""
+        self._flushed = monotonic()
         if self._buffer is None:
             return
         self._buffer.flush()
         content = self._buffer.id.get_file_image()
         self._buffer.close()
         self._buffer, self._buffered = None, 0
+        self._remove_old()
         path = self._shard_path(self._next_shard)
         self._next_shard += 1
         temporary = path.with_name(path.name + ".tmp")
@@ -132,6 +124,7 @@ class ShardWriter:
     def finish(self) -> None:
         """Merge the shards into the artifacts and remove them."""
         self.flush()
+        self._remove_old()
         shards = self._shards()
         if not shards:
             return
@@ -152,6 +145,11 @@ class ShardWriter:
                     raise self._write_error(error) from error
         for shard in shards:
             shard.unlink()
+
+    def _remove_old(self) -> None:
+        if self._overwrites:
+            remove_artifacts(self.artifacts, self.stem, self.files)
+            self._overwrites = False
 
     def _merge_into(self, temporary: Path, name: str, shards: list[Path], update: Any) -> None:
         final = self.artifacts / name
@@ -182,7 +180,7 @@ class ShardWriter:
         return self.artifacts / f".{self.stem}-{number:06d}.h5"
 
     def _shards(self) -> list[Path]:
-        return sorted(self.artifacts.glob(f".{self.stem}-*.h5"))
+        return _shards(self.artifacts, self.stem)
 
     def _finals(self) -> list[Path]:
         return [self.artifacts / name for name in self.files if (self.artifacts / name).exists()]
@@ -218,6 +216,10 @@ def dataset_keys(group: h5py.Group) -> list[str]:
     return sorted(keys)
 
 
+def _shards(artifacts: Path, stem: str) -> list[Path]:
+    return sorted(artifacts.glob(f".{stem}-*.h5"))
+
+
 def _rename(source: Path, target: Path) -> None:
     source.replace(target)
     if os.name == "posix":  # the new name survives a power cut only once the folder is synced
@@ -236,10 +238,8 @@ def _reason(error: Exception) -> str:
     return os.strerror(number) if number else str(error)
 
 
-def _check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, str]) -> None:
-    if "format" not in found:
-        raise ArtifactError(f"{path} was not written by this command; use another folder, or --overwrite")
-    before, now = _flat(found), _flat(expected)
+def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise ArtifactError, naming what differs, unless `path` was made with the options of now."""
     changes = [
         f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
         for key in sorted({*before, *now})
@@ -249,6 +249,12 @@ def _check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, str
         raise ArtifactError(
             f"{path} was written otherwise ({'; '.join(changes)}); use the same options, another folder, or --overwrite"
         )
+
+
+def _check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    if "format" not in found:
+        raise ArtifactError(f"{path} was not written by this command; use another folder, or --overwrite")
+    check_same(path, _flat(found), _flat(expected))
 
 
 def _flat(attributes: Mapping[str, Any]) -> dict[str, str]:

@@ -56,8 +56,8 @@ def add_title(figure: Figure, title: str, subtitle: str) -> None:
     if len(title) > fits:
         title = "…" + title[-fits + 1 :]
     left = MARGIN / width
-    figure.text(left, 1 - 12 / height, title, size=points(21), weight="bold", color=INK, va="top")
-    figure.text(left, 1 - 40 / height, subtitle, size=points(16), color=FAINT, va="top")
+    figure.text(left, 1 - 12 / height, title, size=points(21), weight="bold", color=INK, va="top", parse_math=False)
+    figure.text(left, 1 - 40 / height, subtitle, size=points(16), color=FAINT, va="top", parse_math=False)
 
 
 def fit(width: Pixels, height: Pixels, box_width: Pixels, box_height: Pixels) -> tuple[float, float]:

@@ -105,6 +105,19 @@ def _places(photo: Tensor) -> Tensor:
     return ((_MARGIN + (1 - 2 * _MARGIN) * centres) * size).to(torch.int32)
 
 
+def tiled(
+    store: PhotoStore, photo: Int[Tensor, " n"], position: Float[Tensor, "2 n"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, "2 n"]]:
+    """Photos and positions in them for surfaces that are larger than their photo, which shall not repeat in a view.
+
+    Where `lookup` would begin again after the photo and its mirror image, another photo is shown.
+    """
+    period = 2 * store.sizes.index_select(0, photo).T
+    tile = ((position + 0.5) / period).floor_()
+    column, row = tile.to(torch.int32)
+    return (photo + 7 * column + 31 * row) % len(store), position - tile * period
+
+
 def lookup(
     store: PhotoStore,
     photo: Int[Tensor, " n"],

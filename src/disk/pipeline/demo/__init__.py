@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from disk.errors import ArtifactError
+from disk.errors import ArtifactError, DiskError
 from disk.pipeline.demo.model import SceneResult, run_scene
 from disk.pipeline.demo.page import write_page
 from disk.pipeline.demo.photos import photo_folder
@@ -58,8 +58,9 @@ def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
 
     start = perf_counter()
     out = options.output
-    if options.views < 2:
-        raise ArtifactError(f"a model needs at least 2 views, not {options.views}")
+    for name, least in {"views": 2, "width": 64, "n": 1}.items():
+        if getattr(options, name) < least:
+            raise DiskError(f"--{name} {getattr(options, name)}: must be at least {least}")
     model = load(options.model_path)
     photo_folder()
     _prepare(out)
