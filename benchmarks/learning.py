@@ -69,7 +69,7 @@ def main(
         resume=True,
         time_limit=every,
     )
-    points: list[dict[str, Any]] = json.loads(record.read_text()) if record.exists() and run.exists() else []
+    points: list[dict[str, Any]] = json.loads(record.read_text()) if (run / "last.pth").exists() else []
     if not points:
         torch.manual_seed(options.seed)
         start = run / "random.pth"

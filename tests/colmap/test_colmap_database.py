@@ -159,5 +159,5 @@ def test_errors_of_pycolmap_become_one_line(scene: Scene, tmp_path: Path) -> Non
 
 def test_an_unwritable_place(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
-    with pytest.raises(ArtifactError, match="cannot write in .*out: File exists"):
+    with pytest.raises(ArtifactError, match=r"cannot write in .*out: File exists"):
         export(tmp_path)

@@ -66,7 +66,7 @@ def test_colours_agree_where_depth_says_so(sampler: SceneSampler) -> None:
 
 
 def test_records_are_as_training_expects(sampler: SceneSampler) -> None:
-    batch = sampler.sample(3, 2)
+    batch = sampler.tuples([6, 7])
     assert [len(views) for views in batch] == [2, 2]
     for view in batch[0] + batch[1]:
         assert view.image.shape == (3, 50, 70)
@@ -81,19 +81,19 @@ def test_records_are_as_training_expects(sampler: SceneSampler) -> None:
 
 def test_a_tuple_depends_on_seed_and_number_alone(sampler: SceneSampler) -> None:
     again = SceneSampler(PHOTOS, 50, 70, 2, "cpu", 7)
-    first = sampler.sample(4, 1)[0]
-    sampler.sample(9, 1)
-    for view, other in zip(first, again.sample(4, 1)[0], strict=True):
+    first = sampler.tuples([4])[0]
+    sampler.tuples([9])
+    for view, other in zip(first, again.tuples([4])[0], strict=True):
         assert torch.equal(view.image, other.image)
         assert torch.equal(view.depth, other.depth)
         assert torch.equal(view.camera.t, other.camera.t)
     # the same in company, up to rounding
-    alone = [sampler.sample(number, 1)[0] for number in range(8)]
+    alone = [sampler.tuples([number])[0] for number in range(8)]
     for one, other in zip(alone, sampler.tuples(range(8)), strict=True):
         for view, same in zip(one, other, strict=True):
             assert torch.equal(view.camera.R, same.camera.R)
             assert ((view.image - same.image).abs() > 1e-2).float().mean() < 1e-3
-    different = SceneSampler(PHOTOS, 50, 70, 2, "cpu", 8).sample(4, 1)[0]
+    different = SceneSampler(PHOTOS, 50, 70, 2, "cpu", 8).tuples([4])[0]
     assert not torch.equal(first[0].camera.t, different[0].camera.t)
 
 
@@ -162,7 +162,7 @@ def test_written_data_set_is_what_was_rendered(folder: Path) -> None:
     assert [scene.tuples.tolist() for scene in scenes.scenes] == [[[0, 1, 2]]] * 2
     read = TupleDataset(scenes, 48, 64, 10, 0)
     sampler = SceneSampler(folder / "photos", 48, 64, 3, "cpu", 5)
-    rendered = [sampler.sample(number, 1)[0] for number in range(2)]
+    rendered = [sampler.tuples([number])[0] for number in range(2)]
     found = sorted((read[i] for i in range(2)), key=lambda views: views[0].name)
     for written, original in zip(found, rendered, strict=True):
         written = sorted(written, key=lambda view: view.name)

@@ -127,6 +127,9 @@ def test_imw_scenes_that_cannot_be_used(imw_scene, tmp_path):
         file["R"][...] = 2 * np.eye(3)
     with pytest.raises(EvaluationError, match=r"calibration_c.h5: R is no rotation"):
         read_imw_scene(imw_scene)
+    (imw_scene / "new-vis-pairs" / "keys-th-0.3.npy").touch()
+    with pytest.raises(EvaluationError, match=r"0\.3\.npy cannot be read"):
+        read_imw_scene(imw_scene, "0.3")
     (imw_scene / "calibration" / "calibration_c.h5").unlink()
     with pytest.raises(EvaluationError, match=r"calibration_c\.h5 cannot be read"):
         read_imw_scene(imw_scene)

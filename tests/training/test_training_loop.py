@@ -14,12 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wall import write_wall
 
 from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
 from disk.model import backend
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.training import loop, watch
+from disk.training.distributed import Group
 from disk.training.logs import Logs
 from disk.training.loop import train
 from disk.training.options import TrainOptions
@@ -113,6 +115,35 @@ def test_time_limit_saves_and_ends(photos: Path, tmp_path: Path) -> None:
     train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0))
     state = torch.load(tmp_path / "last.pth", weights_only=True)
     assert state["position"] == [0, 1, 1]
+
+
+def test_a_time_limit_shorter_than_a_validation_gets_on(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0, resume=True)
+    positions = []
+    for _ in range(2 * TINY.warmup):
+        train(None, options)
+        positions.append(torch.load(tmp_path / "last.pth", weights_only=True)["position"])
+    assert [0, TINY.warmup, TINY.warmup] in positions  # the first validation was put off
+    assert positions[-1][0] == 1
+
+
+def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path / "run", time_limit=0.0)
+    torch.save({"disk": DISK(8).state_dict()}, tmp_path / "start.pth")
+    train(None, replace(options, load=str(tmp_path / "start.pth")))
+    (tmp_path / "start.pth").unlink()
+    train(None, replace(options, load=str(tmp_path / "start.pth"), resume=True))
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["position"] == [0, 2, 2]
+
+
+def test_machines_with_folders_of_their_own_are_noticed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Group, "gather", lambda self, value: [value, Position(0, 0, 0)])
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    with pytest.raises(TrainingError, match="--save-dir on a disk they all share"):
+        train(None, replace(options, resume=True))
 
 
 def test_an_existing_training_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
@@ -239,8 +270,6 @@ def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_one_clear_line(workers: int, tmp_path: Path) -> None:
-    from conftest import write_wall
-
     write_wall(tmp_path / "wall", [[0, 1, 2]] * 4)
     (tmp_path / "wall" / "images" / "1.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"1\.png") as raised:

@@ -141,7 +141,7 @@ def _rays(view: PosedImage, other: PosedImage) -> Float[Tensor, "n 3"]:
     """Points in front of `view`, on a grid of its pixels, at distances from near to far."""
     height, width = view.image.shape[1:]
     rows, columns = torch.linspace(0, height - 1, 9), torch.linspace(0, width - 1, 9)
-    centres = [-posed.camera.R.T @ posed.camera.t for posed in (view, other)]
+    centres = [posed.camera.centre for posed in (view, other)]
     unit = torch.linalg.vector_norm(centres[0] - centres[1]).clamp(min=1e-6)
     grid = torch.cartesian_prod(columns, rows, _RAY_DEPTHS * unit)
     return unproject(view.camera, grid[:, :2], grid[:, 2])

@@ -151,7 +151,7 @@ def read_imw_scene(scene: Path, visibility: str = "0.1") -> list[PosePair]:
         raise EvaluationError(f"no {keys_file}: no scene of the IMW benchmark, or without this visibility")
     try:
         keys = [str(key) for key in np.load(keys_file).ravel()]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise EvaluationError(f"{keys_file} cannot be read: {error}") from None
     files = {image.name: image.path for image in list_images(folder / "images")}
     cameras: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}

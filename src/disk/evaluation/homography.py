@@ -13,7 +13,7 @@ import numpy as np
 from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import HomographyPair, read_homography_pairs
 from disk.evaluation.metrics import corner_error, covisible, matching_score, repeatability, transfer_error
-from disk.evaluation.pose import best_of, check_robust
+from disk.evaluation.pose import Setting, best_of, check_robust
 from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
 from disk.evaluation.sources import FeatureOptions, Matcher, Source, open_sources
 from disk.geometry.auc import pose_auc
@@ -55,15 +55,6 @@ class HomographyOptions(FeatureOptions):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is varied for each method. ratio: None where the matcher has none."""
-
-    estimator: str
-    ratio: float | None
-    threshold: float
-
-
-@dataclass(frozen=True)
 class PairResult:
     """What matching one pair gave. errors: of each match, in pixels."""
 
@@ -102,8 +93,7 @@ def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptio
             label = source.label if len(options.estimator) == 1 else f"{source.label} {estimator}"
             results.append(Result(label, figures, (list(_MMA), accuracy), details))
         if options.format == "d2net":
-            ratio = next(iter(matched)) if len(matched) == 1 else best.ratio
-            _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[ratio])
+            _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[best.ratio])
     names = [(pair.view0.name, pair.view1.name) for pair in pairs]
     title = f"homographies, {len(pairs)} pairs of {root}"
     note = best_of("AUC@5 of the corner error", options.ratio, options.threshold, options.matcher)

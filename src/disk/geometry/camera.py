@@ -20,6 +20,11 @@ class Camera:
     R: Float[Tensor, "3 3"]
     t: Float[Tensor, " 3"]
 
+    @property
+    def centre(self) -> Float[Tensor, " 3"]:
+        """Where it is in the world."""
+        return -self.R.T @ self.t
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
         """The same camera on another device or in another precision."""
         return Camera(*(part.to(device=device, dtype=dtype) for part in (self.K, self.R, self.t)))

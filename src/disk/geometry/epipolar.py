@@ -37,11 +37,21 @@ def epipolar_distance(
 
     The other direction is `epipolar_distance(F.T, p2, p1).T`. A p1 on the epipole has no line: distance 0.
     """
-    lines = p1 @ F[:, :2].T + F[:, 2]
-    normals = lines[:, :2]
-    length = torch.linalg.vector_norm(normals, dim=1, keepdim=True).clamp(min=torch.finfo(p1.dtype).tiny)
-    lines = lines / length
+    lines = _lines(F, p1)
     return (lines[:, :2] @ p2.T + lines[:, 2:]).abs()
+
+
+def match_distance(F: Float[Tensor, "3 3"], p1: Float[Tensor, "n 2"], p2: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+    """As `epipolar_distance`, of each p2 to the line of the p1 in the same row."""
+    lines = _lines(F, p1)
+    return ((lines[:, :2] * p2).sum(1) + lines[:, 2]).abs()
+
+
+def _lines(F: Tensor, p1: Tensor) -> Float[Tensor, "n 3"]:
+    """The lines F @ p1 with normals of unit length."""
+    lines = p1 @ F[:, :2].T + F[:, 2]
+    length = torch.linalg.vector_norm(lines[:, :2], dim=1, keepdim=True)
+    return lines / length.clamp(min=torch.finfo(p1.dtype).tiny)
 
 
 def log10_false_alarms(matches: int, inliers: int, chance: float) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from disk.geometry.camera import Camera, unproject
-from disk.geometry.epipolar import epipolar_distance, fundamental
+from disk.geometry.epipolar import epipolar_distance, fundamental, match_distance
 from disk.shapes import Bool, Float, Int, Tensor
 
 
@@ -56,7 +56,7 @@ def epipolar_consistent(
     visibility: and meet in front of both cameras.
     """
     F = _fundamental(camera1, camera2, kps1)
-    consistent = (_line_distance(F, kps1, kps2) < threshold) & (_line_distance(F.T, kps2, kps1) < threshold)
+    consistent = (match_distance(F, kps1, kps2) < threshold) & (match_distance(F.T, kps2, kps1) < threshold)
     return consistent & ~behind(kps1, kps2, camera1, camera2, threshold) if visibility else consistent
 
 
@@ -71,7 +71,7 @@ def behind(
     keypoints' error: it must be clear of what `tolerance` pixels in both images can do.
     """
     camera1, camera2 = camera1.to(dtype=kps1.dtype), camera2.to(dtype=kps1.dtype)
-    baseline = _centre(camera2) - _centre(camera1)
+    baseline = camera2.centre - camera1.centre
     ray1, ray2 = _rays(camera1, kps1), _rays(camera2, kps2)
     along1, along2 = ray1 @ baseline, ray2 @ baseline
     cosine = (ray1 * ray2).sum(1)
@@ -82,7 +82,7 @@ def behind(
 
 def has_baseline(camera1: Camera, camera2: Camera) -> Bool[Tensor, ""]:
     """Whether the cameras are apart by more than rounding."""
-    centre1, centre2 = _centre(camera1), _centre(camera2)
+    centre1, centre2 = camera1.centre, camera2.centre
     scale = torch.linalg.vector_norm(centre1) + torch.linalg.vector_norm(centre2)
     return torch.linalg.vector_norm(centre2 - centre1) > 1e-6 * scale
 
@@ -91,18 +91,7 @@ def _fundamental(camera1: Camera, camera2: Camera, like: Tensor) -> Float[Tensor
     return fundamental(camera1.to(dtype=torch.float64), camera2.to(dtype=torch.float64)).to(like.dtype)
 
 
-def _line_distance(F: Tensor, p1: Tensor, p2: Tensor) -> Tensor:
-    """Distance in pixels of each p2 to the epipolar line of the p1 in the same row."""
-    lines = p1 @ F[:, :2].T + F[:, 2]
-    length = torch.linalg.vector_norm(lines[:, :2], dim=1).clamp(min=torch.finfo(lines.dtype).tiny)
-    return ((lines[:, :2] * p2).sum(1) + lines[:, 2]).abs() / length
-
-
-def _centre(camera: Camera) -> Float[Tensor, " 3"]:
-    return -camera.R.T @ camera.t
-
-
 def _rays(camera: Camera, pixels: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
     """Unit directions in the world."""
     points = unproject(camera, pixels, torch.ones_like(pixels[:, 0]))
-    return normalize(points - _centre(camera), dim=1)
+    return normalize(points - camera.centre, dim=1)

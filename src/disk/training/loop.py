@@ -47,7 +47,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
     warn_of_emulation(group.device, options.precision)
     torch.manual_seed(options.seed)
-    model = _initial_model(options).to(group.device)
+    model = _initial_model(None if last.exists() else options.load, options.desc_dim).to(group.device)
     average = running_average(model, options.average)
     averaged: DISK = average.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
@@ -57,6 +57,9 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         optimizer.param_groups[0]["lr"] = options.lr
         log.info("resuming %s at epoch %d, batch %d", last, position.epoch, position.batch)
         _report_changes(former, _plain(options))
+    if len(set(group.gather(position))) > 1:
+        raise TrainingError(f"the processes find different states in {folder}; put --save-dir on a disk they all share")
+    begun = position.total
     group.broadcast(model.state_dict().values())
     if options.compile:
         model.unet.trunk = _compiled(model.unet.trunk)  # type: ignore[method-assign]
@@ -118,7 +121,9 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         if group.leads:
             save_weights(folder / f"save-{epoch}.pth", averaged)
         # interrupted validation is done again after --resume, as the position is still the end of this epoch
-        results = _validate(averaged, source, group, stop)
+        # by a run that takes its time for it, whatever the limit
+        asked = (lambda: stop.signalled) if position.total == begun else (lambda: stop.asked)
+        results = _validate(averaged, source, group, asked)
         if results is None:
             break
         if logs is not None and results:
@@ -151,17 +156,17 @@ def _augmented(views: Tuple, generator: torch.Generator) -> Tuple:
     return [replace(view, image=image) for view, image in zip(views, images, strict=True)]
 
 
-def _validate(model: DISK, source: TrainingData, group: Group, stop: Stop) -> list[PairResult] | None:
+def _validate(model: DISK, source: TrainingData, group: Group, asked: Callable[[], bool]) -> list[PairResult] | None:
     """The results of all pairs of all test tuples, shared among the processes; None if asked to stop."""
     mine: list[PairResult] = []
     numbers = range(group.rank, source.test_length, group.size)
     with progress_bar("validation", "tuple", len(numbers)) as bar:
         for number in numbers:
-            if stop.asked:
+            if asked():
                 break
             mine += validate_tuple(model, source.test(number))
             bar.update(1)
-    parts = group.gather(None if stop.asked else mine)
+    parts = group.gather(None if len(mine) < len(numbers) else mine)
     if any(part is None for part in parts):
         return None
     return [result for part in parts for result in part]
@@ -188,14 +193,12 @@ def _train_scalars(totals: Totals) -> dict[str, float]:
     }
 
 
-def _initial_model(options: TrainOptions) -> DISK:
-    if options.load is None:
-        return DISK(options.desc_dim)
-    model = load(options.load)
-    if model.desc_dim != options.desc_dim:
-        raise CheckpointError(
-            f"{options.load}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}"
-        )
+def _initial_model(weights: str | None, desc_dim: int) -> DISK:
+    if weights is None:
+        return DISK(desc_dim)
+    model = load(weights)
+    if model.desc_dim != desc_dim:
+        raise CheckpointError(f"{weights}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}")
     return model
 
 

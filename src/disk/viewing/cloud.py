@@ -92,7 +92,7 @@ def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
     for camera in rig.cameras:
         depth = torch.full((4,), rig.length, dtype=camera.R.dtype)
         corners = unproject(camera, pixels.to(camera.R.dtype), depth).double().numpy()
-        centre = -(camera.R.T @ camera.t).double().numpy()
+        centre = camera.centre.double().numpy()
         for corner, following in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             edges += [centre, corner, corner, following]
     return np.array(edges).reshape(-1, 3)

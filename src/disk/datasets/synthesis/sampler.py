@@ -46,10 +46,6 @@ class SceneSampler:
         arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
         self.store = build_store(arrays).to(self._renderer)
 
-    def sample(self, step: int, batch: int) -> list[list[PosedImage]]:
-        """`batch` tuples of `views` images for a step, on the device: those numbered from step * batch on."""
-        return self.tuples(range(step * batch, (step + 1) * batch))
-
     @torch.no_grad()
     def tuples(self, numbers: Sequence[int]) -> list[list[PosedImage]]:
         """The tuples of any numbers. Many at once are rendered faster on a GPU."""

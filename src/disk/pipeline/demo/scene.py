@@ -112,7 +112,7 @@ def _plane_maps(room: Room, camera: Camera) -> tuple[Float[Tensor, "q 3 3"], Int
     u and v run from -1 to 1 over a face: a point of it is centre + u right + v down = z K^-1 (x, y, 1) for the
     camera.
     """
-    eye = (-camera.R.T @ camera.t).numpy()
+    eye = camera.centre.numpy()
     shown = [i for i, face in enumerate(room.faces) if (eye - face.centre) @ face.outward > 0]
     bases = np.stack([np.stack([f.right, f.down, f.centre], axis=1) for f in (room.faces[i] for i in shown)])
     in_camera = camera.R @ torch.from_numpy(bases)
