@@ -108,14 +108,14 @@ def _places(photo: Tensor) -> Tensor:
 def tiled(
     store: PhotoStore, photo: Int[Tensor, " n"], position: Float[Tensor, "2 n"]
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, "2 n"]]:
-    """Photos and positions in them for surfaces that are larger than their photo, which shall not repeat in a view.
+    """Photos and positions in them for surfaces that are larger than their photo: beyond its borders others follow.
 
-    Where `lookup` would begin again after the photo and its mirror image, another photo is shown.
+    What is there twice, or as its mirror image, in a view has matches that look right and are wrong.
     """
-    period = 2 * store.sizes.index_select(0, photo).T
-    tile = ((position + 0.5) / period).floor_()
+    size = store.sizes.index_select(0, photo).T
+    tile = ((position + 0.5) / size).floor_()
     column, row = tile.to(torch.int32)
-    return (photo + 7 * column + 31 * row) % len(store), position - tile * period
+    return (photo + 7 * column + 31 * row) % len(store), position - tile * size
 
 
 def lookup(
