@@ -44,8 +44,11 @@ JPEG_QUALITY = 75
 
 COMMON = TrainOptions(views=3, average=0.998, test_scene_limit=0)
 COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4)
-# theta begins with 24, as in epoch 5: with a higher one, unlikely matches teach less
-FINE = replace(COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, epoch_offset=5)
+# theta begins with 18: with a higher one, unlikely matches teach less
+FINE = replace(
+    COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, schedule="paper",
+    epoch_offset=3,
+)  # fmt: skip
 # cpu: two cores, one triplet a step. cuda: half an hour at a time; not run yet, as there was no GPU.
 CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 4, "chunk_size": 500, "workers": 8, "precision": "bf16"}
