@@ -19,9 +19,9 @@ from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
-_FRAME = 8  # pixels cut off all around: scans have borders, which mirroring would turn into lines
+_FRAME = 8  # pixels cut off all around: scans have borders, which would be lines on a surface
 PLACES, _TILES = 12, 5
-_MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
+_MARGIN = 0.2  # of the photo, where a view would soon reach another one
 _PROBES = 2
 _CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
 
