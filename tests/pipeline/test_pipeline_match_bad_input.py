@@ -12,6 +12,7 @@ import pytest
 import torch
 from made_features import make_artifacts
 
+import disk.pipeline.match as stage
 from disk.cli.main import main
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.matching.nearest import mutual_nearest
@@ -115,6 +116,25 @@ def test_what_fails_overwrites_nothing(artifacts, tmp_path):
         with pytest.raises(PairsError):
             match(artifacts, MatchOptions(pairs="list", pairs_file=file, overwrite=True, device="cpu"))
         assert (artifacts / "matches.h5").read_bytes() == before
+
+
+def test_overwriting_is_gone_on_with(artifacts, monkeypatch):
+    match(artifacts, MatchOptions(save_threshold=1000, device="cpu"))
+    assert (artifacts / "unmatched.h5").exists()
+    add, added = stage._Writers.add, []
+
+    def add_and_stop(self, *arguments):
+        if len(added) == 3:
+            raise KeyboardInterrupt
+        added.append(arguments)
+        add(self, *arguments)
+
+    monkeypatch.setattr(stage._Writers, "add", add_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        match(artifacts, MatchOptions(overwrite=True, device="cpu"))
+    monkeypatch.undo()
+    summary = match(artifacts, MatchOptions(device="cpu"))
+    assert (summary.pairs, summary.matched) == (10, 7)
 
 
 def test_one_image_is_matched_with_nothing(tmp_path):

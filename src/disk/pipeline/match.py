@@ -195,6 +195,8 @@ class _Writers:
         self.stored = self.matches = 0
 
     def add(self, pair: Pair, matches: Matches) -> None:
+        # or an interruption would leave matches of now beside pairs without them of then
+        self._unmatched.remove_old()
         indices = matches.indices.T.contiguous().cpu().numpy()
         if len(matches) < self._threshold:
             self._unmatched.add(_key(pair), {UNMATCHED: np.array(len(matches))})

@@ -106,7 +106,7 @@ class ShardWriter:
         content = self._buffer.id.get_file_image()
         self._buffer.close()
         self._buffer, self._buffered = None, 0
-        self._remove_old()
+        self.remove_old()
         path = self._shard_path(self._next_shard)
         self._next_shard += 1
         temporary = path.with_name(path.name + ".tmp")
@@ -124,7 +124,7 @@ class ShardWriter:
     def finish(self) -> None:
         """Merge the shards into the artifacts and remove them."""
         self.flush()
-        self._remove_old()
+        self.remove_old()
         shards = self._shards()
         if not shards:
             return
@@ -146,7 +146,8 @@ class ShardWriter:
         for shard in shards:
             shard.unlink()
 
-    def _remove_old(self) -> None:
+    def remove_old(self) -> None:
+        """Let what shall be overwritten go now, as the first result does."""
         if self._overwrites:
             remove_artifacts(self.artifacts, self.stem, self.files)
             self._overwrites = False
