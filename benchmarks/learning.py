@@ -69,7 +69,8 @@ def main(
         resume=True,
         time_limit=every,
     )
-    points: list[dict[str, Any]] = json.loads(record.read_text()) if (run / "last.pth").exists() else []
+    goes_on = record.exists() and (run / "last.pth").exists()
+    points: list[dict[str, Any]] = json.loads(record.read_text()) if goes_on else []
     if not points:
         torch.manual_seed(options.seed)
         start = run / "random.pth"

@@ -19,7 +19,6 @@ from disk.images.reading import read_image
 from disk.model.checkpoints import load, save, weights_hash
 from disk.model.disk import DISK
 from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import FeatureStore, read_features
 
 
@@ -214,30 +213,6 @@ def test_other_options_or_weights_are_refused(photo_folder: Path, tmp_path: Path
     assert detect(tmp_path / "out", photo_folder, DetectOptions(n=21, overwrite=True)).detected == 4
     with read_features(tmp_path / "out") as store:
         assert len(store["a"]) == 21
-
-
-def test_overwriting_features_removes_matches_of_them(photo_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    detect(out, photo_folder, DetectOptions(n=20))
-    match(out, MatchOptions(device="cpu"))
-    (out / ".matches-000000.h5").write_bytes(b"of an interrupted run")
-    (out / "inliers.h5").write_bytes(b"")
-    detect(out, photo_folder, DetectOptions(n=20, overwrite=True))
-    assert not {path.name for path in out.iterdir()} & {"matches.h5", ".matches-000000.h5", "inliers.h5"}
-    assert match(out, MatchOptions(device="cpu")).matched == 6
-
-
-def test_an_image_that_became_a_folder(photo_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    detect(out, photo_folder, DetectOptions(n=20))
-    before = (out / "keypoints.h5").read_bytes()
-    image = next(photo_folder.glob("a.*"))
-    (photo_folder / "a").mkdir()
-    image.rename(photo_folder / "a" / f"0{image.suffix}")
-    with pytest.raises(ArtifactError, match="cannot hold both images 'a' and 'a/0'"):
-        detect(out, photo_folder, DetectOptions(n=20))
-    assert (out / "keypoints.h5").read_bytes() == before
-    assert detect(out, photo_folder, DetectOptions(n=20, overwrite=True)).detected == 4
 
 
 def test_two_runs_at_once(photo_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -21,11 +21,13 @@ from disk.model import backend
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.training import loop, watch
+from disk.training.data import TrainingData
 from disk.training.distributed import Group
 from disk.training.logs import Logs
 from disk.training.loop import train
 from disk.training.options import TrainOptions
 from disk.training.state import Position, restore, running_average, save_state
+from disk.training.validation import PairResult
 
 TINY = TrainOptions(
     height=48, width=48, desc_dim=8, batch_size=1, chunk_size=3, warmup=3, n_epochs=2, test_scene_limit=1, workers=0,
@@ -125,6 +127,16 @@ def test_a_time_limit_shorter_than_a_validation_gets_on(photos: Path, tmp_path: 
         positions.append(torch.load(tmp_path / "last.pth", weights_only=True)["position"])
     assert [0, TINY.warmup, TINY.warmup] in positions  # the first validation was put off
     assert positions[-1][0] == 1
+
+
+def test_a_validation_of_triplets_is_whole_or_none(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = PairResult(keypoints=1.0, right=1, wrong=0, rotation=0.0, translation=0.0, inliers=1, success=True)
+    monkeypatch.setattr(loop, "validate_tuple", lambda model, views: [result] * 3)
+    group = Group(0, 1, torch.device("cpu"))
+    source = TrainingData(None, replace(TINY, synthesize=photos, views=3, test_scene_limit=3), group)
+    asked = iter([False, False, True])
+    assert loop._validate(DISK(8), source, group, lambda: next(asked)) is None
+    assert loop._validate(DISK(8), source, group, lambda: False) == [result] * 9
 
 
 def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None:

@@ -45,18 +45,20 @@ def write_database(
     file cannot be written, ArtifactError when another run has it, ImageError for a file that is no image.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with file_lock(path), contextlib.ExitStack() as stack:
+    with file_lock(path):
         _remove(temporary)
-        stack.callback(_remove, temporary)
-        with _opened(temporary, "cannot write") as database:
-            ids = _write_images(database, images, features, model, camera_per)
-            for name0, name1 in track(matches.pairs(), "export matches", "pair"):
-                found = matches[name0, name1]
-                if found.shape[1]:
-                    database.write_matches(ids[name0], ids[name1], found.T.astype(np.uint32))
-        # the log of a killed run would be replayed into the new database
-        _remove(path, _SIDECARS)
-        os.replace(temporary, path)
+        try:
+            with _opened(temporary, "cannot write") as database:
+                ids = _write_images(database, images, features, model, camera_per)
+                for name0, name1 in track(matches.pairs(), "export matches", "pair"):
+                    found = matches[name0, name1]
+                    if found.shape[1]:
+                        database.write_matches(ids[name0], ids[name1], found.T.astype(np.uint32))
+            # the log of a killed run would be replayed into the new database
+            _remove(path, _SIDECARS)
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
 
 
 def _write_images(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from disk.errors import ImageError
 
@@ -88,8 +89,15 @@ def _check_names(images: list[ImageFile]) -> None:
             image.relative.encode()
         except UnicodeEncodeError:
             raise ImageError(f"{image.relative!a}: the name is not valid text; rename it") from None
-    for image in images:
-        for parent in Path(image.name).parents:
-            if parent.as_posix() in by_name:
-                other = by_name[parent.as_posix()].relative
-                raise ImageError(f"{other} and the folder of {image.relative} share a name; rename one")
+    for folder, name in images_in_images(by_name):
+        raise ImageError(
+            f"{by_name[folder].relative} and the folder of {by_name[name].relative} share a name; rename one"
+        )
+
+
+def images_in_images(names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Names of two images of which the first is also a folder of the second: an HDF5 file has no place for both."""
+    for name in names:
+        for folder in PurePosixPath(name).parents:
+            if folder.as_posix() in names:
+                yield folder.as_posix(), name

@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
@@ -18,7 +18,7 @@ import torch
 
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
 from disk.features import Features
-from disk.images.listing import ImageFile, list_images
+from disk.images.listing import ImageFile, images_in_images, list_images
 from disk.model.backend import Backend, make_backend
 from disk.model.checkpoints import load, weights_hash
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
@@ -128,15 +128,11 @@ def check_detect(options: DetectOptions) -> None:
 
 
 def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> None:
-    """Raise ArtifactError where the name of an image is that of another one's folder, which HDF5 has no place for."""
-    names = done | {file.name for file in files}
-    for name in names:
-        for folder in PurePosixPath(name).parents:
-            if folder.as_posix() in names:
-                raise ArtifactError(
-                    f"{artifacts} cannot hold both images {folder.as_posix()!r} and {name!r}, and one is there from an "
-                    "earlier run; use another folder, or --overwrite"
-                )
+    for folder, name in images_in_images(done | {file.name for file in files}):
+        raise ArtifactError(
+            f"{artifacts} cannot hold both images {folder!r} and {name!r}, and one is there from an earlier run; "
+            "use another folder, or --overwrite"
+        )
 
 
 def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going: bool) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from disk.storage.artifacts import MATCHES, UNMATCHED, FeatureStore, read_featur
 from disk.storage.download import file_hash
 from disk.storage.locks import folder_lock
 from disk.storage.names import encode_name
+from disk.storage.new_file import new_h5
 from disk.storage.shards import SHARD_BYTES, ShardWriter
 
 _LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
@@ -213,10 +213,8 @@ class _Writers:
         self._matches.finish()
         self._unmatched.finish()
         if not self._path.exists():  # not one pair was stored; those who read matches shall find that
-            temporary = self._path.with_name(f".{MATCHES}.tmp")
-            with h5py.File(temporary, "w") as file:
+            with new_h5(self._path) as file:
                 file.attrs.update(self._attributes)
-            temporary.replace(self._path)
 
 
 def _decisive(options: MatchOptions, features: dict[str, str]) -> dict[str, Any]:

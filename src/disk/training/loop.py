@@ -120,8 +120,8 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
             break
         if group.leads:
             save_weights(folder / f"save-{epoch}.pth", averaged)
-        # interrupted validation is done again after --resume, as the position is still the end of this epoch
-        # by a run that takes its time for it, whatever the limit
+        # interrupted validation is done again after --resume, as the position is still the end of this epoch; a run
+        # that begins with it takes the time it needs, or a short limit would end it every time
         asked = (lambda: stop.signalled) if position.total == begun else (lambda: stop.asked)
         results = _validate(averaged, source, group, asked)
         if results is None:
@@ -159,14 +159,16 @@ def _augmented(views: Tuple, generator: torch.Generator) -> Tuple:
 def _validate(model: DISK, source: TrainingData, group: Group, asked: Callable[[], bool]) -> list[PairResult] | None:
     """The results of all pairs of all test tuples, shared among the processes; None if asked to stop."""
     mine: list[PairResult] = []
+    stopped = False
     numbers = range(group.rank, source.test_length, group.size)
     with progress_bar("validation", "tuple", len(numbers)) as bar:
         for number in numbers:
-            if asked():
+            stopped = asked()
+            if stopped:
                 break
             mine += validate_tuple(model, source.test(number))
             bar.update(1)
-    parts = group.gather(None if len(mine) < len(numbers) else mine)
+    parts = group.gather(None if stopped else mine)
     if any(part is None for part in parts):
         return None
     return [result for part in parts for result in part]
