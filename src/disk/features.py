@@ -44,3 +44,7 @@ class Matches:
 
     def __len__(self) -> int:
         return self.indices.shape[0]
+
+    def to(self, device: torch.device | str) -> Matches:
+        """The same matches on another device."""
+        return Matches(self.indices.to(device), self.distances.to(device))

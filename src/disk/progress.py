@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from time import perf_counter
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 log = logging.getLogger("disk")
+_LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 def setup(quiet: bool) -> None:
@@ -37,6 +39,31 @@ def progress_bar(description: str, unit: str, total: int | None, initial: int = 
     """A bar to update by hand; silent when quiet or when stderr is no terminal."""
     hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
     return tqdm(desc=description, unit=unit, total=total, initial=initial, disable=hidden, dynamic_ncols=True)
+
+
+class Progress:
+    """A bar with rate and time left; without a terminal a line every half minute. Of the total, `skipped` are done."""
+
+    def __init__(self, description: str, unit: str, todo: int, skipped: int) -> None:
+        self.bar = progress_bar(description, unit, total=todo + skipped, initial=skipped)
+        self._description, self._unit = description, unit
+        self._todo, self._skipped, self._done = todo, skipped, 0
+        self._start = self._logged = perf_counter()
+
+    def step(self) -> None:
+        """One more is done."""
+        self.bar.update(1)
+        self._done += 1
+        now = perf_counter()
+        if self.bar.disable and now - self._logged > _LOG_EVERY:
+            self._logged = now
+            rate = self._done / (now - self._start)
+            left = tqdm.format_interval((self._todo - self._done) / rate)
+            done, total = self._done + self._skipped, self._todo + self._skipped
+            log.info(
+                "%s: %d of %d %ss, %.1f %ss/s, %s left",
+                self._description, done, total, self._unit, rate, self._unit, left,
+            )  # fmt: skip
 
 
 def _length(items: Iterable[T]) -> int | None:

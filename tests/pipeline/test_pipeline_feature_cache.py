@@ -7,11 +7,14 @@ import itertools
 import torch
 from made_features import COUNTS, make_artifacts
 
-from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
+from disk.features import Features
+from disk.pipeline.feature_cache import FeatureCache, order_for_cache
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import read_features
 
-CPU = torch.device("cpu")
+
+def as_they_are(features: Features) -> Features:
+    return features
 
 
 def test_descriptors_are_read_once(artifacts):
@@ -23,14 +26,15 @@ def test_a_small_cache_reads_little_and_stays_small(tmp_path):
     artifacts = make_artifacts(tmp_path / "artifacts", counts)
     pairs = list(itertools.combinations(sorted(counts), 2))
     with read_features(artifacts) as store:
-        size = size_in_bytes(store["00"])
+        size = FeatureCache(store, 0, False, as_they_are).size_in_bytes("00")
+        assert size == 20 * 4 * (2 + 128 + 1)
         for fits in (2, 6, 12):
-            cache = FeatureCache(store, fits * size, CPU, half=False)
+            cache = FeatureCache(store, fits * size, False, as_they_are)
             order = order_for_cache(pairs, counts, fits * 20)
             assert sorted(order) == pairs
             for name0, name1 in order:
                 assert len(cache[name0]) == len(cache[name1]) == 20
-                assert sum(size_in_bytes(features) for features in cache._kept.values()) <= fits * size
+                assert sum(held for _, held in cache._kept.values()) <= fits * size
             # blocks of half the cache, and the rest streams past each
             blocks = 1 if fits == 12 else -(-11 // (fits // 2))
             assert cache.reads <= sum(12 - block * (fits // 2) for block in range(blocks))
@@ -38,7 +42,7 @@ def test_a_small_cache_reads_little_and_stays_small(tmp_path):
 
 def test_features_are_kept_as_stored_but_for_half_precision(artifacts):
     with read_features(artifacts) as store:
-        cache = FeatureCache(store, 1 << 20, CPU, half=True)
+        cache = FeatureCache(store, 1 << 20, True, as_they_are)
         assert cache.names == sorted(COUNTS)
         assert torch.equal(cache["a"].keypoints, store["a"].keypoints)
         assert cache["a"].descriptors.dtype == torch.float16

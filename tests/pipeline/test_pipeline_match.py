@@ -121,6 +121,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import disk.pipeline.match as stage
+import disk.pipeline.match_writers as writers
 count, real = 0, stage.mutual_nearest
 
 
@@ -131,7 +132,7 @@ def deadly(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
 stage.mutual_nearest = deadly
-stage.SHARD_BYTES = 1000
+writers.SHARD_BYTES = 1000
 stage.match(Path(sys.argv[1]), stage.MatchOptions(save_threshold=5, device="cpu"))
 """
 

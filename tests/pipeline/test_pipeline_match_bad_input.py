@@ -121,7 +121,7 @@ def test_what_fails_overwrites_nothing(artifacts, tmp_path):
 def test_overwriting_is_gone_on_with(artifacts, monkeypatch):
     match(artifacts, MatchOptions(save_threshold=1000, device="cpu"))
     assert (artifacts / "unmatched.h5").exists()
-    add, added = stage._Writers.add, []
+    add, added = stage.MatchWriters.add, []
 
     def add_and_stop(self, *arguments):
         if len(added) == 3:
@@ -129,7 +129,7 @@ def test_overwriting_is_gone_on_with(artifacts, monkeypatch):
         added.append(arguments)
         add(self, *arguments)
 
-    monkeypatch.setattr(stage._Writers, "add", add_and_stop)
+    monkeypatch.setattr(stage.MatchWriters, "add", add_and_stop)
     with pytest.raises(KeyboardInterrupt):
         match(artifacts, MatchOptions(overwrite=True, device="cpu"))
     monkeypatch.undo()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import zlib
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,10 @@ import torch
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
 from disk.features import Features
 from disk.images.listing import ImageFile, images_in_images, list_images
-from disk.model.backend import Backend, make_backend
+from disk.model.backend import Backend, choose_device, make_backend
 from disk.model.checkpoints import load, weights_hash
+from disk.model.disk import DISK
+from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
@@ -29,6 +32,7 @@ from disk.storage.shards import SHARD_BYTES, ShardWriter
 
 # these decide what is found; a run only goes on with the same values
 _DECISIVE = ("height", "width", "max_size", "window", "subpixel", "n", "mode", "f16", "precision")
+_CORES = 4  # for a worker on a cluster without GPUs; the maps of a large image need memory that few cores come with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class DetectOptions:
     """Images of equal shape in one pass of the network; 0: one on a CPU, four on a GPU."""
     workers: int = 0
     """Threads that decode images ahead of the network; 0: one per core, at most eight."""
+    ray: RayCluster = "off"
+    """auto: on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one, by Ray."""
     overwrite: bool = False
     """Delete the features in the folder, and the matches made of them, and start anew."""
     keep_going: bool = False
@@ -103,12 +109,14 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     decisive = {name: getattr(options, name) for name in _DECISIVE} | {"masks": options.mask_dir is not None}
     start = perf_counter()
     with folder_lock(artifacts):
-        backend = make_backend(model, options.device, options.precision, options.backend)
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
         done = writer.done()
         _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
-        keypoints, failed = _detect_all(todo, backend, writer, options, skipped=len(files) - len(todo))
+        keypoints, failed = 0, dict[str, str]()
+        if todo:
+            with _network(model, options) as network:
+                keypoints, failed = _detect_all(todo, network, writer, options, len(files) - len(todo))
         writer.finish()
     summary = DetectSummary(len(files), len(todo) - len(failed), keypoints, failed)
     _report(summary, artifacts, perf_counter() - start, options.keep_going)
@@ -155,13 +163,40 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going:
     log.warning("%s", message)
 
 
+@dataclass(frozen=True)
+class _Network:
+    """Where the network runs: features of batches, as they come, and how many images go into a batch by default."""
+
+    run: Callable[[Iterable[list[Loaded]]], Iterator[tuple[list[Loaded], list[Features]]]]
+    batch_size: int
+
+
+@contextlib.contextmanager
+def _network(model: DISK, options: DetectOptions) -> Iterator[_Network]:
+    make = partial(_make_run, model, options)
+    if options.ray == "off":
+        run = make()
+        batch_size = 1 if choose_device(options.device).type == "cpu" else 4
+        yield _Network(lambda batches: ((batch, run(batch)) for batch in batches), batch_size)
+    else:
+        with Cluster(options.ray, make, options.device, _CORES) as cluster:
+            batch_size = 4 if cluster.has_gpus else 1
+            yield _Network(lambda batches: cluster.map((batch, (batch,)) for batch in batches), batch_size)
+
+
+def _make_run(model: DISK, options: DetectOptions) -> Callable[[list[Loaded]], list[Features]]:
+    """What finds the features of a batch, here or in a worker of a cluster."""
+    backend = make_backend(model, options.device, options.precision, options.backend)
+    return lambda batch: _run(backend, batch, options)
+
+
 def _detect_all(
-    files: list[ImageFile], backend: Backend, writer: ShardWriter, options: DetectOptions, skipped: int
+    files: list[ImageFile], network: _Network, writer: ShardWriter, options: DetectOptions, skipped: int
 ) -> tuple[int, dict[str, str]]:
     """Number of keypoints found, and the images that could not be read with the reasons."""
     failed: dict[str, str] = {}
     keypoints = 0
-    batch_size = options.batch_size or (1 if backend.device.type == "cpu" else 4)
+    batch_size = options.batch_size or network.batch_size
     if options.mode == "rng":
         batch_size = 1  # so that an image's draw depends on its name alone
     workers = options.workers or min(8, os.cpu_count() or 1)
@@ -177,8 +212,7 @@ def _detect_all(
     writing: deque[Future[None]] = deque()
     with bar, ThreadPoolExecutor(1, "write") as pool, contextlib.closing(batches):
         try:
-            for batch in batches:
-                features = _run(backend, batch, options)
+            for batch, features in network.run(batches):
                 keypoints += sum(map(len, features))
                 writing.append(pool.submit(_write, writer, batch, features, options.f16))
                 if len(writing) > 2:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 
@@ -11,33 +12,41 @@ from disk.errors import ArtifactError
 from disk.features import Features
 from disk.storage.artifacts import FeatureStore
 
+Kept = TypeVar("Kept")
 _UNIT = 0.01  # how far from 1 the length of a stored descriptor may be; float16 is off by less than 0.001
 
 
-class FeatureCache:
+class FeatureCache(Generic[Kept]):
     """Features by image name, read when first asked for; the least recently used go beyond `limit` bytes.
 
-    Descriptors are in half precision with `half`. Raises ArtifactError for descriptors that are not of unit
-    length. `reads` counts the images read from disk.
+    Descriptors are in half precision with `half`; what is kept and given is what `keep` makes of the features. Raises
+    ArtifactError for descriptors that are not of unit length. `reads` counts the images read from disk.
     """
 
-    def __init__(self, store: FeatureStore, limit: int, device: torch.device, half: bool) -> None:
+    def __init__(self, store: FeatureStore, limit: int, half: bool, keep: Callable[[Features], Kept]) -> None:
         self.names = store.names
-        self._store, self._limit, self._device, self._half = store, limit, device, half
-        self._kept: OrderedDict[str, Features] = OrderedDict()
+        self._store, self._limit, self._half, self._keep = store, limit, half, keep
+        self._kept: OrderedDict[str, tuple[Kept, int]] = OrderedDict()
         self._bytes = 0
         self.reads = 0
 
-    def __getitem__(self, name: str) -> Features:
-        features = self._kept.get(name)
-        if features is None:
+    def __getitem__(self, name: str) -> Kept:
+        return self._get(name)[0]
+
+    def size_in_bytes(self, name: str) -> int:
+        """Memory held by the features of one image."""
+        return self._get(name)[1]
+
+    def _get(self, name: str) -> tuple[Kept, int]:
+        entry = self._kept.get(name)
+        if entry is None:
             features = self._read(name)
-            self._kept[name] = features
-            self._bytes += size_in_bytes(features)
+            entry = self._kept[name] = self._keep(features), _size_in_bytes(features)
+            self._bytes += entry[1]
             while self._bytes > self._limit and len(self._kept) > 1:
-                self._bytes -= size_in_bytes(self._kept.popitem(last=False)[1])
+                self._bytes -= self._kept.popitem(last=False)[1][1]
         self._kept.move_to_end(name)
-        return features
+        return entry
 
     def _read(self, name: str) -> Features:
         features = self._store[name]
@@ -48,11 +57,10 @@ class FeatureCache:
                 f"the descriptors of {name!r} are not of unit length, so they are not DISK's; detect the images again"
             )
         descriptors = features.descriptors.half() if self._half else features.descriptors
-        return Features(features.keypoints, descriptors, features.scores).to(self._device)
+        return Features(features.keypoints, descriptors, features.scores)
 
 
-def size_in_bytes(features: Features) -> int:
-    """Memory held by the features of one image."""
+def _size_in_bytes(features: Features) -> int:
     tensors = (features.keypoints, features.descriptors, features.scores)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

@@ -5,35 +5,33 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from disk.errors import ArtifactError, DiskError, PairsError
-from disk.features import Matches
+from disk.features import Features, Matches
 from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
 from disk.model.backend import choose_device
 from disk.model.checkpoints import cache_folder, read_state
 from disk.pairs.choose import Pair, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
-from disk.pipeline.feature_cache import FeatureCache, order_for_cache, size_in_bytes
-from disk.progress import log, progress_bar
-from disk.storage.artifacts import MATCHES, UNMATCHED, FeatureStore, read_features
+from disk.pipeline.cluster import Cluster, RayCluster
+from disk.pipeline.feature_cache import FeatureCache, order_for_cache
+from disk.pipeline.match_writers import MatchWriters
+from disk.progress import Progress, log
+from disk.shapes import Tensor
+from disk.storage.artifacts import MATCHES, FeatureStore, read_features
 from disk.storage.download import file_hash
 from disk.storage.locks import folder_lock
-from disk.storage.names import encode_name
-from disk.storage.new_file import new_h5
-from disk.storage.shards import SHARD_BYTES, ShardWriter
-
-_LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,8 @@ class MatchOptions:
     """Where to match; auto: a GPU if there is one."""
     cache_mb: int = 2048
     """Memory for descriptors in megabytes; if all fit, each is read once."""
+    ray: RayCluster = "off"
+    """auto: on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one, by Ray."""
     overwrite: bool = False
     """Delete the matches in the folder and start anew."""
 
@@ -81,8 +81,11 @@ class MatchSummary:
     images_read: int
 
 
-# reads the features of a pair, and returns what is left to do in a worker
-Matcher = Callable[[Pair], Callable[[], Matches]]
+# takes the features of both images, or what stands for them on a cluster, and for lightglue their sizes
+Matcher = Callable[..., Matches]
+LightGlueWeights = tuple[dict[str, Tensor], Path]
+Task = tuple[Pair, tuple[Any, ...]]
+Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
 def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSummary:
@@ -92,22 +95,27 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
     there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
     """
     check_match(options)
-    device = choose_device(options.device)
+    lightglue = _read_lightglue(options) if options.matcher == "lightglue" else None
     start = perf_counter()
     with read_features(artifacts) as store, folder_lock(artifacts):
         counts = {name: len(store.keypoints(name)) for name in store.names}
         _check_u16(options, counts)
+        writers = MatchWriters(
+            artifacts, _decisive(options, lightglue, store), options.save_threshold, options.u16, options.overwrite
+        )
+        # on a cluster this machine's own device is for the choice of pairs alone
+        device = choose_device(options.device if options.ray == "off" else "cpu")
         limit = options.cache_mb << 20
-        cache = FeatureCache(store, limit, device, options.f16)
-        workers = torch.get_num_threads() if options.matcher == "mnn" and device.type == "cpu" else 1
-        matcher = _make_matcher(options, cache, store, device, workers)
-        writers = _Writers(artifacts, options, store.attributes)
+        cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
         pairs = _choose_pairs(options, cache)
-        todo = [pair for pair in pairs if _key(pair) not in writers.done]
+        todo = [pair for pair in pairs if not writers.is_done(pair)]
         if todo:
-            todo = order_for_cache(todo, counts, _capacity(cache, counts, limit))
-        with _one_core_each(workers):
-            _match_all(todo, matcher, writers, workers, skipped=len(pairs) - len(todo))
+            with _workers(options, device, lightglue) as (run, share):
+                if share:
+                    cache = FeatureCache(store, limit, options.f16, share)
+                todo = order_for_cache(todo, counts, _capacity(cache, counts, limit))
+                tasks = _tasks(todo, cache, store, sizes=options.matcher == "lightglue")
+                _match_all(run(tasks), writers, len(todo), len(pairs) - len(todo))
         writers.finish()
     summary = MatchSummary(len(pairs), len(todo), writers.stored, writers.matches, cache.reads)
     _report(summary, artifacts, perf_counter() - start)
@@ -137,13 +145,13 @@ def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
             raise ArtifactError(f"{name!r} has {count} features, more than --u16 can number; leave --u16 out")
 
 
-def _capacity(cache: FeatureCache, counts: dict[str, int], limit: int) -> int:
+def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> int:
     """How many features fit into the cache."""
     largest = max(counts, key=lambda name: counts[name])
-    return limit * counts[largest] // max(1, size_in_bytes(cache[largest]))
+    return limit * counts[largest] // max(1, cache.size_in_bytes(largest))
 
 
-def _choose_pairs(options: MatchOptions, cache: FeatureCache) -> list[Pair]:
+def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
     if options.pairs_file is not None:
         return from_file(options.pairs_file, cache.names)
     if options.pairs == "sequential":
@@ -153,81 +161,53 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache) -> list[Pair]:
     return exhaustive(cache.names)
 
 
-def _make_matcher(
-    options: MatchOptions, cache: FeatureCache, store: FeatureStore, device: torch.device, workers: int
-) -> Matcher:
-    if options.matcher == "mnn":
-        entries = max(1, options.max_full_matrix // workers)
-
-        def nearest(pair: Pair) -> Callable[[], Matches]:
-            d0, d1 = cache[pair[0]].descriptors, cache[pair[1]].descriptors
-            return lambda: mutual_nearest(d0, d1, options.rt, entries)
-
-        return nearest
-
-    path = _lightglue_weights(options)
-    network = LightGlue(read_state(path), device, options.f16, path)
-
-    def learned(pair: Pair) -> Callable[[], Matches]:
-        f0, f1 = cache[pair[0]], cache[pair[1]]
-        size0, size1 = store.image_size(pair[0]), store.image_size(pair[1])
-        return lambda: network.match(f0, f1, size0, size1)
-
-    return learned
-
-
-def _lightglue_weights(options: MatchOptions) -> Path:
-    return options.matcher_weights or fetch_weights(cache_folder())
-
-
-class _Writers:
-    """matches.h5, and the pairs with too few matches in unmatched.h5: for each, how many there were."""
-
-    def __init__(self, artifacts: Path, options: MatchOptions, features: dict[str, str]) -> None:
-        attributes = {"format": "disk matches 1", "options": json.dumps(_decisive(options, features))}
-        self._path, self._attributes = artifacts / MATCHES, attributes
-        self._matches, self._unmatched = (
-            ShardWriter(artifacts, Path(file).stem, [file], attributes, options.overwrite, SHARD_BYTES)
-            for file in (MATCHES, UNMATCHED)
-        )
-        self._threshold, self._dtype = options.save_threshold, np.uint16 if options.u16 else np.int64
-        self.done = self._matches.done() | self._unmatched.done()
-        self.stored = self.matches = 0
-
-    def add(self, pair: Pair, matches: Matches) -> None:
-        # or an interruption would leave matches of now beside pairs without them of then
-        self._unmatched.remove_old()
-        indices = matches.indices.T.contiguous().cpu().numpy()
-        if len(matches) < self._threshold:
-            self._unmatched.add(_key(pair), {UNMATCHED: np.array(len(matches))})
-            return
-        self._matches.add(_key(pair), {MATCHES: indices.astype(self._dtype, copy=False)})
-        self.stored += 1
-        self.matches += len(matches)
-
-    def flush(self) -> None:
-        self._matches.flush()
-        self._unmatched.flush()
-
-    def finish(self) -> None:
-        self._matches.finish()
-        self._unmatched.finish()
-        if not self._path.exists():  # not one pair was stored; those who read matches shall find that
-            with new_h5(self._path) as file:
-                file.attrs.update(self._attributes)
-
-
-def _decisive(options: MatchOptions, features: dict[str, str]) -> dict[str, Any]:
-    """What decides the matches of a pair: a run only goes on with the same values."""
+def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
+    """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
     chosen = {name: getattr(options, name) for name in ("rt", "f16", "u16", "save_threshold", "matcher")}
-    if options.matcher == "lightglue":
-        chosen["matcher_weights"] = file_hash(_lightglue_weights(options), "sha256")[:16]
-    detected = {"weights": features.get("weights"), **json.loads(features.get("options", "{}"))}
-    return chosen | {f"features' {name}": value for name, value in detected.items()}
+    if lightglue:
+        chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
+    detected = {"weights": store.attributes.get("weights"), **json.loads(store.attributes.get("options", "{}"))}
+    return json.dumps(chosen | {f"features' {name}": value for name, value in detected.items()})
 
 
-def _key(pair: Pair) -> str:
-    return f"{encode_name(pair[0])}/{encode_name(pair[1])}"
+def _tasks(pairs: list[Pair], cache: FeatureCache[Any], store: FeatureStore, sizes: bool) -> Iterator[Task]:
+    for pair in pairs:
+        yield pair, tuple(map(cache.__getitem__, pair)) + (tuple(map(store.image_size, pair)) if sizes else ())
+
+
+@contextlib.contextmanager
+def _workers(
+    options: MatchOptions, device: torch.device, lightglue: LightGlueWeights | None
+) -> Iterator[tuple[Run, Callable[[Features], Any] | None]]:
+    """What matches pairs, and where they are not matched here, what hands the features of an image over."""
+    if options.ray != "off":
+        make = partial(_make_matcher, options, lightglue, options.max_full_matrix)
+        with Cluster(options.ray, make, options.device, cores=1) as cluster:
+            yield cluster.map, cluster.share
+        return
+    workers = torch.get_num_threads() if options.matcher == "mnn" and device.type == "cpu" else 1
+    matcher = _make_matcher(options, lightglue, max(1, options.max_full_matrix // workers))
+    with _one_core_each(workers):
+        yield partial(_in_threads, matcher, workers), None
+
+
+def _make_matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries: int) -> Matcher:
+    """What matches two images, here or in a worker of a cluster."""
+    device = choose_device(options.device)
+    if lightglue is not None:
+        network = LightGlue(lightglue[0], device, options.f16, lightglue[1])
+        return lambda f0, f1, size0, size1: network.match(f0, f1, size0, size1).to("cpu")
+
+    def nearest(f0: Features, f1: Features) -> Matches:
+        d0, d1 = f0.descriptors.to(device), f1.descriptors.to(device)
+        return mutual_nearest(d0, d1, options.rt, entries).to("cpu")
+
+    return nearest
+
+
+def _read_lightglue(options: MatchOptions) -> LightGlueWeights:
+    path = options.matcher_weights or fetch_weights(cache_folder())
+    return read_state(path), path
 
 
 @contextlib.contextmanager
@@ -242,52 +222,39 @@ def _one_core_each(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _match_all(pairs: list[Pair], matcher: Matcher, writers: _Writers, workers: int, skipped: int) -> None:
+def _in_threads(matcher: Matcher, workers: int, tasks: Iterable[Task]) -> Generator[tuple[Pair, Matches], None, None]:
+    """The matches of each task, in order."""
     waiting: deque[tuple[Pair, Future[Matches]]] = deque()
-    progress = _Progress(len(pairs), skipped)
-    with progress.bar, ThreadPoolExecutor(workers, "match") as pool:
+    pool = ThreadPoolExecutor(workers, "match")
+    try:
+        for pair, arguments in tasks:
+            waiting.append((pair, pool.submit(matcher, *arguments)))
+            if len(waiting) > 2 * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-        def finish_one() -> None:
-            pair, future = waiting.popleft()
-            writers.add(pair, future.result())
-            progress.step()
 
+def _match_all(
+    found: Generator[tuple[Pair, Matches], None, None], writers: MatchWriters, todo: int, skipped: int
+) -> None:
+    progress = Progress("match", "pair", todo, skipped)
+    with progress.bar, contextlib.closing(found):
         try:
-            for pair in pairs:
-                waiting.append((pair, pool.submit(matcher(pair))))
-                if len(waiting) > 2 * workers:
-                    finish_one()
-            while waiting:
-                finish_one()
+            for pair, matches in found:
+                writers.add(pair, matches)
+                progress.step()
         except BaseException as error:
             # interrupted: keep what is done; a full disk has been reported by the first error
-            pool.shutdown(cancel_futures=True)
             with contextlib.suppress(ArtifactError):
                 writers.flush()
             if isinstance(error, torch.OutOfMemoryError):
                 message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
                 raise DiskError(message) from error
             raise
-
-
-class _Progress:
-    """A bar with pairs/s and time left; without a terminal a line every half minute."""
-
-    def __init__(self, todo: int, skipped: int) -> None:
-        self.bar = progress_bar("match", "pair", total=todo + skipped, initial=skipped)
-        self._todo, self._skipped, self._matched = todo, skipped, 0
-        self._start = self._logged = perf_counter()
-
-    def step(self) -> None:
-        self.bar.update(1)
-        self._matched += 1
-        now = perf_counter()
-        if self.bar.disable and now - self._logged > _LOG_EVERY:
-            self._logged = now
-            rate = self._matched / (now - self._start)
-            left = tqdm.format_interval((self._todo - self._matched) / rate)
-            done, total = self._matched + self._skipped, self._todo + self._skipped
-            log.info("match: %d of %d pairs, %.1f pairs/s, %s left", done, total, rate, left)
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.model.checkpoints import resolve
+from disk.pipeline.cluster import RayCluster
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, check_export, export, files_of_features
 from disk.pipeline.match import MatchOptions, check_match, match
@@ -22,7 +23,7 @@ from disk.storage.locks import folder_lock
 from disk.storage.shards import check_same
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
-_FREE = ("device", "keep_going", "overwrite")  # may change from run to run without changing the model
+_FREE = ("device", "ray", "keep_going", "overwrite")  # may change from run to run without changing the model
 T = TypeVar("T")
 
 
@@ -44,6 +45,8 @@ class ReconstructOptions:
     """Arithmetic of the network."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to detect and match; auto: a GPU if there is one."""
+    ray: RayCluster = DetectOptions.ray
+    """auto: detect and match on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one."""
     pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval"] = "auto"
     """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike."""
     overlap: int = MatchOptions.overlap
