@@ -6,13 +6,17 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 log = logging.getLogger("disk")
 _LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+_LINE, _LINE_WITHOUT_TOTAL = (
+    "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
+    "{desc}: {n_fmt}, {rate_fmt}{postfix}",
+)
 
 
 def setup(quiet: bool) -> None:
@@ -36,34 +40,37 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
 
 
 def progress_bar(description: str, unit: str, total: int | None, initial: int = 0) -> tqdm:
-    """A bar to update by hand; silent when quiet or when stderr is no terminal."""
+    """A bar to update by hand; a line every half minute when stderr is no terminal, nothing when quiet."""
     hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
-    return tqdm(desc=description, unit=unit, total=total, initial=initial, disable=hidden, dynamic_ncols=True)
+    return _Bar(
+        desc=description, unit=unit, unit_scale=unit == "B", total=total, initial=initial,
+        disable=hidden, dynamic_ncols=True,
+    )  # fmt: skip
 
 
-class Progress:
-    """A bar with rate and time left; without a terminal a line every half minute. Of the total, `skipped` are done."""
+class _Bar(tqdm):
+    """A bar that says the same in lines where it is hidden."""
 
-    def __init__(self, description: str, unit: str, todo: int, skipped: int) -> None:
-        self.bar = progress_bar(description, unit, total=todo + skipped, initial=skipped)
-        self._description, self._unit = description, unit
-        self._todo, self._skipped, self._done = todo, skipped, 0
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._initial, self._unit = self.n, options["unit"]
+        self._description = options["desc"]
         self._start = self._logged = perf_counter()
 
-    def step(self) -> None:
-        """One more is done."""
-        self.bar.update(1)
-        self._done += 1
+    def update(self, n: int = 1) -> bool | None:
+        if not self.disable:
+            return super().update(n)
+        self.n += n
         now = perf_counter()
-        if self.bar.disable and now - self._logged > _LOG_EVERY:
+        if now - self._logged > _LOG_EVERY:
             self._logged = now
-            rate = self._done / (now - self._start)
-            left = tqdm.format_interval((self._todo - self._done) / rate)
-            done, total = self._done + self._skipped, self._todo + self._skipped
-            log.info(
-                "%s: %d of %d %ss, %.1f %ss/s, %s left",
-                self._description, done, total, self._unit, rate, self._unit, left,
+            line = tqdm.format_meter(
+                self.n, self.total, now - self._start, prefix=self._description, unit=self._unit, initial=self._initial,
+                unit_scale=self._unit == "B", postfix=getattr(self, "postfix", None),
+                bar_format=_LINE_WITHOUT_TOTAL if self.total is None else _LINE,
             )  # fmt: skip
+            log.info("%s", line)
+        return None
 
 
 def _length(items: Iterable[T]) -> int | None:

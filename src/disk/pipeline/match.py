@@ -27,7 +27,7 @@ from disk.pairs.retrieval import retrieval
 from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache
 from disk.pipeline.match_writers import MatchWriters
-from disk.progress import Progress, log
+from disk.progress import log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, read_features
 from disk.storage.download import file_hash
@@ -115,7 +115,7 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
                     cache = FeatureCache(store, limit, options.f16, share)
                 todo = order_for_cache(todo, counts, _capacity(cache, counts, limit))
                 tasks = _tasks(todo, cache, store, sizes=options.matcher == "lightglue")
-                _match_all(run(tasks), writers, len(todo), len(pairs) - len(todo))
+                _match_all(run(tasks), writers, len(pairs), len(pairs) - len(todo))
         writers.finish()
     summary = MatchSummary(len(pairs), len(todo), writers.stored, writers.matches, cache.reads)
     _report(summary, artifacts, perf_counter() - start)
@@ -239,14 +239,13 @@ def _in_threads(matcher: Matcher, workers: int, tasks: Iterable[Task]) -> Genera
 
 
 def _match_all(
-    found: Generator[tuple[Pair, Matches], None, None], writers: MatchWriters, todo: int, skipped: int
+    found: Generator[tuple[Pair, Matches], None, None], writers: MatchWriters, total: int, skipped: int
 ) -> None:
-    progress = Progress("match", "pair", todo, skipped)
-    with progress.bar, contextlib.closing(found):
+    with progress_bar("match", "pair", total, skipped) as bar, contextlib.closing(found):
         try:
             for pair, matches in found:
                 writers.add(pair, matches)
-                progress.step()
+                bar.update(1)
         except BaseException as error:
             # interrupted: keep what is done; a full disk has been reported by the first error
             with contextlib.suppress(ArtifactError):

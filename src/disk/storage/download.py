@@ -92,7 +92,6 @@ def _fetch_once(url: str, part: Path, description: str) -> tuple[bool, int | Non
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None and length.isdigit() else None
         bar = progress_bar(description, "B", total, initial=start)
-        bar.unit_scale = True
         with open(part, "ab" if start else "wb") as file, bar:
             while block := _read(response):
                 file.write(block)

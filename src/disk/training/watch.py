@@ -15,7 +15,6 @@ from disk.training.step import Totals
 
 PATIENCE = 200  # steps in a row without keypoints, right matches or a finite gradient
 GRACE = 3.0  # seconds; torchrun passes the signal on that its processes have had from the terminal already
-LOG_EVERY = 60.0  # seconds between lines where there is no bar
 
 
 class Stop:
@@ -89,31 +88,26 @@ class CollapseWatch:
 
 
 class Meter:
-    """The bar of an epoch, or a line a minute where there is no terminal."""
+    """The progress of an epoch, with the means of the last step."""
 
     def __init__(self, epoch: int, length: int, done: int) -> None:
-        self.epoch, self.length, self.done = epoch, length, done
         self.bar = progress_bar(f"epoch {epoch}", "batch", length, done)
         self.since = time.monotonic()
         self.images = 0.0
 
     def update(self, totals: Totals, batches: int) -> None:
         """Show the means of one step."""
-        self.done += batches
         self.images += totals.images
-        seconds = time.monotonic() - self.since
-        values = {
-            "reward": f"{totals.reward / max(totals.pairs, 1):.1f}",
-            "keypoints": f"{totals.keypoints / max(totals.images, 1):.0f}",
-            "pairs": f"{totals.matches / max(totals.pairs, 1):.0f}",
-            "images/s": f"{self.images / seconds:.1f}",
-        }
-        self.bar.set_postfix(values, refresh=False)
+        self.bar.set_postfix(
+            {
+                "reward": f"{totals.reward / max(totals.pairs, 1):.1f}",
+                "keypoints": f"{totals.keypoints / max(totals.images, 1):.0f}",
+                "pairs": f"{totals.matches / max(totals.pairs, 1):.0f}",
+                "images/s": f"{self.images / (time.monotonic() - self.since):.1f}",
+            },
+            refresh=False,
+        )
         self.bar.update(batches)
-        if self.bar.disable and seconds > LOG_EVERY:
-            line = ", ".join(f"{name} {value}" for name, value in values.items())
-            log.info("epoch %d, batch %d of %d: %s", self.epoch, self.done, self.length, line)
-            self.since, self.images = time.monotonic(), 0.0
 
     def close(self) -> None:
         """Leave the bar as it is."""
