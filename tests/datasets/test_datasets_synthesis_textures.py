@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import map_coordinates
 
-from disk.datasets.synthesis.textures import LEVELS, PhotoStore, _footprint, build_store, lookup, tiled
+from disk.datasets.synthesis.textures import LEVELS, PhotoStore, _footprint, build_store, lookup
 from disk.errors import DatasetError
 
 FRAME = 8  # cut off all around
@@ -39,27 +39,6 @@ def test_interpolates_and_mirrors_like_scipy() -> None:
         values = photo[..., channel] / 255.0
         expected = map_coordinates(values, [y.double().numpy(), x.double().numpy()], order=1, mode="reflect")
         np.testing.assert_allclose(found[channel], expected, atol=2e-4)
-
-
-@given(x=st.floats(-2000, 2000), y=st.floats(-2000, 2000), photo=st.integers(0, 4))
-@settings(max_examples=60, deadline=None)
-def test_beyond_the_borders_of_a_photo_others_follow(x: float, y: float, photo: int) -> None:
-    store = build_store([noise(144 + 32 * (seed % 2), 176) for seed in range(5)])
-    size = store.sizes[photo, :, None]
-    steps = torch.tensor([[0, 1, 0, -1, 0, 1], [0, 0, 1, 0, -1, -1]]) * size
-    shown, at = tiled(store, torch.full((6,), photo), torch.tensor([[x], [y]]) + steps)
-    assert len(set(shown[:3].tolist())) == len(set(shown[[0, 3, 4]].tolist())) == 3, "neighbours show other photos"
-    torch.testing.assert_close(at, at[:, :1].expand(2, 6), atol=1e-3, rtol=0)
-    assert (at >= -0.5 - 1e-3).all()
-    assert (at < size - 0.5 + 1e-3).all()
-
-
-def test_within_its_borders_a_photo_stays_where_it_is() -> None:
-    store = build_store([noise(144, 176), noise(144, 176, 1)])
-    position = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)) * torch.tensor([[160.0], [128.0]]) - 0.5
-    shown, at = tiled(store, torch.ones(500, dtype=torch.int32), position)
-    assert (shown == 1).all()
-    assert torch.equal(at, position)
 
 
 def test_every_level_is_the_mean_of_what_it_covers() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from disk.datasets.synthesis.materials import Materials, brightness, texture_maps
 from disk.datasets.synthesis.relief import GRID, REACH, interpolate, to_cells
 from disk.datasets.synthesis.scene import Scenes
-from disk.datasets.synthesis.textures import PhotoStore, lookup, tiled
+from disk.datasets.synthesis.textures import PhotoStore, lookup
 from disk.datasets.synthesis.trace import Hits, Planes, Views, trace, visible_planes
 from disk.shapes import Float, Int, Tensor
 
@@ -102,7 +102,7 @@ class _Shader:
         if len(bumps):
             image = (bumps // pixels.shape[1]).to(torch.int32)
             texel[:, bumps], jacobian[:, bumps], light[bumps] = self._relief(hits, bumps, image, x[bumps], y[bumps])
-        photo, texel = tiled(self.store, self.photo.index_select(0, surface), texel)
+        photo = self.photo.index_select(0, surface)
         return (lookup(self.store, photo, texel, jacobian) * light).view(3, S, V, -1)
 
     def _relief(

@@ -19,9 +19,9 @@ from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
-_FRAME = 8  # pixels cut off all around: scans have borders, which would be lines on a surface
+_FRAME = 8  # pixels cut off all around: scans have borders, which mirroring would turn into lines
 PLACES, _TILES = 12, 5
-_MARGIN = 0.2  # of the photo, where a view would soon reach another one
+_MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
 _PROBES = 2
 _CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
 
@@ -103,19 +103,6 @@ def _places(photo: Tensor) -> Tensor:
     centres = (torch.stack([best % _TILES, best // _TILES], -1) + 0.5) / _TILES
     size = torch.tensor([photo.shape[2], photo.shape[1]])
     return ((_MARGIN + (1 - 2 * _MARGIN) * centres) * size).to(torch.int32)
-
-
-def tiled(
-    store: PhotoStore, photo: Int[Tensor, " n"], position: Float[Tensor, "2 n"]
-) -> tuple[Int[Tensor, " n"], Float[Tensor, "2 n"]]:
-    """Photos and positions in them for surfaces that are larger than their photo: beyond its borders others follow.
-
-    What is there twice, or as its mirror image, in a view has matches that look right and are wrong.
-    """
-    size = store.sizes.index_select(0, photo).T
-    tile = ((position + 0.5) / size).floor_()
-    column, row = tile.to(torch.int32)
-    return (photo + 7 * column + 31 * row) % len(store), position - tile * size
 
 
 def lookup(
