@@ -33,6 +33,7 @@ class Cluster(Generic[Result]):
             import ray
         except ImportError:
             raise MissingExtraError("ray", "ray") from None
+        self._ray = ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
         alone = {"include_dashboard": False} if where == "local" else {}
         try:
@@ -59,15 +60,11 @@ class Cluster(Generic[Result]):
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        import ray
-
-        ray.shutdown()
+        self._ray.shutdown()
 
     def share(self, value: Any) -> Any:
         """Store a value that several tasks need; what is returned stands for it among a task's arguments."""
-        import ray
-
-        return ray.put(value)
+        return self._ray.put(value)
 
     def map(self, tasks: Iterable[tuple[Key, tuple[Any, ...]]]) -> Generator[tuple[Key, Result], None, None]:
         """The key and the result of each (key, arguments), as they come; once in the life of a cluster.
@@ -75,8 +72,7 @@ class Cluster(Generic[Result]):
         Tasks are taken only as workers become free. Those of a worker that dies go to the others. Raises what a task
         raises, DiskError when no worker is left.
         """
-        import ray
-
+        ray = self._ray
         upcoming = iter(tasks)
         free: deque[Any] = deque()
         gone: set[Any] = set()

@@ -28,7 +28,7 @@ from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
 from disk.storage.locks import folder_lock
-from disk.storage.shards import SHARD_BYTES, ShardWriter
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 # these decide what is found; a run only goes on with the same values
 _DECISIVE = ("height", "width", "max_size", "window", "subpixel", "n", "mode", "f16", "precision")
@@ -210,22 +210,21 @@ def _detect_all(
     batches = equal_shapes(load_ahead(files, loading, workers, workers + batch_size, failed), batch_size)
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
     writing: deque[Future[None]] = deque()
-    with bar, ThreadPoolExecutor(1, "write") as pool, contextlib.closing(batches):
-        try:
-            for batch, features in network.run(batches):
-                keypoints += sum(map(len, features))
-                writing.append(pool.submit(_write, writer, batch, features, options.f16))
-                if len(writing) > 2:
-                    writing.popleft().result()
-                bar.update(len(batch))
-            for write in writing:
-                write.result()
-        except BaseException:
-            # interrupted: keep what is done; a full disk has been reported by the first error
-            pool.shutdown()
-            with contextlib.suppress(ArtifactError):
-                writer.flush()
-            raise
+    # the flush comes last, when no thread writes any more
+    with (
+        keep_what_is_done(writer.flush),
+        bar,
+        ThreadPoolExecutor(1, "write") as pool,
+        contextlib.closing(batches),
+    ):
+        for batch, features in network.run(batches):
+            keypoints += sum(map(len, features))
+            writing.append(pool.submit(_write, writer, batch, features, options.f16))
+            if len(writing) > 2:
+                writing.popleft().result()
+            bar.update(len(batch))
+        for write in writing:
+            write.result()
     return keypoints, failed
 
 

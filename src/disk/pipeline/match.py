@@ -32,6 +32,7 @@ from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, read_features
 from disk.storage.download import file_hash
 from disk.storage.locks import folder_lock
+from disk.storage.shards import keep_what_is_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,19 +242,15 @@ def _in_threads(matcher: Matcher, workers: int, tasks: Iterable[Task]) -> Genera
 def _match_all(
     found: Generator[tuple[Pair, Matches], None, None], writers: MatchWriters, total: int, skipped: int
 ) -> None:
-    with progress_bar("match", "pair", total, skipped) as bar, contextlib.closing(found):
-        try:
+    bar = progress_bar("match", "pair", total, skipped)
+    try:
+        with keep_what_is_done(writers.flush), bar, contextlib.closing(found):
             for pair, matches in found:
                 writers.add(pair, matches)
                 bar.update(1)
-        except BaseException as error:
-            # interrupted: keep what is done; a full disk has been reported by the first error
-            with contextlib.suppress(ArtifactError):
-                writers.flush()
-            if isinstance(error, torch.OutOfMemoryError):
-                message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
-                raise DiskError(message) from error
-            raise
+    except torch.OutOfMemoryError as error:
+        message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
+        raise DiskError(message) from error
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from disk.features import Matches
 from disk.pairs.choose import Pair
 from disk.storage.artifacts import MATCHES, UNMATCHED
-from disk.storage.names import encode_name
+from disk.storage.names import pair_key
 from disk.storage.new_file import new_h5
 from disk.storage.shards import SHARD_BYTES, ShardWriter
 
@@ -33,7 +33,7 @@ class MatchWriters:
 
     def is_done(self, pair: Pair) -> bool:
         """Whether an earlier run matched this pair."""
-        return _key(pair) in self._done
+        return pair_key(*pair) in self._done
 
     def add(self, pair: Pair, matches: Matches) -> None:
         """Store or count the matches of a pair."""
@@ -41,9 +41,9 @@ class MatchWriters:
         self._unmatched.remove_old()
         indices = matches.indices.T.contiguous().numpy()
         if len(matches) < self._threshold:
-            self._unmatched.add(_key(pair), {UNMATCHED: np.array(len(matches))})
+            self._unmatched.add(pair_key(*pair), {UNMATCHED: np.array(len(matches))})
             return
-        self._matches.add(_key(pair), {MATCHES: indices.astype(self._dtype, copy=False)})
+        self._matches.add(pair_key(*pair), {MATCHES: indices.astype(self._dtype, copy=False)})
         self.stored += 1
         self.matches += len(matches)
 
@@ -59,7 +59,3 @@ class MatchWriters:
         if not self._path.exists():  # not one pair was stored; those who read matches shall find that
             with new_h5(self._path) as file:
                 file.attrs.update(self._attributes)
-
-
-def _key(pair: Pair) -> str:
-    return f"{encode_name(pair[0])}/{encode_name(pair[1])}"

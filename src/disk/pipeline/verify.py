@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import INLIERS, MatchStore, read_features, read_matches
 from disk.storage.locks import folder_lock
-from disk.storage.names import encode_name
-from disk.storage.shards import SHARD_BYTES, ShardWriter
+from disk.storage.names import pair_key
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +78,10 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)
-            try:
-                for (name0, name1), inliers in zip(todo, found, strict=True):
-                    writer.add(f"{encode_name(name0)}/{encode_name(name1)}", {INLIERS: inliers})
+            with keep_what_is_done(writer.flush):
+                for pair, inliers in zip(todo, found, strict=True):
+                    writer.add(pair_key(*pair), {INLIERS: inliers})
                     bar.update(1)
-            except BaseException:
-                # interrupted: keep what is done; a full disk has been reported by the first error
-                with contextlib.suppress(ArtifactError):
-                    writer.flush()
-                raise
         writer.finish()
         counts = _inlier_counts(artifacts, pairs)
         total = sum(matches[pair].shape[1] for pair in pairs)

@@ -19,7 +19,7 @@ import torch
 
 from disk.errors import ArtifactError
 from disk.features import Features
-from disk.storage.names import decode_name, encode_name
+from disk.storage.names import decode_name, pair_key
 from disk.storage.shards import ShardWriter, dataset_keys, open_h5, remove_artifacts
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
@@ -129,14 +129,12 @@ class MatchStore:
     def __contains__(self, pair: object) -> bool:
         if not isinstance(pair, tuple):
             return False
-        key0, key1 = encode_name(pair[0]), encode_name(pair[1])
-        return f"{key0}/{key1}" in self._file or f"{key1}/{key0}" in self._file
+        return pair_key(*pair) in self._file or pair_key(*pair[::-1]) in self._file
 
     def __getitem__(self, pair: tuple[str, str]) -> np.ndarray:
         """(2, K) int64; row 0 indexes the pair's first image, in whichever order the pair is stored."""
-        key0, key1 = encode_name(pair[0]), encode_name(pair[1])
-        swapped = f"{key0}/{key1}" not in self._file
-        key = f"{key1}/{key0}" if swapped else f"{key0}/{key1}"
+        swapped = pair_key(*pair) not in self._file
+        key = pair_key(*pair[::-1]) if swapped else pair_key(*pair)
         matches = _read(self._file, key, (2, None), np.int64)
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 

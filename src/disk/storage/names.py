@@ -13,6 +13,11 @@ def encode_name(name: str) -> str:
     return name.replace("/", "|")
 
 
+def pair_key(first: str, second: str) -> str:
+    """Key of a pair of images, by their names."""
+    return f"{encode_name(first)}/{encode_name(second)}"
+
+
 def decode_name(key: str) -> str:
     """Flat key of a file of pairs -> image name."""
     return key.replace("|", "/")

@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -31,6 +31,17 @@ def remove_artifacts(artifacts: Path, stem: str, files: Sequence[str]) -> None:
     """Remove what a writer of this stem wrote into a folder: its files, and the shards of an interrupted run."""
     for path in [*(artifacts / file for file in files), *_shards(artifacts, stem)]:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def keep_what_is_done(flush: Callable[[], None]) -> Iterator[None]:
+    """Call `flush` when the block ends by an error or an interruption, which goes on as it is."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ArtifactError):  # a full disk has been reported by the first error
+            flush()
+        raise
 
 
 class ShardWriter:
