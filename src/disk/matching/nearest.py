@@ -237,4 +237,6 @@ def _decide_in_double(best: _Best, unsure: Tensor, mine: Tensor, others: Tensor,
         index = (similarity >= top[:, None] - _TIE).byte().argmax(1)
         best.index[part] = index
         best.top[part] = top
-        best.second[part] = similarity.scatter_(1, index[:, None], -math.inf).amax(1)
+        second = similarity.scatter_(1, index[:, None], -math.inf).amax(1)
+        # equal descriptors may have products that differ in the last digit
+        best.second[part] = torch.where(second >= top - _TIE, top, second)
