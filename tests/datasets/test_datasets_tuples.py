@@ -37,14 +37,14 @@ def test_reads_any_image_type_dotted_names_and_sub_folders(maker) -> None:
 def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
     """A bright spot in the image is found, after the resize, where the resized camera projects its point."""
     x, y = np.meshgrid(np.arange(60), np.arange(40))
-    spot = np.array([33.0, 19.0])  # far from what is cut off
-    values = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * 2.0**2))
+    spot = np.array([37.0, 14.0])
+    values = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * 3.0**2))
     maker.scene()
     Image.fromarray(np.repeat(values[..., None].round().astype(np.uint8), 3, axis=2)).save(
         maker.root / "here/images/b.png"
     )
     view = dataset(maker, height, width)[0][1]
-    scale = max(height / 40, width / 60)
+    scale = min(height / 40, width / 60)
     weights = view.image[0].double()
     rows, columns = torch.meshgrid(
         torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
@@ -58,16 +58,18 @@ def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_depth_is_the_nearest_pixels_of_what_is_not_cut_off(maker, factor: int) -> None:
+def test_depth_is_the_nearest_pixels_and_padding_is_unknown(maker, factor: int) -> None:
     generator = np.random.default_rng(0)
     depth = generator.uniform(1, 9, (40 // factor, 60 // factor)).astype(np.float32)
     maker.scene().h5(maker.root / "here/depth/a.h5", depth=depth)
-    view = dataset(maker, 48, 48)[0][0]  # 60 x 40 becomes 72 x 48, of which 12 columns go on each side
+    view = dataset(maker, 48, 48)[0][0]  # 60 x 40 becomes 48 x 32
     assert view.depth is not None
-    for row, column in ((0, 0), (47, 47), (10, 20), (17, 3)):
+    assert (view.depth[32:] == 0).all()
+    assert (view.image[:, 32:] == 0).all()
+    for row, column in ((0, 0), (31, 47), (10, 20), (17, 3)):
         # the pixel of the map whose centre lies nearest to the centre of the resized pixel
-        across = (np.arange(60 // factor) + 0.5) * factor / 60 * 72 - 0.5 - 12
-        down = (np.arange(40 // factor) + 0.5) * factor / 40 * 48 - 0.5
+        across = (np.arange(60 // factor) + 0.5) * factor / 60 * 48 - 0.5
+        down = (np.arange(40 // factor) + 0.5) * factor / 40 * 32 - 0.5
         assert view.depth[row, column] == depth[np.abs(down - row).argmin(), np.abs(across - column).argmin()]
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disk.images.resizing import Placement, fill, place, to_tensor
+from disk.images.resizing import Placement, place, to_tensor
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -87,31 +87,6 @@ def test_one_side_alone_keeps_the_aspect() -> None:
 def test_extreme_shapes() -> None:
     assert place(np.zeros((1, 1, 3), np.uint8), max_size=1600)[0].shape == (1, 1, 3)
     assert place(np.zeros((15, 4000, 3), np.uint8), max_size=100)[0].shape == (1, 100, 3)
-
-
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 120), st.integers(1, 120))
-@settings(max_examples=100, deadline=None)
-def test_filling_takes_the_largest_part_around_the_middle(rows: int, columns: int, height: int, width: int) -> None:
-    filled, crop = fill(np.full((rows, columns, 3), 200, np.uint8), height, width)
-    assert filled.shape == (height, width, 3)
-    assert (filled == 200).all()
-    corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]]) @ np.linalg.inv(crop.from_original()).T
-    (left, top), (right, bottom) = corners[:, :2] + 0.5
-    assert left == pytest.approx(columns - right, abs=1e-6)
-    assert top == pytest.approx(rows - bottom, abs=1e-6)
-    assert min(left, top) == pytest.approx(0, abs=1e-6)
-    assert max(left, top) >= -1e-6
-
-
-def test_filling_keeps_points_on_what_they_show() -> None:
-    """A ramp along each axis says where a pixel of the part comes from."""
-    image = np.zeros((60, 200, 3), np.uint8)
-    image[..., 0], image[..., 1] = np.arange(200), 4 * np.arange(60)[:, None]
-    filled, crop = fill(image, 90, 120)
-    y, x = np.mgrid[5:85, 5:115]
-    source = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(crop.from_original()).T
-    np.testing.assert_allclose(filled[y, x, 0], source[..., 0], atol=0.75)
-    np.testing.assert_allclose(filled[y, x, 1] / 4, source[..., 1], atol=0.3)
 
 
 def test_tensors() -> None:

@@ -99,7 +99,7 @@ def _calibration(scene: Scene, name: str) -> Calibration:
 
 
 def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[np.ndarray, " 3"]) -> PosedImage:
-    """The whole image, reduced."""
+    """The whole image, reduced without padding."""
     width, height = image_size(scene.image_file(name))
     scale = _SIZE / max(width, height)
     size = max(1, round(height * scale)), max(1, round(width * scale))

@@ -14,7 +14,7 @@ from disk.shapes import Float, Tensor
 class PosedImage:
     """An image with its camera, all on the pixel grid of `image`.
 
-    image: (3, H, W), RGB in [0, 1].
+    image: (3, H, W), RGB in [0, 1]; zero in the padding at the right and the bottom.
     camera: K, R, t of this grid; (0, 0) is the centre of the first pixel and x_cam = R x_world + t.
     depth: (H, W), z in the camera's frame in the unit of t, 0 where unknown; None without a depth map.
     name: as in the data set, for messages.

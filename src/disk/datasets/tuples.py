@@ -14,7 +14,7 @@ from disk.datasets.scenes import Scene, SceneSet
 from disk.errors import DatasetError
 from disk.geometry.camera import Camera
 from disk.images.reading import read_image
-from disk.images.resizing import Crop, fill, to_tensor
+from disk.images.resizing import Placement, place, to_tensor
 from disk.progress import track
 from disk.shapes import Float, Int
 
@@ -22,8 +22,8 @@ from disk.shapes import Float, Int
 class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
     """The tuples of a data set, at most `scene_limit` of each scene at a time, as lists of PosedImage.
 
-    Images are resized to fill (height, width), and what is too long is cut off at both ends; K, depth and image stay on
-    one grid. All calibrations are read, and all images looked for, at the start, so that a
+    Images are resized to fit into (height, width) and padded with zeros at the right and the bottom; K, depth
+    and image stay on one grid. All calibrations are read, and all images looked for, at the start, so that a
     fault in the data shows before training. Raises DatasetError for these, ImageError for a damaged image.
     """
 
@@ -79,37 +79,44 @@ def load_posed_image(
     width: int,
 ) -> PosedImage:
     """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`."""
-    image = read_image(scene.image_file(name))
-    pixels, crop = fill(image, height, width)
+    pixels, placement = place(read_image(scene.image_file(name)), height=height, width=width)
     K, R, T = calibration
     camera = Camera(
-        K=torch.from_numpy(crop.from_original() @ K).float(),
+        K=torch.from_numpy(_scaled(K, placement)).float(),
         R=torch.from_numpy(R).float(),
         t=torch.from_numpy(R @ origin + T).float(),
     )
     depth_file = scene.depth_file(name)
     depth = None
     if depth_file is not None:
-        depth = torch.from_numpy(_cropped(read_depth(depth_file), image.shape[:2], crop, height, width, depth_file))
+        depth = torch.from_numpy(_placed_depth(read_depth(depth_file), placement, height, width, depth_file))
     return PosedImage(to_tensor(pixels), camera, depth, f"{scene.name}/{name}")
 
 
-def _cropped(
-    depth: Float[np.ndarray, "a b"], size: tuple[int, int], crop: Crop, height: int, width: int, path: Path
-) -> Float[np.ndarray, "h w"]:
-    """The depth at the nearest pixel, for every pixel of the canvas.
+def _scaled(K: Float[np.ndarray, "3 3"], placement: Placement) -> Float[np.ndarray, "3 3"]:
+    """K after the resize x -> (x + 0.5) s - 0.5."""
+    sx, sy = placement.scale_x, placement.scale_y
+    resize = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+    return resize @ K
 
-    size: (height, width) of the image. The map covers the whole image but may be smaller, as COLMAP makes them to save
-    memory.
+
+def _placed_depth(
+    depth: Float[np.ndarray, "a b"], placement: Placement, height: int, width: int, path: Path
+) -> Float[np.ndarray, "h w"]:
+    """The depth at the nearest pixel, for every pixel of the canvas; 0 in the padding.
+
+    The map covers the whole image but may be smaller, as COLMAP makes them to save memory.
     """
     rows, columns = depth.shape
-    scale_y, scale_x = rows / size[0], columns / size[1]
+    scale_x, scale_y = placement.width / columns, placement.height / rows
     # half a pixel of rounding on each side of both grids may stretch one side more than the other
-    if abs(scale_x / scale_y - 1) > 2 / min(rows, columns, *size):
+    if abs(scale_x / scale_y - 1) > 2 / min(rows, columns, placement.width, placement.height):
         raise DatasetError(f"{path}: the depth map, {columns} x {rows}, has another aspect than its image")
-    x = ((crop.left + (np.arange(width) + 0.5) / crop.scale) * scale_x).astype(np.int64).clip(max=columns - 1)
-    y = ((crop.top + (np.arange(height) + 0.5) / crop.scale) * scale_y).astype(np.int64).clip(max=rows - 1)
-    return depth[y[:, None], x[None, :]].astype(np.float32, copy=False)
+    x = ((np.arange(placement.width) + 0.5) / scale_x).astype(np.int64)
+    y = ((np.arange(placement.height) + 0.5) / scale_y).astype(np.int64)
+    canvas = np.zeros((height, width), dtype=np.float32)
+    canvas[: placement.height, : placement.width] = depth[y[:, None], x[None, :]]
+    return canvas
 
 
 def _read_calibrations(scene: Scene) -> dict[int, Calibration]:

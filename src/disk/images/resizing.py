@@ -55,34 +55,6 @@ def place(
     return image, placement
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A part of an image, resized by `scale`: its corner (left, top), in pixels from that of the image."""
-
-    scale: float
-    left: float
-    top: float
-
-    def from_original(self) -> Float[np.ndarray, "3 3"]:
-        """Homogeneous pixels of the original image -> of the resized part."""
-        s = self.scale
-        x, y = (s * (0.5 - corner) - 0.5 for corner in (self.left, self.top))
-        return np.array([[s, 0, x], [0, s, y], [0, 0, 1]])
-
-
-def fill(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Crop]:
-    """Resize the largest part around the middle of an image (H, W, 3) uint8 that has the aspect of a canvas to it."""
-    rows, columns = image.shape[:2]
-    scale = max(height / rows, width / columns)
-    part_width, part_height = width / scale, height / scale
-    crop = Crop(scale, (columns - part_width) / 2, (rows - part_height) / 2)
-    box = (crop.left, crop.top, crop.left + part_width, crop.top + part_height)
-    # rounding must not reach beyond the image
-    box = tuple(min(max(side, 0.0), float(limit)) for side, limit in zip(box, (columns, rows) * 2, strict=True))
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS, box)
-    return np.asarray(resized), crop
-
-
 def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
     """uint8 (H, W, 3) -> float32 (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)

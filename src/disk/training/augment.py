@@ -133,7 +133,7 @@ def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
 
 
 def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
-    """Colour, gamma, contrast and brightness; dim: the images that become dark and flat."""
+    """Colour, gamma, contrast and brightness; dim: the images that are dark and flat."""
     grey = torch.einsum("c,bchw->bhw", batch.new_tensor(_GREY), batch)[:, None]
     saturation = torch.where(draw.chance(0.4), draw.uniform(0.3, 1.7), 1.0)
     saturation = torch.where(draw.chance(0.07), 0.0, saturation)
@@ -145,9 +145,7 @@ def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
     batch = batch ** draw.on_device(gamma)
     contrast = torch.where(draw.chance(0.5), draw.uniform(math.log(0.35), math.log(1.5)).exp(), 1.0)
     contrast = torch.where(dim, draw.uniform(math.log(0.4), 0).exp(), contrast)
-    # what is short of light stays dark when it is made flat
-    pivot = torch.where(dim, batch.mean((1, 2, 3)).cpu(), draw.uniform(0, 1))
-    brightness = torch.where(draw.chance(0.4), draw.uniform(-0.2, 0.2), 0.0)
+    pivot, brightness = draw.uniform(0, 1), torch.where(draw.chance(0.4), draw.uniform(-0.2, 0.2), 0.0)
     contrast, pivot, brightness = (draw.on_device(part) for part in (contrast, pivot, brightness))
     return ((batch - pivot) * contrast + pivot + brightness).clamp(0, 1)
 
