@@ -59,6 +59,8 @@ def test_max_size_only_shrinks_and_maps_back(rows: int, columns: int, max_size: 
     points = torch.tensor([[x, y]], dtype=torch.float64)
     on_canvas = (points + 0.5) * torch.tensor([width / columns, height / rows]).double() - 0.5
     torch.testing.assert_close(placement.to_original(on_canvas), points)
+    expected = [(x + 0.5) * width / columns - 0.5, (y + 0.5) * height / rows - 0.5, 1]
+    np.testing.assert_allclose(placement.from_original() @ [x, y, 1], expected, rtol=1e-12, atol=1e-9)
     # the image's corners are the canvas part's corners, so a keypoint never maps outside its image
     corners = torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
     torch.testing.assert_close(

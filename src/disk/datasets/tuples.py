@@ -82,7 +82,7 @@ def load_posed_image(
     pixels, placement = place(read_image(scene.image_file(name)), height=height, width=width)
     K, R, T = calibration
     camera = Camera(
-        K=torch.from_numpy(_scaled(K, placement)).float(),
+        K=torch.from_numpy(placement.from_original() @ K).float(),
         R=torch.from_numpy(R).float(),
         t=torch.from_numpy(R @ origin + T).float(),
     )
@@ -91,13 +91,6 @@ def load_posed_image(
     if depth_file is not None:
         depth = torch.from_numpy(_placed_depth(read_depth(depth_file), placement, height, width, depth_file))
     return PosedImage(to_tensor(pixels), camera, depth, f"{scene.name}/{name}")
-
-
-def _scaled(K: Float[np.ndarray, "3 3"], placement: Placement) -> Float[np.ndarray, "3 3"]:
-    """K after the resize x -> (x + 0.5) s - 0.5."""
-    sx, sy = placement.scale_x, placement.scale_y
-    resize = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
-    return resize @ K
 
 
 def _placed_depth(

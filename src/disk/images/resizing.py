@@ -31,6 +31,11 @@ class Placement:
         scale = points.new_tensor([self.scale_x, self.scale_y])
         return (points + 0.5) / scale - 0.5
 
+    def from_original(self) -> Float[np.ndarray, "3 3"]:
+        """Homogeneous pixels of the original image -> of the canvas."""
+        sx, sy = self.scale_x, self.scale_y
+        return np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
+
 
 def place(
     image: np.ndarray, max_size: int = 0, height: int | None = None, width: int | None = None
