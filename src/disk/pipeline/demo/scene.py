@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from disk.datasets.synthesis.textures import PhotoStore, build_store, lookup
 from disk.geometry.camera import Camera
+from disk.images.resizing import Placement
 from disk.pipeline.demo.photos import centre_crop, load_photo
 from disk.shapes import Float, Int, Tensor, UInt8
 from disk.viewing.cloud import looking_at
@@ -86,7 +87,10 @@ def orbit(count: int, width: int, height: int) -> list[Camera]:
 @torch.no_grad()
 def render_view(room: Room, camera: Camera, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
     """The room from one camera: each pixel the mean over a grid of rays, textures filtered for their spacing."""
-    maps, shown = _plane_maps(room, _enlarged(camera, SUPERSAMPLING))
+    scale = float(SUPERSAMPLING)
+    finer = Placement(width * SUPERSAMPLING, height * SUPERSAMPLING, scale, scale)
+    K = torch.from_numpy(finer.from_original()) @ camera.K
+    maps, shown = _plane_maps(room, Camera(K, camera.R, camera.t))
     sizes = room.photos.sizes[shown].double()
     # from (u, v, 1) in [-1, 1] to texels (x, y, 1): the photo fills the face
     to_texels = torch.diag_embed(torch.cat([sizes / 2, torch.ones(len(sizes), 1)], dim=1))
@@ -174,10 +178,3 @@ def _turned_axes(yaw: float) -> np.ndarray:
     """The axes x, y, z, turned about z."""
     cos, sin = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
     return np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]])
-
-
-def _enlarged(camera: Camera, factor: int) -> Camera:
-    """The camera of the image enlarged `factor` times: x maps to (x + 0.5) factor - 0.5."""
-    K = camera.K * torch.tensor([[factor], [factor], [1.0]], dtype=torch.float64)
-    K[:2, 2] += (factor - 1) / 2
-    return Camera(K, camera.R, camera.t)
