@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from disk.model.backend import make_backend
 from PIL import Image
 from torch.nn import functional as F
 
 import disk
-from disk.model.backend import make_backend
 from disk.model.detection import nms
 
 METHODS = ("ours", "ours, torch", "dense", "kornia")

@@ -17,11 +17,11 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from disk.model.backend import Backend, make_backend
 from PIL import Image
 
 from disk.images.reading import read_image
 from disk.images.resizing import to_tensor
-from disk.model.backend import Backend, make_backend
 from disk.model.checkpoints import load
 from disk.pipeline.detect import DetectOptions, detect
 

@@ -9,6 +9,16 @@ import pytest
 from PIL import Image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
 def textured_photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """uint8 (H, W, 3): random rectangles under mild noise, with corners everywhere."""
     rng = np.random.default_rng(seed)

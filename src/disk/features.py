@@ -2,33 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from disk.shapes import Float, Int, Tensor
 
+if TYPE_CHECKING:
+    import numpy as np
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Features:
-    """Local features of one image.
+    """Local features of one image, best first.
 
     keypoints: (N, 2) float32, x right and y down in pixels; (0, 0) is the centre of the first pixel.
     descriptors: (N, D), unit length.
     scores: (N,), the heatmap logit of a detected keypoint, the log-probability of a sampled one.
+    image_size: (width, height) of the image in pixels, where known.
     An image without features has N = 0.
+
+    >>> import torch
+    >>> features = Features(torch.zeros(3, 2), torch.eye(3), torch.tensor([3.0, 2.0, 1.0]), (640, 480))
+    >>> len(features), len(features[:2]), features.numpy()["scores"].tolist()
+    (3, 2, [3.0, 2.0, 1.0])
     """
 
     keypoints: Float[Tensor, "n 2"]
     descriptors: Float[Tensor, "n d"]
     scores: Float[Tensor, " n"]
+    image_size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.keypoints.shape[0]
 
+    def __getitem__(self, rows: slice | Tensor) -> Features:
+        """Some of the features: a slice, a mask (N,) or indices (K,)."""
+        return replace(
+            self, keypoints=self.keypoints[rows], descriptors=self.descriptors[rows], scores=self.scores[rows]
+        )
+
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
-        return Features(self.keypoints.to(device), self.descriptors.to(device), self.scores.to(device))
+        return replace(
+            self,
+            keypoints=self.keypoints.to(device),
+            descriptors=self.descriptors.to(device),
+            scores=self.scores.to(device),
+        )
+
+    def cpu(self) -> Features:
+        """The same features in the memory of the CPU."""
+        return self.to("cpu")
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """The three arrays by name: keypoints, descriptors, scores."""
+        return {name: getattr(self, name).detach().cpu().numpy() for name in ("keypoints", "descriptors", "scores")}
+
+    def as_dict(self, image_size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """A batch of one image as LightGlue, glue-factory and kornia take it.
+
+        keypoints (1, N, 2), descriptors (1, N, D), keypoint_scores (1, N), image_size (1, 2) as (width, height);
+        the last only where known, here or by the argument.
+        """
+        size = image_size or self.image_size
+        batch = {
+            "keypoints": self.keypoints[None],
+            "descriptors": self.descriptors[None],
+            "keypoint_scores": self.scores[None],
+        }
+        return batch | ({"image_size": self.keypoints.new_tensor([size])} if size else {})
 
 
 @dataclass(frozen=True)

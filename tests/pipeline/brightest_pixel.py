@@ -1,27 +1,32 @@
-"""A backend that finds one keypoint, where the image is brightest."""
+"""An engine that finds one keypoint, where the image is brightest."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from disk.features import Features
-from disk.model.backend import Backend
+from disk.model.canvas import Canvas
 
 
-class BrightestPixel(Backend):
+class BrightestPixel:
     """Stands in for the network: the brightest pixel of an image, to see where pixels go."""
 
+    name = "brightest pixel"
+
     def __init__(self) -> None:
-        self.device = torch.device("cpu")
         self.sizes: list[tuple[int, ...]] = []
 
-    def detect_batch(self, images: Any, *others: Any) -> Any:
-        self.sizes.append(tuple(images.shape))
+    def images_at_once(self, height: int, width: int) -> int:
+        return 1
+
+    def start(self, canvases: Sequence[Canvas], *others: Any) -> Callable[[], list[Features]]:
+        self.sizes.append((len(canvases), *canvases[0].pixels.shape))
         found = []
-        for image in images:
-            y, x = divmod(int(image.sum(0).argmax()), image.shape[2])
+        for canvas in canvases:
+            y, x = divmod(int(canvas.pixels.int().sum(0).argmax()), canvas.pixels.shape[2])
             point = torch.tensor([[x, y]], dtype=torch.float32)
             found.append(Features(point, torch.ones(1, 128), torch.ones(1)))
-        return found
+        return lambda: found

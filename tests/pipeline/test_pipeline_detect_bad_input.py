@@ -18,6 +18,7 @@ from PIL import Image
 import disk.pipeline.detect as stage
 import disk.pipeline.loading as loading
 from disk.cli.main import main
+from disk.model.engine import StripEngine
 from disk.storage import shards
 from disk.storage.artifacts import read_features
 
@@ -225,13 +226,13 @@ def test_too_large_for_the_memory(
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(stage.Backend, "detect_batch", fail)
+    monkeypatch.setattr(StripEngine, "start", fail)
     line = refuses(capsys, tmp_path / "out", photo_folder)
     assert "a.jpg at 96 x 64 in a batch of 1 does not fit into memory; use a smaller --max-size" in line
 
 
 def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    real, calls = stage._run, 0
+    real, calls = stage._start, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -241,7 +242,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_run", interrupted)
+        patch.setattr(stage, "_start", interrupted)
         code, lines = run(capsys, tmp_path / "out", photo_folder)
     assert code == 130
     assert lines == ["disk detect: interrupted; the same command goes on where it stopped"]

@@ -29,15 +29,15 @@ def test_decoding_runs_ahead_within_a_bound(tmp_path: Path, monkeypatch: Any) ->
     class Slow(BrightestPixel):
         ahead: int | None = None
 
-        def detect_batch(self, *arguments: Any) -> Any:
+        def start(self, *arguments: Any) -> Any:
             if self.ahead is None:
                 time.sleep(0.5)
                 self.ahead = len(started)
-            return super().detect_batch(*arguments)
+            return super().start(*arguments)
 
     backend = Slow()
     monkeypatch.setattr(stage, "load_image", counting)
-    monkeypatch.setattr(stage, "make_backend", lambda *arguments: backend)
+    monkeypatch.setattr("disk.model.disk.make_engine", lambda *arguments: backend)
     detect(tmp_path / "out", tmp_path / "in", DetectOptions(workers=2, batch_size=1))
     assert len(started) == 20
     assert backend.ahead is not None
@@ -49,7 +49,7 @@ def test_batches_hold_equal_shapes_and_leave_none_behind(tmp_path: Path, monkeyp
     for i in range(23):
         Image.fromarray(np.zeros((16 + 16 * (i % 3), 30, 3), np.uint8)).save(tmp_path / "in" / f"{i:02d}.png")
     backend = BrightestPixel()
-    monkeypatch.setattr(stage, "make_backend", lambda *arguments: backend)
+    monkeypatch.setattr("disk.model.disk.make_engine", lambda *arguments: backend)
     assert detect(tmp_path / "out", tmp_path / "in", DetectOptions(batch_size=4)).detected == 23
     assert sum(size[0] for size in backend.sizes) == 23
     assert max(size[0] for size in backend.sizes) == 4

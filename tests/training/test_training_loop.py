@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from wall import write_wall
 
 from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
-from disk.model import backend
+from disk.model import engine
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.training import loop, watch
@@ -80,7 +80,7 @@ def test_stopped_and_resumed_equals_undisturbed(
 def test_emulated_precision_is_warned_of(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(backend, "_has_instructions", lambda precision: precision != "bf16")
+    monkeypatch.setattr(engine, "_has_instructions", lambda precision: precision != "bf16")
     short = replace(TINY, synthesize=photos, n_epochs=1, warmup=1, test_scene_limit=0)
     train(None, replace(short, save_dir=tmp_path / "fp32"))
     assert "instructions" not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Oracle(DISK):
             pixels, _ = project(view.camera, points)
             self.features.append(Features(pixels, torch.eye(max(count, 1))[order][:, :count], torch.ones(count)))
 
-    def detect_batch(self, images: torch.Tensor, n: int | None = None, window: int = 5) -> list[Features]:
+    def detect(self, image: Any, *others: Any, **changes: Any) -> Any:
         return self.features
 
 

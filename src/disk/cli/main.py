@@ -27,6 +27,7 @@ RESUMING = ("detect", "match", "verify", "reconstruct")  # without being asked t
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted."""
     from disk.errors import DiskError
+    from disk.options import spelt_as_flags
     from disk.progress import setup
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -47,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"disk: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
-        return int(module.main(arguments[1:]) or 0)
+        with spelt_as_flags():
+            module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
+            return int(module.main(arguments[1:]) or 0)
     except DiskError as error:
         print(f"disk {name}: {error}", file=sys.stderr)
         return error.exit_code

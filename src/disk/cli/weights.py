@@ -38,7 +38,7 @@ def convert(source: Positional[str], target: Positional[Path]) -> None:
         source: a name (default, depth, epipolar) or a .pth or .safetensors file, also of our training.
         target: the file to write; its ending chooses the format.
     """
-    model = checkpoints.load(source)
+    model = checkpoints.load(source, "cpu")
     _refuse_existing(target)
     checkpoints.save(model, target)
 
@@ -52,7 +52,7 @@ def export_onnx(source: Positional[str], target: Positional[Path]) -> None:
     """
     from disk.model.onnx import export
 
-    model = checkpoints.load(source)
+    model = checkpoints.load(source, "cpu")
     _refuse_existing(target)
     export(model, target)
 

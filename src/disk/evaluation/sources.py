@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from disk.devices import choose_device
 from disk.errors import ArtifactError, EvaluationError
 from disk.evaluation.baselines import detect_baseline
 from disk.evaluation.ground_truth import View
 from disk.features import Features, Matches
 from disk.images.reading import image_size, read_image
-from disk.images.resizing import Placement, place, to_tensor
+from disk.images.resizing import Placement, place
 from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
-from disk.model.backend import choose_device, make_backend
 from disk.model.checkpoints import cache_folder, load, read_state, weights_hash
-from disk.model.disk import pad
 from disk.progress import track
 from disk.shapes import Float, Tensor
 from disk.storage.layouts import open_features
@@ -61,8 +60,8 @@ class FeatureOptions:
     """Spoil the second image of each pair: gamma 2.2, half the contrast, noise of sigma 0.03."""
     seed: int = 0
     """Of that noise."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the network runs; auto: a GPU if there is one."""
+    device: str = "auto"
+    """Where the network runs: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     cache: Path | None = None
     """Folder that keeps features, so that measuring again costs no detection; default: in the user's cache folder."""
 
@@ -100,16 +99,14 @@ def _check(options: FeatureOptions) -> None:
 
 
 def _network(name: str, options: FeatureOptions, alone: bool) -> DetectedFeatures:
-    model = load(name)
-    backend = make_backend(model, options.device)
+    model = load(name, options.device)
 
     def detect(image: np.ndarray, n: int) -> Features:
-        tensor = to_tensor(image)
-        size = image.shape[0], image.shape[1]
-        return backend.detect_batch(pad(tensor[None]), [size], n, subpixel=True)[0]
+        # resized before, for all methods alike
+        return cast(Features, model.detect(image, n=n, max_size=0)).cpu()
 
     label = "disk" if alone and name == "default" else f"disk {name}"
-    key = f"disk {weights_hash(model)} {backend.name} {backend.device.type}"
+    key = f"disk {weights_hash(model)} {model.engine.name} {model.device.type}"
     return DetectedFeatures(label, key, detect, options)
 
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
-from disk.errors import CheckpointError
+from disk.devices import choose_device
+from disk.errors import CheckpointError, DiskError
 from disk.model.disk import DISK
+from disk.model.engine import Backend
+from disk.options import Precision, option
 from disk.shapes import Tensor
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
@@ -26,9 +29,17 @@ RELEASED = {
 RELEASED_URL = "https://raw.githubusercontent.com/cvlab-epfl/disk/master/"
 
 
-def load(name_or_path: str | Path = "default") -> DISK:
-    """A DISK network in evaluation mode, on the CPU.
+def load(
+    name_or_path: str | Path = "default",
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+    threads: int | None = None,
+) -> DISK:
+    """A DISK network in evaluation mode, ready to detect.
 
+    device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one. precision: of the arithmetic; auto: fp16 on a CUDA
+    GPU, fp32 elsewhere. threads: of this process on a CPU, where several share one machine; default: all cores.
     `default` ships with the package; `depth` and `epipolar` are the authors', once `disk weights fetch` has got
     them; anything else is a .pth or .safetensors file. Raises CheckpointError when it is missing, damaged, holds
     pickled code or another network.
@@ -39,7 +50,12 @@ def load(name_or_path: str | Path = "default") -> DISK:
         raise CheckpointError(f"{path}: not a DISK checkpoint (there is no {_LAST})")
     model = DISK(desc_dim=state[_LAST].shape[0] - 1)
     load_state(model, state, path)
-    return model.eval()
+    if threads is not None:
+        if threads < 1:
+            raise DiskError(f"{option('threads', threads)}: must be at least 1")
+        torch.set_num_threads(threads)
+    model.precision, model.backend = precision, backend
+    return model.to(choose_device(device)).eval()
 
 
 def load_state(model: DISK, state: dict[str, Tensor], path: Path) -> None:

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict, cast, overload
 
+import numpy as np
 import torch
+from PIL.Image import Image
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from disk.features import Features
 from disk.model import head
-from disk.model.detection import nms, refine, sample_grid
+from disk.model.canvas import Canvas, make_canvases
+from disk.model.engine import Backend, Engine, make_engine
+from disk.model.options import DetectionOptions
 from disk.model.statistics import Encoding, encode
-from disk.model.unet import UNet, UpBlock
+from disk.model.unet import STRIDE, UNet, UpBlock
+from disk.options import Precision
 from disk.shapes import Float, Int, Tensor
 
-STRIDE = 16  # height and width of the network's input are multiples of this
+__all__ = ["DISK", "STRIDE"]
+
+ImageLike = Any
+
+
+class Changes(TypedDict, total=False):
+    """Fields of `DetectionOptions` by name."""
+
+    height: int | None
+    width: int | None
+    max_size: int
+    n: int | None
+    window: int
+    subpixel: bool
+    mode: str
 
 
 class DISK(nn.Module):
     """DISK local features (Tyszkiewicz, Fua, Trulls, NeurIPS 2020).
 
-    Parameters have the names and shapes of the released checkpoints. Images are RGB in [0, 1].
+    An ordinary torch module whose parameters have the names and shapes of the released checkpoints; `disk.load` makes
+    one. `detect` is what the commands run as well. precision, backend: how it computes there; may be set anew.
     """
 
     def __init__(self, desc_dim: int = 128) -> None:
         super().__init__()
         self.desc_dim = desc_dim
         self.unet = UNet(desc_dim + 1)
+        self.precision: Precision = "auto"
+        self.backend: Backend = "auto"
+        self._engine: tuple[Any, Engine] | None = None
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b d h w"]]:
         """Heatmap logits and raw descriptors at every pixel: the original's dense formulation."""
@@ -54,60 +81,120 @@ class DISK(nn.Module):
     def _last_block(self) -> tuple[Tensor, Tensor, Tensor]:
         return cast(UpBlock, self.unet.path_up[-1]).conv.weights()
 
-    def sample(self, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None) -> list[Features]:
-        """Training: keypoints drawn from the heatmap; scores are their log-probabilities. With gradients."""
-        encoding = self.encode(images)
-        drawn = sample_grid(self.heatmap(encoding), generator)
-        descriptors = self.describe(encoding, [points for points, _ in drawn])
-        return [
-            Features(points.to(log_p.dtype), descriptor, log_p)
-            for (points, log_p), descriptor in zip(drawn, descriptors, strict=True)
-        ]
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
-    @torch.inference_mode()
-    def detect(self, image: Any, n: int | None = None, window: int = 5, subpixel: bool = False) -> Any:
-        """Features of one image (uint8 (H, W, 3) array, PIL image, float (3, H, W) tensor) of any size, best first.
+    @property
+    def engine(self) -> Engine:
+        """What detects, for the parameters, device and precision as they are now."""
+        # an engine keeps weights in layouts that are its own: any change of a parameter makes it stale
+        parameters = [(p.data_ptr(), p._version, p.dtype, p.device) for p in self.parameters()]
+        key = (parameters, self.precision, self.backend, torch.get_num_threads())
+        if self._engine is None or self._engine[0] != key:
+            self._engine = key, make_engine(self, self.precision, self.backend)
+        return self._engine[1]
 
-        A float (B, 3, H, W) tensor gives a list. `n`: the most keypoints to keep; `window`: of the non-maximum
-        suppression, in pixels; `subpixel`: keypoints at the peaks of the heatmap between pixels, as the commands find
-        them, instead of whole pixels, as in the original. Raises ImageError for anything else.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engine": None}
+
+    def start(
+        self,
+        canvases: Sequence[Canvas],
+        options: DetectionOptions = DetectionOptions(),
+        generator: torch.Generator | None = None,
+        to: torch.device | str | None = None,
+    ) -> Callable[[], list[Features]]:
+        """Start detection in prepared images of one shape; the function that is returned waits for the result.
+
+        Its keypoints are in pixels of the images as they were before, its tensors on the device `to`, by default the
+        model's. generator: on the model's device, what mode rng draws from.
         """
-        batch, single = _as_batch(image)
-        device = next(self.parameters()).device
-        found = self.detect_batch(batch.to(device), n, window, subpixel)
-        return found[0] if single else found
-
-    def detect_batch(
-        self, images: Float[Tensor, "b 3 h w"], n: int | None = None, window: int = 5, subpixel: bool = False
-    ) -> list[Features]:
-        """Features of images of one size, any size."""
-        height, width = images.shape[2:]
-        encoding = self.encode(pad(images))
-        heatmaps = self.heatmap(encoding)[:, :height, :width]
-        kept = [nms(heatmap, window, n) for heatmap in heatmaps]
-        descriptors = self.describe(encoding, [points for points, _ in kept])
-        return [
-            Features(refine(heatmap, points) if subpixel else points.float(), descriptor.float(), scores.float())
-            for heatmap, (points, scores), descriptor in zip(heatmaps, kept, descriptors, strict=True)
+        finish = self.engine.start(canvases, options, generator, torch.device(to or self.device))
+        return lambda: [
+            replace(features, keypoints=canvas.placement.to_original(features.keypoints), image_size=canvas.size)
+            for features, canvas in zip(finish(), canvases, strict=True)
         ]
 
+    def images_at_once(self, height: int = 1600, width: int = 1600) -> int:
+        """How many images of this size, in pixels, one pass of the network takes best, by the memory that is free."""
+        return self.engine.images_at_once(height, width)
 
-def pad(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
-    """Zero rows and columns at the bottom and right, to the next multiple of 16."""
-    height, width = images.shape[2:]
-    return F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+    @overload
+    def detect(
+        self,
+        image: str | os.PathLike[str] | Image,
+        options: DetectionOptions = ...,
+        *,
+        masks: Any = ...,
+        generator: torch.Generator | None = ...,
+        **changes: Unpack[Changes],
+    ) -> Features: ...
+
+    @overload
+    def detect(
+        self,
+        image: Sequence[ImageLike],
+        options: DetectionOptions = ...,
+        *,
+        masks: Any = ...,
+        generator: torch.Generator | None = ...,
+        **changes: Unpack[Changes],
+    ) -> list[Features]: ...
+
+    @overload
+    def detect(
+        self,
+        image: np.ndarray | Tensor,
+        options: DetectionOptions = ...,
+        *,
+        masks: Any = ...,
+        generator: torch.Generator | None = ...,
+        **changes: Unpack[Changes],
+    ) -> Features | list[Features]: ...
+
+    def detect(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        options: DetectionOptions = DetectionOptions(),
+        *,
+        masks: ImageLike | Sequence[ImageLike | None] | None = None,
+        generator: torch.Generator | None = None,
+        **changes: Unpack[Changes],
+    ) -> Features | list[Features]:
+        """Features of an image, or of each image of a list or batch, best first, as `disk detect` finds them.
+
+        image: a path, PIL image, uint8 or float array or tensor; see `disk.images.pixels.as_pixels`. Keypoints are in
+        pixels of the image as given. options, or some of its fields by name (`n=2048`): how to detect.
+        masks: an image, or one for each, 0 where no keypoint may be. generator: on the model's device, what mode rng
+        draws from. The tensors are on the model's device. Raises ImageError for what is no image, DiskError for
+        options that cannot be used.
+
+        >>> import disk
+        >>> features = disk.load().detect(torch.rand(3, 48, 64), n=20)
+        >>> len(features), features.descriptors.shape[1], features.image_size
+        (20, 128, (64, 48))
+        """
+        options = replace(options, **changes)
+        options.check()
+        canvases, single = make_canvases(image, options, masks)
+        found: list[Features | None] = [None] * len(canvases)
+        for rows in _equal_shapes(canvases):
+            height, width = canvases[rows[0]].pixels.shape[1:]
+            step = 1 if options.mode == "rng" else self.images_at_once(height, width)
+            for first in range(0, len(rows), step):
+                some = rows[first : first + step]
+                features = self.start([canvases[i] for i in some], options, generator)()
+                for i, each in zip(some, features, strict=True):
+                    found[i] = each
+        results = [features for features in found if features is not None]
+        return results[0] if single else results
 
 
-def _as_batch(image: Any) -> tuple[Tensor, bool]:
-    from disk.errors import ImageError
-
-    if isinstance(image, Tensor):
-        if image.is_floating_point() and image.ndim in (3, 4) and image.shape[-3] == 3:
-            return (image[None], True) if image.ndim == 3 else (image, False)
-        raise ImageError(f"expected a float (3, H, W) or (B, 3, H, W) tensor, got {image.dtype} {tuple(image.shape)}")
-    import numpy as np
-
-    array = np.array(image.convert("RGB") if hasattr(image, "convert") else image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ImageError(f"expected a uint8 (H, W, 3) image, got {array.dtype} {array.shape}")
-    return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255, True
+def _equal_shapes(canvases: Sequence[Canvas]) -> list[list[int]]:
+    """The numbers of canvases, those of one shape and type together."""
+    groups: dict[Any, list[int]] = {}
+    for i, canvas in enumerate(canvases):
+        groups.setdefault((canvas.pixels.shape, canvas.pixels.dtype, canvas.pixels.device), []).append(i)
+    return list(groups.values())

@@ -12,6 +12,7 @@ from disk.model.statistics import EPS, encode
 from disk.model.winograd import KERNEL
 from disk.shapes import Float, Tensor
 
+STRIDE = 16  # height and width of the network's input are multiples of this
 DOWN = (16, 32, 64, 64, 64)
 UP = (64, 64, 64)
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import torch
 
+from disk.devices import choose_device
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
 from disk.features import Features
 from disk.images.listing import ImageFile, images_in_images, list_images
-from disk.model.backend import Backend, choose_device, make_backend
 from disk.model.checkpoints import load, weights_hash
 from disk.model.disk import DISK
+from disk.model.engine import Backend, resolve_precision
+from disk.model.options import DetectionOptions
+from disk.options import Precision, check_at_least, option
 from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
@@ -31,30 +33,16 @@ from disk.storage.locks import folder_lock
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 # these decide what is found; a run only goes on with the same values
-_DECISIVE = ("height", "width", "max_size", "window", "subpixel", "n", "mode", "f16", "precision")
+_DECISIVE = ("height", "width", "max_size", "window", "subpixel", "mode", "f16")
 _CORES = 4  # for a worker on a cluster without GPUs; the maps of a large image need memory that few cores come with
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
-    """How features are detected."""
+class DetectOptions(DetectionOptions):
+    """How features are detected in a folder."""
 
-    height: int | None = None
-    """Fit images into a box of this height and --width, padded on the right and below; alone: resize to it."""
-    width: int | None = None
-    """Width of that box."""
-    max_size: int = 1600
-    """Shrink images whose long side is longer, in pixels; 0: never. Not used with --height or --width."""
     image_extension: str | None = None
     """Only images with this extension, any case; default: every supported type."""
-    n: int | None = 4096
-    """Keep this many best keypoints of an image; None: all."""
-    window: int = 5
-    """Side of the non-maximum suppression window, odd, in pixels."""
-    subpixel: bool = True
-    """Keypoints at the peaks of the heatmap between pixels; without, whole pixels as in the original."""
-    mode: Literal["nms", "rng"] = "nms"
-    """nms: the best local maxima; rng: drawn at random as in training, the same ones on every run."""
     model_path: str = "default"
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     desc_dim: int = 128
@@ -65,14 +53,14 @@ class DetectOptions:
     """Accepted for the original's sake: scores.h5 is always written."""
     mask_dir: Path | None = None
     """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the network runs; auto: a GPU if there is one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the network."""
-    backend: Literal["auto", "torch", "onnx"] = "auto"
+    device: str = "auto"
+    """Where the network runs: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
+    precision: Precision = "auto"
+    """Arithmetic of the network; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
+    backend: Backend = "auto"
     """auto: onnxruntime on a CPU in fp32, torch otherwise."""
     batch_size: int = 0
-    """Images of equal shape in one pass of the network; 0: one on a CPU, four on a GPU."""
+    """Images of equal shape in one pass of the network; 0: one on a CPU, on a GPU what fits its free memory."""
     workers: int = 0
     """Threads that decode images ahead of the network; 0: one per core, at most eight."""
     ray: RayCluster = "off"
@@ -101,36 +89,38 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     """
     check_detect(options)
     files = list_images(images, options.image_extension)
-    model = load(options.model_path)
+    device = choose_device(options.device if options.ray == "off" else "cpu")
+    model = load(options.model_path, device, options.precision, options.backend)
     if model.desc_dim != options.desc_dim:
         raise CheckpointError(
-            f"{options.model_path} has descriptors of {model.desc_dim}: use --desc-dim {model.desc_dim}"
+            f"{options.model_path} has descriptors of {model.desc_dim}: use {option('desc_dim', model.desc_dim)}"
         )
-    decisive = {name: getattr(options, name) for name in _DECISIVE} | {"masks": options.mask_dir is not None}
+    if options.ray == "off":
+        model.engine  # noqa: B018  # refuses what cannot run before anything is written
+    decisive = {name: getattr(options, name) for name in _DECISIVE} | {
+        "n": options.budget,
+        "masks": options.mask_dir is not None,
+        "precision": resolve_precision(options.precision, device) if options.ray == "off" else options.precision,
+    }
     start = perf_counter()
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
         done = writer.done()
         _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
-        keypoints, failed = 0, dict[str, str]()
+        keypoints, failed, slowest = 0, dict[str, str](), ""
         if todo:
-            with _network(model, options) as network:
-                keypoints, failed = _detect_all(todo, network, writer, options, len(files) - len(todo))
+            keypoints, failed, slowest = _detect_all(todo, model, writer, options, len(files) - len(todo))
         writer.finish()
     summary = DetectSummary(len(files), len(todo) - len(failed), keypoints, failed)
-    _report(summary, artifacts, perf_counter() - start, options.keep_going)
+    _report(summary, artifacts, perf_counter() - start, slowest, options.keep_going)
     return summary
 
 
 def check_detect(options: DetectOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    for name, least in {"height": 1, "width": 1, "n": 1, "max_size": 0, "batch_size": 0, "workers": 0}.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise DiskError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    if options.window < 1 or options.window % 2 == 0:
-        raise DiskError(f"--window {options.window}: must be odd and at least 1")
+    options.check()
+    check_at_least(options, batch_size=0, workers=0)
     if options.mask_dir is not None and not options.mask_dir.is_dir():
         raise ImageError(f"mask folder {options.mask_dir} does not exist")
 
@@ -139,12 +129,12 @@ def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> Non
     for folder, name in images_in_images(done | {file.name for file in files}):
         raise ArtifactError(
             f"{artifacts} cannot hold both images {folder!r} and {name!r}, and one is there from an earlier run; "
-            "use another folder, or --overwrite"
+            f"use another folder, or {option('overwrite')}"
         )
 
 
-def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going: bool) -> None:
-    rate = f", {summary.detected / seconds:.2f} images/s" if summary.detected else ""
+def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: str, keep_going: bool) -> None:
+    rate = f", {summary.detected / seconds:.2f} images/s, limited by {slowest}" if summary.detected else ""
     log.info(
         "%d images: %d detected now with %d keypoints%s; in %s",
         summary.images, summary.detected, summary.keypoints, rate, artifacts,
@@ -163,42 +153,73 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, keep_going:
     log.warning("%s", message)
 
 
-@dataclass(frozen=True)
-class _Network:
-    """Where the network runs: features of batches, as they come, and how many images go into a batch by default."""
+class _Waiting:
+    """The seconds a run has waited for each of its parts: what held it back."""
 
-    run: Callable[[Iterable[list[Loaded]]], Iterator[tuple[list[Loaded], list[Features]]]]
-    batch_size: int
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {"decoding": 0.0, "the network": 0.0, "writing": 0.0}
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[part] += perf_counter() - start
+
+    def longest(self) -> str:
+        """The part that was waited for most."""
+        return max(self.seconds, key=self.seconds.__getitem__)
+
+
+_Batch = list[Loaded]
+_Run = Callable[[Iterable[_Batch], _Waiting], Iterator[tuple[_Batch, list[Features]]]]
 
 
 @contextlib.contextmanager
-def _network(model: DISK, options: DetectOptions) -> Iterator[_Network]:
-    make = partial(_make_run, model, options)
+def _network(model: DISK, options: DetectOptions) -> Iterator[tuple[_Run, int]]:
+    """What gives the features of batches, as they come, here or on a cluster; the images of a batch, 0 for any number."""
     if options.ray == "off":
-        run = make()
-        batch_size = 1 if choose_device(options.device).type == "cpu" else 4
-        yield _Network(lambda batches: ((batch, run(batch)) for batch in batches), batch_size)
-    else:
-        with Cluster(options.ray, make, options.device, _CORES) as cluster:
-            batch_size = 4 if cluster.has_gpus else 1
-            yield _Network(lambda batches: cluster.map((batch, (batch,)) for batch in batches), batch_size)
+        batch_size = 1 if model.device.type == "cpu" else 0
+        yield lambda batches, waiting: _run_here(model, options, batches, waiting), batch_size
+        return
+    with Cluster(options.ray, partial(_make_run, model, options), options.device, _CORES) as cluster:
+        batch_size = 4 if cluster.has_gpus else 1
+        yield lambda batches, waiting: cluster.map((batch, (batch,)) for batch in batches), batch_size
 
 
-def _make_run(model: DISK, options: DetectOptions) -> Callable[[list[Loaded]], list[Features]]:
-    """What finds the features of a batch, here or in a worker of a cluster."""
-    backend = make_backend(model, options.device, options.precision, options.backend)
-    return lambda batch: _run(backend, batch, options)
+def _make_run(model: DISK, options: DetectOptions) -> Callable[[_Batch], list[Features]]:
+    """What finds the features of a batch in a worker of a cluster."""
+    model.to(choose_device(options.device))
+    return lambda batch: _start(model, batch, options)()
+
+
+def _run_here(
+    model: DISK, options: DetectOptions, batches: Iterable[_Batch], waiting: _Waiting
+) -> Iterator[tuple[_Batch, list[Features]]]:
+    """On a GPU a batch is started before the one ahead of it is waited for, so that the GPU is never idle."""
+    started: deque[tuple[_Batch, Callable[[], list[Features]]]] = deque()
+    depth = 0 if model.device.type == "cpu" else 1
+    upcoming = iter(batches)
+    while True:
+        with waiting("decoding"):
+            batch = next(upcoming, None)
+        if batch is not None:
+            with waiting("the network"):
+                started.append((batch, _start(model, batch, options)))
+        while len(started) > (depth if batch is not None else 0):
+            done, finish = started.popleft()
+            with waiting("the network"):
+                features = finish()
+            yield done, features
+        if batch is None:
+            return
 
 
 def _detect_all(
-    files: list[ImageFile], network: _Network, writer: ShardWriter, options: DetectOptions, skipped: int
-) -> tuple[int, dict[str, str]]:
-    """Number of keypoints found, and the images that could not be read with the reasons."""
+    files: list[ImageFile], model: DISK, writer: ShardWriter, options: DetectOptions, skipped: int
+) -> tuple[int, dict[str, str], str]:
+    """Number of keypoints found, the images that could not be read with the reasons, what was waited for most."""
     failed: dict[str, str] = {}
     keypoints = 0
-    batch_size = options.batch_size or network.batch_size
-    if options.mode == "rng":
-        batch_size = 1  # so that an image's draw depends on its name alone
     workers = options.workers or min(8, os.cpu_count() or 1)
     loading = partial(
         load_image,
@@ -207,59 +228,49 @@ def _detect_all(
         width=options.width,
         mask_dir=options.mask_dir,
     )
-    batches = equal_shapes(load_ahead(files, loading, workers, workers + batch_size, failed), batch_size)
+    waiting = _Waiting()
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
     writing: deque[Future[None]] = deque()
     # the flush comes last, when no thread writes any more
     with (
+        _network(model, options) as (run, images_at_once),
         keep_what_is_done(writer.flush),
         bar,
         ThreadPoolExecutor(1, "write") as pool,
-        contextlib.closing(batches),
     ):
-        for batch, features in network.run(batches):
-            keypoints += sum(map(len, features))
-            writing.append(pool.submit(_write, writer, batch, features, options.f16))
-            if len(writing) > 2:
-                writing.popleft().result()
-            bar.update(len(batch))
-        for write in writing:
-            write.result()
-    return keypoints, failed
+        # one at a time for rng, so that an image's draw depends on its name alone
+        batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once or model.images_at_once()
+        loaded = load_ahead(files, loading, workers, workers + batch_size, failed)
+        with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
+            for batch, features in run(batches, waiting):
+                keypoints += sum(map(len, features))
+                writing.append(pool.submit(_write, writer, batch, features, options.f16))
+                if len(writing) > 2:
+                    with waiting("writing"):
+                        writing.popleft().result()
+                bar.update(len(batch))
+            for write in writing:
+                write.result()
+    return keypoints, failed, waiting.longest()
 
 
-def _run(backend: Backend, batch: list[Loaded], options: DetectOptions) -> list[Features]:
-    """Features in pixels of the original images."""
+def _start(model: DISK, batch: _Batch, options: DetectOptions) -> Callable[[], list[Features]]:
+    """Start detection in a batch; what is returned waits for its features, in pixels of the images as stored."""
     generator = None
     if options.mode == "rng":
         seed = zlib.crc32(batch[0].file.name.encode())
-        generator = torch.Generator(backend.device).manual_seed(seed)
-    pixels = torch.from_numpy(np.stack([image.canvas for image in batch]))
+        generator = torch.Generator(model.device).manual_seed(seed)
+    canvases = [image.canvas for image in batch]
     try:
-        # bytes cross to the device, a quarter of the floats
-        images = pixels.to(backend.device).float().div_(255)
-        found = backend.detect_batch(
-            images,
-            [(image.placement.height, image.placement.width) for image in batch],
-            options.n,
-            options.window,
-            options.mode,
-            generator,
-            [image.mask for image in batch],
-            options.subpixel,
-        )
+        return model.start(canvases, options, generator, "cpu")
     except Exception as error:
         if _out_of_memory(error):
-            height, width = batch[0].canvas.shape[1:]
+            height, width = canvases[0].pixels.shape[1:]
             raise DiskError(
                 f"{batch[0].file.path} at {width} x {height} in a batch of {len(batch)} does not fit into memory; "
-                "use a smaller --max-size or --batch-size"
+                f"use a smaller {option('max_size')} or {option('batch_size')}"
             ) from error
         raise
-    return [
-        Features(image.placement.to_original(features.keypoints), features.descriptors, features.scores)
-        for image, features in zip(batch, found, strict=True)
-    ]
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -277,4 +288,4 @@ def _write(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16:
             DESCRIPTORS: features.descriptors.numpy().astype(np.float16 if f16 else np.float32, copy=False),
             SCORES: features.scores.numpy(),
         }
-        writer.add(image.file.name, arrays, {"image_size": image.size, "image_path": image.file.relative})
+        writer.add(image.file.name, arrays, {"image_size": image.canvas.size, "image_path": image.file.relative})

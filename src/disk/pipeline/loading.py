@@ -15,23 +15,16 @@ from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
 from disk.images.reading import one_large_at_a_time, read_image, read_mask
 from disk.images.resizing import Placement, place
-from disk.model.disk import STRIDE
+from disk.model.canvas import Canvas, pad_to_stride
 from disk.progress import log
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image.
-
-    size: (width, height) of the file; canvas: uint8 (3, H, W), sides are multiples of 16; mask: bool of the
-    canvas's part that is no padding, False where there shall be no keypoint.
-    """
+    """A decoded image, ready for the network."""
 
     file: ImageFile
-    size: tuple[int, int]
-    canvas: np.ndarray
-    placement: Placement
-    mask: torch.Tensor | None
+    canvas: Canvas
 
 
 def load_ahead(
@@ -79,11 +72,9 @@ def load_image(file: ImageFile, max_size: int, height: int | None, width: int | 
                 mask = _load_mask(mask_dir / f"{file.relative}.png", size, placement)
     except MemoryError:
         raise ImageError(f"{file.path} does not fit into memory") from None
-    rows, columns = canvas.shape[:2]
-    if rows % STRIDE or columns % STRIDE:
-        canvas = np.pad(canvas, ((0, -rows % STRIDE), (0, -columns % STRIDE), (0, 0)))
-    canvas = np.ascontiguousarray(canvas.transpose(2, 0, 1))  # here, off the network's thread
-    return Loaded(file, size, canvas, placement, mask)
+    # here, off the network's thread
+    pixels = pad_to_stride(torch.from_numpy(np.array(canvas.transpose(2, 0, 1))))
+    return Loaded(file, Canvas(pixels, placement, size, mask))
 
 
 def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
@@ -109,7 +100,7 @@ def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Lo
     """Batches of images with equal canvases; no more than two batches of images wait for their like."""
     waiting: dict[tuple[int, ...], list[Loaded]] = {}
     for image in images:
-        batch = waiting.setdefault(image.canvas.shape, [])
+        batch = waiting.setdefault(tuple(image.canvas.pixels.shape), [])
         batch.append(image)
         if len(batch) < batch_size and sum(map(len, waiting.values())) < 2 * batch_size:
             continue

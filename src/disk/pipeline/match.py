@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from disk.devices import choose_device
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
 from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
-from disk.model.backend import choose_device
 from disk.model.checkpoints import cache_folder, read_state
 from disk.pairs.choose import Pair, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval

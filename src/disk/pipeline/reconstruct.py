@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.model.checkpoints import resolve
+from disk.options import Precision
 from disk.pipeline.cluster import RayCluster
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, check_export, export, files_of_features
@@ -31,8 +32,8 @@ T = TypeVar("T")
 class ReconstructOptions:
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
-    n: int | None = DetectOptions.n
-    """Keep this many best keypoints of an image; None: all."""
+    n: int | Literal["auto"] | None = DetectOptions.n
+    """Keypoint budget of an image, the best by score; auto: 4096; None: all."""
     max_size: int = DetectOptions.max_size
     """Shrink images whose long side is longer before detection, in pixels; 0: never."""
     image_extension: str | None = None
@@ -41,10 +42,10 @@ class ReconstructOptions:
     """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
     model_path: str = DetectOptions.model_path
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
-    precision: Literal["fp32", "bf16", "fp16"] = DetectOptions.precision
-    """Arithmetic of the network."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to detect and match; auto: a GPU if there is one."""
+    precision: Precision = DetectOptions.precision
+    """Arithmetic of the network; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
+    device: str = "auto"
+    """Where to detect and match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     ray: RayCluster = DetectOptions.ray
     """auto: detect and match on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one."""
     pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval"] = "auto"

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from disk.errors import CheckpointError, TrainingError
-from disk.model.backend import warn_of_emulation
 from disk.model.checkpoints import load
 from disk.model.disk import DISK, STRIDE
+from disk.model.engine import warn_of_emulation
 from disk.progress import log, progress_bar
 from disk.training.augment import augment
 from disk.training.data import TrainingData, Tuple
@@ -198,7 +198,7 @@ def _train_scalars(totals: Totals) -> dict[str, float]:
 def _initial_model(weights: str | None, desc_dim: int) -> DISK:
     if weights is None:
         return DISK(desc_dim)
-    model = load(weights)
+    model = load(weights, "cpu")
     if model.desc_dim != desc_dim:
         raise CheckpointError(f"{weights}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}")
     return model

@@ -46,7 +46,8 @@ def has_poses() -> bool:
 @torch.inference_mode()
 def validate_tuple(model: DISK, views: list[PosedImage]) -> list[PairResult]:
     """Match all pairs of a tuple and compare with the ground truth."""
-    features = model.detect_batch(torch.stack([view.image for view in views]), n=KEYPOINTS)
+    # at the size of training; whole pixels, as the original validates
+    features = model.detect([view.image for view in views], n=KEYPOINTS, max_size=0, subpixel=False)
     return [_validate_pair(features[i], features[j], views[i], views[j]) for i, j in combinations(range(len(views)), 2)]
 
 

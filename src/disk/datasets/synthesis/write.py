@@ -12,8 +12,8 @@ from disk.datasets.files import Calibration, write_calibration, write_depth
 from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.datasets.synthesis.sampler import SceneSampler
+from disk.devices import choose_device
 from disk.errors import DatasetError
-from disk.model.backend import choose_device
 from disk.progress import log, track
 
 _QUALITY = 95  # of the JPEG files; the original reads no other type

@@ -61,7 +61,7 @@ def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
     for name, least in {"views": 2, "width": 64, "n": 1}.items():
         if getattr(options, name) < least:
             raise DiskError(f"--{name} {getattr(options, name)}: must be at least {least}")
-    model = load(options.model_path)
+    model = load(options.model_path, options.device)
     photo_folder()
     _prepare(out)
     log.info("a stereo pair with measured disparities")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from disk.features import Features
 from disk.matching.nearest import match
@@ -43,9 +42,7 @@ class StereoResult:
 def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
     """Detect and match the pair, compare with the disparities, save the pictures to a folder."""
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
-    first, second = (
-        model.detect(torch.from_numpy(image).permute(2, 0, 1) / 255, n=n, subpixel=True) for image in (left, right)
-    )
+    first, second = (features.cpu() for features in model.detect([left, right], n=n))
     found = match(first, second).indices.numpy()
     ends = (first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]])
     errors = disparity_errors(*ends, load_disparity())

@@ -1,0 +1,36 @@
+"""Which device the work runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from disk.errors import DiskError
+from disk.options import option
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of that name: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is CUDA, then Apple's GPU, then the CPU.
+
+    CUDA devices come with their index. Raises DiskError for a device that this machine does not have.
+    """
+    there = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if name == "auto":
+        name = next(kind for kind, count in there.items() if count)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DiskError(f"{option('device', name)}: no such device; use auto, cpu, cuda, cuda:1 or mps") from None
+    count = there.get(device.type, 0)
+    if device.index is not None and 0 < count <= device.index:
+        raise DiskError(f"{option('device', name)}: this machine has {count} of these, numbered from 0")
+    if count == 0:
+        raise DiskError(
+            f"{option('device', str(name))}: this machine has no such device; use {option('device', 'auto')}"
+        )
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

@@ -1,0 +1,154 @@
+"""Running the network over a batch of canvases: by onnxruntime and torch on a CPU, by batched kernels on a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import torch
+
+from disk.errors import DiskError
+from disk.features import Features
+from disk.model.canvas import Canvas
+from disk.model.detection import nms, refine, sample_grid
+from disk.model.options import DetectionOptions
+from disk.model.statistics import encode
+from disk.options import Precision, option
+from disk.progress import log
+from disk.shapes import Tensor
+
+if TYPE_CHECKING:
+    from disk.model.disk import DISK
+
+Backend = Literal["auto", "torch", "onnx"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Detection in canvases of one shape, by one way of running the network."""
+
+    name: str
+
+    def start(
+        self,
+        canvases: Sequence[Canvas],
+        options: DetectionOptions,
+        generator: torch.Generator | None,
+        to: torch.device,
+    ) -> Callable[[], list[Features]]:
+        """Start detection; what is returned waits for the features, in pixels of the canvases, best first, on `to`."""
+
+    def images_at_once(self, height: int, width: int) -> int:
+        """How many images of this size one pass takes best."""
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "fp16", "bf16"]:
+    """`auto` is fp16 on a CUDA GPU, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
+    """The engine for the model's device; `auto` is onnxruntime, where installed, for fp32 on a CPU, torch for all else.
+
+    Raises DiskError for onnx off the CPU or below fp32.
+    """
+    parameter = next(model.parameters())
+    device, precision = parameter.device, resolve_precision(precision, parameter.device)
+    fits = device.type == "cpu" and precision == "fp32" and parameter.dtype != torch.float64
+    if backend == "onnx" and not fits:
+        raise DiskError(
+            f"{option('backend', 'onnx')} runs in fp32 on the CPU; use {option('precision', 'fp32')} and "
+            f"{option('device', 'cpu')}, or {option('backend', 'torch')}"
+        )
+    warn_of_emulation(device, precision)
+    onnx = backend == "onnx" or (backend == "auto" and fits and find_spec("onnxruntime") is not None)
+    return StripEngine(model, precision, onnx)
+
+
+class StripEngine:
+    """For a CPU: the up blocks and the heatmap in strips that fit its cache, one image after the other."""
+
+    def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool) -> None:
+        parameter = next(model.parameters())
+        self.name = "onnx" if onnx else "torch"
+        # weights of half precision are computed with in fp32: what saves time is the precision, by autocast
+        self._model = copy.deepcopy(model).float() if parameter.dtype.itemsize < 4 else model
+        self._dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        self._device = parameter.device
+        self._autocast = (
+            nullcontext() if precision == "fp32" else torch.autocast(self._device.type, dtype=_DTYPES[precision])
+        )
+        self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
+        if onnx:
+            from disk.model.onnx import coarse_session
+
+            session = coarse_session(self._model, torch.get_num_threads())
+            self._coarse = lambda images: [torch.from_numpy(m) for m in session.run(None, {"images": images.numpy()})]
+
+    def images_at_once(self, height: int, width: int) -> int:
+        """One: more share no work, and take more memory."""
+        return 1
+
+    def start(
+        self,
+        canvases: Sequence[Canvas],
+        options: DetectionOptions,
+        generator: torch.Generator | None,
+        to: torch.device,
+    ) -> Callable[[], list[Features]]:
+        """Features in pixels of the canvases, best first; found at once."""
+        found = [features.to(to) for features in self._detect(canvases, options, generator)]
+        return lambda: found
+
+    @torch.no_grad()
+    def _detect(
+        self, canvases: Sequence[Canvas], options: DetectionOptions, generator: torch.Generator | None
+    ) -> list[Features]:
+        images = torch.stack([canvas.pixels for canvas in canvases]).to(self._device)
+        images = images.to(self._dtype).div_(255) if images.dtype == torch.uint8 else images.to(self._dtype)
+        with self._autocast:
+            encoding = encode(*self._model.unet.fine(*self._coarse(images.contiguous())))
+            logits = self._model.heatmap(encoding)
+            areas = [logits[i, : c.placement.height, : c.placement.width] for i, c in enumerate(canvases)]
+            if options.mode == "nms":
+                found = [nms(area, options.window) for area in areas]
+            else:
+                found = sample_grid(logits, generator)
+            kept = [_best(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
+            descriptors = self._model.describe(encoding, [points for points, _ in kept])
+        subpixel = options.subpixel and options.mode == "nms"
+        return [
+            Features(refine(area, points) if subpixel else points.float(), descriptor.float(), scores.float())
+            for area, (points, scores), descriptor in zip(areas, kept, descriptors, strict=True)
+        ]
+
+
+def _best(points: Tensor, scores: Tensor, canvas: Canvas, n: int | None) -> tuple[Tensor, Tensor]:
+    """The n best by score of the points that lie on the image and where its mask allows."""
+    height, width = canvas.placement.height, canvas.placement.width
+    order = torch.argsort(scores, descending=True, stable=True)
+    x, y = points[order].unbind(1)
+    allowed = (x < width) & (y < height)
+    if canvas.mask is not None:
+        allowed &= canvas.mask.to(points.device)[y.clamp(max=height - 1), x.clamp(max=width - 1)]
+    order = order[allowed][:n]
+    return points[order], scores[order]
+
+
+def warn_of_emulation(device: torch.device, precision: Precision) -> None:
+    """Log a warning where the processor has no instructions for a precision, which makes it many times slower."""
+    if device.type == "cpu" and precision in _DTYPES and not _has_instructions(precision):
+        log.warning(
+            "this CPU has no %s instructions and emulates them: %s is faster", precision, option("precision", "fp32")
+        )
+
+
+def _has_instructions(precision: str) -> bool:
+    check = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return check is None or bool(check())

@@ -1,0 +1,201 @@
+"""Detection in prepared images: onnxruntime and torch agree, padding and masks are respected, nothing is stale."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from disk.errors import DiskError
+from disk.features import Features
+from disk.images.resizing import Placement
+from disk.model import engine
+from disk.model.canvas import Canvas, pad_to_stride
+from disk.model.disk import DISK
+from disk.model.engine import resolve_precision
+from disk.model.options import DetectionOptions
+
+
+def network(backend="torch", precision="auto"):
+    torch.manual_seed(0)
+    model = DISK().eval()
+    model.backend, model.precision = backend, precision
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+def canvases(images, height, width, masks=None):
+    """Of which the top-left part is the image."""
+    masks = masks or [None] * len(images)
+    return [
+        Canvas(image, Placement(width, height, 1.0, 1.0), (width, height), mask)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+def found(model, images, height, width, masks=None, generator=None, **options):
+    options = {"subpixel": False, "n": None, **options}
+    return model.start(canvases(images, height, width, masks), DetectionOptions(**options), generator)()
+
+
+def by_position(features):
+    """Order by position: equal scores up to rounding may come in another order."""
+    order = np.lexsort(features.keypoints.numpy().T)
+    return features.keypoints[order], features.descriptors[order], features.scores[order]
+
+
+def test_onnx_equals_torch_at_several_sizes_and_batches(model):
+    onnx = network("auto")
+    assert (onnx.engine.name, model.engine.name) == ("onnx", "torch")
+    for batch, height, width in [(1, 16, 16), (1, 48, 160), (3, 64, 80)]:
+        images = torch.rand(batch, 3, height, width)
+        got, expected = (found(m, images, height - 3, width - 5) for m in (onnx, model))
+        for a, b in zip(got, expected, strict=True):
+            assert len(a) > 0
+            for x, y in zip(by_position(a), by_position(b), strict=True):
+                torch.testing.assert_close(x, y, atol=1e-4, rtol=0)
+
+
+def test_without_onnxruntime_torch_does_it_all(monkeypatch):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert network("auto").engine.name == "torch"
+
+
+def test_no_keypoint_in_the_padding_and_exactly_n(model):
+    images = torch.rand(1, 3, 64, 96)
+    (everything,) = found(model, images, 41, 50)
+    assert everything.keypoints[:, 0].max() < 50
+    assert everything.keypoints[:, 1].max() < 41
+    for n in (1, len(everything) - 1, len(everything), len(everything) + 1):
+        (best,) = found(model, images, 41, 50, n=n)
+        assert len(best) == min(n, len(everything))
+        assert torch.equal(best.keypoints, everything.keypoints[:n])
+    assert (everything.scores.diff() <= 0).all()
+    assert everything.scores.min() > 0
+    torch.testing.assert_close(everything.descriptors.norm(dim=1), torch.ones(len(everything)))
+
+
+def test_bytes_are_the_floats_they_stand_for(model):
+    image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+    (one,), (other,) = found(model, [image], 32, 48), found(model, [image / 255], 32, 48)
+    assert torch.equal(one.keypoints, other.keypoints)
+    torch.testing.assert_close(one.descriptors, other.descriptors)
+
+
+def test_masks_apply_before_the_best_are_taken(model):
+    mask = torch.zeros(48, 64, dtype=torch.bool)
+    mask[:, 40:] = True
+    masked, free = found(model, torch.rand(2, 3, 48, 64), 48, 64, [mask, None], n=20)
+    assert len(masked) == len(free) == 20
+    assert masked.keypoints[:, 0].min() >= 40
+    assert free.keypoints[:, 0].min() < 40
+
+
+def test_random_mode_depends_on_the_generator_and_keeps_all_that_is_drawn(model):
+    images = torch.rand(1, 3, 64, 96)
+
+    def draw(seed, n="auto"):
+        return found(model, images, 60, 90, generator=torch.Generator().manual_seed(seed), mode="rng", n=n)[0]
+
+    first, again, other = draw(1), draw(1), draw(2)
+    assert torch.equal(first.keypoints, again.keypoints)
+    assert len(first) != len(other) or not torch.equal(first.keypoints, other.keypoints)
+    assert first.keypoints[:, 0].max() < 90
+    assert (first.scores < 0).all()  # log-probabilities
+    assert DetectionOptions(mode="rng").budget is None
+    assert torch.equal(draw(1, n=5).keypoints, first.keypoints[:5])
+
+
+def test_half_precision_finds_the_same_places(model):
+    images = torch.rand(1, 3, 64, 96)
+    (full,) = found(model, images, 64, 96, n=100)
+    half = network("auto", "bf16")
+    assert half.engine.name == "torch"
+    (near,) = found(half, images, 64, 96, n=100)
+    assert near.keypoints.dtype == near.descriptors.dtype == torch.float32
+    common = {tuple(p) for p in full.keypoints.tolist()} & {tuple(p) for p in near.keypoints.tolist()}
+    assert len(common) > 70
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_processor_without_the_instructions_is_warned_of(monkeypatch, caplog, there):
+    monkeypatch.setattr(engine, "_has_instructions", lambda precision: there)
+    assert network(precision="bf16").engine
+    assert ("no bf16 instructions" in caplog.text) is not there
+
+
+def test_automatic_precision():
+    assert resolve_precision("auto", torch.device("cuda", 0)) == "fp16"
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert resolve_precision("bf16", torch.device("cuda", 0)) == "bf16"
+
+
+def test_onnx_that_cannot_be():
+    with pytest.raises(DiskError, match="backend='onnx' runs in fp32 on the CPU"):
+        assert network("onnx", "bf16").engine
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_weights_that_change_are_the_ones_that_are_used(backend):
+    model, image = network(backend), torch.rand(3, 32, 48)
+    before = model.detect(image)
+    torch.manual_seed(1)
+    other = DISK()
+    model.load_state_dict(other.state_dict())
+    expected, after = other.detect(image), model.detect(image)
+    assert not torch.equal(before.scores[:5], after.scores[:5])
+    torch.testing.assert_close(after.scores, expected.scores, atol=1e-4, rtol=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0)
+    assert len(model.detect(image)) == 0
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_a_copy_detects_as_well(backend):
+    model, image = network(backend), torch.rand(3, 32, 48)
+    expected = model.detect(image)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin.detect(image).keypoints, expected.keypoints)
+
+
+def test_other_types_of_parameters_detect_as_well():
+    model, image = network("auto"), torch.rand(3, 64, 96)
+    expected = model.detect(image, n=50)
+
+    def common(features: Features) -> int:
+        return int((torch.cdist(expected.keypoints, features.keypoints).amin(1) < 0.5).sum())
+
+    assert common(model.double().detect(image, n=50)) >= 49
+    assert common(model.half().detect(image, n=50)) >= 40
+    assert next(model.parameters()).dtype == torch.float16  # the module itself stays as it was made
+
+
+def test_what_is_detected_can_be_learned_from(model):
+    features = model.detect(torch.rand(3, 32, 48))
+    layer = torch.nn.Linear(128, 1)
+    layer(features.descriptors).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_pad_is_zero_and_minimal():
+    padded = pad_to_stride(torch.ones(3, 17, 32))
+    assert padded.shape == (3, 32, 32)
+    assert padded[:, 17:].abs().sum() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_cuda_equals_cpu(model, precision):
+    images = torch.rand(1, 3, 64, 96)
+    (expected,) = found(model, images, 64, 96, n=100)
+    on_gpu = network(precision=precision).to("cuda")
+    (got,) = found(on_gpu, images, 64, 96, n=100)
+    assert got.keypoints.device.type == "cuda"
+    nearest = torch.cdist(expected.keypoints, got.keypoints.cpu()).amin(1)
+    assert (nearest < 0.5).sum() >= (98 if precision == "fp32" else 85)
