@@ -62,7 +62,7 @@ class _Centre(torch.autograd.Function):
     def backward(ctx: Any, grad_centred: Tensor, grad_variance: Tensor) -> tuple[Tensor, None]:
         (centred,) = ctx.saved_tensors
         factor = (2 / (centred.shape[2] * centred.shape[3])) * grad_variance[:, :, None, None]
-        filtered = _gram(_gram(centred, 2), 3) if ctx.upsampled else centred
+        filtered = gram(gram(centred, 2), 3) if ctx.upsampled else centred
         # the filter keeps the mean, so the second term is centred already
         grad = torch.addcmul(grad_centred, filtered, factor.to(centred.dtype))
         return grad.sub_(grad_centred.mean((2, 3), keepdim=True)), None
@@ -78,7 +78,7 @@ def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
         if not upsampled:
             total += own.square().sum((2, 3))
             continue
-        filtered = _gram(own, 3)
+        filtered = gram(own, 3)
         total += _CENTRE * (own * filtered).sum((2, 3))
         # the filter along the columns is symmetric: each pair of rows counts twice
         if rows.shape[2] > 1:
@@ -94,7 +94,7 @@ def _statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _gram(x: Tensor, axis: int) -> Tensor:
+def gram(x: Tensor, axis: int) -> Tensor:
     """(U^T U) x / 2 along an axis, for the bilinear x2 operator U."""
     size = x.shape[axis]
     out = x * _CENTRE

@@ -1,0 +1,165 @@
+"""The operations on maps in plain torch: differentiable, on any device, in any precision, for a whole batch at once.
+
+Maps are (B, C, H, W) with channels innermost. A `norm` (B, 2, C) holds the scale and the shift that normalise each
+channel of each image; it is kept in single precision at least, whatever the precision of the maps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from disk.model.statistics import EPS, gram
+from disk.model.unet import DOWN
+from disk.model.winograd import KERNEL, MARGIN
+from disk.shapes import Float, Int, Tensor, UInt8
+
+STRIDE = 2 ** (len(DOWN) - 1)  # height and width of the network's maps at full resolution are multiples of this
+INPUT_CHANNELS = 8  # tensor cores multiply channels by eights
+
+
+def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Float[Tensor, "b 8 _ _"]:
+    """Images, bytes or numbers in [0, 1], with zeros up to the channels and the size that the network reads."""
+    height, width = images.shape[2:]
+    maps = images.to(dtype) if images.is_floating_point() else images.to(_exact(dtype)).div(255).to(dtype)
+    room = (0, -width % STRIDE, 0, -height % STRIDE, 0, INPUT_CHANNELS - images.shape[1])
+    return F.pad(maps, room).contiguous(memory_format=torch.channels_last)
+
+
+def pooled(
+    x: Float[Tensor, "b c h w"], slope: Float[Tensor, " c"]
+) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b 2 c"]]:
+    """The mean of each 2x2 pixels, normalised, through the PReLU; and the norm of `x` itself."""
+    small = F.avg_pool2d(x, 2)
+    return _activate(small, _norm(small), slope), _norm(x)
+
+
+def upsampled_norm(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 c"]:
+    """The norm of `x` after bilinear x2."""
+    return _norm(x, upsampled=True)
+
+
+def activation(
+    half: Float[Tensor, "b c1 h2 w2"],
+    skip: Float[Tensor, "b c2 h w"],
+    half_norm: Float[Tensor, "b 2 c1"],
+    skip_norm: Float[Tensor, "b 2 c2"],
+    slope: Float[Tensor, " c"],
+) -> Float[Tensor, "b c h w"]:
+    """`half` after bilinear x2 beside `skip`, normalised, through the PReLU."""
+    up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
+    return _activate(torch.cat([up, skip], 1), torch.cat([half_norm, skip_norm], 2), slope)
+
+
+def heatmap(
+    half: Float[Tensor, "b c1 h2 w2"],
+    skip: Float[Tensor, "b c2 h w"],
+    half_norm: Float[Tensor, "b 2 c1"],
+    skip_norm: Float[Tensor, "b 2 c2"],
+    slope: Float[Tensor, " c"],
+    taps: Float[Tensor, "25 c"],
+    bias: Float[Tensor, ""],
+) -> Float[Tensor, "b h w"]:
+    """One output channel of the convolution of the `activation`; `taps` in reading order. Single precision at least."""
+    pixels = activation(half, skip, half_norm, skip_norm, slope).permute(0, 2, 3, 1)
+    batch, height, width, _ = pixels.shape
+    # tap (dy, dx) sees the pixel at +(dy, dx), so a pixel adds to its neighbour at -(dy, dx)
+    products = (pixels.reshape(batch, height * width, -1) @ taps.flip(0).T).to(bias.dtype)
+    return F.fold(products.transpose(1, 2), (height, width), KERNEL, padding=MARGIN)[:, 0] + bias
+
+
+def describe(
+    half: Float[Tensor, "b c1 h2 w2"],
+    skip: Float[Tensor, "b c2 h w"],
+    half_norm: Float[Tensor, "b 2 c1"],
+    skip_norm: Float[Tensor, "b 2 c2"],
+    slope: Float[Tensor, " c"],
+    matrix: Float[Tensor, "k d"],
+    bias: Float[Tensor, " d"],
+    image: Int[Tensor, " n"],
+    points: Int[Tensor, "n 2"],
+) -> Float[Tensor, "n d"]:
+    """Unit vectors: the other output channels at pixels (x, y) of the images with the given indices.
+
+    `matrix` has a row for each tap in reading order and each channel. Single precision at least.
+    """
+    height, width = skip.shape[2:]
+    x, y = points.unbind(1)
+    offsets = torch.arange(-MARGIN, MARGIN + 1, device=points.device)
+    window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
+    inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None]
+    full = _gather(skip, image, window_y, window_x)
+
+    # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
+    four = torch.arange(4, device=points.device)
+    coarse_y, coarse_x = (((at - MARGIN - 1) >> 1)[:, None] + four for at in (y, x))
+    parity = torch.stack([y, x], 1) % 2
+    rows, columns = _window_upsampling(half)[parity].unbind(1)
+    coarse = _gather(half, image, coarse_y, coarse_x).unflatten(1, (4, 4))
+    coarse = torch.einsum("nyi,nxj,nijc->nyxc", rows, columns, coarse).flatten(1, 2)
+
+    norm = torch.cat([half_norm, skip_norm], 2)[image]
+    windows = _activate(torch.cat([coarse, full], 2).transpose(1, 2)[..., None], norm, slope)[..., 0].transpose(1, 2)
+    windows = windows * inside.flatten(1)[:, :, None]
+    return F.normalize((windows.flatten(1) @ matrix).to(bias.dtype) + bias, dim=1)
+
+
+def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """maps (B, C, H, W) at the grids y (N, k) by x (N, k), moved inside: (N, k*k, C)."""
+    _, channels, height, width = maps.shape
+    row = image[:, None] * height + y.clamp(0, height - 1)
+    index = row[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+    pixels = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+    return pixels.index_select(0, index.flatten()).view(len(y), -1, channels)
+
+
+def _window_upsampling(like: Tensor) -> Tensor:
+    """(2, 5, 4): bilinear x2 along an axis from 4 samples to 5, where the middle one is even or odd."""
+    even = [[1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1], [0, 0, 1, 3]]
+    odd = [[3, 1, 0, 0], [1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1]]
+    return torch.tensor([even, odd], dtype=like.dtype, device=like.device) / 4
+
+
+def _activate(x: Tensor, norm: Tensor, slope: Tensor) -> Tensor:
+    scale, shift = norm.to(x.dtype)[..., None, None].unbind(1)
+    return F.prelu(torch.addcmul(shift, x, scale), slope.to(x.dtype))
+
+
+def _norm(x: Tensor, upsampled: bool = False) -> Tensor:
+    mean, variance = _Moments.apply(x, upsampled)
+    scale = torch.rsqrt(variance + EPS)
+    return torch.stack([scale, -mean * scale], 1)
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance of each channel of each image, or of its x2 upsampled map (`disk.model.statistics`).
+
+    Written by hand because autograd would keep a map in single precision for each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, upsampled: bool) -> tuple[Tensor, Tensor]:
+        mean = x.mean((2, 3), dtype=_exact(x.dtype))
+        ctx.save_for_backward(x, mean)
+        ctx.upsampled = upsampled
+        centred, filtered = _centred(x, mean, upsampled)
+        return mean, (centred * filtered).mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, None]:
+        x, mean = ctx.saved_tensors
+        count = x.shape[2] * x.shape[3]
+        _, filtered = _centred(x, mean, ctx.upsampled)
+        mean_part, variance_part = (g[..., None, None] / count for g in (grad_mean, 2 * grad_variance))
+        return torch.addcmul(mean_part, filtered, variance_part).to(x.dtype), None
+
+
+def _centred(x: Tensor, mean: Tensor, upsampled: bool) -> tuple[Tensor, Tensor]:
+    centred = x - mean[..., None, None]
+    return centred, gram(gram(centred, 2), 3) if upsampled else centred
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
