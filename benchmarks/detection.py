@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from disk.model.backend import make_backend
 from PIL import Image
 from torch.nn import functional as F
 
@@ -39,11 +38,10 @@ def photograph(height: int, width: int) -> torch.Tensor:
 
 def detector(method: str, n: int, precision: Any) -> Callable[[torch.Tensor], Any]:
     """A function from images to features."""
-    model = disk.load()
+    # onnxruntime has no lower precision on the CPU, so `auto` is torch there
+    model = disk.load("default", "cpu", precision, "torch" if method.endswith("torch") else "auto")
     if method.startswith("ours"):
-        # onnxruntime has no lower precision on the CPU, so `auto` is torch there
-        backend = make_backend(model, "cpu", precision, "torch" if method.endswith("torch") else "auto")
-        return lambda images: backend.detect_batch(images, [tuple(images.shape[2:])], n=n)
+        return lambda images: model.detect(images, n=n, max_size=0)
     if method == "kornia":
         from kornia.feature import DISK
 

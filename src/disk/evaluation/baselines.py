@@ -37,8 +37,8 @@ def detect_baseline(method: str, image: np.ndarray, n: int) -> Features:
     # OpenCV keeps more than n when the last ones are tied
     best = np.argsort(-scores, kind="stable")[:n]
     keypoints = np.array([keypoint.pt for keypoint in found], np.float32)[best]
-    descriptors = _DESCRIPTORS[method](raw[best])
-    return Features(*(torch.from_numpy(part) for part in (keypoints, descriptors, scores[best])))
+    descriptors = torch.from_numpy(_DESCRIPTORS[method](raw[best]))
+    return Features(torch.from_numpy(keypoints), descriptors, torch.from_numpy(scores[best]))
 
 
 def _sift(raw: np.ndarray) -> np.ndarray:

@@ -168,8 +168,10 @@ class DetectedFeatures:
 
     def _read(self, file: Path) -> tuple[Features, float]:
         with np.load(file) as data:
-            parts = [torch.from_numpy(data[name]) for name in ("keypoints", "descriptors", "scores")]
-            return Features(*parts), float(data["seconds"])
+            keypoints, descriptors, scores = (
+                torch.from_numpy(data[name]) for name in ("keypoints", "descriptors", "scores")
+            )
+            return Features(keypoints, descriptors, scores), float(data["seconds"])
 
 
 class StoredFeatures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, cast, overload
+from typing import Any, Literal, TypedDict, cast, overload
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Changes(TypedDict, total=False):
     n: int | None
     window: int
     subpixel: bool
-    mode: str
+    mode: Literal["nms", "rng"]
 
 
 class DISK(nn.Module):

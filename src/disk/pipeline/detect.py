@@ -176,7 +176,7 @@ _Run = Callable[[Iterable[_Batch], _Waiting], Iterator[tuple[_Batch, list[Featur
 
 @contextlib.contextmanager
 def _network(model: DISK, options: DetectOptions) -> Iterator[tuple[_Run, int]]:
-    """What gives the features of batches, as they come, here or on a cluster; the images of a batch, 0 for any number."""
+    """What gives the features of batches as they come, here or on a cluster, and the images of a batch, 0 for any."""
     if options.ray == "off":
         batch_size = 1 if model.device.type == "cpu" else 0
         yield lambda batches, waiting: _run_here(model, options, batches, waiting), batch_size
