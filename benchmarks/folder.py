@@ -17,12 +17,12 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from disk.model.backend import Backend, make_backend
 from PIL import Image
 
 from disk.images.reading import read_image
 from disk.images.resizing import to_tensor
 from disk.model.checkpoints import load
+from disk.model.disk import DISK
 from disk.pipeline.detect import DetectOptions, detect
 
 
@@ -37,13 +37,12 @@ def write_photos(folder: Path, count: int, height: int, width: int) -> None:
         Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:04d}.jpg", quality=92)
 
 
-def network_seconds(backend: Backend, images: list[torch.Tensor], count: int, batch: int, n: int) -> float:
+def network_seconds(model: DISK, images: list[torch.Tensor], count: int, batch: int, n: int) -> float:
     """Time of the network alone over `count` images."""
-    height, width = images[0].shape[1:]
     start = perf_counter()
     for first in range(0, count, batch):
         stack = torch.stack([images[i % len(images)] for i in range(first, min(count, first + batch))])
-        backend.detect_batch(stack, [(height, width)] * len(stack), n)
+        model.detect(stack, n=n, max_size=0)
     return perf_counter() - start
 
 
@@ -54,13 +53,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024, help="a multiple of 16")
     parser.add_argument("--n", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
     parser.add_argument("--batch-size", type=int, default=0)
     options = parser.parse_args()
 
-    backend = make_backend(load(), options.device, options.precision)
-    batch = options.batch_size or (1 if backend.device.type == "cpu" else 4)
+    model = load("default", options.device, options.precision)
+    batch = options.batch_size or model.images_at_once(options.height, options.width)
     settings = DetectOptions(
         n=options.n, device=options.device, precision=options.precision, batch_size=batch, max_size=0
     )
@@ -69,10 +68,10 @@ def main() -> None:
         photos.mkdir()
         write_photos(photos, options.images, options.height, options.width)
         images = [to_tensor(read_image(path)) for path in sorted(photos.iterdir())[:8]]
-        network_seconds(backend, images, batch, batch, options.n)  # warm up
+        network_seconds(model, images, batch, batch, options.n)  # warm up
         ratios = []
         for i in range(options.rounds):
-            alone = network_seconds(backend, images, options.images, batch, options.n)
+            alone = network_seconds(model, images, options.images, batch, options.n)
             start = perf_counter()
             detect(Path(temporary, f"artifacts{i}"), photos, settings)
             folder = perf_counter() - start

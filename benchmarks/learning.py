@@ -104,7 +104,7 @@ def measure(weights: Path, scenes: list[list[PosedImage]], pairs: Path, images: 
     model = load(weights)
     right, total = 0, 0
     for views in scenes:
-        f1, f2 = model.detect(torch.stack([view.image for view in views]), n=KEYPOINTS)
+        f1, f2 = model.detect([view.image for view in views], n=KEYPOINTS, max_size=0, subpixel=False)
         indices = match(f1, f2).indices
         kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
         cameras, depths = [view.camera for view in views], [view.depth for view in views]
