@@ -3,8 +3,10 @@
     import disk
 
     model = disk.load()
-    features = [model.detect(image, n=2048) for image in images]
-    matches = disk.match(features[0], features[1], ratio=0.95)
+    first, second = model.detect(["a.jpg", "b.jpg"], n=2048)
+    matches = disk.match(first, second)
+
+    disk.reconstruct("photos", "model")
 
 Every command is a function as well: `from disk.pipeline.detect import DetectOptions, detect` and so on.
 """
@@ -17,21 +19,51 @@ from typing import TYPE_CHECKING, Any
 # names are imported on first use, so that `import disk` costs nothing
 _NAMES = {
     "DISK": "disk.model.disk",
+    "DetectionOptions": "disk.model.options",
+    "DiskError": "disk.errors",
     "Features": "disk.features",
     "Matches": "disk.features",
+    "ReconstructOptions": "disk.pipeline.reconstruct",
+    "Reconstruction": "disk.pipeline.reconstruct",
     "load": "disk.model.checkpoints",
     "match": "disk.matching.nearest",
+    "reconstruct": "disk.pipeline.reconstruct",
 }
-__all__ = ["DISK", "Features", "Matches", "load", "match"]
+__all__ = [
+    "DISK",
+    "DetectionOptions",
+    "DiskError",
+    "Features",
+    "Matches",
+    "ReconstructOptions",
+    "Reconstruction",
+    "__version__",
+    "load",
+    "match",
+    "reconstruct",
+]
 
 if TYPE_CHECKING:
+    from disk.errors import DiskError
     from disk.features import Features, Matches
     from disk.matching.nearest import match
     from disk.model.checkpoints import load
     from disk.model.disk import DISK
+    from disk.model.options import DetectionOptions
+    from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+
+    __version__: str
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("disk-features")
     if name not in _NAMES:
         raise AttributeError(f"module 'disk' has no attribute {name!r}")
     return getattr(importlib.import_module(_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
