@@ -13,7 +13,8 @@ import torch
 
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
-from disk.images.reading import one_large_at_a_time, read_image, read_mask
+from disk.images.orientation import to_upright
+from disk.images.reading import one_large_at_a_time, read_mask, read_upright
 from disk.images.resizing import Placement, place
 from disk.model.disk import STRIDE
 from disk.progress import log
@@ -23,8 +24,8 @@ from disk.progress import log
 class Loaded:
     """A decoded image.
 
-    size: (width, height) of the file; canvas: uint8 (3, H, W), sides are multiples of 16; mask: bool of the
-    canvas's part that is no padding, False where there shall be no keypoint.
+    size: (width, height) of the file; canvas: uint8 (3, H, W), upright, sides are multiples of 16; mask: bool of the
+    canvas's part that is no padding, False where there must be no keypoint.
     """
 
     file: ImageFile
@@ -70,9 +71,9 @@ def load_image(file: ImageFile, max_size: int, height: int | None, width: int | 
     """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used."""
     try:
         with one_large_at_a_time(file.path):
-            image = read_image(file.path)
-            size = (image.shape[1], image.shape[0])
-            canvas, placement = place(image, max_size, height, width)
+            image = read_upright(file.path)
+            canvas, placement = place(image.pixels, max_size, height, width, image.orientation)
+            size = image.stored_size
             del image
             mask = None
             if mask_dir is not None:
@@ -98,10 +99,11 @@ def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch
         raise ImageError(
             f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}; make them equal"
         )
+    mask = to_upright(mask, placement.orientation)
     x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
     y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
-    columns = np.rint(x).astype(int).clip(0, size[0] - 1)
-    rows = np.rint(y).astype(int).clip(0, size[1] - 1)
+    columns = np.rint(x).astype(int).clip(0, mask.shape[1] - 1)
+    rows = np.rint(y).astype(int).clip(0, mask.shape[0] - 1)
     return torch.from_numpy(mask[np.ix_(rows, columns)])
 
 
