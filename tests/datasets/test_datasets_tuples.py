@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from disk.datasets.scenes import SceneSet
-from disk.datasets.tuples import TupleDataset
+from disk.datasets.tuples import TupleDataset, shown_size
 from disk.errors import DatasetError, ImageError
 from disk.geometry.camera import project, relative_pose
+from disk.rewards.depth import depth_reward
+from disk.rewards.epipolar import epipolar_reward
 
 
 def dataset(maker, height: int = 32, width: int = 48, **options) -> TupleDataset:
@@ -55,6 +58,83 @@ def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -
     expected, depth = project(view.camera, point[None].float())
     torch.testing.assert_close(found, expected[0].double(), atol=0.03 * max(scale, 1), rtol=0)
     torch.testing.assert_close(depth, torch.tensor([5.0]))
+
+
+def about_y(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+def store_turned(maker, image: str, orientation: int) -> None:
+    """Store an image, its calibration and its depth as a camera held another way does, with the tag that says so."""
+    root = maker.root / "here"
+    pixels = np.asarray(Image.open(root / "images" / image))
+    turns = {3: 2, 6: 1, 8: 3}[orientation]  # counter-clockwise, from upright to stored
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.rot90(pixels, turns)).save(root / "images" / image, exif=exif)
+    stem = image.split(".")[0]
+    with h5py.File(root / f"calibration/calibration_{image}.h5") as file:
+        R, T = file["R"][()], file["T"][()]
+    with h5py.File(root / f"depth/{stem}.h5") as file:
+        depth = file["depth"][()]
+    # the axes of the turned camera: of a quarter turn, x points where y pointed before up to its sign
+    c, s = {2: (-1, 0), 1: (0, 1), 3: (0, -1)}[turns]
+    turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
+    f, (w, h) = (50.0, 52.0), (60, 40)
+    if turns == 2:
+        K = np.array([[f[0], 0, w - 1 - 29.5], [0, f[1], h - 1 - 19.0], [0, 0, 1]])
+    elif turns == 1:  # x = y before, y = w - 1 - x before
+        K = np.array([[f[1], 0, 19.0], [0, f[0], w - 1 - 29.5], [0, 0, 1]])
+    else:  # x = h - 1 - y before, y = x before
+        K = np.array([[f[1], 0, h - 1 - 19.0], [0, f[0], 29.5], [0, 0, 1]])
+    (root / f"calibration/calibration_{image}.h5").unlink()
+    maker.h5(root / f"calibration/calibration_{image}.h5", K=K, R=turn @ R, T=turn @ T)
+    (root / f"depth/{stem}.h5").unlink()
+    maker.h5(root / f"depth/{stem}.h5", depth=np.rot90(depth, turns))
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_turned_photos_give_the_tuple_and_the_rewards_of_upright_ones(maker, orientation: int) -> None:
+    maker.scene(images=("a.png", "b.png", "c.png"), tuples=[(0, 1, 2)])
+    off_centre = np.array([[50.0, 0, 29.5], [0, 52.0, 19.0], [0, 0, 1]])
+    for number, name in enumerate("abc"):  # a camera that no turn leaves alone, and depths that differ
+        path = maker.root / f"here/calibration/calibration_{name}.png.h5"
+        path.unlink()
+        maker.h5(path, K=off_centre, R=about_y(0.05 * number), T=np.array([-0.2 * number, 0.1, 0]))
+        path = maker.root / f"here/depth/{name}.h5"
+        path.unlink()
+        maker.h5(path, depth=np.add.outer(0.02 * np.arange(40), 0.01 * np.arange(60)) + 4)
+    upright = dataset(maker)[0]
+    for image in ("b.png", "c.png"):
+        store_turned(maker, image, orientation)
+    turned = dataset(maker)[0]
+    keypoints = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([44.0, 28.0])
+    for before, now in zip(upright, turned, strict=True):
+        torch.testing.assert_close(now.image, before.image)
+        torch.testing.assert_close(now.depth, before.depth)
+        for part in ("K", "R", "t"):
+            torch.testing.assert_close(getattr(now.camera, part), getattr(before.camera, part), atol=1e-4, rtol=1e-5)
+    for reward in (depth_reward, epipolar_reward):
+        known = (lambda view: [view.depth]) if reward is depth_reward else (lambda view: [])
+        values = [
+            reward(keypoints, keypoints, a.camera, b.camera, *known(a), *known(b))
+            for a, b in ((upright[0], upright[1]), (turned[0], turned[1]), (turned[1], turned[2]))
+        ]
+        torch.testing.assert_close(values[0], values[1])
+
+
+def test_a_mirrored_photo_is_trained_on_as_stored(maker) -> None:
+    maker.scene(images=("a.png", "b.png"), tuples=[(0, 1)])
+    before = dataset(maker)[0][1]
+    exif = Image.Exif()
+    exif[0x0112] = 5
+    path = maker.root / "here/images/b.png"
+    Image.open(path).save(path, exif=exif)
+    now = dataset(maker)[0][1]
+    torch.testing.assert_close(now.image, before.image)
+    torch.testing.assert_close(now.camera.K, before.camera.K)
+    assert shown_size(path) == (60, 40)
 
 
 @pytest.mark.parametrize("factor", [1, 2])

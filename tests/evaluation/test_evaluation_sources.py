@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from evaluation_world import photo, unit
-from PIL import Image
+from PIL import Image, ImageOps
 
 from disk.errors import ArtifactError, DiskError, EvaluationError, MissingExtraError
 from disk.evaluation import sources
 from disk.evaluation.baselines import detect_baseline
 from disk.evaluation.ground_truth import View
-from disk.evaluation.sources import FeatureOptions, Matcher, degrade, describe, open_sources
-from disk.features import Features
+from disk.evaluation.sources import FeatureOptions, Matcher, StoredFeatures, degrade, describe, open_sources, read_view
+from disk.features import Features, Matches
+from disk.images.reading import Upright
 
 
 def spots(image: np.ndarray, n: int) -> Features:
@@ -24,11 +25,64 @@ def spots(image: np.ndarray, n: int) -> Features:
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
-def test_features_of_a_turned_image_come_back_to_the_stored_one(turns):
+@pytest.mark.parametrize("tag", [1, 6, 7])
+def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns, tag):
+    """Turns of the ground truth are of the stored image, and take the place of its EXIF orientation."""
     image = np.zeros((30, 50, 3), np.uint8)
     image[7, 41] = image[20, 3] = [255, 0, 0]
-    found = describe(image, turns, spots, 10, 0)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    upright = read_view(View(tmp_path / "a.png", "a", turns))
+    expected = np.rot90(image, turns) if turns else ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(upright.pixels, expected)
+    found = describe(upright, spots, 10, 0)
     assert sorted(map(tuple, found.keypoints.tolist())) == [(3, 20), (41, 7)]
+
+
+class Recorder:
+    """Stands in for LightGlue: keeps what it is given."""
+
+    def match(self, *given):
+        self.given = given
+        return Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
+
+
+@pytest.mark.parametrize(
+    ("turns", "tag", "point", "size"),
+    [
+        (0, 1, (41, 7), (50, 30)),
+        (1, 1, (7, 8), (30, 50)),
+        (2, 1, (8, 22), (50, 30)),
+        (3, 1, (22, 41), (30, 50)),
+        (0, 6, (22, 41), (30, 50)),
+        (0, 8, (7, 8), (30, 50)),
+        (2, 6, (8, 22), (50, 30)),
+    ],
+)
+def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, turns, tag, point, size):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.new("RGB", (50, 30)).save(tmp_path / "a.png", exif=exif)
+    Image.new("RGB", (64, 20)).save(tmp_path / "b.png")
+    stored = {
+        "a": Features(torch.tensor([[41.0, 7.0]]), torch.ones(1, 128), torch.ones(1)),
+        "b": Features(torch.tensor([[5.0, 6.0]]), torch.ones(1, 128), torch.ones(1)),
+    }
+
+    class Stored(StoredFeatures):
+        def __init__(self):
+            pass
+
+        def features(self, view):
+            return stored[view.name]
+
+    matcher = Matcher(FeatureOptions())
+    matcher._network = recorder = Recorder()
+    matcher.match(Stored(), View(tmp_path / "a.png", "a", turns), View(tmp_path / "b.png", "b"), None)
+    f0, f1, size0, size1 = recorder.given
+    assert (f0.keypoints.tolist(), size0) == ([list(point)], size)
+    assert (f1.keypoints.tolist(), size1) == ([[5.0, 6.0]], (64, 20))
 
 
 def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
@@ -36,7 +90,7 @@ def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
         assert image.shape == (20, 40, 3)
         return Features(torch.tensor([[19.5, 9.5], [0.0, 0.0]]), torch.ones(2, 1), torch.ones(2))
 
-    found = describe(np.zeros((40, 80, 3), np.uint8), 0, middle, 10, 40)
+    found = describe(Upright(np.zeros((40, 80, 3), np.uint8), 1), middle, 10, 40)
     assert found.keypoints.tolist() == [[39.5, 19.5], [0.5, 0.5]]
 
 

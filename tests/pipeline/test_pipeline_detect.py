@@ -192,7 +192,7 @@ def test_finished_images_are_skipped(photo_folder: Path, tmp_path: Path, monkeyp
     assert detect(tmp_path / "out", photo_folder, options).detected == 3
     (tmp_path / "c.jpg").rename(photo_folder / "c.jpg")
     assert detect(tmp_path / "out", photo_folder, options).detected == 1
-    monkeypatch.setattr(loading, "read_image", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(loading, "read_upright", lambda path: pytest.fail("read again"))
     # how fast and where is no matter of what; only what is found must agree
     assert detect(tmp_path / "out", photo_folder, DetectOptions(n=20, batch_size=2, workers=1)).detected == 0
     with read_features(tmp_path / "out") as store:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from disk.cli.main import main
 from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
+from disk.images.orientation import to_stored, upright_from_stored
 from disk.pipeline import view as stage
 from disk.pipeline.view import ViewOptions, picture_name, view
 from disk.viewing import matches as drawing
@@ -64,6 +65,31 @@ def test_keypoints_of_every_image_in_files_named_as_the_images(artifacts: Path, 
     for path in saved:
         with Image.open(path) as picture:
             assert picture.width > 1400  # a small photo is enlarged to the picture, a large one shrunk
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photos_are_drawn_upright_with_marks_where_they_belong(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((60, 80, 3), np.uint8)
+    upright[10:20, 50:60] = 255  # the white square, in whose middle the keypoint is
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "in").mkdir()
+    Image.fromarray(to_stored(upright, orientation)).save(tmp_path / "in" / "a.png", exif=exif)
+    (tmp_path / "out").mkdir()
+    size = (80, 60) if orientation <= 4 else (60, 80)
+    stored = np.linalg.inv(upright_from_stored(orientation, size)) @ [54.5, 14.5, 1]
+    with h5py.File(tmp_path / "out" / "keypoints.h5", "w") as file:
+        file["a"] = stored[None, :2].astype(np.float32)
+    drawn = {}
+
+    def look(figure: object, image: np.ndarray, keypoints: np.ndarray, *others: object) -> None:
+        drawn.update(image=image, keypoints=keypoints)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("disk.viewing.keypoints.draw_keypoints", look)
+        view(tmp_path / "out", tmp_path / "in", "keypoints", ViewOptions(save=tmp_path / "pictures"))
+    np.testing.assert_array_equal(drawn["image"], upright)
+    np.testing.assert_allclose(drawn["keypoints"], [[54.5, 14.5]])
 
 
 def test_limit_keeps_the_pairs_with_most_matches(artifacts: Path, images: Path, tmp_path: Path) -> None:

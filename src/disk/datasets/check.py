@@ -14,10 +14,9 @@ import torch
 from disk.datasets.files import Calibration, read_calibration
 from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet
-from disk.datasets.tuples import load_posed_image
+from disk.datasets.tuples import load_posed_image, shown_size
 from disk.errors import DatasetError, DiskError
 from disk.geometry.camera import project, unproject
-from disk.images.reading import image_size
 from disk.progress import progress_bar
 from disk.shapes import Float, Tensor
 
@@ -100,7 +99,7 @@ def _calibration(scene: Scene, name: str) -> Calibration:
 
 def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[np.ndarray, " 3"]) -> PosedImage:
     """The whole image, reduced without padding."""
-    width, height = image_size(scene.image_file(name))
+    width, height = shown_size(scene.image_file(name))
     scale = _SIZE / max(width, height)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return load_posed_image(scene, name, calibration, origin, *size)

@@ -13,7 +13,8 @@ from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet
 from disk.errors import DatasetError
 from disk.geometry.camera import Camera
-from disk.images.reading import read_image
+from disk.images.orientation import AS_STORED, is_mirrored, to_stored, to_upright, upright_size
+from disk.images.reading import Upright, image_orientation, image_size, read_upright
 from disk.images.resizing import Placement, place, to_tensor
 from disk.progress import track
 from disk.shapes import Float, Int
@@ -78,13 +79,20 @@ def load_posed_image(
     height: int,
     width: int,
 ) -> PosedImage:
-    """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`."""
-    pixels, placement = place(read_image(scene.image_file(name)), height=height, width=width)
+    """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`.
+
+    The image is upright by its EXIF orientation. Its calibration is that of the image as stored: a turn of the pixels
+    is a turn of the camera about its optical axis, which changes R, t and K, and no reward.
+    """
+    image = _read_unmirrored(scene.image_file(name))
+    pixels, placement = place(image.pixels, height=height, width=width, orientation=image.orientation)
     K, R, T = calibration
+    to_canvas, turn = placement.from_original(), np.eye(3)
+    turn[:2, :2] = np.sign(to_canvas[:2, :2])
     camera = Camera(
-        K=torch.from_numpy(placement.from_original() @ K).float(),
-        R=torch.from_numpy(R).float(),
-        t=torch.from_numpy(R @ origin + T).float(),
+        K=torch.from_numpy(to_canvas @ K @ turn.T).float(),
+        R=torch.from_numpy(turn @ R).float(),
+        t=torch.from_numpy(turn @ (R @ origin + T)).float(),
     )
     depth_file = scene.depth_file(name)
     depth = None
@@ -93,13 +101,28 @@ def load_posed_image(
     return PosedImage(to_tensor(pixels), camera, depth, f"{scene.name}/{name}")
 
 
+def shown_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels of an image as `load_posed_image` turns it, from the header alone."""
+    size, orientation = image_size(path), image_orientation(path)
+    return size if is_mirrored(orientation) else upright_size(orientation, size)
+
+
+def _read_unmirrored(path: Path) -> Upright:
+    """An image upright; as stored where EXIF says that it is mirrored, because no camera sees like that."""
+    image = read_upright(path)
+    if is_mirrored(image.orientation):
+        return Upright(to_stored(image.pixels, image.orientation), AS_STORED)
+    return image
+
+
 def _placed_depth(
     depth: Float[np.ndarray, "a b"], placement: Placement, height: int, width: int, path: Path
 ) -> Float[np.ndarray, "h w"]:
     """The depth at the nearest pixel, for every pixel of the canvas; 0 in the padding.
 
-    The map covers the whole image but may be smaller, as COLMAP makes them to save memory.
+    The map covers the whole image as stored but may be smaller, as COLMAP makes them to save memory.
     """
+    depth = to_upright(depth, placement.orientation)
     rows, columns = depth.shape
     scale_x, scale_y = placement.width / columns, placement.height / rows
     # half a pixel of rounding on each side of both grids may stretch one side more than the other

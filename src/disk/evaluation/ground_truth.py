@@ -21,7 +21,7 @@ class View:
     """One image to describe.
 
     name: its key in a folder of artifacts, the path below the image folder without extension.
-    turns: quarter turns counter-clockwise that make it upright, before features are found.
+    turns: quarter turns counter-clockwise that make it upright before features are found; 0: EXIF tells.
     second: whether it is the second of its pair, the one that --degrade spoils.
     """
 

@@ -22,17 +22,17 @@ from disk.errors import ArtifactError, EvaluationError
 from disk.evaluation.baselines import detect_baseline
 from disk.evaluation.ground_truth import View
 from disk.features import Features, Matches
-from disk.images.reading import image_size, read_image
-from disk.images.resizing import Placement, place
+from disk.images.orientation import AS_STORED, turned, upright_points, upright_size
+from disk.images.reading import Upright, image_orientation, image_size, read_image, read_upright
+from disk.images.resizing import place
 from disk.matching.lightglue import LightGlue, fetch_weights
 from disk.matching.nearest import mutual_nearest
 from disk.model.checkpoints import cache_folder, load, read_state, weights_hash
 from disk.progress import track
-from disk.shapes import Float, Tensor
 from disk.storage.layouts import open_features
 
 # part of every key of the cache: raise it when the same options give other features
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _CACHE_BYTES = 8 << 30
 
 
@@ -146,11 +146,11 @@ class DetectedFeatures:
             return self._read(file)[1]
         except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
             pass
-        image = read_image(view.path)
+        image = read_view(view)
         if self._spoilt(view):
-            image = degrade(image, self._options.seed)
+            image = Upright(degrade(image.pixels, self._options.seed), image.orientation)
         start = perf_counter()
-        features = describe(image, view.turns, self._detect, self._options.n, self._options.max_size)
+        features = describe(image, self._detect, self._options.n, self._options.max_size)
         seconds = perf_counter() - start
         arrays = {name: getattr(features, name).numpy() for name in ("keypoints", "descriptors", "scores")}
         temporary = file.with_name(f".{file.name}.{os.getpid()}.npz")
@@ -203,28 +203,26 @@ class StoredFeatures:
 Source = DetectedFeatures | StoredFeatures
 
 
-def describe(
-    image: np.ndarray, turns: int, detect: Callable[[np.ndarray, int], Features], n: int, max_size: int
-) -> Features:
-    """Features of an image after quarter turns and shrinking, in pixels of the image as it is."""
-    height, width = image.shape[:2]
-    upright = np.ascontiguousarray(np.rot90(image, turns))
-    canvas, placement = place(upright, max_size=max_size)
+def read_view(view: View) -> Upright:
+    """The image of a view, upright: by the turns of the ground truth if it has any, else by EXIF."""
+    if view.turns:
+        return Upright(read_image(view.path), AS_STORED).turned(view.turns)
+    return read_upright(view.path)
+
+
+def _upright(view: View, features: Features) -> tuple[Features, tuple[int, int]]:
+    """The features of a view in pixels of the upright image, and its (width, height)."""
+    orientation = turned(AS_STORED, view.turns) if view.turns else image_orientation(view.path)
+    size = image_size(view.path)
+    keypoints = torch.from_numpy(upright_points(features.keypoints.numpy(), orientation, size))
+    return Features(keypoints, features.descriptors, features.scores), upright_size(orientation, size)
+
+
+def describe(image: Upright, detect: Callable[[np.ndarray, int], Features], n: int, max_size: int) -> Features:
+    """Features of an image after shrinking, in pixels of the image as stored."""
+    canvas, placement = place(image.pixels, max_size=max_size, orientation=image.orientation)
     found = detect(canvas, n)
-    keypoints = _unturn(_original(placement, found.keypoints), turns, width, height)
-    return Features(keypoints, found.descriptors, found.scores)
-
-
-def _original(placement: Placement, points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-    # an image that was not resized keeps its whole numbers exactly
-    return points if placement.scale_x == placement.scale_y == 1 else placement.to_original(points)
-
-
-def _unturn(points: Float[Tensor, "n 2"], turns: int, width: int, height: int) -> Float[Tensor, "n 2"]:
-    """Pixels of an image turned counter-clockwise -> pixels of the image (width, height) before."""
-    x, y = points.unbind(1)
-    before = {0: (x, y), 1: (width - 1 - y, x), 2: (width - 1 - x, height - 1 - y), 3: (y, height - 1 - x)}
-    return torch.stack(before[turns], dim=1)
+    return Features(placement.to_original(found.keypoints), found.descriptors, found.scores)
 
 
 def degrade(image: np.ndarray, seed: int) -> np.ndarray:
@@ -253,7 +251,8 @@ class Matcher:
         """Matches of one pair; a ratio of 1 or None is no ratio test."""
         f0, f1 = source.features(view0), source.features(view1)
         if self._network is not None:
-            found = self._network.match(f0, f1, image_size(view0.path), image_size(view1.path))
+            (f0, size0), (f1, size1) = _upright(view0, f0), _upright(view1, f1)
+            found = self._network.match(f0, f1, size0, size1)
             return Matches(found.indices.cpu(), found.distances.cpu())
         return mutual_nearest(f0.descriptors, f1.descriptors, None if ratio == 1 else ratio)
 

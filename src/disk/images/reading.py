@@ -1,4 +1,7 @@
-"""Decoding image files as they are stored: 8-bit RGB, no EXIF rotation."""
+"""Decoding image files to 8-bit RGB, upright by their EXIF orientation or as stored.
+
+Colour profiles are not applied: the network was trained without them, and COLMAP ignores them as well.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +9,93 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from disk.errors import ImageError, MissingExtraError
+from disk.images.orientation import AS_STORED, is_orientation, to_stored, to_upright, turned, upright_size
+from disk.progress import log
+from disk.shapes import Bool, UInt8
 
 MAX_PIXELS = 500_000_000  # above this a file is taken for a decompression bomb; 22,000 x 22,000 still passes
 LARGE_PIXELS = 50_000_000  # decoding takes ten bytes a pixel
 _large = threading.Lock()
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
+_FEW_BITS = 4096  # 16-bit pixels that all lie below are most likely those of a 12-bit camera, not scaled
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image as uint8 (H, W, 3) RGB. Grey is repeated, 16 bits are scaled to 8, alpha is put on black.
+@dataclass(frozen=True)
+class Upright:
+    """An image as viewers show it.
+
+    pixels: RGB. orientation: EXIF's, 1 to 8, which made it upright; 1: it is as stored.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    orientation: int
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(width, height) of the image as stored."""
+        return upright_size(self.orientation, (self.pixels.shape[1], self.pixels.shape[0]))
+
+    def turned(self, turns: int) -> Upright:
+        """The image after quarter turns counter-clockwise; the stored one stays the same."""
+        return Upright(np.ascontiguousarray(np.rot90(self.pixels, turns)), turned(self.orientation, turns))
+
+
+def read_upright(path: Path) -> Upright:
+    """An image for the network or to be looked at. Grey is repeated, 16 bits are scaled to 8, alpha is put on black.
 
     Raises ImageError for a file that is missing, damaged, no image, or larger than MAX_PIXELS.
     """
     with _open(path) as image:
+        is_upright = isinstance(image, TiffImageFile)  # Pillow turns these, and no others, while it loads them
+        orientation = orientation_of(image) if is_upright else AS_STORED
         _load(image, path)
-        if _is_deep(image):
-            grey = _deep_to_uint8(np.asarray(image), path)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-            return np.array(Image.alpha_composite(black, rgba).convert("RGB"))
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        pixels = to_rgb(image, str(path))
+        if not is_upright:
+            orientation = orientation_of(image)
+            pixels = to_upright(pixels, orientation)
+        return Upright(pixels, orientation)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask as bool (H, W), False where all channels are zero; ImageError as for read_image."""
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image as stored, which coordinates refer to; otherwise as read_upright."""
+    image = read_upright(path)
+    return to_stored(image.pixels, image.orientation)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an open image; 1 where there is none or it is not one."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # EXIF is written by all kinds of programs, and Pillow raises whatever it stumbles over
+        return AS_STORED
+    return value if is_orientation(value) else AS_STORED
+
+
+def to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a loaded image of any mode; ImageError, by that name, for floats."""
+    if _is_deep(image):
+        grey = deep_to_uint8(np.asarray(image), name)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "La":  # alpha multiplied in
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        return np.array(Image.alpha_composite(black, rgba).convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
+    """A mask, False where all channels are zero; ImageError as for read_image."""
     with _open(path) as image:
         _load(image, path)
         if image.mode in ("1", "L") or _is_deep(image):
@@ -54,9 +112,17 @@ def one_large_at_a_time(path: Path) -> Iterator[None]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the header alone; ImageError as for read_image."""
+    """(width, height) in pixels of the image as stored, from the header alone; ImageError as for read_image."""
     with _open(path) as image:
+        if isinstance(image, TiffImageFile):  # Pillow gives the size it will have upright
+            return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
         return image.size
+
+
+def image_orientation(path: Path) -> int:
+    """The EXIF orientation of a file, 1 where it has none, from the header alone; ImageError as for read_image."""
+    with _open(path) as image:
+        return orientation_of(image)
 
 
 def _open(path: Path) -> Image.Image:
@@ -106,8 +172,13 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I") or image.mode == "F"
 
 
-def _deep_to_uint8(values: np.ndarray, path: Path) -> np.ndarray:
-    """16-bit grey, which Pillow gives as 16 or 32-bit integers, to 8 bits."""
+def deep_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
+    """16-bit grey, which Pillow gives as 16 or 32-bit integers, to 8 bits; ImageError, by that name, for others."""
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"{path} has {values.dtype} pixels; save it with 8 or 16 bits")
+        raise ImageError(f"{name} has {values.dtype} pixels; save it with 8 or 16 bits")
+    if 0 < values.max() < _FEW_BITS:
+        log.warning(
+            "%s is nearly black: its 16-bit values end at %d of 65535; scale them up if they count fewer bits",
+            name, values.max(),
+        )  # fmt: skip
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
-from disk.images.resizing import Placement
+from disk.errors import ImageError
+from disk.images.inputs import ImageLike, Pixels, as_pixels
+from disk.images.reading import read_mask
+from disk.images.resizing import Placement, fit, place, placed_mask, resize_floats
 from disk.model.options import DetectionOptions
 from disk.model.unet import STRIDE
 from disk.shapes import Bool, Float, Tensor, UInt8
+
+Masks: TypeAlias = ImageLike | Sequence[ImageLike | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,27 +41,54 @@ class Canvas:
 def pad_to_stride(pixels: Tensor) -> Tensor:
     """Zero rows and columns at the bottom and right of (..., H, W), to the next multiple of 16."""
     height, width = pixels.shape[-2:]
-    return torch.nn.functional.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE))
+    return F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE))
 
 
-def make_canvases(image: Any, options: DetectionOptions, masks: Any = None) -> tuple[list[Canvas], bool]:
-    """TODO"""
-    import numpy as np
+def make_canvases(
+    images: Any,
+    options: DetectionOptions,
+    masks: Any = None,
+) -> tuple[list[Canvas], bool]:
+    """What `as_pixels` reads, as the network takes it, and whether it was a single image.
 
-    from disk.errors import ImageError
-    from disk.images.resizing import place
+    masks: one for each image, or one alone for a single image; 0 where no keypoint may be. Raises ImageError for
+    what is no image, and for masks of another number or size.
+    """
+    found, single = as_pixels(images)
+    wanted: Sequence[ImageLike | None]
+    if masks is None:
+        wanted = [None] * len(found)
+    else:
+        wanted = masks if isinstance(masks, list | tuple) else [masks]
+    if len(wanted) != len(found):
+        raise ImageError(f"{len(found)} images and {len(wanted)} masks; give one for each image, None for no mask")
+    return [_make_canvas(image, mask, options) for image, mask in zip(found, wanted, strict=True)], single
 
-    if isinstance(image, (list, tuple)):
-        return [make_canvases(i, options)[0][0] for i in image], False
-    if isinstance(image, Tensor):
-        if image.is_floating_point() and image.ndim in (3, 4) and image.shape[-3] == 3:
-            batch = image[None] if image.ndim == 3 else image
-            h, w = batch.shape[2:]
-            return [Canvas(pad_to_stride(i), Placement(w, h, 1.0, 1.0), (w, h)) for i in batch], image.ndim == 3
-        raise ImageError(f"expected a float (3, H, W) or (B, 3, H, W) tensor, got {image.dtype} {tuple(image.shape)}")
-    array = np.array(image.convert("RGB") if hasattr(image, "convert") else image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ImageError(f"expected a uint8 (H, W, 3) image, got {array.dtype} {array.shape}")
-    size = (array.shape[1], array.shape[0])
-    array, placement = place(array, options.max_size, options.height, options.width)
-    return [Canvas(pad_to_stride(torch.from_numpy(array.copy()).permute(2, 0, 1)), placement, size)], True
+
+def _make_canvas(image: Pixels, mask: ImageLike | None, options: DetectionOptions) -> Canvas:
+    height, width = image.pixels.shape[1:]
+    box = (options.height, options.width)
+    placement = fit((width, height), options.max_size, *box, image.orientation)
+    if image.pixels.dtype == torch.uint8 and (placement.width, placement.height) != (width, height):
+        rows, _ = place(image.pixels.permute(1, 2, 0).cpu().numpy(), options.max_size, *box)
+        pixels = torch.from_numpy(np.array(rows.transpose(2, 0, 1))).to(image.pixels.device)
+    else:
+        pixels = image.pixels if image.pixels.dtype == torch.uint8 else resize_floats(image.pixels, placement)
+        if options.height is not None and options.width is not None:
+            below, right = options.height - placement.height, options.width - placement.width
+            pixels = F.pad(pixels, (0, right, 0, below))
+    size = placement.original_size
+    return Canvas(pad_to_stride(pixels), placement, size, None if mask is None else _placed(mask, placement))
+
+
+def _placed(mask: ImageLike, placement: Placement) -> Bool[Tensor, "_ _"]:
+    if isinstance(mask, str | PathLike):
+        rows = read_mask(Path(mask))
+    else:
+        rows = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        rows = np.asarray(rows.any(axis=2) if rows.ndim == 3 else rows != 0)
+    width, height = placement.original_size
+    if rows.shape != (height, width):
+        shape = " x ".join(map(str, rows.shape[::-1]))
+        raise ImageError(f"a mask is {shape}, its image {width} x {height}; make them equal")
+    return placed_mask(rows, placement)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from disk.features import Features
+from disk.images.inputs import ImageLike
 from disk.model import head
-from disk.model.canvas import Canvas, make_canvases
+from disk.model.canvas import Canvas, Masks, make_canvases
 from disk.model.engine import Backend, Engine, make_engine
 from disk.model.options import DetectionOptions
 from disk.model.statistics import Encoding, encode
@@ -25,8 +26,6 @@ from disk.options import Precision
 from disk.shapes import Float, Int, Tensor
 
 __all__ = ["DISK", "STRIDE"]
-
-ImageLike = Any
 
 
 class Changes(TypedDict, total=False):
@@ -122,12 +121,12 @@ class DISK(nn.Module):
         return self.engine.images_at_once(height, width)
 
     @overload
-    def detect(
+    def detect(  # type: ignore[overload-overlap]  # a str is a sequence of str, but comes first
         self,
         image: str | os.PathLike[str] | Image,
         options: DetectionOptions = ...,
         *,
-        masks: Any = ...,
+        masks: Masks = ...,
         generator: torch.Generator | None = ...,
         **changes: Unpack[Changes],
     ) -> Features: ...
@@ -138,7 +137,7 @@ class DISK(nn.Module):
         image: Sequence[ImageLike],
         options: DetectionOptions = ...,
         *,
-        masks: Any = ...,
+        masks: Masks = ...,
         generator: torch.Generator | None = ...,
         **changes: Unpack[Changes],
     ) -> list[Features]: ...
@@ -149,23 +148,23 @@ class DISK(nn.Module):
         image: np.ndarray | Tensor,
         options: DetectionOptions = ...,
         *,
-        masks: Any = ...,
+        masks: Masks = ...,
         generator: torch.Generator | None = ...,
         **changes: Unpack[Changes],
     ) -> Features | list[Features]: ...
 
     def detect(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: Any,
         options: DetectionOptions = DetectionOptions(),
         *,
-        masks: ImageLike | Sequence[ImageLike | None] | None = None,
+        masks: Any = None,
         generator: torch.Generator | None = None,
         **changes: Unpack[Changes],
     ) -> Features | list[Features]:
         """Features of an image, or of each image of a list or batch, best first, as `disk detect` finds them.
 
-        image: a path, PIL image, uint8 or float array or tensor; see `disk.images.pixels.as_pixels`. Keypoints are in
+        image: a path, PIL image, uint8 or float array or tensor; see `disk.images.inputs.as_pixels`. Keypoints are in
         pixels of the image as given. options, or some of its fields by name (`n=2048`): how to detect.
         masks: an image, or one for each, 0 where no keypoint may be. generator: on the model's device, what mode rng
         draws from. The tensors are on the model's device. Raises ImageError for what is no image, DiskError for

@@ -13,8 +13,8 @@ import torch
 
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
-from disk.images.reading import one_large_at_a_time, read_image, read_mask
-from disk.images.resizing import Placement, place
+from disk.images.reading import one_large_at_a_time, read_mask, read_upright
+from disk.images.resizing import Placement, place, placed_mask
 from disk.model.canvas import Canvas, pad_to_stride
 from disk.progress import log
 
@@ -63,9 +63,9 @@ def load_image(file: ImageFile, max_size: int, height: int | None, width: int | 
     """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used."""
     try:
         with one_large_at_a_time(file.path):
-            image = read_image(file.path)
-            size = (image.shape[1], image.shape[0])
-            canvas, placement = place(image, max_size, height, width)
+            image = read_upright(file.path)
+            canvas, placement = place(image.pixels, max_size, height, width, image.orientation)
+            size = image.stored_size
             del image
             mask = None
             if mask_dir is not None:
@@ -89,11 +89,7 @@ def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch
         raise ImageError(
             f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}; make them equal"
         )
-    x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
-    y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
-    columns = np.rint(x).astype(int).clip(0, size[0] - 1)
-    rows = np.rint(y).astype(int).clip(0, size[1] - 1)
-    return torch.from_numpy(mask[np.ix_(rows, columns)])
+    return placed_mask(mask, placement)
 
 
 def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Loaded], None, None]:

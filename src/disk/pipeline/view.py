@@ -11,7 +11,8 @@ import numpy as np
 
 from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
 from disk.images.listing import list_images
-from disk.images.reading import read_image
+from disk.images.orientation import upright_points
+from disk.images.reading import Upright, read_upright
 from disk.pairs.choose import from_file
 from disk.progress import log, track
 from disk.storage.artifacts import INLIERS, FeatureStore, MatchStore, read_features, read_matches
@@ -112,7 +113,7 @@ def _keypoints_of(features: FeatureStore, paths: dict[str, Path], name: str) -> 
         from disk.viewing.keypoints import draw_keypoints
 
         image = _read(paths, name)
-        draw_keypoints(figure, image, features.keypoints(name), features.scores(name), name)
+        draw_keypoints(figure, image.pixels, _shown(features, image, name), features.scores(name), name)
 
     return draw
 
@@ -128,7 +129,7 @@ def _matches_of(
         from disk.viewing import matches as drawing
 
         images = (_read(paths, pair[0]), _read(paths, pair[1]))
-        keypoints = [features.keypoints(name) for name in pair]
+        keypoints = [_shown(features, image, name) for image, name in zip(images, pair, strict=True)]
         found = matches[pair]
         if any((row >= len(points)).any() for row, points in zip(found, keypoints, strict=True)):
             raise ArtifactError(f"the matches of {' and '.join(pair)} are of other features; run `disk match` again")
@@ -142,15 +143,20 @@ def _matches_of(
                 drawing.Group("verified", drawing.GOOD, good),
             ]
         ends = (keypoints[0][found[0]], keypoints[1][found[1]])
-        drawing.draw_matches(figure, images, ends, groups, pair)
+        drawing.draw_matches(figure, (images[0].pixels, images[1].pixels), ends, groups, pair)
 
     return draw
 
 
-def _read(paths: dict[str, Path], name: str) -> np.ndarray:
+def _read(paths: dict[str, Path], name: str) -> Upright:
     if name not in paths:
         raise ImageError(f"{name} is not in the image folder")
-    return read_image(paths[name])
+    return read_upright(paths[name])
+
+
+def _shown(features: FeatureStore, image: Upright, name: str) -> np.ndarray:
+    """Keypoints in pixels of the upright image, which is what people want to see."""
+    return upright_points(features.keypoints(name), image.orientation, image.stored_size)
 
 
 def _target(artifacts: Path, save: Path | None) -> Path | None:

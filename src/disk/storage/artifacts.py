@@ -70,7 +70,12 @@ class FeatureStore:
             scores = np.zeros(len(keypoints), np.float32)
         else:
             scores = _read(self._scores, name, (len(keypoints),))
-        return Features(torch.from_numpy(keypoints), torch.from_numpy(descriptors), torch.from_numpy(scores))
+        return Features(
+            torch.from_numpy(keypoints),
+            torch.from_numpy(descriptors),
+            torch.from_numpy(scores),
+            self.image_size(name) if self._has_image_size(name) else None,
+        )
 
     def keypoints(self, name: str) -> np.ndarray:
         """Keypoints of one image, (N, 2) float32 in pixels."""
@@ -86,6 +91,9 @@ class FeatureStore:
         """(width, height) of the image; ArtifactError where the file does not say (the original's do not)."""
         size = self._attribute(name, "image_size")
         return int(size[0]), int(size[1])
+
+    def _has_image_size(self, name: str) -> bool:
+        return "image_size" in _dataset(self._keypoints, name).attrs
 
     def image_path(self, name: str) -> str:
         """Path of the image below the image folder, with extension; ArtifactError as for image_size."""

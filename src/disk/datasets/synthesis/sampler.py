@@ -78,7 +78,7 @@ def _mix(seed: int, number: int) -> int:
 def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:
     """Photos of a folder, shrunk to MAX_SIDE; a random MAX_PHOTOS of them if there are more."""
     from disk.images.listing import list_images
-    from disk.images.reading import read_image
+    from disk.images.reading import read_upright
     from disk.images.resizing import place
 
     try:
@@ -90,4 +90,4 @@ def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:
         chosen = np.random.default_rng(seed).choice(len(files), MAX_PHOTOS, replace=False)
         files = [files[i] for i in sorted(chosen)]
     for file in track(files, "photos", "photo"):
-        yield place(read_image(file.path), max_size=MAX_SIDE)[0]
+        yield place(read_upright(file.path).pixels, max_size=MAX_SIDE)[0]
