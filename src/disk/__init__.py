@@ -62,7 +62,13 @@ def __getattr__(name: str) -> Any:
         return version("disk-features")
     if name not in _NAMES:
         raise AttributeError(f"module 'disk' has no attribute {name!r}")
-    return getattr(importlib.import_module(_NAMES[name]), name)
+    try:
+        module = importlib.import_module(_NAMES[name])
+    except ModuleNotFoundError as error:
+        from disk.errors import explain_missing
+
+        raise explain_missing(error) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

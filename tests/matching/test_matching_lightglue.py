@@ -122,6 +122,6 @@ def test_weights_are_fetched_once(network, tmp_path):
 
 
 def test_without_kornia_the_extra_is_named(network, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kornia.feature", None)
+    monkeypatch.setitem(sys.modules, "kornia", None)
     with pytest.raises(MissingExtraError, match=r"disk-features\[lightglue\]"):
         make(network.state_dict())

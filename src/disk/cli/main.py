@@ -26,7 +26,7 @@ RESUMING = ("detect", "match", "verify", "reconstruct")  # without being asked t
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted."""
-    from disk.errors import DiskError
+    from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
     from disk.progress import setup
 
@@ -54,6 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     except DiskError as error:
         print(f"disk {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        explained = explain_missing(error)
+        if explained is error:
+            raise
+        print(f"disk {name}: {explained}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         how = "; the same command goes on where it stopped" if name in RESUMING else ""
         print(f"disk {name}: interrupted{how}", file=sys.stderr)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from disk.errors import require
 from disk.shapes import Bool, Float
 
 
@@ -37,6 +38,7 @@ def estimate_relative_pose(
     threshold: largest Sampson error of an inlier, in pixels. The five-point method needs 5 matches; a
     pose that only its own 5 agree with is chance, so fewer than 6 inliers also give None.
     """
+    require("poselib")
     import poselib
 
     if len(p0) < 6:
@@ -66,6 +68,7 @@ def estimate_homography(
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "3 3"], Bool[np.ndarray, " n"]] | None:
     """(H, inliers) with p1 ~ H @ p0 and H[2, 2] = 1, threshold in pixels; None where there is none."""
+    require("poselib")
     import poselib
 
     if len(p0) < 4:

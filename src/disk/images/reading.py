@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from disk.errors import ImageError, MissingExtraError
+from disk.errors import ImageError, require
 from disk.images.orientation import AS_STORED, is_orientation, to_stored, to_upright, turned, upright_size
 from disk.progress import log
 from disk.shapes import Bool, UInt8
@@ -129,10 +129,9 @@ def _open(path: Path) -> Image.Image:
     path = Path(path)
     formats = list(_FORMATS)
     if path.suffix.lower() in (".heic", ".heif"):
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise MissingExtraError("pillow-heif", "heic") from None
+        require("pillow_heif")
+        from pillow_heif import register_heif_opener
+
         register_heif_opener()
         formats.append("HEIF")
     # our own limit below takes the place of Pillow's, which stops short of large aerial images

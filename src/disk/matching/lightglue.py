@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from disk.errors import CheckpointError, DiskError, DownloadError, MissingExtraError
+from disk.errors import CheckpointError, DiskError, DownloadError, require
 from disk.features import Features, Matches
 from disk.shapes import Tensor
 from disk.storage.download import download
@@ -26,10 +26,9 @@ class LightGlue:
 
     def __init__(self, weights: Mapping[str, Tensor], device: torch.device, half: bool, source: Path) -> None:
         kornia: Any  # its annotations do not allow the None below
-        try:
-            import kornia.feature as kornia
-        except ImportError:
-            raise MissingExtraError("kornia", "lightglue") from None
+        require("kornia")
+        import kornia.feature as kornia
+
         self.network = kornia.LightGlue(None, input_dim=_LENGTH, mp=half and device.type != "cpu")
         _load(self.network, weights, source)
         self.network.eval().to(device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
-from disk.errors import DiskError
+from disk.errors import DiskError, require
 from disk.features import Features
 from disk.model.canvas import Canvas
 from disk.model.detection import nms, refine, sample_grid
@@ -86,6 +86,7 @@ class StripEngine:
         )
         self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
         if onnx:
+            require("onnxruntime")
             from disk.model.onnx import coarse_session
 
             session = coarse_session(self._model, torch.get_num_threads())
