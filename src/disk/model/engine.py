@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from disk.model.disk import DISK
 
 Backend = Literal["auto", "torch", "onnx"]
+_CROWDED = 1.5  # runnable threads a core, in the mean of a minute, from which processes slow each other down
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -148,6 +151,19 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
         log.warning(
             "this CPU has no %s instructions and emulates them: %s is faster", precision, option("precision", "fp32")
         )
+
+
+@lru_cache(maxsize=1)
+def hint_at_rivals() -> None:
+    """Log a hint, once a process, where other work already fills the cores that this one's threads count on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if torch.get_num_threads() > 1 and busy > _CROWDED * cores:
+        log.warning(
+            "%.0f threads compete for %d cores; where several processes detect at once, share the cores among them: "
+            "disk.load(threads=%d), or OMP_NUM_THREADS=%d",
+            busy, cores, max(1, int(cores / busy * torch.get_num_threads())), 1,
+        )  # fmt: skip
 
 
 def _has_instructions(precision: str) -> bool:
