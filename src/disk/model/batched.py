@@ -150,11 +150,15 @@ def detect(
     maps = trunk(layout, images)
     logits = heatmap(layout, maps)
     keys = layout.operations.candidates(logits, sizes, window, allowed)
-    count = int((keys > 0).sum(1).max()) if n is None else min(n, keys.shape[1])
-    best = keys.topk(count, dim=1).values
-    keypoints, scores, pixels, counts = layout.operations.place(best, logits, sizes, subpixel)
+    keypoints, scores, pixels, counts = layout.operations.place(best(keys, n), logits, sizes, subpixel)
     descriptors = _describe(layout, maps, pixels.flatten()).unflatten(0, pixels.shape)
     return Detections.pack(keypoints, scores, descriptors, counts)
+
+
+def best(keys: Int[Tensor, "b cells"], n: int | None) -> Int[Tensor, "b k"]:
+    """The `n` largest keys of each image, or as many as the image with the most candidates has, largest first."""
+    count = int((keys > 0).sum(1).max()) if n is None else min(n, keys.shape[1])
+    return keys.topk(count, dim=1).values
 
 
 def _kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -34,6 +34,11 @@ class Detections:
         batch, count, dimension = descriptors.shape
         return Detections(torch.cat(parts), (batch, count, dimension))
 
+    @staticmethod
+    def unpack(packed: Float[Tensor, " _"], batch: int, dimension: int) -> Detections:
+        """The record of such a piece of memory, for images and descriptors of known number and length."""
+        return Detections(packed, (batch, (packed.numel() // batch - 1) // (3 + dimension), dimension))
+
     @property
     def counts(self) -> Int[Tensor, " b"]:
         """How many of an image's K are features."""

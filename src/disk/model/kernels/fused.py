@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import triton
 
-from disk.model.kernels.plain import INPUT_CHANNELS, STRIDE
+from disk.model.kernels.plain import INPUT_CHANNELS
 from disk.model.kernels.triton_maps import (
     activation_kernel,
     canvas_kernel,
@@ -21,11 +21,13 @@ from disk.model.kernels.triton_maps import (
 )  # fmt: skip
 from disk.model.kernels.triton_points import candidates_kernel, describe_kernel, place_kernel
 from disk.model.statistics import EPS
+from disk.model.unet import STRIDE
 from disk.model.winograd import KERNEL
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
+NAME = "triton"  # in messages
 _BLOCK = 64  # pixels of a map at once
-_ROW = 256  # pixels of a row of the heatmap at once
+_PIXELS = 256  # pixels of the heatmap at once
 _POINTS = 32  # keypoints described at once
 _RUNS = 512  # most partial sums of an image: enough programs for a GPU, few enough to add up at once
 _SMALLEST = 16  # side of a matrix that tensor cores multiply
@@ -35,9 +37,9 @@ def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: t
     """Images, bytes or numbers in [0, 1], of any strides, as `plain.canvas` gives them."""
     batch, channels, height, width = images.shape
     out = _maps(batch, INPUT_CHANNELS, height + -height % STRIDE, width + -width % STRIDE, dtype, images.device)
-    canvas_kernel[(triton.cdiv(out.shape[2] * out.shape[3], _ROW), batch)](
+    canvas_kernel[(triton.cdiv(out.shape[2] * out.shape[3], _PIXELS), batch)](
         images, out, height, width, out.shape[2], out.shape[3], *images.stride(),
-        1.0 if images.is_floating_point() else 255.0, channels, INPUT_CHANNELS, _ROW,
+        1.0 if images.is_floating_point() else 255.0, channels, INPUT_CHANNELS, _PIXELS,
     )  # fmt: skip
     return out
 
@@ -97,7 +99,7 @@ def heatmap(
     products = torch.empty(batch, len(taps), height, width, device=half.device)
     _activate(half, skip, half_norm, skip_norm, slope, products, taps, len(taps))
     out = torch.empty(batch, height, width, device=half.device)
-    fold_kernel[(triton.cdiv(width, _ROW), height, batch)](products, bias, out, height, width, KERNEL, _ROW)
+    fold_kernel[(triton.cdiv(height * width, _PIXELS), batch)](products, bias, out, height, width, KERNEL, _PIXELS)
     return out
 
 
@@ -110,13 +112,13 @@ def candidates(
     """The keys of the local maxima, as `plain.candidates` gives them."""
     batch, height, width = heatmap.shape
     cell = window // 2 + 1
-    rows, columns = triton.cdiv(height, cell), triton.cdiv(width, cell)
-    keys = torch.empty(batch, rows, columns, dtype=torch.int64, device=heatmap.device)
-    candidates_kernel[(triton.cdiv(columns, _ROW), rows, batch)](
+    cells = triton.cdiv(height, cell) * triton.cdiv(width, cell)
+    keys = torch.empty(batch, cells, dtype=torch.int64, device=heatmap.device)
+    candidates_kernel[(triton.cdiv(cells, _PIXELS), batch)](
         heatmap, sizes, sizes if allowed is None else allowed, keys, height, width, window // 2,
-        allowed is not None, _ROW,
+        allowed is not None, _PIXELS,
     )  # fmt: skip
-    return keys.flatten(1)
+    return keys
 
 
 def place(
@@ -130,8 +132,8 @@ def place(
     pixels = torch.empty(batch, points, dtype=torch.int64, device=keys.device)
     counts = torch.zeros(batch, dtype=torch.int64, device=keys.device)
     if points:
-        place_kernel[(triton.cdiv(points, _ROW), batch)](
-            keys, heatmap, sizes, keypoints, scores, pixels, counts, height, width, points, subpixel, _ROW
+        place_kernel[(triton.cdiv(points, _PIXELS), batch)](
+            keys, heatmap, sizes, keypoints, scores, pixels, counts, height, width, points, subpixel, _PIXELS
         )
     return keypoints, scores, pixels, counts
 
@@ -165,8 +167,8 @@ def _activate(
     count: int,
 ) -> None:  # fmt: skip
     batch, channels, height, width = skip.shape
-    activation_kernel[(triton.cdiv(width, _BLOCK), height, batch)](
-        half, skip, half_norm, skip_norm, slope, out, taps, height // 2, width // 2,
+    activation_kernel[(triton.cdiv(height * width, _BLOCK), batch)](
+        half, skip, half_norm, skip_norm, slope, out, taps, height, width,
         half.shape[1], channels, _power(half.shape[1]), _power(channels), count, _BLOCK,
     )  # fmt: skip
 

@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from disk.model.statistics import EPS, gram
-from disk.model.unet import DOWN
+from disk.model.unet import STRIDE
 from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
-STRIDE = 2 ** (len(DOWN) - 1)  # height and width of the network's maps at full resolution are multiples of this
+NAME = "torch"  # in messages
 _LAST = 0xFFFFFFFF  # a key holds a pixel's distance from this one
 INPUT_CHANNELS = 8  # tensor cores multiply channels by eights
 
@@ -50,8 +50,9 @@ def activation(
     slope: Float[Tensor, " c"],
 ) -> Float[Tensor, "b c h w"]:
     """`half` after bilinear x2 beside `skip`, normalised, through the PReLU."""
-    up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
-    return _activate(torch.cat([up, skip], 1), torch.cat([half_norm, skip_norm], 2), slope)
+    # nothing keeps the upsampled map alive: it is the largest but one
+    both = torch.cat([F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False), skip], 1)
+    return _activate(both, torch.cat([half_norm, skip_norm], 2), slope)
 
 
 def heatmap(
@@ -97,8 +98,7 @@ def describe(
     # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
     four = torch.arange(4, device=pixels.device)
     coarse_y, coarse_x = (((at - MARGIN - 1) >> 1)[:, None] + four for at in (y, x))
-    parity = torch.stack([y, x], 1) % 2
-    rows, columns = _window_upsampling(half)[parity].unbind(1)
+    rows, columns = _window_upsampling(y, half.dtype), _window_upsampling(x, half.dtype)
     coarse = _gather(half, image, coarse_y, coarse_x).unflatten(1, (4, 4))
     coarse = torch.einsum("nyi,nxj,nijc->nyxc", rows, columns, coarse).flatten(1, 2)
 
@@ -182,11 +182,11 @@ def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return pixels.index_select(0, index.flatten()).view(len(y), -1, channels)
 
 
-def _window_upsampling(like: Tensor) -> Tensor:
-    """(2, 5, 4): bilinear x2 along an axis from 4 samples to 5, where the middle one is even or odd."""
-    even = [[1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1], [0, 0, 1, 3]]
-    odd = [[3, 1, 0, 0], [1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1]]
-    return torch.tensor([even, odd], dtype=like.dtype, device=like.device) / 4
+def _window_upsampling(middle: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, 5, 4): bilinear x2 along an axis, from 4 samples to a window around each middle (N,); quarters, so exact."""
+    fine, coarse = (torch.arange(count, device=middle.device) for count in (KERNEL, KERNEL - 1))
+    place = 0.75 - 0.5 * (middle % 2)[:, None] + 0.5 * fine
+    return (1 - (place[:, :, None] - coarse).abs()).clamp(min=0).to(dtype)
 
 
 def _activate(x: Tensor, norm: Tensor, slope: Tensor) -> Tensor:

@@ -194,46 +194,49 @@ def activation_kernel(
     half, skip, half_norm, skip_norm, slope, out, taps, height, width,
     C1: tl.constexpr, C2: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The activation of half (B, height, width, C1) upsampled and skip (B, 2 height, 2 width, C2), in one row's block.
+    """The activation of half (B, height / 2, width / 2, C1) upsampled and skip (B, height, width, C2), in a block.
 
-    Without TAPS it is written to out (B, 2 height, 2 width, C1 + C2). With TAPS it never leaves the registers: its
-    products with taps (TAPS, C1 + C2) are written to out (B, TAPS, 2 height, 2 width) in single precision.
+    Without TAPS it is written to out (B, height, width, C1 + C2). With TAPS it never leaves the registers: its
+    products with taps (TAPS, C1 + C2) are written to out (B, TAPS, height, width) in single precision.
     """
-    y, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     C: tl.constexpr = C1 + C2
     dtype = half.dtype.element_ty
-    row_ok = x < 2 * width
+    real = pixel < height * width
     c1, c2 = tl.arange(0, P1), tl.arange(0, P2)
-    ok1, ok2 = row_ok[:, None] & (c1 < C1)[None, :], row_ok[:, None] & (c2 < C2)[None, :]
-    pixel = (b * 2 * height + y) * 2 * width + x
-    up = upsample(half + b * height * width * C1, y + 0 * x, x, height, width, ok1, c1, C1)
+    ok1, ok2 = real[:, None] & (c1 < C1)[None, :], real[:, None] & (c2 < C2)[None, :]
+    half += b * (height // 2) * (width // 2) * C1
+    up = upsample(half, pixel // width, pixel % width, height // 2, width // 2, ok1, c1, C1)
     up = activate(up, half_norm + b * 2 * C1, slope, c1, C1).to(dtype)
-    beside = tl.load(skip + pixel[:, None] * C2 + c2[None, :], mask=ok2, other=0.0).to(tl.float32)
+    at = b * height * width + pixel
+    beside = tl.load(skip + at[:, None] * C2 + c2[None, :], mask=ok2, other=0.0).to(tl.float32)
     beside = activate(beside, skip_norm + b * 2 * C2, slope + C1, c2, C2).to(dtype)
     if TAPS == 0:
-        tl.store(out + pixel[:, None] * C + c1[None, :], up, mask=ok1)
-        tl.store(out + pixel[:, None] * C + C1 + c2[None, :], beside, mask=ok2)
+        tl.store(out + at[:, None] * C + c1[None, :], up, mask=ok1)
+        tl.store(out + at[:, None] * C + C1 + c2[None, :], beside, mask=ok2)
     else:
         t = tl.arange(0, 32)
-        at = taps + t[None, :] * C
-        taps1 = tl.load(at + c1[:, None], mask=(c1 < C1)[:, None] & (t < TAPS)[None, :], other=0.0)
-        taps2 = tl.load(at + C1 + c2[:, None], mask=(c2 < C2)[:, None] & (t < TAPS)[None, :], other=0.0)
+        rows = taps + t[None, :] * C
+        taps1 = tl.load(rows + c1[:, None], mask=(c1 < C1)[:, None] & (t < TAPS)[None, :], other=0.0)
+        taps2 = tl.load(rows + C1 + c2[:, None], mask=(c2 < C2)[:, None] & (t < TAPS)[None, :], other=0.0)
         products = tl.dot(up, taps1, input_precision="ieee") + tl.dot(beside, taps2, input_precision="ieee")
-        to = out + ((b * TAPS + t[None, :]) * 2 * height + y) * 2 * width + x[:, None]
-        tl.store(to, products, mask=row_ok[:, None] & (t < TAPS)[None, :])
+        to = out + (b * TAPS + t[None, :]) * height * width + pixel[:, None]
+        tl.store(to, products, mask=real[:, None] & (t < TAPS)[None, :])
 
 
 @triton.jit
 @no_type_check
 def fold_kernel(products, bias, out, height, width, SIDE: tl.constexpr, BLOCK: tl.constexpr):
     """out (B, height, width): bias, and the sum over taps (dy, dx) of products (B, SIDE^2, height, width) there."""
-    y, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y, x = pixel // width, pixel % width
+    real = pixel < height * width
     total = tl.zeros((BLOCK,), tl.float32) + tl.load(bias)
     for tap in tl.static_range(SIDE * SIDE):
         row, column = y + tap // SIDE - SIDE // 2, x + tap % SIDE - SIDE // 2
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        at = products + ((b * SIDE * SIDE + tap) * height + row) * width + column
+        inside = real & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        at = products + (b * SIDE * SIDE + tap) * height * width + row * width + column
         total += tl.load(at, mask=inside, other=0.0)
-    tl.store(out + (b * height + y) * width + x, total, mask=x < width)
+    tl.store(out + b * height * width + pixel, total, mask=real)

@@ -15,18 +15,21 @@ from disk.model.kernels.triton_maps import upsample
 def candidates_kernel(
     heatmap, sizes, allowed, keys, height, width, REACH: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """keys (B, cell rows, cell columns) of heatmap (B, height, width), which counts within sizes (B, 2) alone."""
-    cell_y, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    cell_x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """keys (B, cells) of heatmap (B, height, width), which counts within sizes (B, 2) alone."""
+    b = tl.program_id(1).to(tl.int64)
+    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     columns = tl.cdiv(width, REACH + 1)
+    cells = columns * tl.cdiv(height, REACH + 1)
     valid_height, valid_width = tl.load(sizes + 2 * b), tl.load(sizes + 2 * b + 1)
     heatmap += b * height * width
 
+    # no pixel of a cell but its first arg-max can be the arg-max of its own window, which contains the cell
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
-    y, x = cell_y * (REACH + 1) + 0 * cell_x, cell_x * (REACH + 1)
+    first_y, first_x = cell // columns * (REACH + 1), cell % columns * (REACH + 1)
+    y, x = first_y, first_x
     for dy in range(REACH + 1):
         for dx in tl.static_range(REACH + 1):
-            at_y, at_x = cell_y * (REACH + 1) + dy, cell_x * (REACH + 1) + dx
+            at_y, at_x = first_y + dy, first_x + dx
             inside = (at_y < valid_height) & (at_x < valid_width)
             value = tl.load(heatmap + at_y * width + at_x, mask=inside, other=float("-inf"))
             better = value > best
@@ -44,16 +47,15 @@ def candidates_kernel(
         kept &= tl.load(allowed + b * height * width + y * width + x, mask=kept, other=0) != 0
 
     key = (best.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (0xFFFFFFFF - (y.to(tl.int64) * width + x))
-    to = keys + (b * tl.num_programs(1) + cell_y) * columns + cell_x
-    tl.store(to, tl.where(kept, key, 0), mask=cell_x < columns)
+    tl.store(keys + b * cells + cell, tl.where(kept, key, 0), mask=cell < cells)
 
 
 @triton.jit
 @no_type_check
 def _vertex(at, middle, position, size, stride, found):
     inner = found & (position > 0) & (position < size - 1)
-    before = tl.load(at - stride, mask=inner, other=float("inf"))
-    after = tl.load(at + stride, mask=inner, other=float("inf"))
+    before = tl.load(at - stride, mask=inner, other=0.0)
+    after = tl.load(at + stride, mask=inner, other=0.0)
     curvature = 2 * middle - before - after
     is_peak = inner & (middle >= before) & (middle >= after) & (curvature > 0)
     return tl.where(is_peak, (after - before) / (2 * tl.where(is_peak, curvature, 1.0)), 0.0)
