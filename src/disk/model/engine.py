@@ -70,6 +70,10 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
             f"{option('device', 'cpu')}, or {option('backend', 'torch')}"
         )
     warn_of_emulation(device, precision)
+    if device.type != "cpu":
+        from disk.model.gpu import BatchEngine
+
+        return BatchEngine(model, precision)
     onnx = backend == "onnx" or (backend == "auto" and fits and find_spec("onnxruntime") is not None)
     return StripEngine(model, precision, onnx)
 
