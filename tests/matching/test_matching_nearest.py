@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from disk.errors import DiskError
 from disk.features import Features
-from disk.matching.nearest import _workers, match, mutual_nearest
+from disk.matching.api import match
+from disk.matching.nearest import mutual_nearest
+from disk.matching.top_two import _workers
 
 
 def reference(d0: torch.Tensor, d1: torch.Tensor, ratio: float | None) -> list[tuple[int, int]]:
