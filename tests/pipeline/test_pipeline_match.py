@@ -17,7 +17,7 @@ from made_features import COUNTS, contents, expected, make_artifacts
 
 from disk.cli.main import main
 from disk.errors import ArtifactError, CheckpointError, DiskError
-from disk.matching.nearest import mutual_nearest
+from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
@@ -120,9 +120,10 @@ def test_the_originals_features_are_matched(artifacts):
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+import disk.matching.matcher as matcher
 import disk.pipeline.match as stage
 import disk.pipeline.match_writers as writers
-count, real = 0, stage.mutual_nearest
+count, real = 0, matcher.mutual_nearest_pairs
 
 
 def deadly(*args):
@@ -131,7 +132,7 @@ def deadly(*args):
     if count == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
-stage.mutual_nearest = deadly
+matcher.mutual_nearest_pairs = deadly
 writers.SHARD_BYTES = 1000
 stage.match(Path(sys.argv[1]), stage.MatchOptions(save_threshold=5, device="cpu"))
 """
@@ -158,9 +159,9 @@ def test_an_interruption_keeps_what_is_done(artifacts, monkeypatch):
     def interrupted(*args):
         if next(calls) == 8:
             raise KeyboardInterrupt
-        return mutual_nearest(*args)
+        return mutual_nearest_pairs(*args)
 
-    monkeypatch.setattr("disk.pipeline.match.mutual_nearest", interrupted)
+    monkeypatch.setattr("disk.matching.matcher.mutual_nearest_pairs", interrupted)
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         match(artifacts, MatchOptions(device="cpu"))

@@ -15,7 +15,7 @@ from made_features import make_artifacts
 import disk.pipeline.match as stage
 from disk.cli.main import main
 from disk.errors import ArtifactError, DiskError, PairsError
-from disk.matching.nearest import mutual_nearest
+from disk.matching.nearest import mutual_nearest_pairs
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_matches
 from disk.storage.shards import SHARD_BYTES
@@ -40,9 +40,9 @@ def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monk
     def out_of_memory(*args):
         if next(calls) == 8:
             raise torch.OutOfMemoryError
-        return mutual_nearest(*args)
+        return mutual_nearest_pairs(*args)
 
-    monkeypatch.setattr("disk.pipeline.match.mutual_nearest", out_of_memory)
+    monkeypatch.setattr("disk.matching.matcher.mutual_nearest_pairs", out_of_memory)
     with pytest.raises(DiskError, match="--max-full-matrix"):
         match(artifacts, MatchOptions(device="cpu"))
     monkeypatch.undo()
