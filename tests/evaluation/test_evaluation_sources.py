@@ -44,14 +44,6 @@ def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns,
     assert sorted(map(tuple, found.keypoints.tolist())) == [(3, 20), (41, 7)]
 
 
-class Recorder:
-    """Stands in for LightGlue: keeps what it is given."""
-
-    def match(self, *given):
-        self.given = given
-        return Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
-
-
 @pytest.mark.parametrize(
     ("turns", "tag", "point", "size"),
     [
@@ -64,7 +56,7 @@ class Recorder:
         (2, 6, (8, 22), (50, 30)),
     ],
 )
-def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, turns, tag, point, size):
+def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, recorded, turns, tag, point, size):
     exif = Image.Exif()
     exif[0x0112] = tag
     Image.new("RGB", (50, 30)).save(tmp_path / "a.png", exif=exif)
@@ -81,10 +73,9 @@ def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, turns, tag, po
         def features(self, view):
             return stored[view.name]
 
-    matcher = Matcher(FeatureOptions())
-    matcher._network = recorder = Recorder()
-    matcher.match(Stored(), View(tmp_path / "a.png", "a", turns), View(tmp_path / "b.png", "b"), None)
-    f0, f1, size0, size1 = recorder.given
+    options, calls = recorded
+    Matcher(options).match(Stored(), View(tmp_path / "a.png", "a", turns), View(tmp_path / "b.png", "b"), None)
+    f0, f1, size0, size1 = calls[0]
     assert (f0.keypoints.tolist(), size0) == ([list(point)], size)
     assert (f1.keypoints.tolist(), size1) == ([[5.0, 6.0]], (64, 20))
 
