@@ -9,16 +9,13 @@ import torch
 
 from disk.errors import DiskError
 from disk.features import Features, Matches
-from disk.matching.nearest import mutual_nearest_pairs
+from disk.matching.nearest import DEFAULT_RATIO, mutual_nearest_pairs
 from disk.shapes import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
     Matchable = Features | Tensor | np.ndarray[Any, Any]
-
-# measured on all data at hand: docs/evaluation.md, "The ratio"
-DEFAULT_RATIO = 0.95
 
 
 @overload

@@ -20,6 +20,8 @@ from disk.features import Matches
 from disk.matching.top_two import TopTwo, tile_entries, top_two_in_tiles, top_two_of_matrix
 from disk.shapes import Bool, Float, Int, Tensor
 
+# of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/evaluation.md, "The ratio"
+DEFAULT_RATIO = 0.95
 # similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
 _UNIT = 0.01  # how far from 1 the length of a descriptor may be; bfloat16 is off by less than 0.004

@@ -22,6 +22,7 @@ from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, MatcherName, make_matcher
+from disk.matching.nearest import DEFAULT_RATIO
 from disk.model.checkpoints import cache_folder, read_state
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
@@ -40,8 +41,8 @@ from disk.storage.shards import keep_what_is_done
 class MatchOptions:
     """How features are matched."""
 
-    rt: float | None = None
-    """Ratio test: keep a match if it is closer than this times the second nearest, both ways; None: no test."""
+    rt: float | None = DEFAULT_RATIO
+    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     f16: bool = False
     """Match descriptors in half precision."""
     u16: bool = False
@@ -133,7 +134,7 @@ def check_match(options: MatchOptions) -> None:
             raise DiskError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
     if options.rt is not None and not 0 < options.rt <= 1:
         raise DiskError(f"--rt {options.rt:g}: must be above 0 and at most 1, or None for no ratio test")
-    if options.matcher == "lightglue" and options.rt is not None:
+    if options.matcher == "lightglue" and options.rt not in (None, MatchOptions.rt):
         raise DiskError("--rt is for nearest neighbours; leave it out with --matcher lightglue")
     if options.matcher != "lightglue" and options.matcher_weights is not None:
         raise DiskError("--matcher-weights is for --matcher lightglue; leave it out")
@@ -148,6 +149,11 @@ def _warn_of_unused(options: MatchOptions) -> None:
         value = getattr(options, name)
         if value != getattr(MatchOptions, name) and options.pairs != pairs:
             log.warning("--%s %d is not used: it is for --pairs %s", name.replace("_", "-"), value, pairs)
+
+
+def ratio_of(options: MatchOptions) -> float | None:
+    """The ratio of the test; LightGlue has none, and the default is for nearest neighbours."""
+    return None if options.matcher == "lightglue" else options.rt
 
 
 def _threshold(options: MatchOptions) -> int:
@@ -187,8 +193,8 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[
 
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
     """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
-    chosen = {name: getattr(options, name) for name in ("rt", "f16", "u16", "matcher")}
-    chosen["save_threshold"] = _threshold(options)
+    chosen = {name: getattr(options, name) for name in ("f16", "u16", "matcher")}
+    chosen |= {"rt": ratio_of(options), "save_threshold": _threshold(options)}
     if lightglue:
         chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
     detected = {"weights": store.attributes.get("weights"), **json.loads(store.attributes.get("options", "{}"))}
@@ -220,7 +226,7 @@ def _workers(
 def _matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries: int) -> Matcher:
     device = choose_device(options.device)
     return make_matcher(
-        options.matcher, device, options.rt, weights=lightglue, half=options.f16, max_entries=entries
+        options.matcher, device, ratio_of(options), weights=lightglue, half=options.f16, max_entries=entries
     )
 
 
