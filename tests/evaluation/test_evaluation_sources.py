@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -265,7 +266,7 @@ def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
     path = write_layout("hloc", tmp_path / "elsewhere", *arrays)
     view = View(tmp_path / "sub" / "a.jpg", "sub/a")
     (source,) = open_sources(FeatureOptions(features=(path,), n=5))
-    with pytest.raises(ArtifactError, match="no scores of 'sub/a'.*--n 6 or more"):
+    with pytest.raises(ArtifactError, match=r"no scores of 'sub/a'.*--n 6 or more"):
         source.prepare([view])
     (source,) = open_sources(FeatureOptions(features=(path,), n=6))
     source.prepare([view])
@@ -307,7 +308,7 @@ def test_options_that_make_no_sense(make: Callable[[], FeatureOptions], message:
 class Recorded:
     """In place of LightGlue: keeps what it is given, and matches feature k with feature k."""
 
-    calls: list[tuple] = []
+    calls: ClassVar[list[tuple]] = []
 
     def __init__(self, weights, device, half, source):
         self.calls.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -34,7 +35,9 @@ def made_pairs(sizes: list[tuple[int, int]], d: int = 32, noise: float = 0.4) ->
     for seed, (n, m) in enumerate(sizes):
         d0 = unit(n, d, seed)
         seen = d0[torch.randint(n, (m,), generator=torch.Generator().manual_seed(seed))]
-        d1 = torch.nn.functional.normalize(seen + noise / d**0.5 * unit(m, d, seed + 100) * (torch.arange(m) % 3)[:, None])
+        d1 = torch.nn.functional.normalize(
+            seen + noise / d**0.5 * unit(m, d, seed + 100) * (torch.arange(m) % 3)[:, None]
+        )
         pairs.append((d0, d1))
     return pairs
 
@@ -87,7 +90,7 @@ def test_a_batch_of_other_precisions(kind):
 
 def test_a_batch_says_what_is_wrong_with_descriptors():
     good, bad = made_pairs([(5, 6)])[0], made_pairs([(5, 7)])[0]
-    with pytest.raises(DiskError, match="unit length, these have 0.5 to 1"):
+    with pytest.raises(DiskError, match=r"unit length, these have 0\.5 to 1"):
         _match_batch([good, (bad[0], 0.5 * bad[1])], None, 1000)
     bad[0][1, 2] = float("inf")
     with pytest.raises(DiskError, match="NaN or infinity"):
@@ -123,7 +126,7 @@ def test_pairs_of_like_size_share_a_batch(entries):
     sizes = [(50, 60), (10, 10), (52, 58), (50, 61), (10, 9), (200, 3)]
     pairs = [tuple(d.as_subclass(_OnAGpu) for d in pair) for pair in made_pairs(sizes)]
     batches = list(_batches(range(len(pairs)), pairs, entries))
-    assert sorted(sum(batches, [])) == list(range(len(pairs)))
+    assert sorted(itertools.chain(*batches)) == list(range(len(pairs)))
     for batch in batches:
         n, m = (max(sizes[i][side] for i in batch) for side in (0, 1))
         if len(batch) > 1:

@@ -50,7 +50,7 @@ def test_u16_f16_and_device_memory_change_nothing_but_the_type(artifacts, tmp_pa
     for pair, (kind, values) in contents(other / "matches.h5").items():
         assert kind == "uint16"
         assert values == contents(artifacts / "matches.h5")[pair][1]
-    match(other, MatchOptions(f16=True, device="cpu", overwrite=True))
+    match(other, MatchOptions(rt=None, f16=True, device="cpu", overwrite=True))
     with read_features(other) as store:
         d0, d1 = store["a"].descriptors.half(), store["b"].descriptors.half()
     assert contents(other / "matches.h5")["a b"][1] == mutual_nearest(d0, d1).indices.T.tolist()

@@ -199,8 +199,8 @@ class StoredFeatures:
         name = max(counts, key=lambda name: counts[name])
         if counts[name] > self._n:
             raise ArtifactError(
-                f"{self._path} has no scores of {name!r}, so the best {self._n} of its {counts[name]} keypoints cannot be "
-                f"told; use --n {counts[name]} or more"
+                f"{self._path} has no scores of {name!r}, so the best {self._n} of its {counts[name]} keypoints cannot "
+                f"be told; use --n {counts[name]} or more"
             )
         log.warning("%s has no scores of %d images: all of their keypoints are used", self._path, len(counts))
 

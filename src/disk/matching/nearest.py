@@ -12,6 +12,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def mutual_nearest_pairs(
     max_entries: int | None = None,
     device: torch.device | str | None = None,
 ) -> list[Matches]:
-    """`mutual_nearest` of each pair (d0, d1) of descriptors, all on one device; on a GPU, pairs of like size in batches.
+    """`mutual_nearest` of each pair (d0, d1) of descriptors, all on one device; on a GPU in batches of like size.
 
     device: where the matches go, one copy a batch; default: where the descriptors are.
     """
@@ -193,7 +194,8 @@ def _kernel(device: torch.device) -> tuple[Callable[..., TopTwo], float] | None:
 
 def _rounding_of_products() -> float:
     """Rounding of the inputs of torch's products of float32, which its settings allow to be in a shorter format."""
-    backends = [torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.mkldnn.matmul]
+    onednn: Any = torch.backends.mkldnn  # its annotations have no matmul
+    backends = [torch.backends, torch.backends.cuda.matmul, onednn, getattr(onednn, "matmul", None)]
     chosen = {getattr(backend, "fp32_precision", "") for backend in backends}  # torch 2.9 and later
     with contextlib.suppress(RuntimeError):  # torch does not sum up settings made one by one
         chosen.add(torch.get_float32_matmul_precision())

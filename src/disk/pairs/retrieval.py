@@ -77,7 +77,9 @@ def vlad(images: Sequence[Float[Tensor, "_ d"]], words: Float[Tensor, "k d"]) ->
     """A unit vector for each image: its residuals to the nearest visual words, summed by word, each sum normalised."""
     descriptors = torch.cat(list(images))
     counts = torch.tensor([len(image) for image in images], device=words.device)
-    image = torch.repeat_interleave(torch.arange(len(images), device=words.device), counts, output_size=len(descriptors))
+    image = torch.repeat_interleave(
+        torch.arange(len(images), device=words.device), counts, output_size=len(descriptors)
+    )
     nearest = _nearest(descriptors, words)
     residuals = words.new_zeros(len(images) * len(words), words.shape[1])
     residuals.index_add_(0, image * len(words) + nearest, descriptors - words[nearest])

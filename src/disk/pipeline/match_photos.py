@@ -31,7 +31,7 @@ class PhotoOptions:
     """What two photos need beside the options of matching."""
 
     save: Path | None = None
-    """Two photos: file for a picture of their matches, by its suffix .jpg, .png, .svg or .pdf; or an existing folder."""
+    """Two photos: file for a picture of their matches (.jpg, .png, .svg or .pdf), or a folder that is there."""
     n: int | None = 4096
     """Two photos: keypoint budget of each, the best by score; None: all."""
     max_size: int = DetectionOptions.max_size

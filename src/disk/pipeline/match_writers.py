@@ -98,5 +98,5 @@ def _is_of(matches: h5py.Dataset, key: list[str], counts: Mapping[str, int]) -> 
     """Whether a dataset holds matches between the features of the two images of its key."""
     if len(key) != 2 or matches.ndim != 2 or matches.shape[0] != 2 or matches.dtype.kind not in "iu":
         return False
-    limits = [counts.get(decode_name(name), 0) for name in key]
-    return all(row.size == 0 or 0 <= row.min() <= row.max() < limit for row, limit in zip(matches[()], limits, strict=True))
+    rows = zip(matches[()], (counts.get(decode_name(name), 0) for name in key), strict=True)
+    return all(row.size == 0 or 0 <= row.min() <= row.max() < count for row, count in rows)
