@@ -21,6 +21,7 @@ from disk.cli.main import main
 from disk.errors import ArtifactError, CheckpointError, DiskError
 from disk.features import Matches
 from disk.matching.nearest import _match_batch, mutual_nearest, mutual_nearest_pairs
+from disk.options import spelt_as_flags
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
@@ -211,7 +212,7 @@ def test_lightglue_matches_and_remembers_its_weights(artifacts, tmp_path):
         match(artifacts, MatchOptions(**options, matcher_weights=tmp_path / "two.pth"))
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         match(artifacts, MatchOptions(**options, matcher_weights=tmp_path / "none.pth"))
-    with pytest.raises(DiskError, match="--rt"):
+    with spelt_as_flags(), pytest.raises(DiskError, match="--rt"):
         match(artifacts, MatchOptions(**options, rt=0.9))
 
 
@@ -329,7 +330,7 @@ def test_a_list_that_does_not_connect_and_options_that_are_not_used_are_said(art
     options = MatchOptions(pairs="list", pairs_file=tmp_path / "pairs.txt", overlap=3, device="cpu")
     assert match(artifacts, options).pairs == 2
     assert "2 groups that nothing connects, such as those of a and of sub/c" in caplog.text
-    assert "--overlap 3 is not used" in caplog.text
+    assert "overlap=3 is not used" in caplog.text
     caplog.clear()
     match(artifacts, MatchOptions(pairs="sequential", overlap=3, device="cpu"))
     assert not caplog.text

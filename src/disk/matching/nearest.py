@@ -22,7 +22,7 @@ from disk.matching.top_two import TopTwo, tile_entries, top_two_in_tiles, top_tw
 from disk.shapes import Bool, Float, Int, Tensor
 
 # of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/evaluation.md, "The ratio"
-DEFAULT_RATIO = 0.95
+DEFAULT_RATIO = 0.92
 # similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
 _UNIT = 0.01  # how far from 1 the length of a descriptor may be; bfloat16 is off by less than 0.004

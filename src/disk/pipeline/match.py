@@ -24,6 +24,7 @@ from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, MatcherName, make_matcher
 from disk.matching.nearest import DEFAULT_RATIO
 from disk.model.checkpoints import cache_folder, read_state
+from disk.options import check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.cluster import Cluster, RayCluster
@@ -63,8 +64,8 @@ class MatchOptions:
     """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
     matcher_weights: Path | None = None
     """lightglue: file of its weights; default: fetched."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to match; auto: a GPU if there is one."""
+    device: str = "auto"
+    """Where to match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     cache_mb: int = 2048
     """Memory for descriptors in megabytes; if all fit, each is read once."""
     ray: RayCluster = "off"
@@ -129,17 +130,18 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
 
 def check_match(options: MatchOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    for name, least in {"save_threshold": 0, "max_full_matrix": 1, "overlap": 1, "top_k": 1, "cache_mb": 1}.items():
-        if not least <= getattr(options, name) < math.inf:
-            raise DiskError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
+    check_at_least(options, max_full_matrix=1, overlap=1, top_k=1, cache_mb=1)
+    if not 0 <= options.save_threshold < math.inf:
+        raise DiskError(f"{option('save_threshold', options.save_threshold)}: must be at least 0")
     if options.rt is not None and not 0 < options.rt <= 1:
-        raise DiskError(f"--rt {options.rt:g}: must be above 0 and at most 1, or None for no ratio test")
+        raise DiskError(f"{option('rt', options.rt)}: must be above 0 and at most 1, or None for no ratio test")
+    lightglue = option("matcher", "lightglue")
     if options.matcher == "lightglue" and options.rt not in (None, MatchOptions.rt):
-        raise DiskError("--rt is for nearest neighbours; leave it out with --matcher lightglue")
+        raise DiskError(f"{option('rt')} is for nearest neighbours; leave it out with {lightglue}")
     if options.matcher != "lightglue" and options.matcher_weights is not None:
-        raise DiskError("--matcher-weights is for --matcher lightglue; leave it out")
+        raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
     if (options.pairs == "list") != (options.pairs_file is not None):
-        raise PairsError("--pairs list and --pairs-file FILE go together")
+        raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
     if options.pairs_file is not None and not options.pairs_file.is_file():
         raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
 
@@ -148,7 +150,7 @@ def _warn_of_unused(options: MatchOptions) -> None:
     for name, pairs in {"overlap": "sequential", "top_k": "retrieval"}.items():
         value = getattr(options, name)
         if value != getattr(MatchOptions, name) and options.pairs != pairs:
-            log.warning("--%s %d is not used: it is for --pairs %s", name.replace("_", "-"), value, pairs)
+            log.warning("%s is not used: it is for %s", option(name, value), option("pairs", pairs))
 
 
 def ratio_of(options: MatchOptions) -> float | None:
@@ -164,7 +166,7 @@ def _threshold(options: MatchOptions) -> int:
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if options.u16 and count > np.iinfo(np.uint16).max:
-            raise ArtifactError(f"{name!r} has {count} features, more than --u16 can number; leave --u16 out")
+            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can number; leave it out")
 
 
 def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> int:
@@ -302,7 +304,8 @@ def _match_all(
                 writers.add(pair, matches)
                 bar.update(1)
     except torch.OutOfMemoryError as error:
-        message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
+        what = f"{option('max_full_matrix')} or {option('cache_mb')}"
+        message = f"the GPU's memory does not suffice; lower {what}"
         raise DiskError(message) from error
 
 
