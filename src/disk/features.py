@@ -85,10 +85,10 @@ class Matches:
     points0, points1: (K, 2) float32, where the matched keypoints are in each image, in pixels; None where
     descriptors were matched without keypoints.
 
-        >>> import torch
-        >>> matches = Matches(torch.tensor([[0, 2], [1, 0]]), torch.tensor([0.1, 0.2]))
-        >>> len(matches), matches.numpy()["indices"].tolist()
-        (2, [[0, 2], [1, 0]])
+    >>> import torch
+    >>> matches = Matches(torch.tensor([[0, 2], [1, 0]]), torch.tensor([0.1, 0.2]))
+    >>> len(matches), matches.numpy()["indices"].tolist()
+    (2, [[0, 2], [1, 0]])
     """
 
     indices: Int[Tensor, "k 2"]

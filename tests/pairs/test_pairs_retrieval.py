@@ -105,3 +105,10 @@ def test_k_means_finds_separate_clusters():
     good = [torch.cdist(truth, centres).amin(1).max() < 0.1 for centres in found]
     assert sum(good) >= 3
     assert len(k_means(points[:2], 3, generator)) == 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_as_on_the_cpu():
+    collection = scenes()
+    there = Collection({name: found.to("cuda") for name, found in collection.items()})
+    assert retrieval(there, top_k=4) == retrieval(collection, top_k=4)

@@ -32,15 +32,16 @@ def match(
     """Mutual nearest neighbours between two images, or between one image and each of a list.
 
     f0, f1: features, or unit descriptors (N, D) as a tensor or an array; the matches of features have points.
-    ratio: keep a match if it is closer than this times the second nearest, both ways; None: no such test.
+    ratio: keep a match if it is closer than this times the second nearest, both ways, by default 0.92 as the commands
+    do; None: no such test.
     Raises DiskError for what cannot be matched; see `disk.matching.nearest.mutual_nearest`.
 
-        >>> import numpy as np
-        >>> a, b = np.eye(4), np.eye(4)[::-1]
-        >>> match(a, b).indices.tolist()
-        [[0, 3], [1, 2], [2, 1], [3, 0]]
-        >>> [len(found) for found in match(a, [b, b[:2]])]
-        [4, 2]
+    >>> import numpy as np
+    >>> a, b = np.eye(4), np.eye(4)[::-1]
+    >>> match(a, b).indices.tolist()
+    [[0, 3], [1, 2], [2, 1], [3, 0]]
+    >>> [len(found) for found in match(a, [b, b[:2]])]
+    [4, 2]
     """
     others = list(f1) if isinstance(f1, (list, tuple)) else [f1]
     d0 = _descriptors(f0)
