@@ -26,7 +26,7 @@ _NAMES = {
     "ReconstructOptions": "disk.pipeline.reconstruct",
     "Reconstruction": "disk.pipeline.reconstruct",
     "load": "disk.model.checkpoints",
-    "match": "disk.matching.nearest",
+    "match": "disk.matching.api",
     "reconstruct": "disk.pipeline.reconstruct",
 }
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from disk.errors import DiskError
     from disk.features import Features, Matches
-    from disk.matching.nearest import match
+    from disk.matching.api import match
     from disk.model.checkpoints import load
     from disk.model.disk import DISK
     from disk.model.options import DetectionOptions

@@ -82,6 +82,28 @@ def estimate_homography(
     return H / H[2, 2], inliers
 
 
+def estimate_fundamental(
+    p0: Float[np.ndarray, "n 2"],
+    p1: Float[np.ndarray, "n 2"],
+    *,
+    threshold: float | int = 1.0,
+    confidence: float = 0.9999,
+    iterations: int = 10_000,
+    seed: int = 0,
+) -> Bool[np.ndarray, " n"]:
+    """Which matches agree with the best fundamental matrix, within a Sampson error of `threshold` pixels.
+
+    None of them where there is no such matrix; seven matches determine one.
+    """
+    import poselib
+
+    if len(p0) < 8:
+        return np.zeros(len(p0), bool)
+    options = _ransac("max_epipolar_error", threshold, confidence, iterations, seed)
+    F, info = poselib.estimate_fundamental(p0.astype(np.float64), p1.astype(np.float64), options, {})
+    return np.asarray(info["inliers"], dtype=bool) & bool(np.isfinite(F).all())
+
+
 def _pinhole(K: Float[np.ndarray, "3 3"]) -> dict[str, object]:
     # the size is not used by the estimators
     parameters = [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])]

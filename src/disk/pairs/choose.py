@@ -56,6 +56,16 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
     return _tidy(pairs)
 
 
+def connected(pairs: Iterable[Pair]) -> list[list[str]]:
+    """The images in groups that pairs connect, directly or by way of others; the largest first, names sorted."""
+    group_of: dict[str, set[str]] = {}
+    for first, second in pairs:
+        group = group_of.get(first, {first}) | group_of.get(second, {second})
+        group_of.update(dict.fromkeys(group, group))
+    groups = {id(group): sorted(group) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda names: (-len(names), names))
+
+
 def _parse(line: str, known: set[str], where: str) -> Pair:
     words = line.split()
     if len(words) < 2:

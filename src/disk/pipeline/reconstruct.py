@@ -56,7 +56,7 @@ class ReconstructOptions:
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = MatchOptions.top_k
     """retrieval: most similar images that each one is matched with."""
-    rt: float | None = 0.95
+    rt: float | None = MatchOptions.rt
     """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     matcher: Literal["mnn", "lightglue"] = MatchOptions.matcher
     """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""

@@ -134,16 +134,29 @@ class HlocFeatures:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> Features:
-        """Features of one image, float32; zeros where there are no scores. ArtifactError for bad data."""
+        """Features of one image, float32; zeros where there are no scores, see `has_scores`.
+
+        Raises ArtifactError for bad data.
+        """
         keypoints = self.keypoints(name)
         descriptors = self._array(name, "descriptors")
         if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
             raise ArtifactError(f"{self._file.filename}: {name!r} has descriptors {descriptors.shape}, not (D, N)")
-        group = self._file[self.paths[name]]
-        scored = "keypoint_scores" in group
-        scores = self._array(name, "keypoint_scores") if scored else np.zeros(len(keypoints), np.float32)
+        key = self._scores_key(name)
+        scores = np.zeros(len(keypoints), np.float32) if key is None else self._array(name, key)
+        if scores.shape != (len(keypoints),):
+            raise ArtifactError(f"{self._file.filename}: {name!r} has {key} {scores.shape}, not ({len(keypoints)},)")
         rows = np.ascontiguousarray(descriptors.T)
         return Features(torch.from_numpy(keypoints), torch.from_numpy(rows), torch.from_numpy(scores))
+
+    def has_scores(self, name: str) -> bool:
+        """Whether the file tells which keypoints of an image are the best."""
+        return self._scores_key(name) is not None
+
+    def _scores_key(self, name: str) -> str | None:
+        """hloc writes `keypoint_scores` since 2021, and `scores` before that, as other programs still do."""
+        group = self._file[self.paths[name]]
+        return next((key for key in ("keypoint_scores", "scores") if key in group), None)
 
     def keypoints(self, name: str) -> np.ndarray:
         """Keypoints of one image, (N, 2) float32 in pixels."""
