@@ -93,13 +93,13 @@ def test_other_options_are_refused(scene: Scene, tmp_path: Path) -> None:
         run(tmp_path, seed=1, max_error=2.0)
 
 
-def test_inliers_of_an_earlier_version_are_refused(scene: Scene, tmp_path: Path) -> None:
+def test_inliers_of_an_earlier_version_are_made_anew(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     with h5py.File(tmp_path / "inliers.h5", "r+") as file:
-        file.attrs["format"] = "disk inliers 1"
-    with pytest.raises(ArtifactError, match="format disk inliers 1 there, disk inliers 2 now"):
-        run(tmp_path)
-    assert run(tmp_path, overwrite=True).verified == 6
+        file.attrs["format"] = "disk inliers 2"
+        del file.attrs["cameras"]
+    assert run(tmp_path).verified == 6
+    assert run(tmp_path).verified == 0
 
 
 def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
