@@ -27,7 +27,7 @@ def camera_model(name: str) -> str:
     if wanted not in models:
         choices = [model.lower().replace("_", "-") for model in models]
         hint = did_you_mean(name.lower(), choices)
-        raise ColmapError(f"no camera model {name!r}{hint}; choose from {', '.join(choices)}")
+        raise ColmapError(f"no camera model {name!r}; choose from {', '.join(choices)}{hint}")
     return wanted
 
 

@@ -101,9 +101,7 @@ def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> 
             )
 
 
-def _write_images(
-    database: pycolmap.Database, plan: Sequence[PlannedImage], features: FeatureStore
-) -> dict[str, int]:
+def _write_images(database: pycolmap.Database, plan: Sequence[PlannedImage], features: FeatureStore) -> dict[str, int]:
     """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
     rigs: dict[int, int] = {}
     ids: dict[str, int] = {}

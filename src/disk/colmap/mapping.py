@@ -32,7 +32,7 @@ class NoModelError(ColmapError):
 
 @dataclass(frozen=True)
 class CameraFound:
-    """A camera of a model: COLMAP's name of its kind, focal length in pixels, images taken with it, the first's name."""
+    """A camera of a model: COLMAP's name of its kind, focal length in pixels, how many images it took, the first."""
 
     model: str
     focal_length: float | None

@@ -1,8 +1,8 @@
 """Databases that every COLMAP from 3.8 on opens.
 
-pycolmap writes the tables of its own version. Older ones miss the columns of pose priors in `images`, and take offence at
-two tables that have changed since: those are left out while they are empty, and whoever opens the database makes its own.
-Checked by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
+pycolmap writes the tables of its own version. Older ones miss the columns of pose priors in `images`, and fail on two
+tables that have changed since: those are left out while they are empty, and whoever opens the database makes its
+own. Checked by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ def verify_pairs(
     """Verify pairs of image ids: their two-view geometries go into the database.
 
     max_error: pixels between a point and its epipolar line (or its place by the homography). Pairs with
-    fewer than `min_inliers` inliers, or with no more than wrong matches bring, have none; nor have those that agree on a
-    watermark alone, such as a date stamp or a frame at the border of both. Yields the inliers of each pair in order,
-    (2, K) int64, a subset of the columns of its matches.
+    fewer than `min_inliers` inliers, or with no more than wrong matches bring, have none; nor have those that agree on
+    a watermark alone, such as a date stamp or a frame at the border of both. Yields the inliers of each pair in
+    order, (2, K) int64, a subset of the columns of its matches.
     """
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = min_inliers
@@ -73,11 +73,11 @@ def kinds_of_pairs(database: pycolmap.Database) -> dict[tuple[int, int], str]:
 
     PANORAMIC: the camera turned, but hardly moved.
     """
-    ids, geometries = database.read_two_view_geometries()
-    return {
-        tuple(sorted(pycolmap.pair_id_to_image_pair(pair_id))): _Config(geometry.config).name
-        for pair_id, geometry in zip(ids, geometries, strict=True)
-    }
+    kinds = {}
+    for pair_id, geometry in zip(*database.read_two_view_geometries(), strict=True):
+        first, second = pycolmap.pair_id_to_image_pair(pair_id)
+        kinds[first, second] = _Config(geometry.config).name
+    return kinds
 
 
 def _estimate(
@@ -92,7 +92,8 @@ def _estimate(
     # COLMAP is content with 15 inliers, which suits the few dozen matches of a strict ratio test
     if log10_false_alarms(len(matches), len(geometry.inlier_matches), chance) >= 0:
         return pycolmap.TwoViewGeometry()
-    if geometry.config == _Config.PLANAR_OR_PANORAMIC and _baseline(geometry.H, first[0], second[0]) < _STILL:
+    planar = geometry.config == _Config.PLANAR_OR_PANORAMIC and geometry.H is not None
+    if planar and _baseline(np.asarray(geometry.H), first[0], second[0]) < _STILL:
         geometry.config = _Config.PANORAMIC
     return geometry
 

@@ -168,7 +168,7 @@ def _open_model(folder: Path) -> pycolmap.Reconstruction:
 
 
 def _names_in_text(path: Path) -> dict[int, str]:
-    """The names in an images.txt by image id: all that follows the ninth field, which COLMAP cuts at the first space."""
+    """The names in an images.txt by image id: all behind the ninth field, which COLMAP cuts at the first space."""
     names = {}
     lines = iter(path.read_text(encoding="utf-8").splitlines())
     for line in lines:

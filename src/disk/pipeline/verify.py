@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from disk.storage.artifacts import (
 from disk.storage.locks import folder_lock
 from disk.storage.names import pair_key
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done, open_h5
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
@@ -133,7 +135,8 @@ def _report(summary: VerifySummary) -> None:
     )  # fmt: skip
     if summary.watermarks:
         log.warning(
-            "%d pairs agree on a watermark alone, such as a date stamp or a frame: they have no inliers and are not mapped",
+            "%d pairs agree on a watermark alone, such as a date stamp or a frame: they have no inliers, and are not "
+            "mapped",
             summary.watermarks,
         )
     if summary.turning and 2 * summary.turning >= summary.connected:
@@ -143,19 +146,24 @@ def _report(summary: VerifySummary) -> None:
 def turning_message(turning: int, connected: int) -> str:
     """What to say of photos that were mostly taken from one place."""
     return (
-        f"in {turning} of {connected} verified pairs the motion is a rotation: the camera turned, but hardly moved, so there "
-        "is no depth to be seen; take the photos from different places"
+        f"in {turning} of {connected} verified pairs the motion is a rotation: the camera turned, but hardly moved, so "
+        "there is no depth to be seen; take the photos from different places"
     )
 
 
 def check_verify(options: VerifyOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    if options.max_error <= 0:
-        raise DiskError(f"--max-error {options.max_error}: must be more than 0")
-    if options.min_inliers < 1:
-        raise DiskError(f"--min-inliers {options.min_inliers}: must be at least 1")
-    if options.seed < 0:
-        raise DiskError(f"--seed {options.seed}: must be at least 0")
+    if not 0 < options.max_error < math.inf:
+        raise DiskError(f"--max-error {options.max_error}: must be more than 0, and finite")
+    if not 1 <= options.min_inliers < 2**31:
+        raise DiskError(f"--min-inliers {options.min_inliers}: must be at least 1 and below 2^31")
+    check_seed(options.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise DiskError for a seed that the robust estimators do not take."""
+    if not 0 <= seed < 2**31:
+        raise DiskError(f"--seed {seed}: must be at least 0 and below 2^31")
 
 
 def _attributes(matches: MatchStore, options: VerifyOptions, cameras: str) -> dict[str, str]:

@@ -149,7 +149,7 @@ def artifacts_folder(folder: Path) -> Path:
 
 
 def beside(artifacts: Path) -> Path:
-    """The folder that the folder of artifacts lies in, where what is made of them goes unless another place is named."""
+    """The folder that the folder of artifacts lies in: where what is made of them goes unless another is named."""
     return Path(os.path.relpath(artifacts_folder(artifacts).absolute().parent))
 
 

@@ -24,7 +24,7 @@ def known_images(artifacts: Path) -> set[str]:
     for path in (artifacts / KEYPOINTS, *artifacts.glob(".features-*.h5")):
         if path.is_file() and h5py.is_hdf5(path):
             with open_h5(path) as file:
-                group = file[KEYPOINTS] if KEYPOINTS in file else file
+                group = file.get(KEYPOINTS, file)
                 names.update(dataset_keys(group))
     return names
 

@@ -9,7 +9,6 @@ present. hloc: `features.h5` with a group per image path, `matches.h5` with grou
 from __future__ import annotations
 
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -110,12 +109,12 @@ def write_hloc(
                 group = file.create_group(f"{_flat(paths[name0])}/{_flat(paths[name1])}")
                 group["matches0"], group["matching_scores0"] = partner, score
     # hloc splits a line at spaces and knows no quotes
-    spaced = [pair for pair in pairs if any(re.search(r"\s", paths[name]) for name in pair)]
+    spaced = [pair for pair in pairs if len(f"{paths[pair[0]]} {paths[pair[1]]}".split()) != 2]
     if spaced:
         log.warning(
-            "%s leaves out %d of %d pairs: hloc takes a line for two words, so it cannot read names with spaces "
-            "such as %r; features and matches hold them all; rename the images to use the list",
-            out / HLOC_PAIRS, len(spaced), len(pairs), next(paths[name] for name in spaced[0] if re.search(r"\s", paths[name])),
+            "%s leaves out %d of %d pairs: hloc takes a line for two words, so it cannot read names with spaces, such "
+            "as %r or %r; features and matches hold them all; rename the images to use the list",
+            out / HLOC_PAIRS, len(spaced), len(pairs), *(paths[name] for name in spaced[0]),
         )  # fmt: skip
     left_out = set(spaced)
     lines = "".join(f"{paths[name0]} {paths[name1]}\n" for name0, name1 in pairs if (name0, name1) not in left_out)

@@ -41,5 +41,6 @@ def find_name(word: str, known: Collection[str]) -> str | None:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`; did you mean ...?` for a mistyped word, or nothing where no known one is like it."""
-    close = difflib.get_close_matches(word, known, 1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    whole = {**{name.split("-")[0]: name for name in known}, **{name: name for name in known}}
+    close = difflib.get_close_matches(word, whole, 1, cutoff=0.6)
+    return f"; did you mean {whole[close[0]]!r}?" if close else ""

@@ -27,7 +27,9 @@ def new_file(path: Path) -> Iterator[Path]:
         yield temporary
         put_in_place(temporary, path)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror or error}; make room, or choose another place") from error
+        raise ArtifactError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another place"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
