@@ -54,7 +54,7 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
         f"       colmap image_undistorter --input_path {sparse} --image_path {photos} --output_path dense   "
         "(for dense stereo and splatting)"
     )
-    lines.append(f"       python -c 'import pycolmap; print(pycolmap.Reconstruction({str(out / 'sparse' / '0')!r}))'")
+    lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
     return lines
 
 

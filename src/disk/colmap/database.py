@@ -105,7 +105,7 @@ def _write_images(database: pycolmap.Database, plan: Sequence[PlannedImage], fea
     """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
     rigs: dict[int, int] = {}
     ids: dict[str, int] = {}
-    for image in track(plan, "export images", "image"):
+    for image in plan:
         if image.number not in rigs:
             image.camera.camera_id = database.write_camera(image.camera)
             rig = pycolmap.Rig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -68,16 +68,13 @@ def verify_pairs(
         pool.shutdown(cancel_futures=True)
 
 
-def kinds_of_pairs(database: pycolmap.Database) -> dict[tuple[int, int], str]:
-    """What COLMAP calls the geometry of each verified pair of image ids: CALIBRATED, PLANAR, WATERMARK, ...
+def kinds_of_pairs(database: pycolmap.Database, pairs: Iterable[tuple[int, int]]) -> list[str]:
+    """What COLMAP calls the geometry of each of these pairs of image ids: CALIBRATED, PLANAR, WATERMARK, ...
 
-    PANORAMIC: the camera turned, but hardly moved.
+    PANORAMIC: the camera turned, but hardly moved. UNDEFINED: not verified, or without inliers.
     """
-    kinds = {}
-    for pair_id, geometry in zip(*database.read_two_view_geometries(), strict=True):
-        first, second = pycolmap.pair_id_to_image_pair(pair_id)
-        kinds[first, second] = _Config(geometry.config).name
-    return kinds
+    geometries = (database.read_two_view_geometry(*pair) for pair in pairs)
+    return [_Config(geometry.config).name for geometry in geometries]
 
 
 def _estimate(
@@ -106,9 +103,15 @@ def _below_watermark(
     options: pycolmap.TwoViewGeometryOptions,
 ) -> pycolmap.TwoViewGeometry:
     """The geometry of the matches that are not the watermark's; if they have none, a watermark without inliers."""
-    marked = set(map(tuple, np.asarray(watermark.inlier_matches).tolist()))
-    others = np.array([pair for pair in matches.tolist() if tuple(pair) not in marked], np.uint32).reshape(-1, 2)
-    geometry = _estimate(first, second, others, options) if len(others) else pycolmap.TwoViewGeometry()
+
+    def shifts(pairs: np.ndarray) -> np.ndarray:
+        return second[1][pairs[:, 1]] - first[1][pairs[:, 0]]
+
+    shift = np.median(shifts(np.asarray(watermark.inlier_matches)), axis=0)
+    off = np.linalg.norm(shifts(matches) - shift, axis=1)
+    others = matches[off > options.watermark_detection_max_error]
+    fewer = 0 < len(others) < len(matches)
+    geometry = _estimate(first, second, others, options) if fewer else pycolmap.TwoViewGeometry()
     if not len(geometry.inlier_matches):
         geometry = pycolmap.TwoViewGeometry()
         geometry.config = _Config.WATERMARK

@@ -50,13 +50,13 @@ def read_connections(artifacts: Path, database: Path) -> Connections:
         with read_matches(artifacts, UNMATCHED) as unmatched:
             pairs = sorted({*pairs, *unmatched.pairs()})
     with read_matches(artifacts, INLIERS) as found:
-        inliers = {pair: count for pair in found.pairs() if (count := found[pair].shape[1])}
+        verified = found.pairs()
+        inliers = {pair: count for pair in verified if (count := found[pair].shape[1])}
     with open_database(database) as opened:
-        names = {number: name for name, number in image_ids(opened).items()}
+        ids = image_ids(opened)
         kinds: dict[str, set[Pair]] = defaultdict(set)
-        for (first, second), kind in kinds_of_pairs(opened).items():
-            pair = (names[first], names[second])
-            kinds[kind].add((min(pair), max(pair)))
+        for pair, kind in zip(verified, kinds_of_pairs(opened, [(ids[a], ids[b]) for a, b in verified]), strict=True):
+            kinds[kind].add(pair)
     return Connections(keypoints, pairs, inliers, kinds["WATERMARK"], kinds["PANORAMIC"] & set(inliers))
 
 
@@ -103,8 +103,9 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
     verified = f"{best[0]} and {best[1]} are verified ({found.inliers[best]:,} inliers)"
     if len(connected[0]) > 2:
         return (
-            f"{len(connected[0])} images are connected by verified pairs, such as {verified}, but no pair is good to "
-            "start from: take the photos from further apart, or keep more features (--n)"
+            f"{len(connected[0])} images are connected by verified pairs, but no pair is good to start from, not even "
+            f"{best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or keep more "
+            "features (--n)"
         )
     if listed and len(groups) > 1:
         return f"the list {listed} does not connect: {describe_groups(groups)}; a model needs pairs that share images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
@@ -127,8 +127,9 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             except PartialFailureError as error:
                 partial = error
         with read_features(artifacts) as features:
-            names = features.names
-        failed |= {file.relative: "could not be decoded" for file in files if file.name not in {*names, *failed}}
+            names = set(features.names)
+        undecoded = [file.relative for file in files if file.name not in names and file.relative not in failed]
+        failed |= dict.fromkeys(undecoded, "could not be decoded")
         if len(names) < 2:
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
         with _timed(seconds, "match"):
@@ -159,11 +160,11 @@ def _complete(
     changes: Changes,
     unused: list[str],
 ) -> Reconstruction:
-    """Add to the summary what only the whole run knows; a run that did nothing leaves it as it is."""
-    whole = replace(result, failed=failed, unused=unused)
+    """Add to the summary what only the whole run knows; the file stays as it is where nothing is new."""
+    stale = sorted({*changes.gone, *changes.changed})
+    whole = replace(result, failed=failed, unused=unused, stale=stale)
     if list(result.seconds) == ["map"]:  # mapped now
-        times = {stage: round(value, 3) for stage, value in seconds.items()}
-        whole = replace(whole, seconds=times, stale=sorted({*changes.gone, *changes.changed}))
+        whole = replace(whole, seconds={stage: round(value, 3) for stage, value in seconds.items()})
     if whole != result:
         write_json(out / SUMMARY, asdict(whole))
     return whole
@@ -227,7 +228,7 @@ def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "se
     return "retrieval"
 
 
-def _forget_other_pairs(artifacts: Path, names: list[str], pairs: str, options: ReconstructOptions) -> None:
+def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, options: ReconstructOptions) -> None:
     """Take out matches of pairs that are no longer asked for, such as those struck from the list."""
     if options.pairs_file is not None:
         wanted = set(from_file(options.pairs_file, names))

@@ -91,7 +91,7 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
                 f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, with --overwrite"
             )
         if stale:
-            log.warning("the cameras in %s are not those of %s: all pairs are verified again", path, INLIERS)
+            log.warning("the images or cameras in %s are not those of %s: all pairs are verified again", path, INLIERS)
         anew = stale or options.overwrite
         writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
         if anew:
@@ -113,7 +113,7 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         writer.finish()
         counts = _inlier_counts(artifacts, pairs)
         total = sum(matches[pair].shape[1] for pair in pairs)
-        kinds = list(kinds_of_pairs(database).values())
+        kinds = kinds_of_pairs(database, ids.values())
     summary = VerifySummary(
         pairs=len(pairs),
         verified=len(todo),
