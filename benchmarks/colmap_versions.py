@@ -50,7 +50,7 @@ def main() -> int:
             results[f"pycolmap {version}"] = by_python(python, options.database, options.images, Path(temporary))
     print("| | images | points | error (px) |\n|---|---|---|---|")
     for name, found in results.items():
-        cells = found if isinstance(found, str) else f"{found[0]} | {found[1]} | {found[2]:.3f}"
+        cells = found if isinstance(found, str) else f"{found[0]:.0f} | {found[1]:.0f} | {found[2]:.3f}"
         print(f"| {name} | {cells} |")
     return int(any(isinstance(found, str) for found in results.values()))
 
