@@ -249,7 +249,8 @@ def test_no_summary_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({}, DEFAULT_RATIO), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)]
+    ("options", "expected"),
+    [({}, DEFAULT_RATIO), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)],
 )
 def test_default_ratio_test_is_of_nearest_neighbours_only(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: float | None

@@ -51,5 +51,10 @@ def _refuse(given: Any, defaults: Any, but: tuple[str, ...], what_for: str) -> N
 
 
 def main(argv: list[str]) -> int:
-    run(match, argv, "match", "disk match artifacts/ --pairs sequential --overlap 5   or   disk match a.jpg b.jpg --save matches.jpg")
+    run(
+        match,
+        argv,
+        "match",
+        "disk match artifacts/ --pairs sequential --overlap 5   or   disk match a.jpg b.jpg --save matches.jpg",
+    )
     return 0

@@ -23,6 +23,7 @@ import numpy as np
 
 from disk.errors import ArtifactError
 from disk.progress import log, progress_bar
+from disk.storage.new_file import put_in_place
 
 SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
@@ -122,11 +123,8 @@ class ShardWriter:
         self._next_shard += 1
         temporary = path.with_name(path.name + ".tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            _rename(temporary, path)
+            temporary.write_bytes(content)
+            put_in_place(temporary, path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -149,7 +147,7 @@ class ShardWriter:
                 temporary = self._temporary(name)
                 try:
                     self._merge_into(temporary, name, shards, bar.update)
-                    _rename(temporary, self.artifacts / name)
+                    put_in_place(temporary, self.artifacts / name)
                 except (OSError, RuntimeError) as error:
                     with contextlib.suppress(OSError):
                         temporary.unlink(missing_ok=True)
@@ -176,8 +174,6 @@ class ShardWriter:
                             del target[key]
                         source.copy(source[name][key], target, key)
                 update(1)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
 
     def _write_error(self, error: Exception) -> ArtifactError:
         return ArtifactError(
@@ -230,16 +226,6 @@ def dataset_keys(group: h5py.Group) -> list[str]:
 
 def _shards(artifacts: Path, stem: str) -> list[Path]:
     return sorted(artifacts.glob(f".{stem}-*.h5"))
-
-
-def _rename(source: Path, target: Path) -> None:
-    source.replace(target)
-    if os.name == "posix":  # the new name survives a power cut only once the folder is synced
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _reason(error: Exception) -> str:
