@@ -4,7 +4,7 @@
     python benchmarks/colmap_versions.py database.db photos/
 
 Each release of pycolmap is installed into its own environment below --environments and works on a copy of the
-database; the `colmap` binary is tried as well if there is one. Prints a row per release; exit code 1 if one of them fails.
+database; the `colmap` binary is tried as well if there is one. Prints a row per release; exit code 1 if one fails.
 """
 
 from __future__ import annotations
