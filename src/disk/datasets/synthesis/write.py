@@ -34,7 +34,7 @@ class SynthesizeOptions:
     seed: int = 0
     """The same seed and photographs give the same scenes."""
     device: str = "auto"
-    """Where to render: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    """Where to render: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
 
 
 def synthesize(photos: Path, out: Path, options: SynthesizeOptions = SynthesizeOptions()) -> SceneSet:
