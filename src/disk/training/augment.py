@@ -44,7 +44,8 @@ def augment(images: Float[Tensor, "n *v 3 h w"], generators: Sequence[torch.Gene
     batch = images.reshape(-1, *images.shape[-3:])
     draw = _Draws(len(batch) // max(len(generators), 1), generators, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
-    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
+    kernels = _kernels(draw)  # for all, so that what is drawn next does not depend on the others
+    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, kernels[chosen].to(x.device)))
     dim = draw.chance(0.4)
     batch = _tone(draw, batch.clamp(0, 1), dim)
     sigma = torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0)
@@ -154,7 +155,7 @@ def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
     return ((batch - pivot) * contrast + pivot + brightness).clamp(0, 1)
 
 
-def _kernels(draw: _Draws, chosen: Tensor) -> Float[Tensor, "n k k"]:
+def _kernels(draw: _Draws) -> Float[Tensor, "n k k"]:
     """Gaussians (out of focus) or soft lines (motion), summing to 1."""
     sigma, length = draw.uniform(0.4, 1.3), draw.uniform(1, 2.5)
     moves, angle = draw.chance(0.4), draw.uniform(0, math.pi)
@@ -163,5 +164,5 @@ def _kernels(draw: _Draws, chosen: Tensor) -> Float[Tensor, "n k k"]:
     across = angle.cos()[:, None, None] * n[:, None] - angle.sin()[:, None, None] * n
     sigma_along = torch.where(moves, length, sigma)[:, None, None]
     sigma_across = torch.where(moves, 0.5, sigma)[:, None, None]
-    kernels = torch.exp(-((along / sigma_along) ** 2 + (across / sigma_across) ** 2) / 2)[chosen]
-    return (kernels / kernels.sum((1, 2), keepdim=True)).to(draw.device)
+    kernels = torch.exp(-((along / sigma_along) ** 2 + (across / sigma_across) ** 2) / 2)
+    return kernels / kernels.sum((1, 2), keepdim=True)
