@@ -26,7 +26,7 @@ from disk.training.distributed import Group
 from disk.training.logs import Logs
 from disk.training.loop import train
 from disk.training.options import TrainOptions
-from disk.training.state import Position, restore, running_average, save_state
+from disk.training.state import Position, restore, running_average, save_state, saved_options
 from disk.training.validation import PairResult
 
 TINY = TrainOptions(
@@ -62,7 +62,9 @@ def test_stopped_and_resumed_equals_undisturbed(
 ) -> None:
     """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
     source = None if kind == "photos" else data
-    options = replace(TINY, synthesize=photos, augment=True, substep=2, average=0.9)
+    options = replace(
+        TINY, synthesize=photos, augment=True, substep=2, average=0.9, lr_schedule="cosine", lr_warmup=2, batch_size=2
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(source, replace(options, save_dir=whole))
     interrupt_at(monkeypatch, 5)  # epoch 1 has batches 4 to 6 and steps after 5 and 6
@@ -75,6 +77,87 @@ def test_stopped_and_resumed_equals_undisturbed(
         expected, found = weights(whole / name), weights(parts / name)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert records(parts) == records(whole)
+
+
+def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path) -> None:
+    """Five steps: one of the warm-up, then half a cosine."""
+    options = replace(TINY, synthesize=photos, substep=2, n_epochs=2, chunk_size=4, test_scene_limit=0)
+    train(None, replace(options, save_dir=tmp_path, lr=1e-3, lr_warmup=1, lr_schedule="cosine", lr_final=1e-4))
+    steps = [(1 + math.cos(math.pi * done / 3)) / 2 for done in (1, 2, 3)]
+    assert [record["train/lr"] for record in records(tmp_path)] == pytest.approx(
+        [1e-3, *(1e-4 + 9e-4 * part for part in steps)]
+    )
+
+
+def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    before = weights(tmp_path / "last.pth")
+    train(None, replace(options, resume=True, lr=1e-30))
+    assert all(torch.equal(before[key], value) for key, value in weights(tmp_path / "last.pth").items())
+    train(None, replace(options, resume=True, lr=1e-2))
+    assert any((before[key] - value).abs().max() > 5e-3 for key, value in weights(tmp_path / "last.pth").items())
+
+
+def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of epochs, the final one and the validation have the average; last.pth both."""
+    validated: list[dict[str, torch.Tensor]] = []
+    validate = loop.validate_tuple
+
+    def spy(model: DISK, views: list[Any]) -> list[PairResult]:
+        validated.append({key: value.clone() for key, value in model.state_dict().items()})
+        return validate(model, views)
+
+    monkeypatch.setattr(loop, "validate_tuple", spy)
+    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, average=0.9))
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    average = {key.removeprefix("module."): value for key, value in state["average"].items() if "module." in key}
+    assert any(not torch.equal(average[key], value) for key, value in state["disk"].items())
+    for found in (weights(tmp_path / "save-0.pth"), weights(tmp_path / "final.pth"), *validated):
+        assert all(torch.equal(found[key], value) for key, value in average.items())
+    assert validated
+
+
+def test_a_long_epoch_is_saved_in_between(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Position] = []
+    save = loop.save_state
+
+    def spy(path: Path, model: Any, average: Any, optimizer: Any, position: Position, *rest: Any) -> None:
+        saved.append(position)
+        save(path, model, average, optimizer, position, *rest)
+
+    monkeypatch.setattr(loop, "save_state", spy)
+    clock = iter(range(0, 10**6, 400))  # seconds between two looks at the clock
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=3, test_scene_limit=0))
+    assert any(0 < position.batch < 3 for position in saved)
+
+
+def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="disk")
+    options = replace(TINY, save_dir=tmp_path, chunk_size=None, warmup=250, batch_size=2, n_epochs=2)
+    train(data, replace(options, test_scene_limit=0))
+    assert f"epochs of 3 batches, one pass over the 6 tuples of {data}" in caplog.text
+    assert "no validation: as asked" in caplog.text
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["position"] == [2, 0, 6]
+    assert saved_options(tmp_path / "last.pth")[1].chunk_size == 3
+
+
+def test_options_without_effect_are_named(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = replace(TINY, save_dir=tmp_path, time_limit=0.0, lr_final=1e-6, synthetic_share=0.1)
+    train(data, options)
+    for expected in ("views=2 (without synthesize)", "synthetic_share=0.1", "lr_final=1e-06 (with lr_schedule='con"):
+        assert f"not used: {expected}" in caplog.text
+    assert TINY.unused(data) == ["views=2 (without synthesize)"]
+
+
+def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="disk")
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=1, resume=True)
+    train(None, options)
+    assert "last.pth is not there: a new training begins" in caplog.text
+    train(None, options)
+    assert "all 1 epochs are done; a larger n_epochs trains on" in caplog.text
 
 
 def test_emulated_precision_is_warned_of(
@@ -248,6 +331,14 @@ def test_running_average_is_the_weighted_mean(values: list[float], decay: float)
         ({"device": "cuda:77"}, "device[ =].?cuda:77"),
         ({"device": "tpu"}, "device[ =].?tpu"),
         ({"lr": float("nan")}, "lr[ =]nan"),
+        ({"lr_final": 0.1, "lr_schedule": "cosine"}, "lr_final=0.1: must not be above lr=0.001"),
+        ({"lr_warmup": -1}, "lr_warmup=-1: must be at least 0"),
+        ({"time_limit": -1.0}, "time_limit=-1.0: must be at least 0"),
+        ({"time_limit": float("inf")}, "time_limit=inf: must be a finite number"),
+        ({"train_scene_limit": 0}, "train_scene_limit=0: must be at least 1"),
+        ({"renderers": -1}, "renderers=-1: must be at least 0"),
+        ({"seed": 1 << 63}, "seed=9223372036854775808: must be below"),
+        ({"chunk_size": None, "batch_size": 7}, "6 tuples make 0 batches of 7.*add data"),
         ({"reward_threshold": 0.0}, "reward[-_]threshold[ =]0.0: must be above 0"),
         ({"average": 1.0}, "average[ =]1.0: must lie from 0 to below 1"),
         ({"keypoint_penalty": -0.1}, "keypoint[-_]penalty[ =]-0.1: must be at least 0"),

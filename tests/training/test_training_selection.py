@@ -78,6 +78,28 @@ def test_log_of_the_original(original: Path) -> None:
     assert [s.maa for s in legacy] == pytest.approx([expected(0, half=True), expected(1, half=True)])
 
 
+def test_the_sign_of_a_translation_counts_for_the_original_alone(tmp_path: Path) -> None:
+    """Its logs have 179 degrees for a translation that is right but for its sign, and no pose as success 0."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, (rotation, translation, success) in enumerate([(0.5, 179.0, 1), (0.5, 0.5, 0), (90.0, 180.0, 0)]):
+            writer.add_scalar("test/pose/Δ_θ", rotation, step)
+            writer.add_scalar("test/pose/Δ_T", translation, step)
+            writer.add_scalar("test/pose/success", success, step)
+    # one of three pairs has an error of 1 degree: in the nine bins from 2 degrees on
+    assert [s.maa for s in validation_scores(tmp_path, 3)] == pytest.approx([0.9 / 3])
+    assert [s.maa for s in validation_scores(tmp_path, 3, legacy=True)] == [0]
+
+
+def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
+    """As they were before our tags had names of their own: whole angles, an epoch."""
+    logs = Logs(tmp_path, 0)
+    for result in results(0):
+        logs.write(9, {"test/pose/Δ_θ": result.rotation, "test/pose/Δ_T": result.translation})
+    logs.write(9, {"epoch": 3.0})
+    logs.close()
+    assert [(s.epoch, s.maa) for s in validation_scores(tmp_path)] == [(3, pytest.approx(expected(0)))]
+
+
 def test_incomplete_validation_is_left_out(original: Path) -> None:
     assert len(validation_scores(original, 3)) == 2
     with pytest.raises(TrainingError, match="8 pairs are not one validation of 750"):
@@ -145,6 +167,38 @@ def test_log_without_validation(tmp_path: Path) -> None:
     logs.write(1, {"train/reward_per_pair": 1.0})
     logs.close()
     with pytest.raises(TrainingError, match="nothing validated yet"):
+        validation_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "message"),
+    [({"epoch": 0.0}, "without poses, as poselib was not installed"), ({"loss": 1.0}, "is no log of a training")],
+)
+def test_other_logs_without_poses(scalars: dict[str, float], message: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path, 0)
+    logs.write(1, scalars)
+    logs.close()
+    with pytest.raises(TrainingError, match=message):
+        validation_scores(tmp_path)
+
+
+def test_one_of_several_logs_without_validation(
+    ours: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    young = tmp_path_factory.mktemp("young")
+    logs = Logs(young, 0)
+    logs.write(1, {"train/reward_per_pair": 1.0})
+    logs.close()
+    assert main(["auc", str(young), str(ours)]) == 1
+    printed = capsys.readouterr()
+    assert "best: epoch 5" in printed.out
+    assert f"{young}: nothing validated yet" in printed.err
+
+
+def test_runs_below_a_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Logs(tmp_path / "run", 0).close()
+    with pytest.raises(TrainingError, match=f"holds no TensorBoard files .*; give {tmp_path / 'run'}"):
         validation_scores(tmp_path)
 
 
