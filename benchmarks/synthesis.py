@@ -62,9 +62,9 @@ def main(
         for number in range(rounds + 1):
             first = number * at_once * batch
             tuples, render = timed(lambda: sampler.tuples(range(first, first + at_once * batch)), device)  # noqa: B023
-            images = torch.stack([view.image for pair in tuples[:batch] for view in pair])
-            generator = torch.Generator().manual_seed(number)
-            _, change = timed(lambda: augment(images, generator), device)  # noqa: B023
+            images = torch.stack([torch.stack([view.image for view in views]) for views in tuples[:batch]])
+            generators = [torch.Generator().manual_seed(number + i) for i in range(batch)]
+            _, change = timed(lambda: augment(images, generators), device)  # noqa: B023
             _, step = timed(lambda: train(model, optimizer, tuples[:batch], device, precision), device)  # noqa: B023
             if number > 0:
                 for name, seconds in (("render", render / at_once), ("augment", change), ("step", step)):

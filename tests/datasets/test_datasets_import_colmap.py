@@ -87,6 +87,24 @@ def test_size_and_overlap(tmp_path: Path, size: int, least: float, most: float, 
     assert gaps == {gap for gap in range(1, spread + 1) if least <= 1 - gap / 4 <= most}
 
 
+def test_images_that_a_tuple_size_leaves_out_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """0, 1 and 2 see the same, 3 shares with 2, and 4 too little with 3; 5 shares nothing, and nothing can be done."""
+    overlap = np.eye(7)
+    for i, j, share in ((0, 1, 0.6), (0, 2, 0.6), (1, 2, 0.6), (2, 3, 0.6), (3, 4, 0.1)):
+        overlap[i, j] = overlap[j, i] = share
+    monkeypatch.setattr("disk.datasets.import_colmap.covisibility", lambda points: overlap)
+    workspace = make_workspace(tmp_path / "place")
+    import_colmap(workspace, ImportOptions(out=tmp_path / "triplets"))
+    expected = "2 of 5 images are in no tuple of 3: tuple_size=2 takes 4 images in 4 pairs, a lower min_overlap takes"
+    assert expected in caplog.text
+    import_colmap(workspace, ImportOptions(tuple_size=2, out=tmp_path / "pairs"))
+    assert "1 of 5 images are in no tuple of 2: a lower min_overlap takes" in caplog.text
+    scene = SceneSet.load(tmp_path / "pairs").scenes[0]
+    assert (len(scene.images), len(scene.tuples)) == (4, 4)
+
+
 def test_depth_and_cameras_agree(tmp_path: Path) -> None:
     """A pixel lifted by its depth lands where the cameras' distance says."""
     workspace = make_workspace(tmp_path)
@@ -150,7 +168,7 @@ def test_a_reconstruction_of_distorted_photographs(tmp_path: Path) -> None:
 def test_depth_maps_beside_a_distorted_model(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, "OPENCV")
     write_depth_map(workspace, "a.jpg", "geometric", 5)
-    with pytest.raises(ColmapError, match=r"OPENCV cameras; give the folder .* or --no-depth"):
+    with pytest.raises(ColmapError, match=r"OPENCV cameras; give the folder .* or no_depth=True"):
         import_colmap(workspace)
     import_colmap(workspace, ImportOptions(no_depth=True))
 

@@ -57,7 +57,7 @@ def test_the_result_may_replace_a_source(three: list[Path]) -> None:
 
 def test_tuples_of_different_length(maker, three: list[Path], tmp_path: Path) -> None:
     pairs = maker.scene("pairs", tuples=((0, 1),)).write()
-    with pytest.raises(DatasetError, match=r"one/dataset\.json has tuples of 3 images but .* of 2; .*--tuple-size"):
+    with pytest.raises(DatasetError, match=r"one/dataset\.json has tuples of 3 images but .* of 2; .*tuple_size"):
         merge([three[0], pairs], tmp_path / "merged.json")
     with pytest.raises(DatasetError, match="nothing to merge"):
         merge([], tmp_path / "merged.json")

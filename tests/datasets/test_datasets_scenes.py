@@ -31,6 +31,15 @@ def test_reads_relative_and_absolute_folders(maker, tmp_path: Path) -> None:
     assert SceneSet.load(absolute).scenes[0].calib_path == tmp_path / "here/calibration"
 
 
+@pytest.mark.parametrize("folder", [None, ""])
+def test_a_scene_without_depth_maps(maker, folder: str | None) -> None:
+    """The original's importer writes '' with --no-depth, ours null."""
+    maker.scene().data["here"]["depth_path"] = folder
+    scene = SceneSet.load(maker.write()).scenes[0]
+    assert scene.depth_path is None
+    assert scene.depth_file("a.jpg") is None
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_what_is_written_reads_back(maker, tmp_path: Path, relative: bool) -> None:
     scenes = SceneSet.load(maker.scene().scene("there", depth=False).write()).scenes

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from disk.cli.main import main
+from disk.training.state import saved_options
 
 TINY = ["--height", "48", "--width", "48", "--desc-dim", "8", "--chunk-size", "2", "--warmup", "2", "--n-epochs", "1"]
 TINY += ["--batch-size", "1", "--views", "2", "--test-scene-limit", "1", "--workers", "1"]
@@ -46,11 +48,15 @@ def test_synthetic_training_needs_few_libraries(photos: Path, tmp_path: Path) ->
     assert (tmp_path / "final.pth").exists()
 
 
-def test_interrupt_saves_and_exits_with_0(data: Path, tmp_path: Path) -> None:
-    """A process that reads with a worker, interrupted as by Ctrl-C: all of its group."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_saves_and_exits_with_0(
+    number: signal.Signals, data: Path, photos: Path, tmp_path: Path
+) -> None:
+    """A process that reads with a worker and renders with another: Ctrl-C, and what SLURM does."""
+    sources = [str(data), "--synthesize", str(photos), "--save-dir", str(tmp_path), "--renderers", "1"]
     endless = [*TINY, "--chunk-size", "6", "--n-epochs", "100000", "--test-scene-limit", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "disk", "train", str(data), "--save-dir", str(tmp_path), *endless],
+        [sys.executable, "-m", "disk", "train", *sources, *endless],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,14 +70,42 @@ def test_interrupt_saves_and_exits_with_0(data: Path, tmp_path: Path) -> None:
             if log.exists() and len(log.read_text(encoding="utf-8").splitlines()) >= 3:
                 break
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=100)
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=100)  # ends when its helpers, who share stderr, have ended too
     finally:
         process.kill()
     assert process.returncode == 0, err
+    assert "Traceback" not in err
     assert err.count("stopping after this step") == 1
     assert "weights:" in out
     assert torch.load(tmp_path / "last.pth", weights_only=True)["position"][2] >= 3
+
+
+def test_a_resumed_training_keeps_its_options_but_those_given(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data too, from another folder; a switch can be turned off; the time limit is of one call."""
+    monkeypatch.chdir(data.parent)
+    run, limit = str(tmp_path / "run"), ["--time-limit", "0"]
+    first = ["--augment", "--reward=epipolar", "--save-dir", run, *limit]
+    assert main(["train", data.name, *TINY, *first]) == 0
+    started_with = saved_options(tmp_path / "run" / "last.pth")
+    assert started_with[0] == data
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--save-dir", "run", "--resume", *limit]) == 0
+    where, options = saved_options(tmp_path / "run" / "last.pth")
+    assert (where, options) == (data, replace(started_with[1], resume=True))
+    given = ["--no-augment", "--lr", "2e-5", "--n_epochs", "3"]
+    assert main(["train", "--resume", "--save-dir", "run", *given, *limit]) == 0
+    changed = saved_options(tmp_path / "run" / "last.pth")[1]
+    assert changed == replace(options, augment=False, lr=2e-5, n_epochs=3)
+
+
+def test_help_tells_what_resuming_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "with DATA and the options it was started with; those given with --resume replace them" in text
 
 
 @pytest.mark.parametrize(
@@ -80,7 +114,7 @@ def test_interrupt_saves_and_exits_with_0(data: Path, tmp_path: Path) -> None:
         ([], "disk train: nothing to train on"),
         (["nowhere"], "disk train: nowhere"),
         (["--synthesize", "nowhere"], "nowhere"),
-        (["DATA", "--height", "50"], "--height 50"),
+        (["DATA", "--height", "50"], "--height 50: must be a multiple of 16"),
         (["DATA", "--chunk-size", "100"], "use --chunk-size 6 or less"),
         (["DATA", "--save-dir", "file/run"], "file"),
     ],

@@ -64,7 +64,7 @@ def test_statistics_and_validation_cover_all_processes(
     )
     assert [record.keys() for record in two] == [record.keys() for record in one]
     for record_one, record_two in zip(one, two, strict=True):
-        if "train/reward" in record_one:
+        if "train/reward_per_pair" in record_one:
             assert record_two == pytest.approx(record_one, rel=1e-3)
     # written by one process alone
     assert len(list((folder / "two").glob("*tfevents*"))) == 1

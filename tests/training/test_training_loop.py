@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wall import write_wall
 
-from disk.errors import CheckpointError, DatasetError, ImageError, TrainingError
+from disk.errors import CheckpointError, DatasetError, DiskError, ImageError, TrainingError
 from disk.model import engine
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
@@ -26,7 +26,7 @@ from disk.training.distributed import Group
 from disk.training.logs import Logs
 from disk.training.loop import train
 from disk.training.options import TrainOptions
-from disk.training.state import Position, restore, running_average, save_state
+from disk.training.state import Position, restore, running_average, save_state, saved_options
 from disk.training.validation import PairResult
 
 TINY = TrainOptions(
@@ -49,7 +49,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
     def write_and_interrupt(self: Logs, at: int, scalars: dict[str, float]) -> None:
         write(self, at, scalars)
-        if at == step and "train/reward" in scalars:
+        if at == step and "train/lr" in scalars:
             monkeypatch.setattr(Logs, "write", write)
             signal.raise_signal(signal.SIGINT)
 
@@ -62,7 +62,9 @@ def test_stopped_and_resumed_equals_undisturbed(
 ) -> None:
     """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
     source = None if kind == "photos" else data
-    options = replace(TINY, synthesize=photos, augment=True, substep=2, average=0.9)
+    options = replace(
+        TINY, synthesize=photos, augment=True, substep=2, average=0.9, lr_schedule="cosine", lr_warmup=2, batch_size=2
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(source, replace(options, save_dir=whole))
     interrupt_at(monkeypatch, 5)  # epoch 1 has batches 4 to 6 and steps after 5 and 6
@@ -77,6 +79,87 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert records(parts) == records(whole)
 
 
+def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path) -> None:
+    """Five steps: one of the warm-up, then half a cosine."""
+    options = replace(TINY, synthesize=photos, substep=2, n_epochs=2, chunk_size=4, test_scene_limit=0)
+    train(None, replace(options, save_dir=tmp_path, lr=1e-3, lr_warmup=1, lr_schedule="cosine", lr_final=1e-4))
+    steps = [(1 + math.cos(math.pi * done / 3)) / 2 for done in (1, 2, 3)]
+    assert [record["train/lr"] for record in records(tmp_path)] == pytest.approx(
+        [1e-3, *(1e-4 + 9e-4 * part for part in steps)]
+    )
+
+
+def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    before = weights(tmp_path / "last.pth")
+    train(None, replace(options, resume=True, lr=1e-30))
+    assert all(torch.equal(before[key], value) for key, value in weights(tmp_path / "last.pth").items())
+    train(None, replace(options, resume=True, lr=1e-2))
+    assert any((before[key] - value).abs().max() > 5e-3 for key, value in weights(tmp_path / "last.pth").items())
+
+
+def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of epochs, the final one and the validation have the average; last.pth both."""
+    validated: list[dict[str, torch.Tensor]] = []
+    validate = loop.validate_tuple
+
+    def spy(model: DISK, views: list[Any]) -> list[PairResult]:
+        validated.append({key: value.clone() for key, value in model.state_dict().items()})
+        return validate(model, views)
+
+    monkeypatch.setattr(loop, "validate_tuple", spy)
+    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, average=0.9))
+    state = torch.load(tmp_path / "last.pth", weights_only=True)
+    average = {key.removeprefix("module."): value for key, value in state["average"].items() if "module." in key}
+    assert any(not torch.equal(average[key], value) for key, value in state["disk"].items())
+    for found in (weights(tmp_path / "save-0.pth"), weights(tmp_path / "final.pth"), *validated):
+        assert all(torch.equal(found[key], value) for key, value in average.items())
+    assert validated
+
+
+def test_a_long_epoch_is_saved_in_between(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Position] = []
+    save = loop.save_state
+
+    def spy(path: Path, model: Any, average: Any, optimizer: Any, position: Position, *rest: Any) -> None:
+        saved.append(position)
+        save(path, model, average, optimizer, position, *rest)
+
+    monkeypatch.setattr(loop, "save_state", spy)
+    clock = iter(range(0, 10**6, 400))  # seconds between two looks at the clock
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=3, test_scene_limit=0))
+    assert any(0 < position.batch < 3 for position in saved)
+
+
+def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="disk")
+    options = replace(TINY, save_dir=tmp_path, chunk_size=None, warmup=250, batch_size=2, n_epochs=2)
+    train(data, replace(options, test_scene_limit=0))
+    assert f"epochs of 3 batches, one pass over the 6 tuples of {data}" in caplog.text
+    assert "no validation: as asked" in caplog.text
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["position"] == [2, 0, 6]
+    assert saved_options(tmp_path / "last.pth")[1].chunk_size == 3
+
+
+def test_options_without_effect_are_named(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = replace(TINY, save_dir=tmp_path, time_limit=0.0, lr_final=1e-6, synthetic_share=0.1)
+    train(data, options)
+    for expected in ("views=2 (without synthesize)", "synthetic_share=0.1", "lr_final=1e-06 (with lr_schedule='con"):
+        assert f"not used: {expected}" in caplog.text
+    assert TINY.unused(data) == ["views=2 (without synthesize)"]
+
+
+def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="disk")
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=1, resume=True)
+    train(None, options)
+    assert "last.pth is not there: a new training begins" in caplog.text
+    train(None, options)
+    assert "all 1 epochs are done; a larger n_epochs trains on" in caplog.text
+
+
 def test_emulated_precision_is_warned_of(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,7 +171,7 @@ def test_emulated_precision_is_warned_of(
     assert "no bf16 instructions" in caplog.text
 
 
-def test_training_changes_the_weights_and_logs_the_original_tags(data: Path, tmp_path: Path) -> None:
+def test_training_changes_the_weights_and_logs(data: Path, tmp_path: Path) -> None:
     final = train(data, replace(TINY, save_dir=tmp_path))
     torch.manual_seed(0)
     fresh = DISK(8).state_dict()
@@ -96,11 +179,14 @@ def test_training_changes_the_weights_and_logs_the_original_tags(data: Path, tmp
     assert load(final).desc_dim == load(tmp_path / "last.pth").desc_dim == 8
     logged = records(tmp_path)
     tags = {tag for record in logged for tag in record}
-    assert {"train/reward", "train/n_keypoints", "train/n_pairs", "test/pose/Δ_θ", "test/pose/Δ_T"} <= tags
-    assert {f"test/discrete/{x}" for x in ("n_kps", "n_pairs", "tp", "fp", "reward", "precision")} <= tags
-    assert {"test/pose/n_inliers", "test/pose/success"} <= tags
+    assert tags == {
+        "step", "epoch", "train/lr", *(f"train/{x}" for x in ("reward_per_pair", "matches_per_pair")),
+        *(f"test/{x}_per_pair" for x in ("matches", "right", "wrong", "reward")), "test/precision",
+        "train/keypoints_per_image", "test/keypoints_per_image", "test/pose/mAA10",
+        *(f"test/pose/{x}" for x in ("rotation_error", "translation_error", "inliers", "found")),
+    }  # fmt: skip
     # 36 cells of 8x8 pixels
-    assert all(0 < record["train/n_keypoints"] <= 36 for record in logged if "train/n_keypoints" in record)
+    assert all(0 < record["train/keypoints_per_image"] <= 36 for record in logged if "train/lr" in record)
     assert [record["epoch"] for record in logged if "epoch" in record] == [0, 1]
 
 
@@ -109,7 +195,7 @@ def test_original_reward_is_an_option(data: Path, tmp_path: Path) -> None:
     rewards = []
     for original in (False, True):
         train(data, replace(options, save_dir=tmp_path / str(original), original_reward=original))
-        rewards.append(records(tmp_path / str(original))[0]["train/reward"])
+        rewards.append(records(tmp_path / str(original))[0]["train/reward_per_pair"])
     assert rewards[0] < rewards[1]  # some of the matches on the line meet behind the cameras
 
 
@@ -161,7 +247,7 @@ def test_machines_with_folders_of_their_own_are_noticed(
 def test_an_existing_training_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
     train(None, options)
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(TrainingError, match="resume"):
         train(None, options)
 
 
@@ -205,15 +291,15 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     average = running_average(model, 0.0)
     optimizer = torch.optim.Adam(model.parameters())
     path = tmp_path / "last.pth"
-    save_state(path, model, average, optimizer, Position(1, 2, 3), {})
+    save_state(path, model, average, optimizer, Position(1, 2, 3), None, TINY)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(CheckpointError, match="the previous one is kept"):
-            save_state(path, model, average, optimizer, Position(4, 5, 6), {})
+            save_state(path, model, average, optimizer, Position(4, 5, 6), None, TINY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert restore(path, model, average, optimizer)[0] == Position(1, 2, 3)
+    assert restore(path, model, average, optimizer) == Position(1, 2, 3)
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
@@ -237,24 +323,32 @@ def test_running_average_is_the_weighted_mean(values: list[float], decay: float)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 50}, "--height 50: must be a multiple of 16"),
-        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
-        ({"workers": -1}, "--workers -1: must be at least 0"),
-        ({"views": 1}, "--views 1: must be at least 2"),
-        ({"chunk_size": 7}, "6 tuples make 6 batches of 1, an epoch needs 7; use --chunk-size 6"),
-        ({"device": "cuda:77"}, "--device cuda:77"),
-        ({"device": "tpu"}, "--device tpu"),
-        ({"lr": float("nan")}, "--lr"),
-        ({"reward_threshold": 0.0}, "--reward-threshold 0.0: must be above 0"),
-        ({"average": 1.0}, "--average 1.0: must lie from 0 to below 1"),
-        ({"keypoint_penalty": -0.1}, "--keypoint-penalty -0.1: must be at least 0"),
-        ({"keypoint_share": 1.5}, "--keypoint-share 1.5: must lie from 0 to 1"),
-        ({"synthetic_share": 2.0}, "--synthetic-share"),
+        ({"height": 50}, "height[ =]50: must be a multiple of 16"),
+        ({"batch_size": 0}, "batch[-_]size[ =]0: must be at least 1"),
+        ({"workers": -1}, "workers[ =]-1: must be at least 0"),
+        ({"views": 1}, "views[ =]1: must be at least 2"),
+        ({"chunk_size": 7}, "6 tuples make 6 batches of 1, an epoch needs 7; use .*chunk[-_]size[ =]6"),
+        ({"device": "cuda:77"}, "device[ =].?cuda:77"),
+        ({"device": "tpu"}, "device[ =].?tpu"),
+        ({"lr": float("nan")}, "lr[ =]nan"),
+        ({"lr_final": 0.1, "lr_schedule": "cosine"}, "lr_final=0.1: must not be above lr=0.001"),
+        ({"lr_warmup": -1}, "lr_warmup=-1: must be at least 0"),
+        ({"time_limit": -1.0}, "time_limit=-1.0: must be at least 0"),
+        ({"time_limit": float("inf")}, "time_limit=inf: must be a finite number"),
+        ({"train_scene_limit": 0}, "train_scene_limit=0: must be at least 1"),
+        ({"renderers": -1}, "renderers=-1: must be at least 0"),
+        ({"seed": 1 << 63}, "seed=9223372036854775808: must be below"),
+        ({"chunk_size": None, "batch_size": 7}, "6 tuples make 0 batches of 7.*add data"),
+        ({"reward_threshold": 0.0}, "reward[-_]threshold[ =]0.0: must be above 0"),
+        ({"average": 1.0}, "average[ =]1.0: must lie from 0 to below 1"),
+        ({"keypoint_penalty": -0.1}, "keypoint[-_]penalty[ =]-0.1: must be at least 0"),
+        ({"keypoint_share": 1.5}, "keypoint[-_]share[ =]1.5: must lie from 0 to 1"),
+        ({"synthetic_share": 2.0}, "synthetic[-_]share"),
         ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
     ],
 )
 def test_options_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises((TrainingError, DatasetError, CheckpointError), match=message):
+    with pytest.raises(DiskError, match=message):
         train(data, replace(TINY, save_dir=tmp_path / "run", **changes))
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from disk.training.schedule import Weights, weights_at
+from disk.training.options import TrainOptions
+from disk.training.schedule import Weights, learning_rate, weights_at
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,31 @@ def test_penalties_never_shrink() -> None:
     penalties = [(-w.negative, -w.keypoint) for w in (weights_at("default", epoch) for epoch in range(60))]
     assert penalties == sorted(penalties)
     assert penalties[0] == (0, 0)
+
+
+@given(st.integers(1, 300), st.integers(0, 50), st.sampled_from(["constant", "cosine"]))
+def test_learning_rate_rises_evenly_and_falls_to_the_final_one(steps: int, warmup: int, schedule) -> None:
+    rates = [learning_rate(schedule, i, steps, peak=4e-4, final=1e-5, warmup=warmup) for i in range(steps)]
+    assert rates[:warmup] == pytest.approx([4e-4 * (i + 1) / warmup for i in range(min(warmup, steps))])
+    later = rates[warmup:]
+    assert later == sorted(later, reverse=True)
+    if later:
+        assert later[-1] == pytest.approx(1e-5 if schedule == "cosine" else 4e-4)
+        assert all(1e-5 * 0.999 <= rate <= 4e-4 for rate in later)
+
+
+def test_half_a_cosine() -> None:
+    """Half way between the two rates at half of the steps, and at a quarter where a cosine of 45 degrees is."""
+    rates = [learning_rate("cosine", i, 110, peak=1.0, final=0.2, warmup=10) for i in (34, 59, 84)]
+    assert rates == pytest.approx([0.6 + 0.4 * 0.5**0.5, 0.6, 0.6 - 0.4 * 0.5**0.5])
+
+
+def test_steps_are_counted_through_epochs_with_a_remainder_each() -> None:
+    """Epoch 0 has at most the batches of a chunk; what is left at the end of an epoch is a step too."""
+    options = TrainOptions(chunk_size=5, warmup=3, substep=2)
+    assert [options.batches(epoch) for epoch in range(3)] == [3, 5, 5]
+    assert [options.step(epoch, batch) for epoch, batch in ((0, 0), (0, 2), (0, 3), (1, 0), (1, 4), (2, 0))] == [
+        0, 1, 2, 2, 4, 5
+    ]  # fmt: skip
+    assert TrainOptions(chunk_size=3, warmup=250).batches(0) == 3
+    assert TrainOptions(chunk_size=5, substep=2, epoch_offset=7).step(9, 0) == 6

@@ -1,4 +1,4 @@
-"""`disk auc`: logs of ours and of the original's kind, with errors whose AUC is known."""
+"""`disk auc`: logs of ours and of the original's kind, with errors whose accuracy is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from disk.cli.main import main
 from disk.errors import TrainingError
 from disk.geometry.auc import mean_average_accuracy
 from disk.training.logs import Logs, read_scalars
-from disk.training.selection import best, validation_auc
+from disk.training.selection import best, validation_scores
 from disk.training.validation import PairResult, pose_scalars, summarise
 
 # rotation and translation errors of two validations of four pairs each
@@ -32,7 +32,7 @@ def ours(tmp_path: Path) -> Path:
     """A log of two epochs, the first numbered 4."""
     logs = Logs(tmp_path, 0)
     for number, step in enumerate((250, 300)):
-        logs.write(step, {"train/reward": 1.0})
+        logs.write(step, {"train/reward_per_pair": 1.0})
         for result in results(number):
             logs.write(step, pose_scalars(result))
         logs.write(step, {"epoch": 4.0 + number, **summarise(results(number))})
@@ -58,30 +58,52 @@ def expected(number: int, half: bool = False) -> float:
 
 
 def test_our_log(ours: Path) -> None:
-    scores = validation_auc(ours)
+    scores = validation_scores(ours)
     assert [(score.epoch, score.pairs) for score in scores] == [(4, 4), (5, 4)]
-    assert [score.auc for score in scores] == pytest.approx([expected(0), expected(1)])
+    assert [score.maa for score in scores] == pytest.approx([expected(0), expected(1)])
     assert best(scores).epoch == 5
 
 
 def test_legacy_halves_the_angle(ours: Path) -> None:
-    scores = validation_auc(ours, legacy=True)
-    assert [score.auc for score in scores] == pytest.approx([expected(0, half=True), expected(1, half=True)])
+    scores = validation_scores(ours, legacy=True)
+    assert [score.maa for score in scores] == pytest.approx([expected(0, half=True), expected(1, half=True)])
     assert expected(0, half=True) > expected(0)
 
 
 def test_log_of_the_original(original: Path) -> None:
     file = next(original.glob("*tfevents*"))
     for path in (original, file):
-        assert [s.auc for s in validation_auc(path, 4)] == pytest.approx([expected(0), expected(1)])
-    legacy = validation_auc(original, 4, legacy=True)
-    assert [s.auc for s in legacy] == pytest.approx([expected(0, half=True), expected(1, half=True)])
+        assert [s.maa for s in validation_scores(path, 4)] == pytest.approx([expected(0), expected(1)])
+    legacy = validation_scores(original, 4, legacy=True)
+    assert [s.maa for s in legacy] == pytest.approx([expected(0, half=True), expected(1, half=True)])
+
+
+def test_the_sign_of_a_translation_counts_for_the_original_alone(tmp_path: Path) -> None:
+    """Its logs have 179 degrees for a translation that is right but for its sign, and no pose as success 0."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, (rotation, translation, success) in enumerate([(0.5, 179.0, 1), (0.5, 0.5, 0), (90.0, 180.0, 0)]):
+            writer.add_scalar("test/pose/Δ_θ", rotation, step)
+            writer.add_scalar("test/pose/Δ_T", translation, step)
+            writer.add_scalar("test/pose/success", success, step)
+    # one of three pairs has an error of 1 degree: in the nine bins from 2 degrees on
+    assert [s.maa for s in validation_scores(tmp_path, 3)] == pytest.approx([0.9 / 3])
+    assert [s.maa for s in validation_scores(tmp_path, 3, legacy=True)] == [0]
+
+
+def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
+    """As they were before our tags had names of their own: whole angles, an epoch."""
+    logs = Logs(tmp_path, 0)
+    for result in results(0):
+        logs.write(9, {"test/pose/Δ_θ": result.rotation, "test/pose/Δ_T": result.translation})
+    logs.write(9, {"epoch": 3.0})
+    logs.close()
+    assert [(s.epoch, s.maa) for s in validation_scores(tmp_path)] == [(3, pytest.approx(expected(0)))]
 
 
 def test_incomplete_validation_is_left_out(original: Path) -> None:
-    assert len(validation_auc(original, 3)) == 2
+    assert len(validation_scores(original, 3)) == 2
     with pytest.raises(TrainingError, match="8 pairs are not one validation of 750"):
-        validation_auc(original)
+        validation_scores(original)
 
 
 def test_more_events_than_tensorboard_keeps_by_default(tmp_path: Path) -> None:
@@ -93,10 +115,10 @@ def test_more_events_than_tensorboard_keeps_by_default(tmp_path: Path) -> None:
 
 def test_resuming_drops_what_was_logged_beyond(ours: Path) -> None:
     logs = Logs(ours, 250)
-    logs.write(260, {"train/reward": 2.0})
+    logs.write(260, {"train/reward_per_pair": 2.0})
     logs.close()
-    assert [score.epoch for score in validation_auc(ours)] == [4]
-    assert read_scalars(ours)["train/reward"] == [(250, 1.0), (260, 2.0)]
+    assert [score.epoch for score in validation_scores(ours)] == [4]
+    assert read_scalars(ours)["train/reward_per_pair"] == [(250, 1.0), (260, 2.0)]
     lines = (ours / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 4 + 1 + 1
 
@@ -110,9 +132,11 @@ def test_a_line_cut_off_by_a_crash_is_dropped(ours: Path) -> None:
 
 def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (ours / "save-5.pth").touch()
-    assert main(["auc", str(ours), "--plot", str(tmp_path / "auc.png")]) == 0
-    assert f"best: epoch 5, AUC {expected(1):.4f}, {ours / 'save-5.pth'}" in capsys.readouterr().out.replace("\n", " ")
-    assert (tmp_path / "auc.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["auc", str(ours), "--plot", str(tmp_path / "curves.png")]) == 0
+    assert f"best: epoch 5, mAA(10) {expected(1):.4f}, {ours / 'save-5.pth'}" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +145,8 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["nowhere"], "nowhere: no such file"),
         (["."], "holds no TensorBoard files"),
         ([], "give at least one"),
-        (["LOG", "--validation-length", "0"], "--validation-length 0"),
-        (["LOG", "--plot", "auc.nothing"], "auc.nothing: cannot draw there"),
+        (["LOG", "--validation-length", "0"], "validation"),
+        (["LOG", "--plot", "curves.nothing"], "curves.nothing: cannot draw there"),
     ],
 )
 def test_bad_input(
@@ -140,15 +164,47 @@ def test_bad_input(
 
 def test_log_without_validation(tmp_path: Path) -> None:
     logs = Logs(tmp_path, 0)
-    logs.write(1, {"train/reward": 1.0})
+    logs.write(1, {"train/reward_per_pair": 1.0})
     logs.close()
-    with pytest.raises(TrainingError, match="no log of a training with validation"):
-        validation_auc(tmp_path)
+    with pytest.raises(TrainingError, match="nothing validated yet"):
+        validation_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "message"),
+    [({"epoch": 0.0}, "without poses, as poselib was not installed"), ({"loss": 1.0}, "is no log of a training")],
+)
+def test_other_logs_without_poses(scalars: dict[str, float], message: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path, 0)
+    logs.write(1, scalars)
+    logs.close()
+    with pytest.raises(TrainingError, match=message):
+        validation_scores(tmp_path)
+
+
+def test_one_of_several_logs_without_validation(
+    ours: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    young = tmp_path_factory.mktemp("young")
+    logs = Logs(young, 0)
+    logs.write(1, {"train/reward_per_pair": 1.0})
+    logs.close()
+    assert main(["auc", str(young), str(ours)]) == 1
+    printed = capsys.readouterr()
+    assert "best: epoch 5" in printed.out
+    assert f"{young}: nothing validated yet" in printed.err
+
+
+def test_runs_below_a_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    Logs(tmp_path / "run", 0).close()
+    with pytest.raises(TrainingError, match=f"holds no TensorBoard files .*; give {tmp_path / 'run'}"):
+        validation_scores(tmp_path)
 
 
 def test_summary_of_a_validation() -> None:
     summary = summarise(results(0))
-    assert summary["test/discrete/precision"] == pytest.approx(0.75)
-    assert summary["test/discrete/reward"] == pytest.approx(3 - 0.25)
+    assert summary["test/precision"] == pytest.approx(0.75)
+    assert summary["test/reward_per_pair"] == pytest.approx(3 - 0.25)
     errors = np.maximum(ROTATION[0], TRANSLATION[0])
-    assert summary["test/pose/AUC"] == mean_average_accuracy(errors)
+    assert summary["test/pose/mAA10"] == mean_average_accuracy(errors)

@@ -57,8 +57,8 @@ def test_perfect_matches() -> None:
         assert result.translation < 0.5
         assert result.inliers >= 55
     summary = summarise(results)
-    assert summary["test/discrete/precision"] == 1
-    assert summary["test/pose/AUC"] == 1
+    assert summary["test/precision"] == 1
+    assert summary["test/pose/mAA10"] == 1
 
 
 def test_wrong_matches_are_counted() -> None:
@@ -77,10 +77,18 @@ def test_few_matches_are_a_failure(count: int) -> None:
     assert (result.rotation, result.translation, result.inliers, result.success) == (180, 180, 0, False)
 
 
+def test_a_pose_that_cannot_be_estimated_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disk.geometry.robust.estimate_relative_pose", lambda *args, **options: None)
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, 60), images)
+    assert (result.rotation, result.translation, result.inliers, result.success) == (180, 180, 0, False)
+    assert summarise([result])["test/pose/mAA10"] == 0
+
+
 def test_without_poselib_there_are_no_poses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "has_poses", lambda: False)
     images = views(2)
     results = validate_tuple(Oracle(images, 60), images)
     assert results[0].right == 60
     assert math.isnan(results[0].rotation)
-    assert "test/pose/AUC" not in summarise(results)
+    assert "test/pose/mAA10" not in summarise(results)

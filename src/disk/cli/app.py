@@ -16,15 +16,19 @@ from disk.storage.names import did_you_mean
 # `json: AsJson = False` gives a command --json, with which it prints its summary by `print_json` and nothing else
 AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scripts.")]
 
-# options of a dataclass appear without its name as a prefix, switches without a --no- twin
-_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+# options of a dataclass appear without its name as a prefix
+_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
-def run(command: Callable[..., Any], argv: list[str], name: str, example: str) -> Any:
-    """Call `command` with its parameters read from argv; its docstring and the example are the help."""
+def run(command: Callable[..., Any], argv: list[str], name: str, example: str, switches_both_ways: bool = False) -> Any:
+    """Call `command` with its parameters read from argv; its docstring and the example are the help.
+
+    switches_both_ways: switches have a --no- twin.
+    """
+    config = _CONFIG if switches_both_ways else (*_CONFIG, tyro.conf.FlagCreatePairsOff)
     summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
     description = f"{summary}\n\nexample:  {example}"
-    return tyro.cli(command, args=argv, prog=f"disk {name}", description=description, config=_CONFIG)
+    return tyro.cli(command, args=argv, prog=f"disk {name}", description=description, config=config)
 
 
 def run_group(

@@ -11,7 +11,7 @@ from disk.cli.app import run
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    run(_auc, argv, "auc", "disk auc run/ --plot auc.png")
+    run(_auc, argv, "auc", "disk auc run/ --plot curves.png")
     return 0
 
 
@@ -21,33 +21,45 @@ def _auc(
     legacy: bool = False,
     plot: Path | None = None,
 ) -> None:
-    """Accuracy of poses after each epoch, and the best checkpoint, from the TensorBoard files of trainings.
+    """Accuracy of poses after each epoch, as mAA(10), and the best checkpoint, from the logs of trainings.
 
     Args:
         logs: save dirs of `disk train`, or TensorBoard files, ours or the original's
         validation_length: pairs in one validation; needed for logs of the original with other than 750
-        legacy: score as the original did, by half the angle of rotation
+        legacy: score as the original did: half the angle of rotation, and the sign of the translation counts, which
+            our own logs do not hold
         plot: image file to draw the curves into
     """
     from rich.console import Console
     from rich.table import Table
 
-    from disk.errors import TrainingError
-    from disk.training.selection import best, plot_auc, validation_auc
+    from disk.errors import PartialFailureError, TrainingError
+    from disk.training.selection import EpochScore, best, plot_scores, validation_scores
 
     if not logs:
         raise TrainingError("give at least one save dir or TensorBoard file")
-    curves = {str(log): validation_auc(log, validation_length, legacy) for log in logs}
+    curves: dict[str, list[EpochScore]] = {}
+    failures: list[TrainingError] = []
+    for log in logs:
+        try:
+            curves[str(log)] = validation_scores(log, validation_length, legacy)
+        except TrainingError as error:
+            failures.append(error)
+    if not curves:
+        raise TrainingError("; ".join(map(str, failures)))
     console = Console()
-    for log, scores in curves.items():
-        table = Table("epoch", "pairs", "AUC@10°", title=log)
+    for name, scores in curves.items():
+        table = Table("epoch", "pairs", "mAA(10)", title=name)
         chosen = best(scores)
         for score in scores:
             mark = "  best" if score == chosen else ""
-            table.add_row(str(score.epoch), str(score.pairs), f"{score.auc:.4f}{mark}")
+            table.add_row(str(score.epoch), str(score.pairs), f"{score.maa:.4f}{mark}")
         console.print(table)
-        folder = Path(log) if Path(log).is_dir() else Path(log).parent
+        folder = Path(name) if Path(name).is_dir() else Path(name).parent
         checkpoint = folder / f"save-{chosen.epoch}.pth"
-        print(f"best: epoch {chosen.epoch}, AUC {chosen.auc:.4f}" + (f", {checkpoint}" if checkpoint.exists() else ""))
+        where = f", {checkpoint}" if checkpoint.exists() else ""
+        print(f"best: epoch {chosen.epoch}, mAA(10) {chosen.maa:.4f}{where}")
     if plot is not None:
-        plot_auc(curves, plot)
+        plot_scores(curves, plot)
+    if failures:
+        raise PartialFailureError("; ".join(map(str, failures)))

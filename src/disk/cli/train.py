@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import tyro
@@ -9,17 +10,40 @@ import tyro
 from disk.cli.app import run
 from disk.training.loop import train
 from disk.training.options import TrainOptions
+from disk.training.state import saved_options
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    run(_train, argv, "train", "disk train --synthesize photos/ --save-dir run/ --height 256 --width 256")
+    data, options = run(
+        _arguments,
+        argv,
+        "train",
+        "disk train --synthesize photos/ --save-dir run/ --height 256 --width 256",
+        switches_both_ways=True,  # to switch off in a resumed training what was on
+    )
+    last = options.save_dir / "last.pth"
+    if options.resume and last.exists():
+        former_data, former = saved_options(last)
+        of_this_call = {"save_dir": options.save_dir, "resume": True, "time_limit": options.time_limit}
+        given = {name: getattr(options, name) for name in _given(argv)}
+        data, options = data or former_data, replace(former, **{**given, **of_this_call})
+    print(f"weights: {train(data, options)}")
     return 0
 
 
-def _train(data: tyro.conf.Positional[Path | None] = None, options: TrainOptions = TrainOptions()) -> None:
+def _arguments(
+    data: tyro.conf.Positional[Path | None] = None, options: TrainOptions = TrainOptions()
+) -> tuple[Path | None, TrainOptions]:
     """Train the network, on DATA (a folder with train/dataset.json and test/dataset.json), photographs, or both.
 
-    Ctrl-C saves and ends it, and --resume goes on. Several GPUs or machines: torchrun ... -m disk train ...
+    Ctrl-C saves and ends it. `disk train --save-dir run/ --resume` continues with the data and options it was started
+    with; what is given beside --resume replaces them. Several GPUs or machines: torchrun ... -m disk train ...
     """
-    print(f"weights: {train(data, options)}")
+    return data, options
+
+
+def _given(argv: list[str]) -> set[str]:
+    """The fields of TrainOptions that arguments name."""
+    flags = {argument.split("=")[0][2:].replace("-", "_") for argument in argv if argument.startswith("--")}
+    return {field.name for field in fields(TrainOptions)} & (flags | {flag.removeprefix("no_") for flag in flags})

@@ -15,7 +15,9 @@ from disk.datasets.files import Calibration, find_depth, write_calibration, writ
 from disk.datasets.scenes import Scene, write_dataset_json
 from disk.errors import ColmapError, DatasetError, ImageError, PartialFailureError
 from disk.images.reading import image_size
+from disk.options import option
 from disk.progress import log, track
+from disk.shapes import Float, Int
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
@@ -53,10 +55,11 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
     from disk.colmap.workspace import open_workspace, undistort
 
     if options.tuple_size < 2:
-        raise DatasetError(f"--tuple-size {options.tuple_size}: a tuple needs at least 2 images")
+        raise DatasetError(f"{option('tuple_size', options.tuple_size)}: a tuple needs at least 2 images")
     if not 0 < options.min_overlap <= options.max_overlap <= 1:
         raise DatasetError(
-            f"--min-overlap {options.min_overlap} --max-overlap {options.max_overlap}: must satisfy 0 < min <= max <= 1"
+            f"{option('min_overlap', options.min_overlap)}, {option('max_overlap', options.max_overlap)}: must satisfy "
+            "0 < min <= max <= 1"
         )
     source = open_workspace(workspace, options.images)
     out = workspace / "dataset" if options.out is None else options.out
@@ -71,7 +74,7 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
     if source.distorted and has_depth:
         raise ColmapError(
             f"{workspace}: the depth maps are of undistorted images, but the model has {', '.join(source.distorted)} "
-            "cameras; give the folder that COLMAP's image_undistorter wrote, or --no-depth"
+            f"cameras; give the folder that COLMAP's image_undistorter wrote, or {option('no_depth', True)}"
         )
 
     # from here on an older data set of this folder is no longer valid; the new json appears at the very end
@@ -140,14 +143,31 @@ def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOption
     overlap = covisibility([image.points for image in images])
     covisible = (overlap >= options.min_overlap) & (overlap <= options.max_overlap)
     tuples = choose_tuples(covisible, options.tuple_size)
+    _report_left_out(overlap, tuples, options)
     if not len(tuples):
         pairs = overlap[np.triu_indices(len(images), 1)]
         best = f"the best pair shares {pairs.max():.2f}" if len(pairs) else "there is only one image"
         raise DatasetError(
             f"{model}: no {options.tuple_size} images share {options.min_overlap:g} to {options.max_overlap:g} "
-            f"of their 3D points pairwise ({best}); try --min-overlap 0.1 or a smaller --tuple-size"
+            f"of their 3D points pairwise ({best}); try {option('min_overlap', 0.1)} or a smaller "
+            f"{option('tuple_size')}"
         )
     return tuples
+
+
+def _report_left_out(overlap: Float[np.ndarray, "n n"], tuples: Int[np.ndarray, "m k"], options: ImportOptions) -> None:
+    """Say how many images that share points with others are in no tuple, and how to get them."""
+    others = np.triu(overlap, 1)
+    within = (others >= options.min_overlap) & (others <= options.max_overlap)
+    sharing, paired, used = (np.unique(x) for x in (np.argwhere(others > 0), np.argwhere(within), tuples))
+    if 0 < len(used) < len(sharing):
+        smaller = ""
+        if len(paired) > len(used):
+            smaller = f"{option('tuple_size', 2)} takes {len(paired)} images in {within.sum()} pairs, "
+        log.warning(
+            "%d of %d images are in no tuple of %d: %sa lower %s takes more",
+            *(len(sharing) - len(used), len(sharing), options.tuple_size, smaller, option("min_overlap")),
+        )
 
 
 def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.errors import DatasetError
+from disk.options import option
 
 
 def merge(sources: Sequence[Path], out: Path, relative: bool = False) -> list[Scene]:
@@ -23,7 +24,7 @@ def merge(sources: Sequence[Path], out: Path, relative: bool = False) -> list[Sc
         if other.tuple_size != sets[0].tuple_size:
             raise DatasetError(
                 f"{sets[0].path} has tuples of {sets[0].tuple_size} images but {other.path} of {other.tuple_size}; "
-                "import them again with the same --tuple-size"
+                f"import them again with the same {option('tuple_size')}"
             )
     taken = {scene.name for scenes in sets for scene in scenes.scenes}
     used: set[str] = set()

@@ -26,6 +26,17 @@ class PosedImage:
     name: str
 
     def to(self, device: torch.device | str) -> PosedImage:
-        """The same image on another device."""
-        depth = None if self.depth is None else self.depth.to(device)
-        return PosedImage(self.image.to(device), self.camera.to(device), depth, self.name)
+        """The same image on another device. Copies to a GPU do not wait for it."""
+        ahead = torch.device(device).type == "cuda"
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=ahead)
+
+        camera = Camera(*(moved(part) for part in (self.camera.K, self.camera.R, self.camera.t)))
+        depth = None if self.depth is None else moved(self.depth)
+        return PosedImage(moved(self.image), camera, depth, self.name)
+
+    def pin_memory(self) -> PosedImage:
+        """The same image in page-locked memory, for DataLoader."""
+        depth = None if self.depth is None else self.depth.pin_memory()
+        return PosedImage(self.image.pin_memory(), self.camera, depth, self.name)

@@ -15,6 +15,7 @@ import numpy as np
 
 from disk.datasets.files import cut_name, find_calibration, find_depth, find_image
 from disk.errors import DatasetError
+from disk.options import option
 from disk.shapes import Int
 
 _KEYS = ("image_path", "depth_path", "calib_path", "images", "tuples")
@@ -108,7 +109,9 @@ def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> N
         try:
             return Path(os.path.relpath(absolute, os.path.abspath(path.parent))).as_posix()
         except ValueError as error:  # another drive
-            raise DatasetError(f"{target} cannot be written relative to {path}; leave out --relative") from error
+            raise DatasetError(
+                f"{target} cannot be written relative to {path}; leave out {option('relative', True)}"
+            ) from error
 
     data = {
         scene.name: {
@@ -141,9 +144,8 @@ def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
         name=name,
         image_path=_folder(f"{where}: image_path", entry["image_path"], base),
         calib_path=_folder(f"{where}: calib_path", entry["calib_path"], base),
-        depth_path=None
-        if entry.get("depth_path") is None
-        else _folder(f"{where}: depth_path", entry["depth_path"], base),
+        # '' is what the original writes with --no-depth
+        depth_path=_folder(f"{where}: depth_path", depth, base) if (depth := entry.get("depth_path")) else None,
         images=images,
         tuples=_parse_tuples(where, entry["tuples"], len(images)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,25 +33,24 @@ _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in JPEG
 _YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
-def augment(images: Float[Tensor, "*b 3 h w"], generator: torch.Generator) -> Float[Tensor, "*b 3 h w"]:
+def augment(images: Float[Tensor, "n *v 3 h w"], generators: Sequence[torch.Generator]) -> Float[Tensor, "n *v 3 h w"]:
     """Images in [0, 1] as another camera might have taken them at another time, each differently.
 
     Two in five stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
     of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance; two in five
     is short of light, which is dark, flat and noisy at once.
-    `generator` is on the CPU; the same one gives the same result on the same device.
+    generators: one on the CPU for each of the n images, or sets of images; it alone decides what becomes of them.
     """
     batch = images.reshape(-1, *images.shape[-3:])
-    draw = _Draws(len(batch), generator, batch.device)
+    draw = _Draws(len(batch) // max(len(generators), 1), generators, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
-    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, _kernels(draw, chosen)))
+    kernels = _kernels(draw)  # for all, so that what is drawn next does not depend on the others
+    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, kernels[chosen].to(x.device)))
     dim = draw.chance(0.4)
     batch = _tone(draw, batch.clamp(0, 1), dim)
-    noise = torch.Generator(batch.device).manual_seed(draw.seed())
     sigma = torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0)
     sigma = draw.on_device(torch.where(dim, draw.uniform(0.01, 0.04), sigma))
-    batch = batch + sigma * torch.randn(batch.shape, generator=noise, device=batch.device, dtype=batch.dtype)
-    batch = batch.clamp(0, 1)
+    batch = (batch + sigma * draw.noise(batch)).clamp(0, 1)
     quality = draw.uniform(15, 85)
     batch = _where(draw.chance(0.35), batch, lambda x, chosen: jpeg(x, quality[chosen]))
     kept = draw.on_device(draw.chance(0.4))
@@ -91,23 +90,29 @@ def _quantise(planes: Tensor, table: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Draws:
-    """Random parameters on the CPU, one per image, where choices cost no transfer."""
+    """Random parameters on the CPU, one per image, where choices cost no transfer; `each` images a generator."""
 
-    def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
-        self.count, self.generator, self.device = count, generator, device
+    def __init__(self, each: int, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self.each, self.generators, self.device = each, generators, device
 
     def uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
+        drawn = [torch.rand(self.each, *shape, generator=generator) for generator in self.generators]
+        return low + (high - low) * (torch.cat(drawn) if drawn else torch.zeros(0, *shape))
 
     def chance(self, probability: float) -> Tensor:
         return self.uniform(0, 1) < probability
 
-    def seed(self) -> int:
-        return int(torch.randint(1 << 62, (), generator=self.generator))
+    def noise(self, like: Tensor) -> Tensor:
+        """Normal numbers, drawn on the images' device."""
+        result = torch.empty_like(like)
+        for part, generator in zip(result.split(self.each or 1), self.generators, strict=False):
+            seed = int(torch.randint(1 << 62, (), generator=generator))
+            part.normal_(generator=torch.Generator(like.device).manual_seed(seed))
+        return result
 
     def on_device(self, values: Tensor) -> Tensor:
         """(b, ...) as (b, 1, 1, 1) or (b, c, 1, 1) on the images' device."""
-        return values.reshape(self.count, -1, 1, 1).to(self.device)
+        return values.reshape(len(values), -1, 1, 1).to(self.device)
 
 
 def _where(chosen: Tensor, batch: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -150,7 +155,7 @@ def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
     return ((batch - pivot) * contrast + pivot + brightness).clamp(0, 1)
 
 
-def _kernels(draw: _Draws, chosen: Tensor) -> Float[Tensor, "n k k"]:
+def _kernels(draw: _Draws) -> Float[Tensor, "n k k"]:
     """Gaussians (out of focus) or soft lines (motion), summing to 1."""
     sigma, length = draw.uniform(0.4, 1.3), draw.uniform(1, 2.5)
     moves, angle = draw.chance(0.4), draw.uniform(0, math.pi)
@@ -159,5 +164,5 @@ def _kernels(draw: _Draws, chosen: Tensor) -> Float[Tensor, "n k k"]:
     across = angle.cos()[:, None, None] * n[:, None] - angle.sin()[:, None, None] * n
     sigma_along = torch.where(moves, length, sigma)[:, None, None]
     sigma_across = torch.where(moves, 0.5, sigma)[:, None, None]
-    kernels = torch.exp(-((along / sigma_along) ** 2 + (across / sigma_across) ** 2) / 2)[chosen]
-    return (kernels / kernels.sum((1, 2), keepdim=True)).to(draw.device)
+    kernels = torch.exp(-((along / sigma_along) ** 2 + (across / sigma_across) ** 2) / 2)
+    return kernels / kernels.sum((1, 2), keepdim=True)

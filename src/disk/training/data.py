@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,60 @@ from torch.utils.data import DataLoader, Dataset
 
 from disk.datasets.records import PosedImage
 from disk.datasets.scenes import SceneSet
-from disk.datasets.synthesis.sampler import SceneSampler
+from disk.datasets.synthesis.sampler import SceneSampler, list_photos
 from disk.datasets.tuples import TupleDataset
 from disk.errors import DatasetError, DiskError, TrainingError
+from disk.options import option
+from disk.progress import log
+from disk.training import rendering
+from disk.training.augment import augment
 from disk.training.distributed import Group
 from disk.training.options import TrainOptions
-from disk.training.watch import leave_signals_to_parent
+from disk.training.rendering import RenderJob, fitting_processes, pick, rendered
+from disk.training.step import tuple_generator
+from disk.training.watch import leave_signals_to_parent, signals_blocked
 
 Tuple = list[PosedImage]
 TEST_NUMBERS = 1 << 40  # rendered tuples from this number on are for validation
-_RENDERED_ON_GPU = 16  # batches at once, to spend the time of starting kernels once
+CHUNK_SIZE = 5000  # batches in an epoch by default, as the original's
+_ON_GPU = 24  # tuples rendered at once, to spend the time of starting kernels once
+_WORKERS, _WORKERS_ON_GPU = 4, 8  # most processes that read by default
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Which tuples make the batches of one of `size` processes, and which of them are rendered, evenly mixed.
+
+    All tuples of a training are numbered in one row: batch b of process r begins with (b * size + r) * batch_size.
+    """
+
+    share: float
+    batch_size: int
+    rank: int
+    size: int
+
+    def numbers(self, batch: int) -> range:
+        """The numbers of the tuples in a batch of this process."""
+        first = (batch * self.size + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def rendered_before(self, number: int) -> int:
+        """How many of the tuples before this one are rendered."""
+        return int(number * self.share)
+
+    def is_rendered(self, number: int) -> bool:
+        """Whether a tuple is rendered."""
+        return self.rendered_before(number + 1) > self.rendered_before(number)
+
+    def groups(self, first: int, together: int) -> Iterator[rendering.Group]:
+        """The rendered tuples from a batch on, of `together` batches each, without end.
+
+        They begin with a multiple of `together` at or before `first`, so that a resumed training has the same groups.
+        """
+        for start in count(first - first % together, together):
+            seeds = [n for b in range(start, start + together) for n in self.numbers(b) if self.is_rendered(n)]
+            if seeds:
+                yield rendering.Group([self.rendered_before(n) for n in seeds], seeds)
 
 
 class TrainingData:
@@ -32,99 +79,163 @@ class TrainingData:
 
     def __init__(self, data: Path | None, options: TrainOptions, group: Group) -> None:
         if data is None and options.synthesize is None:
-            raise TrainingError("nothing to train on; give DATA, --synthesize PHOTOS, or both")
-        if not 0 <= options.synthetic_share <= 1:
-            raise TrainingError(f"--synthetic-share {options.synthetic_share}: must lie between 0 and 1")
-        self.options, self.group = options, group
-        # share of the batches that are rendered
-        self.share = 0.0 if options.synthesize is None else 1.0 if data is None else options.synthetic_share
+            raise TrainingError(f"nothing to train on; give DATA, {option('synthesize')} PHOTOS, or both")
+        self.options, self.device = options, group.device
+        share = 0.0 if options.synthesize is None else 1.0 if data is None else options.synthetic_share
+        self.mix = Mix(share, options.batch_size, group.rank, group.size)
         self.tuples: TupleDataset | None = None
-        self.sampler: SceneSampler | None = None
         self.tests: TupleDataset | None = None
-        if self.share > 0:
-            assert options.synthesize is not None
-            self.sampler = SceneSampler(
-                options.synthesize, options.height, options.width, options.views, group.device, options.seed
-            )
+        self.job: RenderJob | None = None
+        self._test_sampler: SceneSampler | None = None
+        size = (options.height, options.width)
+        if options.synthesize is not None and share > 0:
+            list_photos(options.synthesize)
+            self.job = RenderJob(options.synthesize, *size, options.views, options.seed, group.device, options.augment)
         if data is not None:
-            size = (options.height, options.width)
             train, test = _split_files(data)
-            if self.share < 1:
+            if share < 1:
                 self.tuples = TupleDataset(SceneSet.load(train), *size, options.train_scene_limit, options.seed)
-                self._check_length(train)
             if test is not None and options.test_scene_limit > 0:
                 self.tests = TupleDataset(SceneSet.load(test), *size, options.test_scene_limit, options.seed)
+        self.chunk_size = self._epoch(data)
+        if self.test_length == 0:
+            log.info("no validation: %s", "there is no test/dataset.json" if options.test_scene_limit else "as asked")
+        most = _WORKERS if group.device.type == "cpu" else _WORKERS_ON_GPU
+        self.workers = min(most, group.cores - 1) if options.workers is None else options.workers
 
-    def batches(self, first: int) -> Iterator[list[Tuple]]:
-        """The batches of this process from number `first` on, without end; rendered and read ones evenly mixed."""
-        rendered = self._rendered(int(first * self.share))
-        read = self._read(first - int(first * self.share))
-        number = first
-        while True:
-            yield next(rendered if int((number + 1) * self.share) > int(number * self.share) else read)
-            number += 1
+    def batches(self, first: int) -> Generator[list[Tuple], None, None]:
+        """The batches of this process from number `first` on, without end, augmented on request, on the device."""
+        made, read = self._rendered(first), self._read(first)
+        try:
+            for batch in count(first):
+                numbers = self.mix.numbers(batch)
+                is_rendered = [self.mix.is_rendered(number) for number in numbers]
+                ours = iter(next(made) if any(is_rendered) else [])
+                seeds = [n for n, rendered in zip(numbers, is_rendered, strict=True) if not rendered]
+                theirs = iter(self._augmented(list(islice(read, len(seeds))), seeds))
+                yield [next(ours if rendered else theirs) for rendered in is_rendered]
+        finally:
+            made.close()
+            read.close()
 
     @property
     def test_length(self) -> int:
         """Number of tuples to validate on."""
         if self.tests is not None:
             return len(self.tests)
-        return 0 if self.sampler is None else self.options.test_scene_limit
+        return 0 if self.job is None else self.options.test_scene_limit
 
     def test(self, index: int) -> Tuple:
         """A tuple to validate on; without test data, one rendered and never trained on."""
         if self.tests is not None:
-            return [view.to(self.group.device) for view in self.tests[index]]
-        assert self.sampler is not None
-        return self.sampler.tuples([TEST_NUMBERS + index])[0]
+            return [view.to(self.device) for view in self.tests[index]]
+        assert self.job is not None
+        if self._test_sampler is None:
+            self._test_sampler = self.job.sampler()
+        return self._test_sampler.tuples([TEST_NUMBERS + index])[0]
 
-    def _rendered(self, first: int) -> Iterator[list[Tuple]]:
-        assert self.sampler is not None
-        size = self.options.batch_size
-        at_once = 1 if self.group.device.type == "cpu" else _RENDERED_ON_GPU
-        number = first
-        while True:
-            starts = [((number + i) * self.group.size + self.group.rank) * size for i in range(at_once)]
-            tuples = self.sampler.tuples([start + i for start in starts for i in range(size)])
-            yield from (tuples[i : i + size] for i in range(0, len(tuples), size))
-            number += at_once
+    def _rendered(self, first: int) -> Generator[list[Tuple], None, None]:
+        """The rendered tuples of each batch that has some."""
+        if self.job is None:
+            return
+        mix, device = self.mix, self.device
+        in_batch = max(round(mix.batch_size * mix.share), 1)
+        together = 1 if device.type == "cpu" else max(_ON_GPU // in_batch, 1)
+        processes = fitting_processes(self.job, self.options.renderers, together * in_batch)
+        groups = rendered(self.job, partial(mix.groups, first, together), processes)
+        batch = first - first % together
+        try:
+            for group in groups:
+                row = 0
+                while row < len(group):
+                    length = sum(map(mix.is_rendered, mix.numbers(batch)))
+                    if batch >= first and length:
+                        yield pick(group, slice(row, row + length), device).views()
+                    row, batch = row + length, batch + 1
+        finally:
+            groups.close()
 
-    def _read(self, first: int) -> Iterator[list[Tuple]]:
-        assert self.tuples is not None
-        options, group = self.options, self.group
-        per_pass = len(self.tuples) // (options.batch_size * group.size)
-        turn, start = divmod(first, per_pass)
-        while True:
-            self.tuples.resample(turn)
-            order = np.random.default_rng([options.seed, turn]).permutation(len(self.tuples))
-            order = order[: per_pass * options.batch_size * group.size]
-            order = order.reshape(per_pass, group.size, options.batch_size)[start:, group.rank]
-            loader = DataLoader(
-                _Carrier(self.tuples),
-                batch_sampler=order.tolist(),
-                num_workers=options.workers,
-                collate_fn=list,
-                worker_init_fn=leave_signals_to_parent,
-                generator=torch.Generator(),  # for the workers' seeds, which nothing uses
-            )
-            for batch in loader:
-                for item in batch:
-                    if isinstance(item, DiskError):
-                        raise item
-                yield [[view.to(group.device) for view in views] for views in batch]
-            turn, start = turn + 1, 0
+    def _read(self, first: int) -> Generator[Tuple, None, None]:
+        """The tuples of the data set, one by one, in another order in each pass."""
+        if self.tuples is None:
+            return
+        mix, length, seed = self.mix, len(self.tuples), self.options.seed
 
-    def _check_length(self, path: Path) -> None:
-        assert self.tuples is not None
-        together = self.options.batch_size * self.group.size
+        def rows() -> Iterator[tuple[int, int]]:
+            turn, order = -1, np.zeros(0, np.int64)
+            for batch in count(first):
+                for number in mix.numbers(batch):
+                    if mix.is_rendered(number):
+                        continue
+                    now, place = divmod(number - mix.rendered_before(number), length)
+                    if now != turn:
+                        turn, order = now, np.random.default_rng([seed, now]).permutation(length)
+                    yield turn, int(order[place])
+
+        loader = DataLoader(
+            _Passes(self.tuples),
+            batch_size=None,
+            sampler=rows(),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=leave_signals_to_parent,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # for the workers' seeds, which nothing uses
+        )
+        with signals_blocked():
+            items = iter(loader)
+        try:
+            for item in items:
+                if isinstance(item, DiskError):
+                    raise item
+                yield [view.to(self.device) for view in item]
+        finally:
+            del items  # ends the workers, even while an exception keeps this frame
+
+    def _augmented(self, tuples: list[Tuple], seeds: list[int]) -> list[Tuple]:
+        if not self.options.augment or not tuples:
+            return tuples
+        cpu = torch.device("cpu")
+        generators = [tuple_generator(self.options.seed, seed, "augmentation", cpu) for seed in seeds]
+        images = augment(torch.stack([torch.stack([view.image for view in views]) for views in tuples]), generators)
+        return [
+            [replace(view, image=image) for view, image in zip(views, part, strict=True)]
+            for views, part in zip(tuples, images, strict=True)
+        ]
+
+    def _epoch(self, data: Path | None) -> int:
+        """The batches in an epoch: as asked for, or what one pass over the data makes."""
+        asked, mix = self.options.chunk_size, self.mix
+        if self.tuples is None:
+            return CHUNK_SIZE if asked is None else asked
+        together = mix.batch_size * mix.size
         per_pass = len(self.tuples) // together
-        needed = max(int(self.options.chunk_size * (1 - self.share)), 1)
-        if per_pass < needed:
-            fits = int(per_pass / (1 - self.share))
+        fits = int(len(self.tuples) / (together * (1 - mix.share)))
+        needed = max(int((asked or 1) * (1 - mix.share)), 1)
+        if per_pass < needed or fits == 0:
             raise DatasetError(
-                f"{path}: {len(self.tuples)} tuples make {per_pass} batches of {together}, an epoch needs {needed}; "
-                + (f"use --chunk-size {fits} or less, or more data" if fits else "add data")
+                f"{data}: {len(self.tuples)} tuples make {per_pass} batches of {together}, an epoch needs {needed}; "
+                + (f"use {option('chunk_size', fits)} or less, or more data" if fits else "add data")
             )
+        if asked is None and fits < CHUNK_SIZE:
+            log.info("epochs of %d batches, one pass over the %d tuples of %s", fits, len(self.tuples), data)
+        return min(fits, CHUNK_SIZE) if asked is None else asked
+
+
+class Ahead:
+    """Batches one by one; on a GPU the next can be prepared while it works on the one before."""
+
+    def __init__(self, batches: Iterator[list[Tuple]], device: torch.device) -> None:
+        self.batches, self.on_gpu = batches, device.type == "cuda"
+        self.waiting: list[list[Tuple]] = []
+
+    def __next__(self) -> list[Tuple]:
+        return self.waiting.pop() if self.waiting else next(self.batches)
+
+    def prepare(self) -> None:
+        """Get the next batch, to be called when the GPU has been given work; a CPU is busy itself."""
+        if self.on_gpu:
+            self.waiting.append(next(self.batches))
 
 
 def _split_files(data: Path) -> tuple[Path, Path | None]:
@@ -133,14 +244,22 @@ def _split_files(data: Path) -> tuple[Path, Path | None]:
     return train if train.exists() else data, test if test.exists() else None
 
 
-class _Carrier(Dataset[Any]):
-    """Hands a user's mistake over as a value: raised in a worker it would arrive with the worker's traceback."""
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+class _Passes(Dataset[Any]):
+    """Tuples by (pass, number). Hands a user's mistake over as a value: raised it would come with a traceback."""
 
     def __init__(self, dataset: TupleDataset) -> None:
-        self.dataset = dataset
+        self.dataset, self.turn = dataset, 0
 
-    def __getitem__(self, index: int) -> Tuple | DiskError:
+    def __getitem__(self, index: tuple[int, int]) -> Tuple | DiskError:
+        turn, row = index
         try:
-            return self.dataset[index]
+            if turn != self.turn:
+                self.dataset.resample(turn)
+                self.turn = turn
+            return self.dataset[row]
         except DiskError as error:
             return error

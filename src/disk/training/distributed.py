@@ -12,23 +12,36 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from disk.devices import choose_device
 from disk.errors import TrainingError
+from disk.options import option
 from disk.progress import log
 from disk.shapes import Float, Tensor
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together: number `rank` of `size`, working on `device`."""
+    """This process among those that train together: number `rank` of `size`, working on `device`.
+
+    local_size: how many of them share this machine.
+    """
 
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
 
     @property
     def leads(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
+
+    @property
+    def cores(self) -> int:
+        """The CPU cores of this machine that are this process's share."""
+        affinity = getattr(os, "sched_getaffinity", None)
+        here = len(affinity(0)) if affinity else os.cpu_count() or 1
+        return max(here // self.local_size, 1)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors with those of rank 0."""
@@ -59,21 +72,23 @@ class Group:
 def joined(device: str) -> Iterator[Group]:
     """Join the processes started by torchrun, if it did; leaves them at the end.
 
-    device: as in TrainOptions; several processes on GPUs take one each. Raises TrainingError for a device that is
-    not there.
+    device: as in TrainOptions; several processes on GPUs take one each. Raises DiskError for a device that is not
+    there, TrainingError where there are fewer GPUs than processes.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if name == "cuda" and size > 1:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    try:
-        place = torch.device(name)
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"--device {device}: cannot be used ({reason}); try --device cpu") from error
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    place = choose_device(device)
     if place.type == "cuda":
+        if size > 1:
+            place = _own_gpu(device, local_size)
         torch.cuda.set_device(place)
+    try:
+        torch.zeros(1, device=place)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"{option('device', device)}: cannot be used ({reason}); try {option('device', 'cpu')}"
+        ) from error
     if size == 1:
         yield Group(0, 1, place)
         return
@@ -81,7 +96,7 @@ def joined(device: str) -> Iterator[Group]:
         log.setLevel(logging.ERROR)  # one of them speaks for all
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Group(rank, size, place)
+        yield Group(rank, size, place, local_size)
     finally:
         dist.destroy_process_group()
 
@@ -99,3 +114,16 @@ def reduce_gradients(group: Group, parameters: Iterable[torch.nn.Parameter], ext
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.view_as(parameter)
     return torch.cat([total, flat.isfinite().all()[None].to(flat.dtype)]).tolist()
+
+
+def _own_gpu(device: str, local_size: int) -> torch.device:
+    """The GPU of this process among those that share the machine."""
+    count = torch.cuda.device_count()
+    if ":" in device or local_size > count:
+        have = f"{count} GPU{'s' * (count > 1)}"
+        raise TrainingError(
+            f"{option('device', device)}: each process takes a GPU of its own, and this machine has {have}; "
+            f"use {option('device', 'cuda')} and --nproc-per-node {min(local_size, count)}"
+        )
+    # a scheduler may show each process its own GPU alone, as number 0
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)

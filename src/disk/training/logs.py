@@ -1,4 +1,7 @@
-"""Logs of training: TensorBoard files and the same as JSON lines."""
+"""Logs of training: TensorBoard files and the same as JSON lines.
+
+Where a quantity is not exactly what the original logs, its tag is another one too.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import json
 from pathlib import Path
 
 from disk.errors import TrainingError, require
+from disk.training.step import Totals
 
 
 class Logs:
     """Writes scalars to a folder, as TensorBoard events and to log.jsonl. The step is the number of batches done."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Go on after `step`: what an interrupted run logged beyond it is dropped."""
+        """Continue after `step`: what an interrupted run logged beyond it is dropped."""
         require("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
@@ -35,6 +39,16 @@ class Logs:
         self._lines.close()
 
 
+def train_scalars(totals: Totals) -> dict[str, float]:
+    """Means of one step over its pairs and images; rewards without the penalty for keypoints."""
+    pairs, images = max(totals.pairs, 1), max(totals.images, 1)
+    return {
+        "train/reward_per_pair": totals.reward / pairs,
+        "train/matches_per_pair": totals.matches / pairs,
+        "train/keypoints_per_image": totals.keypoints / images,
+    }
+
+
 def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of each tag in a TensorBoard file or a folder of them, in the order of writing.
 
@@ -46,7 +60,10 @@ def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     if not path.exists():
         raise TrainingError(f"{path}: no such file or folder")
     if path.is_dir() and not any(path.glob("*tfevents*")):
-        raise TrainingError(f"{path}: holds no TensorBoard files (*tfevents*)")
+        below = sorted({str(file.parent) for file in path.rglob("*tfevents*")})
+        raise TrainingError(
+            f"{path}: holds no TensorBoard files (*tfevents*)" + (f"; give {' '.join(below[:5])}" if below else "")
+        )
     events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}

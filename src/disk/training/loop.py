@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ import torch
 
 from disk.errors import CheckpointError, TrainingError
 from disk.model.checkpoints import load
-from disk.model.disk import DISK, STRIDE
+from disk.model.disk import DISK
 from disk.model.engine import warn_of_emulation
+from disk.options import option
 from disk.progress import log, progress_bar
-from disk.training.augment import augment
-from disk.training.data import TrainingData, Tuple
+from disk.training.data import Ahead, TrainingData
 from disk.training.distributed import Group, joined, reduce_gradients
-from disk.training.logs import Logs
+from disk.training.logs import Logs, train_scalars
 from disk.training.options import TrainOptions
-from disk.training.schedule import weights_at
-from disk.training.state import Position, restore, running_average, save_state, save_weights
+from disk.training.schedule import learning_rate, weights_at
+from disk.training.state import Position, changes, restore, running_average, save_state, save_weights
 from disk.training.step import Totals, accumulate_gradient, tuple_generator
 from disk.training.validation import PairResult, has_poses, pose_scalars, summarise, validate_tuple
 from disk.training.watch import CollapseWatch, Meter, Stop, stopping
@@ -34,37 +33,49 @@ SAVE_EVERY = 600.0  # seconds between saves within an epoch
 def train(data: Path | None = None, options: TrainOptions = TrainOptions()) -> Path:
     """Train the network on a data set, on scenes rendered from photographs, or on both.
 
-    Returns the file with the final weights. SIGINT or the time limit saves and ends it; --resume goes on.
+    Returns the file with the final weights. SIGINT, SIGTERM and the time limit save and end it; `resume` continues.
+    Raises TrainingError for options that cannot be used and for a training that collapses.
     """
-    _check(options)
+    options.check()
     with stopping(options.time_limit) as stop, joined(options.device) as group, ExitStack() as cleanup:
         return _train(data, options, group, stop, cleanup)
 
 
 def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, cleanup: ExitStack) -> Path:
     folder, last = options.save_dir, options.save_dir / "last.pth"
-    if last.exists() and not options.resume:
-        raise TrainingError(f"{folder} holds a training; go on with --resume or give another --save-dir")
+    resumed = last.exists()
+    if resumed and not options.resume:
+        raise TrainingError(
+            f"{folder} holds a training; continue it with {option('resume', True)} or give another {option('save_dir')}"
+        )
+    for name in options.unused(data):
+        log.warning("not used: %s", name)
     warn_of_emulation(group.device, options.precision)
     torch.manual_seed(options.seed)
-    model = _initial_model(None if last.exists() else options.load, options.desc_dim).to(group.device)
+    model = _initial_model(None if resumed else options.load, options.desc_dim).to(group.device)
     average = running_average(model, options.average)
     averaged: DISK = average.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     position = Position(options.epoch_offset, 0, 0)
-    if last.exists():
-        position, former = restore(last, model, average, optimizer)
-        optimizer.param_groups[0]["lr"] = options.lr
+    if resumed:
+        position = restore(last, model, average, optimizer)
         log.info("resuming %s at epoch %d, batch %d", last, position.epoch, position.batch)
-        _report_changes(former, _plain(options))
+    elif options.resume:
+        log.info("%s is not there: a new training begins", last)
     if len(set(group.gather(position))) > 1:
         raise TrainingError(f"the processes find different states in {folder}; put --save-dir on a disk they all share")
     begun = position.total
+    end = options.epoch_offset + options.n_epochs
+    if position.epoch >= end:
+        log.info("all %d epochs are done; a larger %s trains on", options.n_epochs, option("n_epochs"))
     group.broadcast(model.state_dict().values())
     if options.compile:
         model.unet.trunk = _compiled(model.unet.trunk)  # type: ignore[method-assign]
     source = TrainingData(data, options, group)
-    batches = source.batches(position.total)
+    options = replace(options, chunk_size=source.chunk_size)
+    if resumed and (changed := changes(last, data, options)):
+        log.warning("resuming with other options: %s", ", ".join(changed))
+    batches = Ahead(cleanup.enter_context(closing(source.batches(position.total))), group.device)
     collapse = CollapseWatch()
     logs = None
     if group.leads:
@@ -73,21 +84,23 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
 
     def save() -> float:
         if group.leads:
-            save_state(last, model, average, optimizer, position, _plain(options))
+            save_state(last, model, average, optimizer, position, data, options)
         return time.monotonic()
 
     saved = time.monotonic()
     stopped = False
-    for epoch in range(position.epoch, options.epoch_offset + options.n_epochs):
+    for epoch in range(position.epoch, end):
         weights = weights_at(options.schedule, epoch, options.keypoint_penalty)
-        length = options.warmup if epoch == 0 else options.chunk_size
+        length = options.batches(epoch)
         meter = Meter(epoch, length, position.batch)
         while position.batch < length and not stopped:
             # the gradient of one step of the optimiser, summed over its batches and over all processes
             count = min(options.substep, length - position.batch)
             sums = torch.zeros(6, device=group.device)
             for number in range(position.total, position.total + count):
-                batch, generators = _prepare(next(batches), number, options, group)
+                batch = next(batches)
+                numbers = source.mix.numbers(number)
+                generators = [tuple_generator(options.seed, n, "keypoints", group.device) for n in numbers]
                 sums += accumulate_gradient(
                     model,
                     batch,
@@ -99,8 +112,11 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
                     bf16=options.precision == "bf16",
                     share=options.keypoint_share,
                 )
+                batches.prepare()
             *values, finite = reduce_gradients(group, model.parameters(), sums)
+            rate = _rate(options, epoch, position.batch)
             if finite:
+                optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
                 average.update_parameters(model)
             optimizer.zero_grad()
@@ -109,7 +125,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
             position = Position(epoch, position.batch + count, position.total + count)
             meter.update(totals, count)
             if logs is not None:
-                logs.write(position.total, _train_scalars(totals))
+                logs.write(position.total, {**train_scalars(totals), "train/lr": rate})
             collapse.check(totals, bool(finite), position.total)
             stopped = group.any(stop.asked)
             if time.monotonic() - saved > SAVE_EVERY:
@@ -137,23 +153,16 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     return final
 
 
-def _prepare(
-    batch: list[Tuple], number: int, options: TrainOptions, group: Group
-) -> tuple[list[Tuple], list[torch.Generator]]:
-    """The batch, augmented on request, and the generators of its keypoints, by the numbers of the tuples alone."""
-    first = (number * group.size + group.rank) * options.batch_size
-    numbers = range(first, first + len(batch))
-    if options.augment:
-        batch = [
-            _augmented(views, tuple_generator(options.seed, number, "augmentation", torch.device("cpu")))
-            for views, number in zip(batch, numbers, strict=True)
-        ]
-    return batch, [tuple_generator(options.seed, number, "keypoints", group.device) for number in numbers]
-
-
-def _augmented(views: Tuple, generator: torch.Generator) -> Tuple:
-    images = augment(torch.stack([view.image for view in views]), generator)
-    return [replace(view, image=image) for view, image in zip(views, images, strict=True)]
+def _rate(options: TrainOptions, epoch: int, batch: int) -> float:
+    """The learning rate of the step that begins after `batch` batches of an epoch."""
+    return learning_rate(
+        options.lr_schedule,
+        options.step(epoch, batch),
+        options.step(options.epoch_offset + options.n_epochs, 0),
+        peak=options.lr,
+        final=options.lr_final,
+        warmup=options.lr_warmup,
+    )
 
 
 def _validate(model: DISK, source: TrainingData, group: Group, asked: Callable[[], bool]) -> list[PairResult] | None:
@@ -185,16 +194,6 @@ def _log_validation(logs: Logs, step: int, epoch: int, results: list[PairResult]
     log.info("epoch %d: %s", epoch, ", ".join(f"{tag.split('/')[-1]} {v:.3g}" for tag, v in summary.items()))
 
 
-def _train_scalars(totals: Totals) -> dict[str, float]:
-    """Means over pairs and images under the original's tags."""
-    pairs, images = max(totals.pairs, 1), max(totals.images, 1)
-    return {
-        "train/reward": totals.reward / pairs,
-        "train/n_keypoints": totals.keypoints / images,
-        "train/n_pairs": totals.matches / pairs,
-    }
-
-
 def _initial_model(weights: str | None, desc_dim: int) -> DISK:
     if weights is None:
         return DISK(desc_dim)
@@ -218,41 +217,3 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             raise TrainingError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
 
     return call
-
-
-def _check(options: TrainOptions) -> None:
-    for name in ("height", "width"):
-        value = getattr(options, name)
-        if value < STRIDE or value % STRIDE:
-            raise TrainingError(f"--{name} {value}: must be a multiple of {STRIDE}")
-    least = dict.fromkeys(("batch_size", "substep", "chunk_size", "n_epochs", "desc_dim"), 1)
-    least |= dict.fromkeys(("warmup", "epoch_offset", "test_scene_limit", "workers", "seed"), 0)
-    for name, value in {**least, "views": 2}.items():
-        if getattr(options, name) < value:
-            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {value}")
-    if not 0 <= options.keypoint_penalty < float("inf"):
-        raise TrainingError(f"--keypoint-penalty {options.keypoint_penalty}: must be at least 0")
-    if not 0 <= options.keypoint_share <= 1:
-        raise TrainingError(f"--keypoint-share {options.keypoint_share}: must lie from 0 to 1")
-    if not 0 <= options.average < 1:
-        raise TrainingError(f"--average {options.average}: must lie from 0 to below 1")
-    for name in ("lr", "reward_threshold"):
-        if not 0 < getattr(options, name) < float("inf"):
-            raise TrainingError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be above 0")
-
-
-def _plain(options: TrainOptions) -> dict[str, Any]:
-    """The options as what a checkpoint may hold: no classes of ours."""
-    return json.loads(json.dumps(asdict(options), default=str))
-
-
-def _report_changes(former: dict[str, Any], now: dict[str, Any]) -> None:
-    """Resuming with other options is allowed, but no longer the same training."""
-    ignored = {"resume", "time_limit", "load"}
-    changes = [
-        f"--{name.replace('_', '-')} {former.get(name)} -> {value}"
-        for name, value in now.items()
-        if name not in ignored and former.get(name) != value
-    ]
-    if changes:
-        log.warning("resuming with other options: %s", ", ".join(changes))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from disk.training.schedule import Schedule
+from disk.errors import DiskError, TrainingError
+from disk.model.disk import STRIDE
+from disk.options import check_at_least, option
+from disk.training.schedule import RateSchedule, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of `disk train`. A batch is some tuples of images; an epoch is a number of batches."""
+    """Options of `disk train`. A batch is some tuples of images; an epoch is a number of batches.
+
+    A resumed training keeps the options it was started with, but for those that are given anew.
+    """
 
     save_dir: Path = Path("artifacts")
     """folder for checkpoints (save-EPOCH.pth, last.pth) and logs (log.jsonl, TensorBoard)"""
@@ -29,7 +36,7 @@ class TrainOptions:
     """folder of photographs to render scenes from while training, instead of or beside DATA"""
 
     synthetic_share: float = 0.5
-    """with both DATA and --synthesize: share of the batches that are rendered"""
+    """with both DATA and --synthesize: share of the tuples that are rendered, evenly mixed into the batches"""
 
     views: int = 3
     """images in a rendered tuple"""
@@ -44,13 +51,13 @@ class TrainOptions:
     """tuples in a batch (of each process)"""
 
     substep: int = 1
-    """batches to a step of the optimiser: gradients are summed over them"""
+    """batches to a step of the optimiser: gradients are summed over them; an epoch may end with a step of fewer"""
 
-    chunk_size: int = 5000
-    """batches in an epoch"""
+    chunk_size: int | None = None
+    """batches in an epoch; default: 5000, or one pass over DATA where that is shorter"""
 
     warmup: int = 250
-    """batches in epoch 0, which has no penalties"""
+    """batches in epoch 0, which has no penalties; at most those of an epoch"""
 
     n_epochs: int = 50
     """epochs to train"""
@@ -75,7 +82,16 @@ class TrainOptions:
     mean reward, so that they compete. 0: no such price, nearly every cell comes to have one"""
 
     lr: float = 1e-4
-    """learning rate of Adam"""
+    """learning rate of Adam, the highest one"""
+
+    lr_schedule: RateSchedule = "constant"
+    """learning rate after the warm-up: constant, or falling along half a cosine to --lr-final at the last step"""
+
+    lr_warmup: int = 0
+    """steps of the optimiser in which the learning rate rises from 0 to --lr"""
+
+    lr_final: float = 1e-5
+    """learning rate of the last step with --lr-schedule cosine"""
 
     average: float = 0.0
     """decay of the moving average of the weights that is validated and saved; 0: the weights as they are"""
@@ -90,10 +106,11 @@ class TrainOptions:
     """checkpoint (a path or the name of shipped weights) to start from"""
 
     resume: bool = False
-    """go on from last.pth in the save dir, if it is there, exactly where it stopped"""
+    """continue from last.pth in the save dir, if it is there, exactly where it stopped, with DATA and the options it
+    was started with; those given with --resume replace them"""
 
     time_limit: float | None = None
-    """minutes after which to save and stop; go on with --resume"""
+    """minutes after which to save and stop, for this call alone; continue with --resume"""
 
     seed: int = 0
     """the same seed gives the same training"""
@@ -102,10 +119,72 @@ class TrainOptions:
     """of the network; matching, rewards and weights are always fp32"""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one"""
+    """Where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one"""
 
-    workers: int = 4
-    """processes that read DATA, 0 for none"""
+    workers: int | None = None
+    """processes that read DATA, 0: none; default: as many as the cores allow, at most 4, on a GPU 8"""
+
+    renderers: int | None = None
+    """processes that render and augment ahead, 0: none; default: 2 on a CUDA GPU, none elsewhere"""
 
     compile: bool = False
     """compile the network with torch.compile: a slow start, then often faster on a GPU"""
+
+    def batches(self, epoch: int) -> int:
+        """The batches in an epoch, once it is known what --chunk-size is by default."""
+        assert self.chunk_size is not None
+        return min(self.warmup, self.chunk_size) if epoch == 0 else self.chunk_size
+
+    def step(self, epoch: int, batch: int) -> int:
+        """The number of the optimiser's step that begins after `batch` batches of an epoch."""
+        before = range(self.epoch_offset, epoch)
+        return sum(-(-self.batches(e) // self.substep) for e in before) - (-batch // self.substep)
+
+    def check(self) -> None:
+        """Raise TrainingError for values that cannot be used."""
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value < STRIDE or value % STRIDE:
+                raise TrainingError(f"{option(name, value)}: must be a multiple of {STRIDE}")
+        least = dict.fromkeys(("batch_size", "substep", "chunk_size", "n_epochs", "desc_dim", "train_scene_limit"), 1)
+        least |= dict.fromkeys(("warmup", "epoch_offset", "test_scene_limit", "workers", "renderers", "seed"), 0)
+        least |= dict.fromkeys(("lr_warmup", "lr_final", "keypoint_penalty", "time_limit"), 0)
+        try:
+            check_at_least(self, views=2, **least)
+        except DiskError as error:
+            raise TrainingError(str(error)) from None
+        for name in ("lr", "reward_threshold"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{option(name, getattr(self, name))}: must be above 0")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TrainingError(f"{option(field.name, value)}: must be a finite number")
+        for name in ("keypoint_share", "synthetic_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"{option(name, getattr(self, name))}: must lie from 0 to 1")
+        if not 0 <= self.average < 1:
+            raise TrainingError(f"{option('average', self.average)}: must lie from 0 to below 1")
+        if self.seed >= 1 << 63:
+            raise TrainingError(f"{option('seed', self.seed)}: must be below 2^63")
+        if self.lr_schedule == "cosine" and self.lr_final > self.lr:
+            raise TrainingError(f"{option('lr_final', self.lr_final)}: must not be above {option('lr', self.lr)}")
+
+    def unused(self, data: Path | None) -> list[str]:
+        """What differs from the defaults but changes nothing, each with the reason."""
+        without = {}
+        if self.synthesize is None:
+            without |= dict.fromkeys(("views", "synthetic_share", "renderers"), f"without {option('synthesize')}")
+        elif data is None:
+            without["synthetic_share"] = "without DATA all is rendered"
+        if data is None or (self.synthesize is not None and self.synthetic_share == 1):
+            reason = "no tuples of DATA are trained on"
+            without |= dict.fromkeys(("train_scene_limit", "workers"), reason)
+        if self.lr_schedule == "constant":
+            without["lr_final"] = f"with {option('lr_schedule', 'constant')}"
+        defaults = TrainOptions()
+        return [
+            f"{option(name, getattr(self, name))} ({reason})"
+            for name, reason in without.items()
+            if getattr(self, name) != getattr(defaults, name)
+        ]

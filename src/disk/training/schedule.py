@@ -1,11 +1,13 @@
-"""What training weighs in each epoch: rewards, penalties and the temperature of matching."""
+"""What changes in the course of training: rewards, penalties, the temperature of matching, the learning rate."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 Schedule = Literal["default", "paper"]
+RateSchedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +39,19 @@ def weights_at(schedule: Schedule, epoch: int, keypoint_penalty: float = 0.001) 
     else:
         theta = 15.0 + min(epoch, 10) + max(epoch - 50, 0)
     return Weights(positive=1.0, negative=-0.25 * ramp, keypoint=-keypoint_penalty * ramp, theta=theta)
+
+
+def learning_rate(
+    schedule: RateSchedule, step: int, steps: int, *, peak: float, final: float = 0.0, warmup: int = 0
+) -> float:
+    """The learning rate of one of `steps` steps of the optimiser, counted from 0.
+
+    It rises in equal parts to `peak` over `warmup` steps; from there on it is constant, or falls along half a cosine
+    to `final`, which is the rate of the last step (Loshchilov and Hutter 2017, without restarts).
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
+    done = (step - warmup + 1) / max(steps - warmup, 1)
+    return final + (peak - final) * (1 + math.cos(math.pi * min(done, 1.0))) / 2

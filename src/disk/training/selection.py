@@ -10,65 +10,92 @@ import numpy as np
 
 from disk.errors import TrainingError
 from disk.geometry.auc import mean_average_accuracy
+from disk.options import option
 from disk.shapes import Float
 from disk.training.logs import read_scalars
+from disk.training.validation import FAILED, ROTATION_ERROR, TRANSLATION_ERROR
 
 ORIGINAL_LENGTH = 750  # pairs in the original's validation: 250 triplets
-ROTATION, TRANSLATION, EPOCH = "test/pose/Δ_θ", "test/pose/Δ_T", "epoch"
+EPOCH = "epoch"  # logged by ours alone
+# of each pair: errors of rotation and translation, and whether there is a pose; ours, and what the original and our
+# own logs before them have
+_TAGS = (
+    (ROTATION_ERROR, TRANSLATION_ERROR, "test/pose/found"),
+    ("test/pose/Δ_θ", "test/pose/Δ_T", "test/pose/success"),
+)
 
 
 @dataclass(frozen=True)
 class EpochScore:
-    """The validation after one epoch: area under the curve of max(Δ_θ, Δ_T) up to 10 degrees, 0 to 1."""
+    """The validation after one epoch: mAA(10) of max(rotation error, translation error), 0 to 1."""
 
     epoch: int
     pairs: int
-    auc: float
+    maa: float
 
 
-def validation_auc(log: Path, validation_length: int | None = None, legacy: bool = False) -> list[EpochScore]:
+def validation_scores(log: Path, validation_length: int | None = None, legacy: bool = False) -> list[EpochScore]:
     """The score of each epoch in a TensorBoard file or a folder of them, ours or the original's.
 
     validation_length: pairs in a validation. Ours are told apart by their step; the original's need it, and have 750
-    by default. legacy: score as the original, whose rotation errors are half the angle; otherwise those in its
-    logs are doubled. Raises TrainingError for logs without validation.
+    by default. The original logs half the angle of rotation, and an angle of translation that minds its sign: scored
+    as ours, the first is doubled and the second folded at 90 degrees. legacy: score as the original, whose figures
+    are then left as they are; ours have half the angle of rotation, but no sign. A pair without a pose has an error
+    of 180 degrees. Raises TrainingError for logs without validation.
     """
-    scalars = read_scalars(log)
     if validation_length is not None and validation_length < 1:
-        raise TrainingError(f"--validation-length {validation_length}: must be at least 1")
-    if not scalars.get(ROTATION) or not scalars.get(TRANSLATION):
-        raise TrainingError(f"{log}: holds no {ROTATION} and {TRANSLATION}; it is no log of a training with validation")
-    steps = np.array([step for step, _ in scalars[ROTATION]])
-    rotation, translation = (np.array([value for _, value in scalars[tag]]) for tag in (ROTATION, TRANSLATION))
-    ours = EPOCH in scalars
-    # our logs hold the whole angle, the original's half of it
-    rotation = rotation * (1.0 if ours != legacy else 0.5 if ours else 2.0)
+        raise TrainingError(f"{option('validation_length', validation_length)}: must be at least 1")
+    scalars = read_scalars(log)
+    tags = next((tags for tags in _TAGS if scalars.get(tags[0]) and scalars.get(tags[1])), None)
+    if tags is None:
+        raise TrainingError(f"{log}: {_why_no_poses(scalars)}")
+    steps = np.array([step for step, _ in scalars[tags[0]]])
+    rotation, translation = (np.array([value for _, value in scalars[tag]]) for tag in tags[:2])
     length = min(len(rotation), len(translation))
-    errors = np.nan_to_num(np.maximum(rotation[:length], translation[:length]), nan=180.0)
+    steps, rotation, translation = steps[:length], rotation[:length], translation[:length]
+    found = np.array([value > 0 for _, value in scalars.get(tags[2], [])])
+    found = found if len(found) == length else rotation < FAILED
+    ours = EPOCH in scalars
+    if ours and legacy:
+        rotation = rotation / 2
+    elif not ours and not legacy:
+        rotation, translation = 2 * rotation, np.minimum(translation, 180 - translation)
+    errors = np.where(found, np.maximum(rotation, translation), FAILED)
+    errors = np.nan_to_num(errors, nan=FAILED)
     if ours and validation_length is None:
         epochs = {step: int(value) for step, value in scalars[EPOCH]}
-        return [_score(epochs[step], errors[steps[:length] == step]) for step in sorted(epochs)]
+        return [_score(epochs[step], errors[steps == step]) for step in sorted(epochs)]
     size = validation_length or ORIGINAL_LENGTH
     whole = length // size
     if whole == 0:
-        raise TrainingError(f"{log}: {length} pairs are not one validation of {size}; give --validation-length")
+        raise TrainingError(
+            f"{log}: {length} pairs are not one validation of {size}; give {option('validation_length')}"
+        )
     return [_score(i, errors[i * size : (i + 1) * size]) for i in range(whole)]
+
+
+def _why_no_poses(scalars: dict[str, list[tuple[int, float]]]) -> str:
+    if EPOCH in scalars:
+        return "validated without poses, as poselib was not installed; install it and resume the training"
+    if any(tag.startswith("train/") for tag in scalars):
+        return "nothing validated yet; a training validates at the end of each epoch, if it has test data"
+    return "is no log of a training"
 
 
 def best(scores: Sequence[EpochScore]) -> EpochScore:
     """The highest score, the first of equal ones."""
-    return max(scores, key=lambda score: score.auc)
+    return max(scores, key=lambda score: score.maa)
 
 
-def plot_auc(curves: dict[str, list[EpochScore]], path: Path) -> None:
-    """Draw the AUC over the epochs of some trainings into an image file. Raises TrainingError if it cannot."""
+def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
+    """Draw mAA(10) over the epochs of some trainings into an image file. Raises TrainingError if it cannot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, scores in curves.items():
-        axes.plot([s.epoch for s in scores], [s.auc for s in scores], marker=".", label=name)
-    axes.set(xlabel="epoch", ylabel="AUC at 10°, validation")
+        axes.plot([s.epoch for s in scores], [s.maa for s in scores], marker=".", label=name)
+    axes.set(xlabel="epoch", ylabel="mAA(10), validation")
     axes.grid(alpha=0.3)
     axes.legend()
     try:

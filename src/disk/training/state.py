@@ -1,10 +1,10 @@
-"""Checkpoints of training: all that is needed to go on exactly, and the weights alone."""
+"""Checkpoints of training: all that is needed to continue exactly, and the weights alone."""
 
 from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from torch.optim.swa_utils import AveragedModel
 from disk.errors import CheckpointError
 from disk.model.checkpoints import load_state
 from disk.model.disk import DISK
+from disk.options import option
+from disk.training.options import TrainOptions
 
 VERSION = 2
+_PATHS = ("save_dir", "synthesize")
+_OF_ONE_CALL = {"save_dir", "resume", "time_limit", "load"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,13 @@ def running_average(model: DISK, decay: float) -> AveragedModel:
     it is over the last tenth of the steps, so that the random start is soon forgotten.
     """
 
-    def blend(average: torch.Tensor, weight: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-        return torch.lerp(weight, average, min(decay, (1 + float(count)) / (10 + float(count))))
+    @torch.no_grad()
+    def blend(average: Any, weights: Any, count: torch.Tensor | int) -> None:
+        # the count is read once a step, not once for each of the weights: on a GPU each reading waits for it
+        steps = float(count)
+        torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + steps) / (10 + steps)))
 
-    return AveragedModel(model, avg_fn=blend)
+    return AveragedModel(model, multi_avg_fn=blend)
 
 
 def save_state(
@@ -54,37 +61,66 @@ def save_state(
     average: AveragedModel,
     optimizer: torch.optim.Optimizer,
     position: Position,
-    options: dict[str, Any],
+    data: Path | None,
+    options: TrainOptions,
 ) -> None:
-    """Write weights, their average, optimiser, position and options."""
+    """Write weights, their average, optimiser, position, data and options."""
     state = {
         "disk": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "position": [position.epoch, position.batch, position.total],
-        "options": options,
+        "options": _plain(data, options),
         "version": VERSION,
     }
     _write(path, state)
 
 
-def restore(
-    path: Path, model: DISK, average: AveragedModel, optimizer: torch.optim.Optimizer
-) -> tuple[Position, dict[str, Any]]:
-    """Read what `save_state` wrote into model, average and optimiser; returns position and options.
+def restore(path: Path, model: DISK, average: AveragedModel, optimizer: torch.optim.Optimizer) -> Position:
+    """Read what `save_state` wrote into model, average and optimiser; returns the position.
 
     Raises CheckpointError if the file is damaged, of another network, or holds weights alone.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each kind of damage
-        raise CheckpointError(f"{path}: not a readable checkpoint; go on from a save-*.pth with --load") from error
-    if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise CheckpointError(f"{path}: not the state of a training; to start from its weights use --load")
+    state = _read(path)
     load_state(model, state["disk"], path)
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
-    return Position(*state["position"]), state["options"]
+    return Position(*state["position"])
+
+
+def saved_options(path: Path) -> tuple[Path | None, TrainOptions]:
+    """The data and the options of a training that was saved. Raises CheckpointError as `restore`."""
+    known = _read(path)["options"]
+    values = {f.name: known[f.name] for f in fields(TrainOptions) if f.name in known}
+    values |= {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
+    data = known.get("data")
+    return None if data is None else Path(data), TrainOptions(**values)
+
+
+def changes(path: Path, data: Path | None, options: TrainOptions) -> list[str]:
+    """What differs from the options of the training that was saved."""
+    former, now = _plain(*saved_options(path)), _plain(data, options)
+    return [
+        f"{'DATA' if name == 'data' else option(name)} {former[name]} -> {value}"
+        for name, value in now.items()
+        if name not in _OF_ONE_CALL and former[name] != value
+    ]
+
+
+def _plain(data: Path | None, options: TrainOptions) -> dict[str, Any]:
+    """Data and options as what a checkpoint may hold, no classes of ours, and wherever it is resumed from."""
+    values = {"data": data, **asdict(options)}
+    return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each kind of damage
+        raise CheckpointError(f"{path}: not a readable checkpoint; start from a save-*.pth with --load") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise CheckpointError(f"{path}: not the state of a training; to start from its weights use --load")
+    return state
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -102,5 +138,5 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         part.unlink(missing_ok=True)
         kept = "the previous one is kept; " if path.exists() else ""
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); {kept}make room and go on with --resume"
+            f"{path}: cannot be written ({error.strerror}); {kept}make room and continue with --resume"
         ) from error

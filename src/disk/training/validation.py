@@ -23,6 +23,7 @@ from disk.shapes import Float, Tensor
 KEYPOINTS = 2048  # most keypoints of an image
 MIN_MATCHES = 10  # fewer do not make a pose
 FAILED = 180.0  # error of a pair without a pose, in degrees
+ROTATION_ERROR, TRANSLATION_ERROR = "test/pose/rotation_error", "test/pose/translation_error"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def validate_tuple(model: DISK, views: list[PosedImage]) -> list[PairResult]:
 
 
 def summarise(results: Iterable[PairResult]) -> dict[str, float]:
-    """Means over pairs under the original's tags, and `test/pose/AUC`, the mean average accuracy at 10 degrees."""
+    """Means over all pairs; `test/precision` is of all matches together, `test/pose/mAA10` is the poses' mAA(10)."""
     results = list(results)
 
     def mean(values: Iterable[float]) -> float:
@@ -60,25 +61,25 @@ def summarise(results: Iterable[PairResult]) -> dict[str, float]:
 
     right, wrong = mean(r.right for r in results), mean(r.wrong for r in results)
     summary = {
-        "test/discrete/n_kps": mean(r.keypoints for r in results),
-        "test/discrete/n_pairs": right + wrong,
-        "test/discrete/tp": right,
-        "test/discrete/fp": wrong,
-        "test/discrete/reward": right - 0.25 * wrong,
-        "test/discrete/precision": right / max(right + wrong, 1e-9),
+        "test/keypoints_per_image": mean(r.keypoints for r in results),
+        "test/matches_per_pair": right + wrong,
+        "test/right_per_pair": right,
+        "test/wrong_per_pair": wrong,
+        "test/reward_per_pair": right - 0.25 * wrong,
+        "test/precision": right / max(right + wrong, 1e-9),
     }
     if results and not math.isnan(results[0].rotation):
-        summary["test/pose/AUC"] = mean_average_accuracy([max(r.rotation, r.translation) for r in results])
+        summary["test/pose/mAA10"] = mean_average_accuracy([max(r.rotation, r.translation) for r in results])
     return summary
 
 
 def pose_scalars(result: PairResult) -> dict[str, float]:
-    """The original's tags of one pair."""
+    """What is logged of one pair: the whole angle of rotation, the angle of translation blind to its sign."""
     return {
-        "test/pose/Δ_θ": result.rotation,
-        "test/pose/Δ_T": result.translation,
-        "test/pose/n_inliers": float(result.inliers),
-        "test/pose/success": float(result.success),
+        ROTATION_ERROR: result.rotation,
+        TRANSLATION_ERROR: result.translation,
+        "test/pose/inliers": float(result.inliers),
+        "test/pose/found": float(result.success),
     }
 
 
@@ -109,7 +110,8 @@ def _pose_errors(
 
     if len(kps1) < MIN_MATCHES:
         return FAILED, FAILED, 0
-    camera1, camera2 = (view.camera.to("cpu", torch.float64) for view in (view1, view2))
+    # in two steps: Apple's GPUs lack float64
+    camera1, camera2 = (view.camera.to("cpu").to(dtype=torch.float64) for view in (view1, view2))
     estimate = estimate_relative_pose(
         kps1.cpu().numpy(),
         kps2.cpu().numpy(),

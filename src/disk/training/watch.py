@@ -14,6 +14,7 @@ from disk.progress import log, progress_bar
 from disk.training.step import Totals
 
 PATIENCE = 200  # steps in a row without keypoints, right matches or a finite gradient
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 3.0  # seconds; torchrun passes the signal on that its processes have had from the terminal already
 
 
@@ -49,7 +50,7 @@ def stopping(minutes: float | None) -> Iterator[Stop]:
             stop.signalled = True
             log.warning("stopping after this step; once more in some seconds to stop at once, without saving")
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield stop
     finally:
@@ -57,10 +58,25 @@ def stopping(minutes: float | None) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """For processes that load data: Ctrl-C reaches them too, but their parent decides when to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def leave_signals_to_parent(worker: int = 0) -> None:
+    """For processes that load or render data: signals to the group reach them too, but their parent decides."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let a process that starts meanwhile not see SIGINT and SIGTERM before it leaves them to its parent."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class CollapseWatch:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +20,39 @@ from disk.datasets.synthesis.views import MAX_ANGLE, choose_views, draw_views
 from disk.errors import DatasetError, ImageError
 from disk.geometry.camera import Camera
 from disk.progress import log, track
+from disk.shapes import Float, Tensor, UInt8
+
+if TYPE_CHECKING:
+    from disk.images.listing import ImageFile
 
 MAX_SIDE = 1024
-MAX_PHOTOS = 400  # about 4 MB each in memory
+MAX_PHOTOS = 600  # up to 4 MB each in memory
+
+
+@dataclass(frozen=True)
+class RenderedTuples:
+    """Some rendered tuples of equally many views: images in [0, 1] or of 8 bits, depths, and cameras K, R, t."""
+
+    numbers: Sequence[int]
+    images: Float[Tensor, "n v 3 h w"] | UInt8[Tensor, "n v 3 h w"]
+    depths: Float[Tensor, "n v h w"]
+    K: Float[Tensor, "n v 3 3"]
+    R: Float[Tensor, "n v 3 3"]
+    t: Float[Tensor, "n v 3"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def views(self) -> list[list[PosedImage]]:
+        """The views of each tuple."""
+        parts = (self.images, self.depths, self.K, self.R, self.t)
+        return [
+            [
+                PosedImage(image, Camera(K, R, t), depth, f"{number}-{v}")
+                for v, (image, depth, K, R, t) in enumerate(zip(*rows, strict=True))
+            ]
+            for number, *rows in zip(self.numbers, *parts, strict=True)
+        ]
 
 
 class SceneSampler:
@@ -46,8 +78,12 @@ class SceneSampler:
         arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
         self.store = build_store(arrays).to(self._renderer)
 
-    @torch.no_grad()
     def tuples(self, numbers: Sequence[int]) -> list[list[PosedImage]]:
+        """The views of the tuples of any numbers."""
+        return self.render(numbers).views()
+
+    @torch.no_grad()
+    def render(self, numbers: Sequence[int]) -> RenderedTuples:
         """The tuples of any numbers. Many at once are rendered faster on a GPU."""
         dice = Dice([_mix(self.seed, number) for number in numbers])
         scenes = draw_scenes(dice)
@@ -60,14 +96,17 @@ class SceneSampler:
         views = choose_views(scenes, candidates, wanted, self.views, *size)
         images, depths = render(scenes, views, materials, self.store, *size)
         parts = (images, depths, views.K.float(), views.R.float(), views.t.float())
-        images, depths, K, R, t = (part.to(self.device) for part in parts)
-        return [
-            [
-                PosedImage(images[s, v], Camera(K[s, v], R[s, v], t[s, v]), depths[s, v], f"{number}-{v}")
-                for v in range(self.views)
-            ]
-            for s, number in enumerate(numbers)
-        ]
+        return RenderedTuples(numbers, *(part.to(self.device) for part in parts))
+
+
+def list_photos(folder: Path) -> Sequence[ImageFile]:
+    """The photographs of a folder. Raises DatasetError where there are none."""
+    from disk.images.listing import list_images
+
+    try:
+        return list_images(folder)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _mix(seed: int, number: int) -> int:
@@ -77,14 +116,10 @@ def _mix(seed: int, number: int) -> int:
 
 def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:
     """Photos of a folder, shrunk to MAX_SIDE; a random MAX_PHOTOS of them if there are more."""
-    from disk.images.listing import list_images
     from disk.images.reading import read_upright
     from disk.images.resizing import place
 
-    try:
-        files = list_images(folder)
-    except ImageError as error:
-        raise DatasetError(str(error)) from error
+    files = list_photos(folder)
     if len(files) > MAX_PHOTOS:
         log.info("%s: using %d of %d photos", folder, MAX_PHOTOS, len(files))
         chosen = np.random.default_rng(seed).choice(len(files), MAX_PHOTOS, replace=False)

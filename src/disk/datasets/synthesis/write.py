@@ -13,7 +13,8 @@ from disk.datasets.records import PosedImage
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.datasets.synthesis.sampler import SceneSampler
 from disk.devices import choose_device
-from disk.errors import DatasetError
+from disk.errors import DatasetError, DiskError
+from disk.options import check_at_least
 from disk.progress import log, track
 
 _QUALITY = 95  # of the JPEG files; the original reads no other type
@@ -34,7 +35,7 @@ class SynthesizeOptions:
     seed: int = 0
     """The same seed and photographs give the same scenes."""
     device: str = "auto"
-    """Where to render: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    """Where to render: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
 
 
 def synthesize(photos: Path, out: Path, options: SynthesizeOptions = SynthesizeOptions()) -> SceneSet:
@@ -43,11 +44,10 @@ def synthesize(photos: Path, out: Path, options: SynthesizeOptions = SynthesizeO
     Writes OUT/images, OUT/calibration, OUT/depth (float32, 0 where unknown) and, last, OUT/dataset.json.
     Raises DatasetError for unusable options or photographs and when OUT holds a data set.
     """
-    for name, least in (("scenes", 1), ("views", 2), ("height", 32), ("width", 32)):
-        if getattr(options, name) < least:
-            raise DatasetError(f"--{name} {getattr(options, name)}: must be at least {least}")
-    if options.seed < 0:
-        raise DatasetError(f"--seed {options.seed}: must not be negative")
+    try:
+        check_at_least(options, scenes=1, views=2, height=32, width=32, seed=0)
+    except DiskError as error:
+        raise DatasetError(str(error)) from None
     target = out / "dataset.json"
     if target.exists():
         raise DatasetError(f"{target} exists already; remove it or write to another folder")
