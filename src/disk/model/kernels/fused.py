@@ -156,8 +156,9 @@ def describe(
             half, skip, half_norm, skip_norm, slope, matrix, bias, pixels, out, height, width, len(pixels),
             half.shape[1], skip.shape[1], _power(half.shape[1]), _power(skip.shape[1]), len(bias), _power(len(bias)),
             KERNEL, _POINTS,
-            # the stages of a pipeline in single precision do not fit into the shared memory of every GPU
+            # a pipeline in single precision does not fit into every GPU's shared memory, nor the sums into four warps
             num_stages=1 if half.dtype == torch.float32 else 2,
+            num_warps=8,
         )  # fmt: skip
     return out
 
