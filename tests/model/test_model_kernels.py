@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 from disk.model.kernels import fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []
 PRECISIONS = [(torch.float32, 1e-5), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)]
 precisions = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 

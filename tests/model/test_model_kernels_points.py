@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 from disk.model.kernels import fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []
 both = pytest.mark.parametrize("operations", [plain, fused], ids=["plain", "fused"])
 
 # few values, so that plateaus and ties are common

@@ -37,7 +37,7 @@ def network(most, calls):
 
 def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(caplog):
     caplog.set_level("WARNING", "disk")
-    parts, calls, images = Parts(), [], canvases(11)
+    parts, calls, images = Parts(320), [], canvases(11)
     results = parts.run(network(3, calls), images)
     assert [image for part in results for image in part] == images
     assert calls == [11, 5, 2, 2, 2, 2, 2, 1]
@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(caplog):
 def test_a_single_image_that_does_not_fit_is_an_error():
     calls = []
     with pytest.raises(torch.OutOfMemoryError):
-        Parts().run(network(0, calls), canvases(2))
+        Parts(320).run(network(0, calls), canvases(2))
     assert calls == [2, 1]
 
 
@@ -64,12 +64,12 @@ def test_the_batch_follows_the_free_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free - 2_000_000_000, 0))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_000_000_000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3_000_000_000)
-    at_once = Parts().images_at_once
+    at_once = Parts(320).images_at_once
     cuda = torch.device("cuda")
     assert at_once(768, 1024, cuda) == 16  # more keep no GPU busier
     assert at_once(384, 512, cuda) == 64
-    free = 2_500_000_000 + 2_000_000_000 - 2_000_000_000
-    assert at_once(768, 1024, cuda) == 8  # 0.8 of 2.5 GB by 250 MB
+    free = 2_600_000_000
+    assert at_once(768, 1024, cuda) == 8  # 0.8 of 2.6 GB by 320 bytes a pixel
     assert at_once(1536, 2048, cuda) == 2
     free = 2_000_000_000
     assert at_once(8000, 8000, cuda) == 1

@@ -24,15 +24,16 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class BatchEngine:
-    """An `Engine` for GPUs: Triton's kernels where they run, plain torch elsewhere. Its weights are a copy."""
+    """An `Engine` for GPUs: Triton's kernels where they run, plain torch elsewhere; for the weights as they are now."""
 
     def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"]) -> None:
         with torch.no_grad():
             self._layout = batched.lay_out(model.unet, _DTYPES[precision])
-            self.name = self._layout.operations.NAME
+            operations = self._layout.operations
+        self.name = operations.NAME
         self._device = model.device
         self._graphs = Graphs(self._device) if self._device.type == "cuda" else None
-        self._parts = Parts()
+        self._parts = Parts(operations.BYTES_PER_PIXEL)
 
     def images_at_once(self, height: int, width: int) -> int:
         """As many as fit the free memory and keep the GPU busy."""
@@ -50,7 +51,9 @@ class BatchEngine:
         With a budget and in mode nms nothing waits for the device before. A batch that does not fit into the memory is
         halved; raises torch.OutOfMemoryError where a single image does not.
         """
-        waiting = self._parts.run(lambda part: self._start(part, options, generator, to), canvases)
+        # Triton launches on the current device, whatever the tensors are on
+        with torch.cuda.device_of(self._layout.taps):
+            waiting = self._parts.run(lambda part: self._start(part, options, generator, to), canvases)
         return lambda: [features for wait in waiting for features in wait()]
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -37,31 +38,36 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._refused: set[Hashable] = set()
         self._kept: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._lock = threading.Lock()  # a graph has one place for its inputs
 
     def run(self, key: Hashable, function: Function, *tensors: Tensor) -> Tensor:
         """The function of the tensors. A key stands for the function and the shapes and types of the tensors.
 
         The function waits for nothing and depends on nothing but the tensors, its weights included.
         """
-        if key not in self._kept:
-            if key not in self._seen or key in self._refused:
-                self._seen.add(key)
+        with self._lock:
+            if key not in self._kept and (self._is_new(key) or not self._keep(key, function, tensors)):
                 return function(*tensors)
-            if not self._keep(key, function, tensors):
-                return function(*tensors)
-        self._kept.move_to_end(key)
-        recording = self._kept[key]
-        for place, tensor in zip(recording.inputs, tensors, strict=True):
-            place.copy_(tensor, non_blocking=True)
-        recording.replay()
-        # the next replay overwrites the output
-        return recording.output.clone()
+            self._kept.move_to_end(key)
+            recording = self._kept[key]
+            for place, tensor in zip(recording.inputs, tensors, strict=True):
+                place.copy_(tensor, non_blocking=True)
+            recording.replay()
+            # the next replay overwrites the output
+            return recording.output.clone()
 
     def clear(self) -> None:
         """Give back the memory of all graphs."""
         self._kept.clear()
 
+    def _is_new(self, key: Hashable) -> bool:
+        new = key not in self._seen
+        self._seen.add(key)
+        return new
+
     def _keep(self, key: Hashable, function: Function, tensors: Sequence[Tensor]) -> bool:
+        if key in self._refused:
+            return False
         try:
             recording = self._record(function, tensors)
         except RuntimeError as error:

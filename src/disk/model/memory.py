@@ -15,7 +15,6 @@ from disk.shapes import Bool, Float, Int, Tensor, UInt8
 R = TypeVar("R")
 
 _REFERENCE = 1024 * 768  # pixels
-IMAGE_BYTES = 250_000_000  # the most that an image of the reference's size takes in a batch
 _ENOUGH = 16  # images of the reference's size; more at once do not make a GPU any busier
 _SHARE = 0.8  # of the free memory; the rest is for the workspaces of libraries and for fragments
 _UNKNOWN = 4  # images of the reference's size where the free memory is not known
@@ -24,18 +23,19 @@ _UNKNOWN = 4  # images of the reference's size where the free memory is not know
 class Parts:
     """Splits batches that do not fit into the memory, and remembers how much did not."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_per_pixel: int) -> None:
+        self._bytes_per_pixel = bytes_per_pixel
         self._pixels = math.inf  # in one batch, the most to try
 
     def images_at_once(self, height: int, width: int, device: torch.device) -> int:
         """How many images of this size go into a batch: what fits the free memory, and no more than are of use."""
         pixels = height * width
-        enough = _UNKNOWN
+        enough: float = _UNKNOWN
         if device.type == "cuda":
             # what torch keeps for itself is free too
             free = torch.cuda.mem_get_info(device)[0]
             free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            enough = min(_ENOUGH, int(_SHARE * free / IMAGE_BYTES))
+            enough = min(_ENOUGH, _SHARE * free / (self._bytes_per_pixel * _REFERENCE))
         return max(1, int(min(enough * _REFERENCE, self._pixels) // pixels))
 
     def run(self, function: Callable[[Sequence[Canvas]], R], canvases: Sequence[Canvas]) -> list[R]:

@@ -26,6 +26,7 @@ from disk.model.winograd import KERNEL
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 NAME = "triton"  # in messages
+BYTES_PER_PIXEL = 320  # of an image in a batch, at most: 250 MB at 1024x768
 _BLOCK = 64  # pixels of a map at once
 _PIXELS = 256  # pixels of the heatmap at once
 _POINTS = 32  # keypoints described at once
@@ -130,8 +131,10 @@ def place(
     keypoints = torch.empty(batch, points, 2, device=keys.device)
     scores = torch.empty(batch, points, device=keys.device)
     pixels = torch.empty(batch, points, dtype=torch.int64, device=keys.device)
-    counts = torch.zeros(batch, dtype=torch.int64, device=keys.device)
-    if points:
+    counts = torch.empty(batch, dtype=torch.int64, device=keys.device)
+    if not points:
+        counts.zero_()
+    else:
         place_kernel[(triton.cdiv(points, _PIXELS), batch)](
             keys, heatmap, sizes, keypoints, scores, pixels, counts, height, width, points, subpixel, _PIXELS
         )
@@ -156,8 +159,9 @@ def describe(
             half, skip, half_norm, skip_norm, slope, matrix, bias, pixels, out, height, width, len(pixels),
             half.shape[1], skip.shape[1], _power(half.shape[1]), _power(skip.shape[1]), len(bias), _power(len(bias)),
             KERNEL, _POINTS,
-            # the stages of a pipeline in single precision do not fit into the shared memory of every GPU
+            # a pipeline in single precision does not fit into every GPU's shared memory, nor the sums into four warps
             num_stages=1 if half.dtype == torch.float32 else 2,
+            num_warps=8,
         )  # fmt: skip
     return out
 

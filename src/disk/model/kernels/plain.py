@@ -17,6 +17,7 @@ from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 NAME = "torch"  # in messages
+BYTES_PER_PIXEL = 1100  # of an image in a batch, at most, in single precision
 _LAST = 0xFFFFFFFF  # a key holds a pixel's distance from this one
 INPUT_CHANNELS = 8  # tensor cores multiply channels by eights
 
@@ -102,7 +103,7 @@ def describe(
     coarse = _gather(half, image, coarse_y, coarse_x).unflatten(1, (4, 4))
     coarse = torch.einsum("nyi,nxj,nijc->nyxc", rows, columns, coarse).flatten(1, 2)
 
-    norm = torch.cat([half_norm, skip_norm], 2)[image]
+    norm = torch.cat([half_norm, skip_norm], 2).index_select(0, image)
     windows = _activate(torch.cat([coarse, full], 2).transpose(1, 2)[..., None], norm, slope)[..., 0].transpose(1, 2)
     windows = windows * inside.flatten(1)[:, :, None]
     return F.normalize((windows.flatten(1) @ matrix).to(bias.dtype) + bias, dim=1) * found[:, None]
