@@ -101,6 +101,10 @@ class FeatureStore:
         """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
         return str(self._attribute(name, "image_path"))
 
+    def orientation(self, name: str) -> int:
+        """The EXIF orientation, 1 to 8, by which the network saw the image; 1 where the file does not say."""
+        return int(_dataset(self._keypoints, name).attrs.get("orientation", 1))
+
     def _attribute(self, name: str, key: str) -> Any:
         value = _dataset(self._keypoints, name).attrs.get(key)
         if value is None:
@@ -188,8 +192,7 @@ def feature_writer(
     With `overwrite`, matches and inliers go as well: they number keypoints that are no more.
     """
     if overwrite:
-        for file in (MATCHES, UNMATCHED, INLIERS):
-            remove_artifacts(artifacts, Path(file).stem, [file])
+        remove_matches(artifacts)
     attributes = {
         "format": "disk features 1",
         "coordinates": COORDINATES,
@@ -197,6 +200,12 @@ def feature_writer(
         "options": json.dumps(dict(options), sort_keys=True),
     }
     return ShardWriter(artifacts, "features", (KEYPOINTS, DESCRIPTORS, SCORES), attributes, overwrite, shard_bytes)
+
+
+def remove_matches(artifacts: Path) -> None:
+    """Remove all matches and inliers, because they number features that change."""
+    for file in (MATCHES, UNMATCHED, INLIERS):
+        remove_artifacts(artifacts, Path(file).stem, [file])
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
