@@ -106,7 +106,7 @@ def _read(mask: Any) -> tuple[Bool[np.ndarray, "h w"], int, str]:
     channels = 0 if isinstance(mask, Tensor) else -1
     array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
     if array.ndim == 3:
-        array = array.any(axis=channels)
+        array = np.asarray(array.any(axis=channels))
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise ImageError(
             f"cannot use {array.dtype} {array.shape} as a mask: pass a path, a PIL image or an array (H, W)"
