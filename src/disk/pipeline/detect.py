@@ -29,7 +29,8 @@ from disk.options import Precision, check_at_least, option
 from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
-from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, remove_matches
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
+from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
@@ -110,7 +111,8 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     start = perf_counter()
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
-        done = writer.done() - _with_other_masks(writer, masks, artifacts)
+        _forget_other_masks(writer, masks, artifacts)
+        done = writer.done()
         _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
         keypoints, failed, slowest = 0, dict[str, str](), ""
@@ -122,14 +124,13 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     return summary
 
 
-def _with_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> set[str]:
-    """Images detected with another mask than theirs is now. The matches of all images go: they number features."""
+def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> None:
+    """Take away what was found with another mask than an image has now."""
     before = {name: digest or "" for name, digest in writer.values("mask").items()}
-    stale = {name for name, digest in before.items() if digest != mask_digest(masks.get(name))}
+    stale = sorted(name for name, digest in before.items() if digest != mask_digest(masks.get(name)))
     if stale:
-        log.warning("the masks of %d images have changed: detecting these anew: %s", len(stale), named(sorted(stale)))
-        remove_matches(artifacts)
-    return stale
+        log.warning("the masks of %d images have changed: detecting these anew: %s", len(stale), named(stale))
+        forget_images(artifacts, stale)
 
 
 def check_detect(options: DetectOptions) -> None:
@@ -264,7 +265,7 @@ def _detect_all(
         with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
             for batch, features in run(batches, waiting):
                 keypoints += sum(map(len, features))
-                writing.append(pool.submit(_write, writer, batch, features, options.f16))
+                writing.append(pool.submit(write_features, writer, batch, features, options.f16))
                 if len(writing) > 2:
                     with waiting("writing"):
                         writing.popleft().result()
@@ -301,7 +302,8 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _write(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16: bool) -> None:
+def write_features(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16: bool) -> None:
+    """Store the features of images."""
     for image, features in zip(batch, found, strict=True):
         arrays = {
             KEYPOINTS: features.keypoints.numpy(),

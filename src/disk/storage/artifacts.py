@@ -192,7 +192,8 @@ def feature_writer(
     With `overwrite`, matches and inliers go as well: they number keypoints that are no more.
     """
     if overwrite:
-        remove_matches(artifacts)
+        for file in (MATCHES, UNMATCHED, INLIERS):
+            remove_artifacts(artifacts, Path(file).stem, [file])
     attributes = {
         "format": "disk features 1",
         "coordinates": COORDINATES,
@@ -200,12 +201,6 @@ def feature_writer(
         "options": json.dumps(dict(options), sort_keys=True),
     }
     return ShardWriter(artifacts, "features", (KEYPOINTS, DESCRIPTORS, SCORES), attributes, overwrite, shard_bytes)
-
-
-def remove_matches(artifacts: Path) -> None:
-    """Remove all matches and inliers, because they number features that change."""
-    for file in (MATCHES, UNMATCHED, INLIERS):
-        remove_artifacts(artifacts, Path(file).stem, [file])
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
