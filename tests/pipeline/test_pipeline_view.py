@@ -9,6 +9,8 @@ import h5py
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from disk.cli.main import main
@@ -91,6 +93,32 @@ def test_turned_photos_are_drawn_upright_with_marks_where_they_belong(tmp_path: 
         view(tmp_path / "out", tmp_path / "in", "keypoints", ViewOptions(save=tmp_path / "pictures"))
     np.testing.assert_array_equal(drawn["image"], upright)
     np.testing.assert_allclose(drawn["keypoints"], [[54.5, 14.5]])
+
+
+def test_one_image_in_place_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
+    saved = view(artifacts, images / "b.v1.png", "keypoints", ViewOptions(save=tmp_path / "out"))
+    assert [path.name for path in saved] == ["b.v1.jpg"]
+
+
+@given(st.lists(st.text("a-%/é2F", min_size=1, max_size=4), min_size=4, max_size=4) | st.just(["-", "--", "---", "-"]))
+def test_no_two_pairs_share_a_picture(names: list[str]) -> None:
+    pairs = {(names[0], names[1]), (names[2], names[3]), (names[0] + names[1], names[2])}
+    assert len({picture_name(pair) for pair in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "📷", "%"])
+def test_long_names_are_drawn(tmp_path: Path, letter: str) -> None:
+    long = letter * (248 // len(letter.encode()))
+    names = [long + "1", long + "2", long + "3"]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    with h5py.File(tmp_path / "out" / "keypoints.h5", "w") as file:
+        for name in names:
+            Image.new("RGB", (16, 12)).save(tmp_path / "in" / f"{name}.png")
+            file[name] = np.zeros((8, 2), np.float32)
+    write_pairs(tmp_path / "out" / "matches.h5", {(names[0], names[1]): 3, (names[0], names[2]): 3})
+    for what, count in (("keypoints", 3), ("matches", 2)):
+        assert len({path for path in view(tmp_path / "out", tmp_path / "in", what) if path.is_file()}) == count
 
 
 def test_limit_keeps_the_pairs_with_most_matches(artifacts: Path, images: Path, tmp_path: Path) -> None:

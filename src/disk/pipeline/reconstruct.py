@@ -59,7 +59,7 @@ class ReconstructOptions:
     image_extension: str | None = None
     """Only images with this extension, any case; default: every supported type."""
     mask_dir: Path | None = None
-    """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
+    """Folder of masks, 0 where no features may be: that of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
     model_path: str = DetectOptions.model_path
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     precision: Precision = DetectOptions.precision

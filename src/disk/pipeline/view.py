@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from disk.errors import ArtifactError, ColmapError, ImageError, PairsError, PartialFailureError
-from disk.images.listing import list_images
+from disk.images.listing import list_images, path_of
 from disk.images.orientation import upright_points
 from disk.images.reading import Upright, read_upright
 from disk.pairs.choose import from_file
@@ -77,7 +77,9 @@ def view(
             raise ImageError(f"{images} holds none of the {len(features)} images of {artifacts}")
         pairs = _chosen_pairs(options.pairs, features.names)
         if what == "keypoints":
-            names = features.names if pairs is None else sorted({name for pair in pairs for name in pair})
+            # one image in place of a folder is what is wanted of all that have features
+            wanted = [name for name in features.names if name in paths] if images.is_file() else features.names
+            names = wanted if pairs is None else sorted({name for pair in pairs for name in pair})
             pictures = [_Picture(name, _keypoints_of(features, paths, name)) for name in names[: options.limit]]
             return _produce(pictures, _target(artifacts, options.save))
         with read_matches(artifacts) as matches:
@@ -103,8 +105,14 @@ def _photos_of(artifacts: Path) -> Path:
 
 
 def picture_name(pair: tuple[str, str]) -> str:
-    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`."""
-    return "--".join(pair).replace("/", "%2F")
+    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`; no two pairs share one."""
+    return "--".join(map(_escaped, pair))
+
+
+def _escaped(name: str) -> str:
+    name = name.replace("%", "%25").replace("/", "%2F")
+    # two hyphens are between the two names of a pair, and nowhere else
+    return name.replace("-", "%2D") if "--" in f"-{name}-" else name
 
 
 def _fitting(name: str) -> str:
@@ -242,7 +250,7 @@ def _save(picture: _Picture, folder: Path) -> Path:
     figure = canvas.new_figure()
     picture.draw(figure)
     # a name may hold a dot, so the suffix is appended, not replaced
-    return canvas.save(figure, folder / f"{_fitting(picture.name)}.jpg")
+    return canvas.save(figure, folder / path_of(f"{_fitting(picture.name)}.jpg"))
 
 
 def _show(picture: _Picture) -> None:

@@ -101,6 +101,10 @@ class FeatureStore:
         """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
         return str(self._attribute(name, "image_path"))
 
+    def orientation(self, name: str) -> int:
+        """The EXIF orientation, 1 to 8, by which the network saw the image; 1 where the file does not say."""
+        return int(_dataset(self._keypoints, name).attrs.get("orientation", 1))
+
     def _attribute(self, name: str, key: str) -> Any:
         value = _dataset(self._keypoints, name).attrs.get(key)
         if value is None:

@@ -94,6 +94,18 @@ class ShardWriter:
                 keys.update(dataset_keys(file[self.files[0]]))
         return keys
 
+    def values(self, attribute: str) -> dict[str, Any]:
+        """An attribute of all complete entries by key, as `add` was given it; None where an entry has none."""
+        if self._overwrites:
+            return {}
+        found: dict[str, Any] = {}
+        for path in [self.artifacts / self.files[0], *self._shards()]:
+            if path.exists():
+                with open_h5(path) as file:
+                    group = file.get(self.files[0], file)
+                    found |= {key: group[key].attrs.get(attribute) for key in dataset_keys(group)}
+        return found
+
     def add(self, key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> None:
         """Store one entry: an array for each of the files, all under the same key with the same attributes."""
         if set(arrays) != set(self.files):
