@@ -21,7 +21,8 @@ from disk.model.unet import UpBlock
 from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Float, Int, Tensor, UInt8
 
-Detected = tuple[Float[Tensor, "b n 2"], Float[Tensor, "b n"], Float[Tensor, "b n d"]]
+Size = int | torch.SymInt  # while it is traced
+Detected = tuple[Float[Tensor, "b n 2"] | Int[Tensor, "b n 2"], Float[Tensor, "b n"], Float[Tensor, "b n d"]]
 
 
 class Detector(nn.Module):
@@ -45,7 +46,7 @@ class Detector(nn.Module):
         x = x[:, :, : _multiple(height), : _multiple(width)]
         return self.detect(x, height, width)
 
-    def detect(self, images: Float[Tensor, "b 3 h2 w2"], height: int, width: int) -> Detected:
+    def detect(self, images: Float[Tensor, "b 3 h2 w2"], height: Size, width: Size) -> Detected:
         """Features of padded images; `height` and `width` are those without padding."""
         slope, weight, bias = cast(UpBlock, self.unet.path_up[-1]).conv.weights()
         coarse, skip = self._trunk(images)
@@ -55,7 +56,7 @@ class Detector(nn.Module):
         upsampled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
         scale = torch.cat([_one_over_deviation(upsampled), _one_over_deviation(skip)], 1)
 
-        taps = weight[self.desc_dim].flip(1, 2).permute(1, 2, 0).reshape(1, KERNEL**2, -1) * scale[:, None]
+        taps = weight[self.desc_dim].flip(1, 2).permute(2, 1, 0).reshape(1, KERNEL**2, -1) * scale[:, None]
         # two products instead of one, because the concatenation of the maps costs as much as another product
         products = taps[:, :, :split] @ F.prelu(upsampled, slope[:split]).flatten(2)
         products = products + taps[:, :, split:] @ F.prelu(skip, slope[split:]).flatten(2)
@@ -98,7 +99,7 @@ class Detector(nn.Module):
         return torch.topk(flat, most if self.n is None else torch.sym_min(most, self.n))
 
 
-def _divide(numbers: Tensor, by: int) -> Tensor:
+def _divide(numbers: Tensor, by: Size) -> Tensor:
     """Division of integers that are not negative.
 
     `//` becomes a dozen nodes for the sake of those that are, with operators that OpenCV lacks; float32 would be wrong
@@ -107,7 +108,7 @@ def _divide(numbers: Tensor, by: int) -> Tensor:
     return (numbers.double() / by).long()
 
 
-def _multiple(size: int) -> int:
+def _multiple(size: Size) -> Size:
     return (size + STRIDE - 1) // STRIDE * STRIDE
 
 
@@ -117,15 +118,13 @@ def _one_over_deviation(centred: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c
 
 
 def _add_shifted(products: Float[Tensor, "b 25 h w"]) -> Float[Tensor, "b h w"]:
-    """What each pixel adds to each of its 25 neighbours, added up."""
+    """What each pixel adds to each of its 25 neighbours, channel 5 dx + dy, added up along rows and then columns."""
     height, width = products.shape[2:]
-    padded = F.pad(products, (MARGIN,) * 4)
-    shifted = (
-        padded[:, KERNEL * dy + dx, 2 * MARGIN - dy : 2 * MARGIN - dy + height, 2 * MARGIN - dx : 2 * MARGIN - dx + width]
-        for dy in range(KERNEL)
-        for dx in range(KERNEL)
-    )
-    return reduce(add, shifted)
+    padded = F.pad(products, (MARGIN, MARGIN))
+    starts = [2 * MARGIN - i for i in range(KERNEL)]
+    columns = (padded[:, KERNEL * i : KERNEL * (i + 1), :, s : s + width] for i, s in enumerate(starts))
+    padded = F.pad(reduce(add, columns), (0, 0, MARGIN, MARGIN))
+    return reduce(add, (padded[:, i, s : s + height] for i, s in enumerate(starts)))
 
 
 def _describe(
