@@ -6,7 +6,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from disk.errors import MissingExtraError
+from disk.errors import require
 
 
 def import_onnxruntime() -> ModuleType:
@@ -16,10 +16,9 @@ def import_onnxruntime() -> ModuleType:
     is imported, so nothing else here imports it. Raises MissingExtraError.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError("onnxruntime", "onnx") from None
+    require("onnxruntime")
+    import onnxruntime
+
     return onnxruntime
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from disk.errors import MissingExtraError
+from disk.errors import require
 from disk.shapes import Tensor
 
 _OPSET = 18
@@ -62,11 +62,9 @@ def trace(
 
     Raises MissingExtraError without onnx and onnxscript.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # torch needs it
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "onnx") from None
+    require("onnx", "onnxscript")
+    import onnx
+
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
