@@ -39,7 +39,9 @@ def register() -> None:
         base = importlib.import_module("deep_image_matching.extractors.extractor_base").ExtractorBase
         config = importlib.import_module("deep_image_matching.config")
     except ImportError as error:
-        raise DiskError(f"deep-image-matching cannot be imported ({error}); install it from https://github.com/3DOM-FBK/deep-image-matching") from None
+        raise DiskError(
+            f"deep-image-matching cannot be imported ({error}); install it from https://github.com/3DOM-FBK/deep-image-matching"
+        ) from None
     module = ModuleType(f"deep_image_matching.extractors.{NAME}")
     module.DiskFeaturesExtractor = _extractor(base, module.__name__)  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module

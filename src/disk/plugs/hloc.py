@@ -49,7 +49,9 @@ def register() -> None:
         base = importlib.import_module("hloc.utils.base_model").BaseModel
         tables = [importlib.import_module(f"hloc.{name}").confs for name in ("extract_features", "match_features")]
     except ImportError as error:
-        raise DiskError(f"hloc cannot be imported ({error}); install it from https://github.com/cvg/Hierarchical-Localization") from None
+        raise DiskError(
+            f"hloc cannot be imported ({error}); install it from https://github.com/cvg/Hierarchical-Localization"
+        ) from None
     module = ModuleType(f"hloc.extractors.{NAME}")
     module.DiskFeatures = _extractor(base, module.__name__)  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module
