@@ -14,7 +14,9 @@ cv2 = pytest.importorskip("cv2", reason="the extra `baselines` is not installed"
 def made(n):
     generator = torch.Generator().manual_seed(0)
     descriptors = torch.nn.functional.normalize(torch.randn(n, 128, generator=generator), dim=1)
-    return Features(torch.rand(n, 2, generator=generator) * 100, descriptors, torch.rand(n, generator=generator), (90, 80))
+    return Features(
+        torch.rand(n, 2, generator=generator) * 100, descriptors, torch.rand(n, generator=generator), (90, 80)
+    )
 
 
 def test_there_and_back():

@@ -66,9 +66,7 @@ class Detector(nn.Module):
         scores, points = self._best(heatmap)
         y = _divide(points, width)
         x = points - y * width
-        descriptors = _describe(
-            coarse, skip, scale, x, y, slope, weight[: self.desc_dim], bias[: self.desc_dim]
-        )
+        descriptors = _describe(coarse, skip, scale, x, y, slope, weight[: self.desc_dim], bias[: self.desc_dim])
         keypoints = _refine(heatmap, x, y) if self.subpixel else torch.stack([x, y], 2)
         return keypoints, scores, descriptors
 
@@ -81,9 +79,9 @@ class Detector(nn.Module):
         reach = self.reach
         padded = F.pad(heatmap[:, None], (reach,) * 4, value=-torch.inf)
         rows = F.max_pool2d(padded, (1, 2 * reach + 1), 1)
-        sides = F.max_pool2d(padded[:, :, reach:-reach or None], (1, max(reach, 1)), 1)
+        sides = F.max_pool2d(padded[:, :, reach : -reach or None], (1, max(reach, 1)), 1)
         lines = F.max_pool2d(rows, (max(reach, 1), 1), 1)
-        # Of equal pixels in a window the first in reading order is a keypoint: above those before it and not below those
+        # Of equal pixels in a window the first in reading order is a keypoint: above those before it, not below those
         # after it. OpenCV has no logical operators.
         height, width = heatmap.shape[1:]
         kept = F.relu(heatmap[:, None])
