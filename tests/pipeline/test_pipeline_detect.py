@@ -273,7 +273,7 @@ def test_command_line_takes_the_originals_options(photo_folder: Path, tmp_path: 
 
 def test_a_fault_of_ours_is_not_hidden(photo_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """An exception in the writing thread surfaces; what was complete before stays."""
-    monkeypatch.setattr(stage, "_write", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(stage, "write_features", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         detect(tmp_path / "out", photo_folder, DetectOptions(n=10))
 
