@@ -238,6 +238,32 @@ def test_lightglue_is_given_each_image_with_its_own_size(tmp_path, monkeypatch):
     assert contents(artifacts / "matches.h5")["a b"][1] == [[0], [1]]
 
 
+def test_lightglue_sees_turned_photos_upright(tmp_path, monkeypatch):
+    """Of a photo stored as 60 x 90 with EXIF 6, the pixel (10, 20) is at (90 - 1 - 20, 10) when it is upright."""
+    artifacts = make_artifacts(tmp_path / "turned", {"a": 20, "b": 20}, sizes={"a": (60, 90), "b": (60, 90)})
+    with h5py.File(artifacts / "keypoints.h5", "r+") as file:
+        file["b"].attrs["orientation"] = 6
+        file["b"][0] = (10, 20)
+    given = []
+
+    class Recorder:
+        def __init__(self, *arguments):
+            pass
+
+        def match(self, *arguments):
+            given.extend(arguments)
+            return Matches(torch.tensor([[0, 1]]), torch.zeros(1), torch.ones(1))
+
+    monkeypatch.setattr("disk.matching.matcher.LightGlue", Recorder)
+    torch.save({}, tmp_path / "w.pth")
+    match(artifacts, MatchOptions(matcher="lightglue", matcher_weights=tmp_path / "w.pth", device="cpu"))
+    f0, f1, size0, size1 = given
+    assert (size0, size1) == ((60, 90), (90, 60))
+    assert f1.keypoints[0].tolist() == [69, 10]
+    with read_features(artifacts) as store:
+        assert torch.equal(f0.keypoints, store["a"].keypoints)
+
+
 def test_batches_of_a_gpu_are_bounded_and_lose_nothing(artifacts):
     with read_features(artifacts) as store:
         features = {name: store[name] for name in COUNTS}

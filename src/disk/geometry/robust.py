@@ -58,28 +58,6 @@ def estimate_relative_pose(
     return RelativePose(np.array(pose.R), np.array(pose.t) / (length if length > 0 else 1), inliers)
 
 
-def epipolar_inliers(
-    p0: Float[np.ndarray, "n 2"],
-    p1: Float[np.ndarray, "n 2"],
-    *,
-    threshold: float | int = 4.0,
-    confidence: float = 0.9999,
-    iterations: int = 10_000,
-    seed: int = 0,
-) -> Bool[np.ndarray, " n"]:
-    """Which matches (row i with row i) agree with the best fundamental matrix, whatever the cameras.
-
-    threshold: largest Sampson error of an inlier, in pixels. None of fewer than 8 matches do.
-    """
-    import poselib
-
-    if len(p0) < 8:
-        return np.zeros(len(p0), dtype=bool)
-    options = _ransac("max_epipolar_error", threshold, confidence, iterations, seed)
-    _, info = poselib.estimate_fundamental(p0.astype(np.float64), p1.astype(np.float64), options, {})
-    return np.asarray(info["inliers"], dtype=bool)
-
-
 def estimate_homography(
     p0: Float[np.ndarray, "n 2"],
     p1: Float[np.ndarray, "n 2"],

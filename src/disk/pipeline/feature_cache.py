@@ -10,6 +10,8 @@ import torch
 
 from disk.errors import ArtifactError
 from disk.features import Features
+from disk.images.orientation import AS_STORED, upright_points, upright_size
+from disk.shapes import Tensor
 from disk.storage.artifacts import FeatureStore
 
 Kept = TypeVar("Kept")
@@ -19,6 +21,7 @@ _UNIT = 0.01  # how far from 1 the length of a stored descriptor may be; float16
 class FeatureCache(Generic[Kept]):
     """Features by image name, read when first asked for; the least recently used go beyond `limit` bytes.
 
+    Keypoints are in pixels of the upright image, as LightGlue has learned to see images, see `upright_image_size`.
     Descriptors are in half precision with `half`; what is kept and given is what `keep` makes of the features. Raises
     ArtifactError for descriptors that are not of unit length. `reads` counts the images read from disk.
     """
@@ -57,7 +60,18 @@ class FeatureCache(Generic[Kept]):
                 f"the descriptors of {name!r} are not of unit length, so they are not DISK's; detect the images again"
             )
         descriptors = features.descriptors.half() if self._half else features.descriptors
-        return Features(features.keypoints, descriptors, features.scores)
+        return Features(self._upright(name, features.keypoints), descriptors, features.scores)
+
+    def _upright(self, name: str, keypoints: Tensor) -> Tensor:
+        orientation = self._store.orientation(name)
+        if orientation == AS_STORED:
+            return keypoints
+        return torch.from_numpy(upright_points(keypoints.numpy(), orientation, self._store.image_size(name)))
+
+
+def upright_image_size(store: FeatureStore, name: str) -> tuple[int, int]:
+    """(width, height) of an image as the network saw it, in pixels; ArtifactError where the file does not say."""
+    return upright_size(store.orientation(name), store.image_size(name))
 
 
 def _size_in_bytes(features: Features) -> int:

@@ -28,7 +28,7 @@ from disk.options import check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.cluster import Cluster, RayCluster
-from disk.pipeline.feature_cache import FeatureCache, order_for_cache
+from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
 from disk.pipeline.match_writers import MatchWriters
 from disk.progress import log, progress_bar
 from disk.shapes import Tensor
@@ -206,7 +206,7 @@ def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: 
 
 def _tasks(pairs: list[Pair], cache: FeatureCache[Any], store: FeatureStore, sizes: bool) -> Iterator[Task]:
     for first, second in pairs:
-        size0, size1 = (store.image_size(first), store.image_size(second)) if sizes else (None, None)
+        size0, size1 = (upright_image_size(store, first), upright_image_size(store, second)) if sizes else (None, None)
         yield (first, second), (cache[first], cache[second], size0, size1)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from disk.devices import choose_device
 from disk.features import Features
 from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
-from disk.geometry.robust import epipolar_inliers
+from disk.geometry.robust import estimate_fundamental
 from disk.images.listing import list_images
 from disk.images.masks import find_masks
 from disk.images.orientation import turned, upright_points, upright_size
@@ -197,7 +197,7 @@ def _agreement(view: View, other: View, ratio: float | None, max_error: float, m
     """The inliers of two views; 0 where they are too few, or chance, or the views are turned to each other."""
     matches = mutual_nearest(view.features.descriptors, other.features.descriptors, ratio).indices.numpy()
     p0, p1 = view.keypoints[matches[:, 0]], other.keypoints[matches[:, 1]]
-    inliers = epipolar_inliers(p0, p1, threshold=max_error, seed=seed)
+    inliers = estimate_fundamental(p0, p1, threshold=max_error, seed=seed)
     count = int(inliers.sum())
     chance = max(chance_of_inlier(*size, max_error) for size in (view.size, other.size))
     if count < min_inliers or log10_false_alarms(len(p0), count, chance) >= 0:
@@ -228,8 +228,12 @@ class _Loading:
 
     def __init__(self, images: Path, options: DetectOptions) -> None:
         self._files = {file.name: file for file in list_images(images, options.image_extension)}
-        self._masks = {} if options.mask_dir is None else find_masks(options.mask_dir, list(self._files.values()))
         self._options = options
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        folder = self._options.mask_dir
+        return {} if folder is None else find_masks(folder, list(self._files.values()))
 
     @cached_property
     def _model(self) -> DISK:
