@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from disk.features import Features
+from disk.images.listing import list_images
 from disk.pipeline.detect import DetectOptions, detect
 from disk.pipeline.export import ExportOptions, export
 from disk.pipeline.match import MatchOptions, match
@@ -138,7 +139,7 @@ def test_turned_photos_on_disk(tmp_path: Path) -> None:
             assert torch.equal(store[name].keypoints, before[name].keypoints)
     run()
     assert turn_unconnected(out, tmp_path / "in", options) == []
-    assert rotated_images(out, tmp_path / "in") == {"b": 270, "d": 180}
+    assert rotated_images(out, list_images(tmp_path / "in")) == {"b.png": 270, "d.png": 180}
     with read_features(out) as store, read_matches(out, "inliers.h5") as inliers:
         assert len(inliers.pairs()) == 6
         for pair in inliers.pairs():

@@ -15,7 +15,7 @@ from disk.devices import choose_device
 from disk.features import Features
 from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
 from disk.geometry.robust import estimate_fundamental
-from disk.images.listing import list_images
+from disk.images.listing import ImageFile, list_images
 from disk.images.masks import find_masks
 from disk.images.orientation import turned, upright_points, upright_size
 from disk.images.reading import image_orientation
@@ -98,16 +98,16 @@ def turn_unconnected(
     return sorted(found)
 
 
-def rotated_images(artifacts: Path, images: Path) -> dict[str, int]:
-    """How far images were turned counter-clockwise, in degrees, beyond what EXIF says, by name; others are left out."""
-    files = {file.name: file.path for file in list_images(images)}
+def rotated_images(artifacts: Path, files: Sequence[ImageFile]) -> dict[str, int]:
+    """How far images were turned counter-clockwise, in degrees, beyond what EXIF says, by path; others are left out."""
     degrees = {}
     with read_features(artifacts) as store:
-        for name in store.names:
-            if name in files:
-                upright, seen = image_orientation(files[name]), store.orientation(name)
-                degrees[name] = next(90 * turns for turns in range(4) if turned(upright, turns) == seen)
-    return {name: angle for name, angle in degrees.items() if angle}
+        there = set(store.names)
+        for file in files:
+            if file.name in there:
+                upright, seen = image_orientation(file.path), store.orientation(file.name)
+                degrees[file.relative] = next(90 * turns for turns in range(4) if turned(upright, turns) == seen)
+    return {path: angle for path, angle in degrees.items() if angle}
 
 
 @dataclass(frozen=True)
