@@ -27,7 +27,7 @@ from disk.evaluation.pose import PoseOptions, evaluate_pose
 from disk.images.listing import list_images
 from disk.images.reading import read_image
 from disk.images.resizing import place
-from disk.matching.nearest import match
+from disk.matching.api import match
 from disk.model.checkpoints import load, save
 from disk.model.disk import DISK
 from disk.progress import setup
@@ -105,7 +105,7 @@ def measure(weights: Path, scenes: list[list[PosedImage]], pairs: Path, images: 
     right, total = 0, 0
     for views in scenes:
         f1, f2 = model.detect([view.image for view in views], n=KEYPOINTS, max_size=0, subpixel=False)
-        indices = match(f1, f2).indices
+        indices = match(f1, f2, ratio=None).indices
         kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
         cameras, depths = [view.camera for view in views], [view.depth for view in views]
         rewards = depth_reward(kps1, kps2, *cameras, *depths, threshold=3.0)

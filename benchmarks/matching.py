@@ -1,9 +1,10 @@
-"""Matching two images and a whole collection, against the original's formula and kornia.
+"""Matching two images, many pairs and a whole collection, against the original's formula and kornia.
 
-    python benchmarks/matching.py
+    python benchmarks/matching.py [--device cuda]
 
 Every round runs all methods on the same descriptors, one after the other; a figure is the median over rounds of
-the ratio within a round. Peak memory is the growth of a fresh process's resident set during one call (Linux only).
+the ratio within a round. On a CPU, peak memory is the growth of a fresh process's resident set during one call (Linux
+only); on a GPU, what torch's allocator held at most beyond the descriptors.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from disk.matching.nearest import mutual_nearest
+from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
 from disk.storage.shards import SHARD_BYTES
@@ -33,8 +34,9 @@ def original(d0: Tensor, d1: Tensor) -> Tensor:
     distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
     near0, index0 = distances.topk(2, dim=1, largest=False)
     near1, index1 = distances.topk(2, dim=0, largest=False)
-    forward = torch.stack([torch.arange(len(d0)), index0[:, 0]], 1)[near0[:, 0] / near0[:, 1] < RATIO]
-    backward = torch.stack([index1[0], torch.arange(len(d1))], 1)[near1[0] / near1[1] < RATIO]
+    rows, columns = torch.arange(len(d0), device=d0.device), torch.arange(len(d1), device=d0.device)
+    forward = torch.stack([rows, index0[:, 0]], 1)[near0[:, 0] / near0[:, 1] < RATIO]
+    backward = torch.stack([index1[0], columns], 1)[near1[0] / near1[1] < RATIO]
     pairs, counts = torch.cat([forward, backward]).unique(dim=0, return_counts=True)
     return pairs[counts == 2]
 
@@ -90,20 +92,45 @@ def resident(what: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def compare(n: int, rounds: int) -> None:
+def seconds_of(function: Callable[[], object], device: str) -> float:
+    """What a call takes, its work on a GPU included."""
+    synchronize(device)
+    start = perf_counter()
+    function()
+    synchronize(device)
+    return perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    """Wait for the GPU."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def peak(method: str, n: int, device: str) -> float:
+    """Peak memory of one call in MB beyond the descriptors."""
+    if device == "cpu":
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            return pool.apply(growth, (method, n))
+    d0, d1 = descriptors(n, 1).to(device), descriptors(n, 2).to(device)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    METHODS[method](d0, d1)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def compare(n: int, rounds: int, device: str) -> None:
     """Print one table for n x n descriptors."""
-    d0, d1 = descriptors(n, 1), descriptors(n, 2)
+    d0, d1 = descriptors(n, 1).to(device), descriptors(n, 2).to(device)
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for function in METHODS.values():
         function(d0, d1)
     for _ in range(rounds):
         for name, function in METHODS.items():
-            start = perf_counter()
-            function(d0, d1)
-            seconds[name].append(perf_counter() - start)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {name: pool.apply(growth, (name, n)) for name in METHODS}
-    print(f"\n{n} x {n} x 128, {torch.get_num_threads()} threads, {rounds} rounds\n")
+            seconds[name].append(seconds_of(lambda function=function: function(d0, d1), device))
+    memory = {name: peak(name, n, device) for name in METHODS}
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+    print(f"\n{n} x {n} x 128, {where}, {rounds} rounds\n")
     print("| method | ms | original / it | kornia / it | peak memory, MB |\n|---|---|---|---|---|")
     for name in METHODS:
         faster = [
@@ -111,10 +138,23 @@ def compare(n: int, rounds: int) -> None:
             for peer in ("original", "kornia")
         ]
         milliseconds = 1000 * statistics.median(seconds[name])
-        print(f"| {name} | {milliseconds:.1f} | {faster[0]:.2f} | {faster[1]:.2f} | {memory[name]:.0f} |")
+        print(f"| {name} | {milliseconds:.2f} | {faster[0]:.2f} | {faster[1]:.2f} | {memory[name]:.0f} |")
 
 
-def collection(images: int, n: int) -> None:
+def batch(n: int, count: int, rounds: int, device: str) -> float:
+    """Print and return the milliseconds a pair takes when `count` pairs of n x n are matched in one call."""
+    pairs = [(descriptors(n, 2 * i + 1).to(device), descriptors(n, 2 * i + 2).to(device)) for i in range(count)]
+
+    def run() -> None:
+        mutual_nearest_pairs(pairs, RATIO, max_entries=count * n * n)
+
+    run()
+    milliseconds = 1000 * statistics.median(seconds_of(run, device) for _ in range(rounds)) / count
+    print(f"\n{count} pairs of {n} x {n} in one call: {milliseconds:.3f} ms a pair")
+    return milliseconds
+
+
+def collection(images: int, n: int, device: str) -> None:
     """Print the throughput of `disk match` over all pairs of a folder of features."""
     with tempfile.TemporaryDirectory() as folder:
         artifacts = Path(folder)
@@ -125,7 +165,7 @@ def collection(images: int, n: int) -> None:
             writer.add(f"{i:04}", arrays)
         writer.finish()
         start = perf_counter()
-        summary = match(artifacts, MatchOptions(rt=RATIO, device="cpu"))
+        summary = match(artifacts, MatchOptions(rt=RATIO, device=device))
         took = perf_counter() - start
     print(
         f"\n{images} images of {n} features: {summary.pairs} pairs in {took:.1f} s, "
@@ -139,11 +179,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[2048, 8192], help="descriptors per image")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=100, help="images of the collection; 0: leave it out")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs in one call on a GPU; 0: leave it out")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     for n in options.sizes:
-        compare(n, options.rounds)
+        compare(n, options.rounds, options.device)
+    if options.device != "cpu" and options.pairs:
+        batch(2048, options.pairs, options.rounds, options.device)
     if options.images:
-        collection(options.images, 2048)
+        collection(options.images, 2048, options.device)
 
 
 if __name__ == "__main__":

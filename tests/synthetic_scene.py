@@ -83,15 +83,17 @@ def write_photos(scene: Scene, folder: Path, suffix: str = ".jpg") -> Path:
     return folder
 
 
-def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None) -> None:
+def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None, suffix: str = ".jpg") -> None:
     """What `disk detect` would write, with a descriptor of its own for each 3D point."""
     rng = np.random.default_rng(1)
     codes = rng.normal(size=(1000, 32))
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, {"n": 4096}, "synthetic", False, SHARD_BYTES)
-        for name in names or scene.names:
+        for name in scene.names:
             owners = scene.owners[name]
             noise = rng.normal(size=(len(owners), 32))
+            if names is not None and name not in names:
+                continue  # but its share of the noise is drawn, so that an image's features are always the same
             rows = np.where(owners[:, None] >= 0, codes[owners] + 0.05 * noise, noise)
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             arrays = {
@@ -99,7 +101,7 @@ def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None
                 "descriptors.h5": rows.astype(np.float32),
                 "scores.h5": np.ones(len(rows), np.float32),
             }
-            writer.add(name, arrays, {"image_size": (WIDTH, HEIGHT), "image_path": f"{name}.jpg"})
+            writer.add(name, arrays, {"image_size": (WIDTH, HEIGHT), "image_path": f"{name}{suffix}"})
         writer.finish()
 
 

@@ -28,7 +28,7 @@ def test_all_names_are_there_and_no_others() -> None:
     assert disk.__version__[0].isdigit()
 
 
-@pytest.mark.parametrize("module", ["disk.features", "disk.model.disk"])
+@pytest.mark.parametrize("module", ["disk.features", "disk.matching.api", "disk.model.disk"])
 def test_examples_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0
@@ -50,6 +50,8 @@ same: disk.Features = model.detect(Path("a.jpg"), disk.DetectionOptions(n=20, su
 several: list[disk.Features] = model.detect(["a.jpg", np.zeros((64, 64, 3), np.uint8)])
 either: disk.Features | list[disk.Features] = model.detect(torch.zeros(1, 3, 64, 64))
 found: disk.Matches = disk.match(one, several[0], ratio=0.9)
+many: list[disk.Matches] = disk.match(one, several)
+plain: disk.Matches = disk.match(np.eye(4), torch.eye(4), ratio=None)
 points: torch.Tensor = one.keypoints[found.indices[:, 0]]
 half: disk.DISK = model.half()
 """

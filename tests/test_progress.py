@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+import disk.bars as bars
 import disk.progress as progress
 
 
@@ -13,7 +14,7 @@ def test_a_hidden_bar_says_how_far_it_is_in_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = iter(range(0, 1000, 10))
-    monkeypatch.setattr(progress, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(bars, "perf_counter", lambda: float(next(now)))
     caplog.set_level(logging.INFO, "disk")
     with progress.progress_bar("match", "pair", total=20, initial=10) as bar:
         for _ in range(8):
@@ -27,7 +28,7 @@ def test_a_hidden_bar_says_how_far_it_is_in_lines(
 
 def test_bytes_and_values_of_the_last_step(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     now = iter((0.0, 40.0, 80.0))
-    monkeypatch.setattr(progress, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(bars, "perf_counter", lambda: next(now))
     caplog.set_level(logging.INFO, "disk")
     with progress.progress_bar("weights", "B", total=None) as bar:
         bar.update(4_000_000)
@@ -40,7 +41,7 @@ def test_bytes_and_values_of_the_last_step(monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_quiet_means_no_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(progress, "_LOG_EVERY", -1.0)
+    monkeypatch.setattr(bars, "_LOG_EVERY", -1.0)
     caplog.set_level(logging.WARNING, "disk")
     assert list(progress.track(range(3), "count", "number")) == [0, 1, 2]
     assert caplog.messages == []

@@ -26,7 +26,7 @@ _NAMES = {
     "ReconstructOptions": "disk.pipeline.reconstruct",
     "Reconstruction": "disk.pipeline.reconstruct",
     "load": "disk.model.checkpoints",
-    "match": "disk.matching.nearest",
+    "match": "disk.matching.api",
     "reconstruct": "disk.pipeline.reconstruct",
 }
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from disk.errors import DiskError
     from disk.features import Features, Matches
-    from disk.matching.nearest import match
+    from disk.matching.api import match
     from disk.model.checkpoints import load
     from disk.model.disk import DISK
     from disk.model.options import DetectionOptions
@@ -62,7 +62,13 @@ def __getattr__(name: str) -> Any:
         return version("disk-features")
     if name not in _NAMES:
         raise AttributeError(f"module 'disk' has no attribute {name!r}")
-    return getattr(importlib.import_module(_NAMES[name]), name)
+    try:
+        module = importlib.import_module(_NAMES[name])
+    except ModuleNotFoundError as error:
+        from disk.errors import explain_missing
+
+        raise explain_missing(error) from error
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,8 @@ Each message is one line that says what is wrong, where, and what to do. The com
 and exits with `exit_code`; a traceback is only ever shown for a defect of ours.
 """
 
+from importlib.util import find_spec
+
 
 class DiskError(Exception):
     """A mistake the user can mend. The command line prints it in one line and exits with 2."""
@@ -47,11 +49,46 @@ class EvaluationError(DiskError):
     """Ground truth or predictions cannot be evaluated."""
 
 
-class MissingExtraError(DiskError):
+# library as it is imported -> as it is installed, and the extra that brings it
+_OPTIONAL = {
+    "cv2": ("opencv-python-headless", "baselines"),
+    "filelock": ("filelock", "cli"),
+    "h5py": ("h5py", "cli"),
+    "kornia": ("kornia", "lightglue"),
+    "matplotlib": ("matplotlib", "cli"),
+    "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "onnxscript": ("onnxscript", "onnx"),
+    "pillow_heif": ("pillow-heif", "heic"),
+    "poselib": ("poselib", "sfm"),
+    "pycolmap": ("pycolmap", "sfm"),
+    "ray": ("ray", "ray"),
+    "rich": ("rich", "cli"),
+    "skimage": ("scikit-image", "demo"),
+    "tensorboard": ("tensorboard", "train"),
+    "tqdm": ("tqdm", "cli"),
+    "tyro": ("tyro", "cli"),
+}
+
+
+class MissingExtraError(DiskError, ImportError):
     """An optional library is not installed."""
 
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed; run: pip install 'disk-features[{extra}]'")
+    def __init__(self, library: str) -> None:
+        distribution, extra = _OPTIONAL[library]
+        super().__init__(f"{distribution} is not installed; run: pip install 'disk-features[{extra}]'")
+
+
+def require(*libraries: str) -> None:
+    """Raise MissingExtraError for the first of these libraries, named as they are imported, that is not installed."""
+    for library in libraries:
+        if find_spec(library) is None:
+            raise MissingExtraError(library)
+
+
+def explain_missing(error: ModuleNotFoundError) -> Exception:
+    """MissingExtraError for a library that an extra brings, the error itself for any other."""
+    return MissingExtraError(error.name) if error.name in _OPTIONAL else error
 
 
 class PartialFailureError(DiskError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,20 +75,48 @@ class Features:
         return batch | ({"image_size": self.keypoints.new_tensor([size])} if size else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matches:
     """Matches between two images.
 
     indices: (K, 2) int64, rows (i, j): feature i of the first image matches feature j of the second; rising in i.
     distances: (K,) float32, Euclidean distance of the two descriptors.
+    scores: (K,) float32, LightGlue's confidence from 0 to 1; None for nearest neighbours, which distances rank.
+    points0, points1: (K, 2) float32, where the matched keypoints are in each image, in pixels; None where
+    descriptors were matched without keypoints.
+
+    >>> import torch
+    >>> matches = Matches(torch.tensor([[0, 2], [1, 0]]), torch.tensor([0.1, 0.2]))
+    >>> len(matches), matches.numpy()["indices"].tolist()
+    (2, [[0, 2], [1, 0]])
     """
 
     indices: Int[Tensor, "k 2"]
     distances: Float[Tensor, " k"]
+    scores: Float[Tensor, " k"] | None = None
+    points0: Float[Tensor, "k 2"] | None = None
+    points1: Float[Tensor, "k 2"] | None = None
 
     def __len__(self) -> int:
         return self.indices.shape[0]
 
     def to(self, device: torch.device | str) -> Matches:
         """The same matches on another device."""
-        return Matches(self.indices.to(device), self.distances.to(device))
+        return Matches(**{name: tensor.to(device) for name, tensor in self._known().items()})
+
+    def cpu(self) -> Matches:
+        """The same matches on the CPU."""
+        return self.to("cpu")
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """What is known, by the names of the fields, as arrays."""
+        return {name: tensor.cpu().numpy() for name, tensor in self._known().items()}
+
+    def between(self, f0: Features, f1: Features) -> Matches:
+        """The same matches with the points of these features."""
+        i, j = self.indices.unbind(1)
+        return replace(self, points0=f0.keypoints[i], points1=f1.keypoints[j])
+
+    def _known(self) -> dict[str, Tensor]:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}

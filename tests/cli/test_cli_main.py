@@ -1,6 +1,7 @@
 """The command itself: help, exit codes, one line for a mistake."""
 
 import importlib
+import signal
 import subprocess
 import sys
 
@@ -62,3 +63,38 @@ def test_importing_the_package_loads_no_heavy_library():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_mistyped_commands_and_flags_get_a_hint(capsys):
+    assert main(["recontruct", "photos", "model"]) == 2
+    assert capsys.readouterr().err.endswith("did you mean 'reconstruct'?\n")
+    assert main(["dataset", "imprt"]) == main(["evaluate", "poes"]) == main(["--versoin"]) == 2
+    assert [line.partition("; did")[2] for line in capsys.readouterr().err.splitlines()] == [
+        " you mean 'import-colmap'?", " you mean 'pose'?", " you mean '--version'?",
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["detect", "a", "b", "--hieght", "3"])
+    assert "--height" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_command_like_ctrl_c(monkeypatch, capsys):
+    """Also when pycolmap, which takes it for a crash, was imported on the way."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Command:
+        @staticmethod
+        def main(argv):
+            code = "import disk.colmap, signal; signal.raise_signal(signal.SIGTERM)"
+            exec(code)
+
+    monkeypatch.setattr(importlib, "import_module", lambda name: Command)
+    assert main(["verify", "artifacts"]) == 143
+    assert capsys.readouterr().err == "disk verify: terminated; the same command goes on where it stopped\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_pycolmap_does_not_keep_sigterm():
+    code = "import os, signal, disk.colmap; os.kill(os.getpid(), signal.SIGTERM)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGTERM
+    assert done.stderr == ""

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 
 from disk.colmap.database import image_ids, open_database, write_database
-from disk.colmap.verification import verify_pairs
+from disk.colmap.verification import _estimate, verify_pairs
+from disk.geometry.epipolar import log10_false_alarms
 from disk.images.listing import list_images
 from disk.storage.artifacts import read_features, read_matches
 from synthetic_scene import Scene, make_scene, write_features, write_matches, write_photos
@@ -114,3 +116,40 @@ def test_again_is_the_same_and_replaces_what_was(scene: Scene, exported: Path, t
         assert np.array_equal(inliers, again[pair])
     with open_database(database) as opened:
         assert opened.num_verified_image_pairs() == 6
+
+
+def kept(matches: int, inliers: int, sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many inliers are left of a geometry that COLMAP finds, between images of these (width, height)."""
+    found = pycolmap.TwoViewGeometry()
+    found.inlier_matches = np.zeros((inliers, 2), np.uint32)
+    monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", lambda *arguments: found)
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.max_error = 4.0
+    cameras = [pycolmap.Camera.create(0, "SIMPLE_PINHOLE", 500.0, *size) for size in sizes]
+    none = np.zeros((0, 2))
+    geometry = _estimate((cameras[0], none), (cameras[1], none), np.zeros((matches, 2), np.uint32), options)
+    return len(geometry.inlier_matches)
+
+
+def test_a_geometry_is_kept_from_less_than_one_false_alarm_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (1024, 768)
+    chance = 2 * 4.0 * np.hypot(*size) / (size[0] * size[1])
+    expected = {k: log10_false_alarms(300, k, chance) for k in range(15, 60)}
+    first = min(k for k, alarms in expected.items() if alarms < 0)
+    assert -5 < expected[first] < 0 < expected[first - 1]  # the border lies between two neighbours
+    assert kept(300, first, [size, size], monkeypatch) == first
+    assert kept(300, first - 1, [size, size], monkeypatch) == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_chance_is_that_of_the_smaller_image(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line's neighbourhood covers more of a small image, so wrong matches agree by chance more easily."""
+    large, small = (2000, 1500), (320, 240)
+    borders = [
+        min(k for k in range(15, 300) if log10_false_alarms(300, k, 8.0 * np.hypot(w, h) / (w * h)) < 0)
+        for w, h in (large, small)
+    ]
+    assert borders[0] < borders[1] - 10
+    sizes = [large, small][::order]
+    assert kept(300, borders[1], sizes, monkeypatch) == borders[1]
+    assert kept(300, borders[1] - 1, sizes, monkeypatch) == 0

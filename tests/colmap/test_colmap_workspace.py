@@ -189,3 +189,12 @@ def _check_spots(folder: Path, image, tolerance: float) -> None:
     assert inside.sum() >= 3
     for expected in projected[inside]:
         np.testing.assert_allclose(spot(pixels, expected), expected, atol=tolerance)
+
+
+def test_text_models_keep_names_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "NAMES", ("a b.png", "sub x/b.c  d.png", "sub x/e.png"))
+    workspace = open_workspace(make_workspace(tmp_path, "SIMPLE_RADIAL", binary=False))
+    assert [image.name for image in workspace.images] == list(NAMES)
+    assert [len(image.points) for image in workspace.images] == [5, 4, 0]
+    result = undistort(workspace, [image.name for image in workspace.images], tmp_path / "undistorted")
+    assert [image.name for image in result.images] == list(NAMES)

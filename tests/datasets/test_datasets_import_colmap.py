@@ -204,3 +204,16 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         import_colmap(workspace)
     with pytest.raises(ColmapError, match="no COLMAP model"):
         import_colmap(workspace / "images")
+
+
+def test_poses_without_points(tmp_path: Path) -> None:
+    """As COLMAP wants them for known poses: what is missing is points, which no option makes up for."""
+    make_workspace(tmp_path)
+    model = pycolmap.Reconstruction(tmp_path / "sparse")
+    for point in list(model.points3D):
+        model.delete_point3D(point)
+    model.write_text(tmp_path / "sparse")
+    for file in (tmp_path / "sparse").glob("*.bin"):
+        file.unlink()
+    with pytest.raises(DatasetError, match=r"has poses, but no 3D points.*colmap point_triangulator"):
+        import_colmap(tmp_path)

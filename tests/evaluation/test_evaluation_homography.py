@@ -103,6 +103,38 @@ def test_one_pair_by_hand():
     assert figures["all"]["corners within 3 px"] == 100
 
 
+# two images of other sizes, the second 10 pixels to the left: what each sees of the other is by the other's size
+SHIFT = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
+SIZES = (100, 50), (60, 80)
+POINTS0 = np.array([[20.0, 20], [45, 10], [52, 10], [30, 49]])  # the third is right of the second image
+POINTS1 = np.array([[30.0, 20], [55, 10], [40, 51], [59.4, 10]])  # the third is below the first image
+PARTNERS = np.array([[0, 0], [1, 1], [2, 3], [3, 2]])  # all within 3 px, but the last two leave the shared view
+
+
+def test_the_shared_view_is_of_each_image_in_the_other():
+    pair = HomographyPair(View(Path("1"), "1"), View(Path("2"), "2"), SHIFT, "v")
+    result = match_result(pair, POINTS0, POINTS1, PARTNERS, *SIZES)
+    np.testing.assert_allclose(result.errors, [0, 0, 2.6, 2])
+    # 3 and 3 keypoints in the shared view, of which two each have a match, and a keypoint near them
+    assert result.matching_score == pytest.approx(2 / 3)
+    assert result.repeatability == pytest.approx(4 / 6)
+
+
+def test_sizes_are_those_of_the_images(tmp_path):
+    (tmp_path / "v_sizes").mkdir()
+    for k, size in enumerate(SIZES, 1):
+        Image.new("RGB", size).save(tmp_path / "v_sizes" / f"{k}.png")
+    np.savetxt(tmp_path / "v_sizes" / "H_1_2", SHIFT)
+    words = unit(np.random.default_rng(0), 4)
+    words1 = np.empty_like(words)
+    words1[PARTNERS[:, 1]] = words[PARTNERS[:, 0]]
+    keypoints = {"v_sizes/1": POINTS0, "v_sizes/2": POINTS1}
+    write_artifacts(tmp_path / "perfect", keypoints, {"v_sizes/1": words, "v_sizes/2": words1})
+    figures = evaluate_homography(tmp_path, options_of(tmp_path)).results[0].figures["all"]
+    assert figures["matching score"] == pytest.approx(200 / 3)
+    assert figures["repeatability"] == pytest.approx(400 / 6)
+
+
 def test_pairs_without_features_or_matches_count_as_zero():
     pair = HomographyPair(View(Path("1"), "1"), View(Path("2"), "2"), np.eye(3), "v")
     none, some = np.zeros((0, 2)), np.array([[1.0, 1]])

@@ -1,13 +1,16 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from evaluation_world import photo, unit
+from evaluation_world import photo, unit, write_artifacts
 from PIL import Image, ImageOps
 
+import disk
 from disk.errors import ArtifactError, DiskError, EvaluationError, MissingExtraError
 from disk.evaluation import sources
 from disk.evaluation.baselines import detect_baseline
@@ -15,6 +18,8 @@ from disk.evaluation.ground_truth import View
 from disk.evaluation.sources import FeatureOptions, Matcher, StoredFeatures, degrade, describe, open_sources, read_view
 from disk.features import Features, Matches
 from disk.images.reading import Upright
+from disk.pipeline.match import MatchOptions, match
+from disk.storage.artifacts import read_matches
 
 
 def spots(image: np.ndarray, n: int) -> Features:
@@ -40,14 +45,6 @@ def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns,
     assert sorted(map(tuple, found.keypoints.tolist())) == [(3, 20), (41, 7)]
 
 
-class Recorder:
-    """Stands in for LightGlue: keeps what it is given."""
-
-    def match(self, *given):
-        self.given = given
-        return Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
-
-
 @pytest.mark.parametrize(
     ("turns", "tag", "point", "size"),
     [
@@ -60,7 +57,7 @@ class Recorder:
         (2, 6, (8, 22), (50, 30)),
     ],
 )
-def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, turns, tag, point, size):
+def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, recorded, turns, tag, point, size):
     exif = Image.Exif()
     exif[0x0112] = tag
     Image.new("RGB", (50, 30)).save(tmp_path / "a.png", exif=exif)
@@ -77,10 +74,9 @@ def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, turns, tag, po
         def features(self, view):
             return stored[view.name]
 
-    matcher = Matcher(FeatureOptions())
-    matcher._network = recorder = Recorder()
-    matcher.match(Stored(), View(tmp_path / "a.png", "a", turns), View(tmp_path / "b.png", "b"), None)
-    f0, f1, size0, size1 = recorder.given
+    options, calls = recorded
+    Matcher(options).match(Stored(), View(tmp_path / "a.png", "a", turns), View(tmp_path / "b.png", "b"), None)
+    f0, f1, size0, size1 = calls[0]
     assert (f0.keypoints.tolist(), size0) == ([list(point)], size)
     assert (f1.keypoints.tolist(), size1) == ([[5.0, 6.0]], (64, 20))
 
@@ -233,11 +229,14 @@ def test_methods_side_by_side(tmp_path):
 
 
 def write_layout(layout: str, folder: Path, keypoints: np.ndarray, descriptors: np.ndarray, scores: np.ndarray) -> Path:
+    """hloc's layout with the name of its scores behind a colon, or ours."""
     folder.mkdir()
-    if layout == "hloc":
+    if layout.startswith("hloc"):
         with h5py.File(folder / "feats.h5", "w") as file:
             group = file.create_group("sub/a.jpg")
-            group["keypoints"], group["descriptors"], group["keypoint_scores"] = keypoints, descriptors.T, scores
+            group["keypoints"], group["descriptors"] = keypoints, descriptors.T
+            if layout != "hloc":
+                group[layout.removeprefix("hloc:")] = scores
         return folder / "feats.h5"
     for name, data in (("keypoints", keypoints), ("descriptors", descriptors), ("scores", scores)):
         with h5py.File(folder / f"{name}.h5", "w") as file:
@@ -245,7 +244,7 @@ def write_layout(layout: str, folder: Path, keypoints: np.ndarray, descriptors: 
     return folder
 
 
-@pytest.mark.parametrize("layout", ["ours", "hloc"])
+@pytest.mark.parametrize("layout", ["ours", "hloc:keypoint_scores", "hloc:scores"])
 def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path, layout):
     rng = np.random.default_rng(0)
     keypoints = rng.uniform(0, 100, (6, 2)).astype(np.float32)
@@ -259,6 +258,20 @@ def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path,
     np.testing.assert_allclose(found.descriptors.numpy(), descriptors[[2, 4, 5]] / 300, rtol=1e-5)
     with pytest.raises(ArtifactError, match="no features of 'b' and 1 more"):
         source.prepare([view, View(tmp_path / "b.jpg", "b"), View(tmp_path / "c.jpg", "c")])
+
+
+def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)
+    path = write_layout("hloc", tmp_path / "elsewhere", *arrays)
+    view = View(tmp_path / "sub" / "a.jpg", "sub/a")
+    (source,) = open_sources(FeatureOptions(features=(path,), n=5))
+    with pytest.raises(ArtifactError, match=r"no scores of 'sub/a'.*--n 6 or more"):
+        source.prepare([view])
+    (source,) = open_sources(FeatureOptions(features=(path,), n=6))
+    source.prepare([view])
+    assert "no scores of 1 images: all" in caplog.text
+    assert len(source.features(view)) == 6
 
 
 def test_a_folder_of_several_scenes_is_entered(tmp_path):
@@ -290,6 +303,75 @@ def test_options_that_make_no_sense(make: Callable[[], FeatureOptions], message:
         open_sources(make())
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, (EvaluationError, ArtifactError, DiskError))
+
+
+class Recorded:
+    """In place of LightGlue: keeps what it is given, and matches feature k with feature k."""
+
+    calls: ClassVar[list[tuple]] = []
+
+    def __init__(self, weights, device, half, source):
+        self.calls.clear()
+
+    def match(self, f0, f1, size0, size1):
+        self.calls.append((f0, f1, size0, size1))
+        k = torch.arange(min(len(f0), len(f1)))
+        found = Matches(torch.stack([k, k], 1), torch.zeros(len(k)), torch.linspace(0, 1, len(k)))
+        return found.between(f0, f1)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[FeatureOptions, list[tuple]]:
+    monkeypatch.setattr("disk.matching.matcher.LightGlue", Recorded)
+    torch.save({}, tmp_path / "lightglue.pth")
+    options = FeatureOptions(matcher="lightglue", matcher_weights=tmp_path / "lightglue.pth", n=50, device="cpu")
+    return options, Recorded.calls
+
+
+@pytest.mark.parametrize("turns", [(0, 0), (1, 0), (0, 2), (3, 1)])
+def test_lightglue_is_given_each_image_with_its_own_size_turned_as_it_is(tmp_path, recorded, monkeypatch, turns):
+    options, calls = recorded
+    monkeypatch.setattr(sources, "detect_baseline", lambda method, image, n: spots(image, n))
+    stored = {"a": [(3, 20), (41, 7)], "b": [(0, 0), (59, 30)]}
+    views, upright = [], []
+    for (name, points), (width, height), turned in zip(stored.items(), [(50, 30), (60, 31)], turns, strict=True):
+        image = np.zeros((height, width, 3), np.uint8)
+        for x, y in points:
+            image[y, x] = [255, 0, 0]
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        views.append(View(tmp_path / f"{name}.png", name, turns=turned))
+        upright.append(np.rot90(image, turned))
+    (source,) = open_sources(replace(options, method=("sift",), matcher="mnn", matcher_weights=None))
+    source.prepare(views)
+    matcher = Matcher(options)
+    assert matcher.ratios == (None,)
+    matches = matcher.match(source, *views, None)
+    (f0, f1, *sizes), images = calls[0], upright
+    assert sizes == [(image.shape[1], image.shape[0]) for image in images]
+    for features, image in zip((f0, f1), images, strict=True):
+        assert sorted(features.keypoints.tolist()) == sorted(spots(image, 10).keypoints.tolist())
+    # what comes back is in pixels of the stored images
+    assert matches.scores.tolist() == [0, 1]
+    assert sorted(map(tuple, matches.points0.tolist())) == stored["a"]
+    assert sorted(map(tuple, matches.points1.tolist())) == stored["b"]
+
+
+def test_the_pipeline_and_evaluation_match_alike(tmp_path):
+    """The ratio is of distances, not of their squares, and two-way, wherever it is used."""
+    angle = torch.deg2rad(torch.tensor([0.0, 40.0, 50.0, 180.0]))
+    words = torch.stack([angle.cos(), angle.sin()], 1)
+    near, far = (2 * torch.sin(angle[k] / 2) for k in (1, 2))  # distances of word 0 to words 1 and 2
+    points = {name: np.zeros((len(d), 2)) for name, d in (("a", words[:1]), ("b", words[1:3]))}
+    folder = write_artifacts(tmp_path / "found", points, {"a": words[:1].numpy(), "b": words[1:3].numpy()})
+    views = write_photo(tmp_path / "a.png"), write_photo(tmp_path / "b.png")
+    for ratio, expected in ((float(near / far) - 0.01, []), (float(near / far) + 0.01, [[0, 0]])):
+        options = FeatureOptions(ratio=(ratio,), features=(folder,))
+        (source,) = open_sources(options)
+        assert Matcher(options).match(source, *views, ratio).indices.tolist() == expected
+        assert disk.match(words[:1], words[1:3], ratio=ratio).indices.tolist() == expected
+        match(folder, MatchOptions(rt=ratio, device="cpu", overwrite=True))
+        with read_matches(folder) as stored:
+            assert stored["a", "b"].T.tolist() == expected
 
 
 def test_lightglue_has_no_ratio(tmp_path):

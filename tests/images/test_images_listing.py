@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from disk.errors import ImageError
-from disk.images.listing import list_images
+from disk.images.listing import list_images, path_of, text_of, unused_files
 
 
 def touch(root: Path, *names: str) -> None:
@@ -73,10 +74,77 @@ def test_folders_without_images(tmp_path: Path) -> None:
         list_images(tmp_path / "missing")
     with pytest.raises(ImageError, match="holds no images"):
         list_images(tmp_path)
-    touch(tmp_path, "a.txt", "b.md")
-    with pytest.raises(ImageError, match="holds 2 other files, but no images"):
+    touch(tmp_path, "a.txt", "b.md", "c.md", ".hidden.jpg", "README")
+    with pytest.raises(ImageError, match=r"4 other files \(2 \.md, 1 \.txt, 1 without extension\), but no images"):
         list_images(tmp_path)
-    with pytest.raises(ImageError, match=r"no \.png images"):
+    with pytest.raises(ImageError, match=r"no \.png images \(\.png\)"):
         list_images(tmp_path, "png")
-    with pytest.raises(ImageError, match="is a file"):
+    with pytest.raises(ImageError, match=r"a\.txt is a file, but none of the images that can be read \(\.jpg"):
         list_images(tmp_path / "a.txt")
+
+
+def test_one_image_is_a_collection_of_one(tmp_path: Path) -> None:
+    touch(tmp_path, "b.JPG", "a.jpg", "sub/c.png")
+    (image,) = list_images(tmp_path / "b.JPG")
+    assert (image.name, image.path, image.relative) == ("b", tmp_path / "b.JPG", "b.JPG")
+    assert list_images(tmp_path / "b.JPG", "jpg") == [image]
+    with pytest.raises(ImageError, match=r"b\.JPG is a file, but none of the \.png images"):
+        list_images(tmp_path / "b.JPG", "png")
+
+
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.png", "c.CR2", "sub/d.cr2", "e.gif", ".hidden.jpg")
+    images = list_images(tmp_path)
+    assert unused_files(tmp_path, images) == "2 .cr2, 1 .gif"
+    assert unused_files(tmp_path, list_images(tmp_path, "png")) == "2 .cr2, 1 .gif, 1 .jpg"
+    assert unused_files(tmp_path / "a.jpg", images) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space", " lead", "-leading", "--", "100%", "a#b", "new\nline", "tab\t", "dots...", "a.b.c", "é",
+        "e\u0301", "日本語", "📷", "it's \"quoted\"", "$HOME", "*", "[0]", "CON", "x" * 240, "é" * 120,
+    ],
+)  # fmt: skip
+def test_every_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"{name}.jpg")
+    (image,) = list_images(tmp_path)
+    assert (image.name, image.relative) == (name, f"{name}.jpg")
+    assert image.path.is_file()
+    assert path_of(image.relative) == Path(image.relative)
+    assert text_of(image.path) == image.path.as_posix()
+
+
+def test_names_that_differ_in_case_or_in_normalisation_are_two(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "A.jpg", "\u00e9.jpg", "e\u0301.jpg")
+    assert len({image.name for image in list_images(tmp_path)}) == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
+def test_names_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    touch(tmp_path, "Straße/ж.jpg")
+    code = (
+        "import sys, pathlib; from disk.images.listing import *; assert sys.getfilesystemencoding() == 'ascii'; "
+        "(i,) = list_images(pathlib.Path(sys.argv[1])); assert i.path.is_file() and path_of(i.relative).name; "
+        "print(ascii(i.name))"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == ascii("Straße/ж"), done.stderr
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "a.jpg", "closed/b.jpg")
+    real = os.scandir
+
+    def scandir(folder: str) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [image.name for image in list_images(tmp_path)] == ["a"]
+    assert "closed cannot be listed (Permission denied); what it holds is not used" in caplog.text

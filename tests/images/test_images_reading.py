@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import threading
 import zlib
@@ -13,7 +14,7 @@ from PIL import Image
 
 from disk.errors import ImageError
 from disk.images import reading
-from disk.images.reading import image_size, one_large_at_a_time, read_image, read_mask
+from disk.images.reading import image_size, one_large_at_a_time, read_image
 
 
 def random_image(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -159,12 +160,57 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
         assert entered["large"].is_set()
 
 
-def test_masks_are_zero_or_not(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save(tmp_path / "grey.png")
-    Image.fromarray(np.array([[0, 1, 65535]], np.uint16)).save(tmp_path / "deep.png")
-    Image.fromarray(np.array([[[0, 0, 0], [0, 0, 1], [255, 0, 0]]], np.uint8)).save(tmp_path / "colour.png")
-    for name in ("grey", "deep", "colour"):
-        np.testing.assert_array_equal(read_mask(tmp_path / f"{name}.png"), [[False, True, True]])
+def test_files_of_several_pictures_say_that_the_first_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = random_image(20, 30, 3), random_image(20, 30, 3)[::-1].copy()
+    options = {"save_all": True, "append_images": [Image.fromarray(second)]}
+    for name in ("a.tif", "a.png", "a.webp"):
+        Image.fromarray(first).save(tmp_path / name, **options, **({"lossless": True} if name == "a.webp" else {}))
+    Image.fromarray(first).save(tmp_path / "stereo.jpg", format="MPO", quality=100, subsampling=0, **options)
+    for name in ("a.tif", "a.png", "a.webp", "stereo.jpg"):
+        caplog.clear()
+        read = read_image(tmp_path / name)
+        np.testing.assert_allclose(read.astype(int), first, atol=12 if name == "stereo.jpg" else 0)
+        assert f"{name} holds 2 pictures; the first is used" in caplog.text
+    # phones keep a gain map or a preview behind the photo
+    preview = Image.fromarray(second).resize((6, 4))
+    Image.fromarray(first).save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[preview])
+    caplog.clear()
+    assert read_image(tmp_path / "phone.jpg").shape == (20, 30, 3)
+    assert not caplog.text
+
+
+def test_twelve_bits_in_sixteen_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(random_image(5, 7, dtype=np.uint16) >> 4).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() <= 16
+    assert "a.png is nearly black: its 16-bit values end at" in caplog.text
+
+
+def test_tiles_and_planes_and_a_huge_exif(tmp_path: Path) -> None:
+    pixels = random_image(70, 90, 3)
+    tiled = {322: 32, 323: 32}
+    Image.fromarray(pixels).save(tmp_path / "tiled.tif", tiffinfo=tiled, compression="tiff_lzw")
+    Image.fromarray(pixels).save(tmp_path / "exif.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(3_000_000))
+    for name in ("tiled.tif", "exif.png"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), pixels)
+
+
+def test_a_colour_profile_is_not_applied(tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    pixels = random_image(5, 7, 3)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
+    for name, says in {"pipe": "not a file", "loop": "cannot be read", "broken": "no file"}.items():
+        with pytest.raises(ImageError, match=says):
+            read_image(tmp_path / f"{name}.jpg")
 
 
 def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 0) -> bytes:

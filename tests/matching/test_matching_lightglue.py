@@ -58,8 +58,13 @@ def test_matches_are_those_of_kornias_module(network, layout):
         for i, f in enumerate((f0, f1))
     }
     with torch.no_grad():
-        expected = network(data)["matches"][0]
+        found = network(data)
+    expected = found["matches"][0]
     assert len(expected) > 0
+    scores = dict(zip(map(tuple, expected.tolist()), found["scores"][0].tolist(), strict=True))
+    assert matches.scores.tolist() == pytest.approx([scores[tuple(pair)] for pair in matches.indices.tolist()])
+    assert torch.equal(matches.points0, f0.keypoints[matches.indices[:, 0]])
+    assert torch.equal(matches.points1, f1.keypoints[matches.indices[:, 1]])
     assert sorted(matches.indices.tolist()) == sorted(expected.tolist())
     assert (matches.indices[:, 0].diff() > 0).all()
     d0, d1 = f0.descriptors[matches.indices[:, 0]], f1.descriptors[matches.indices[:, 1]]
@@ -70,6 +75,34 @@ def test_no_features_no_matches(network):
     ours = make(network.state_dict())
     assert len(ours.match(features(0, 1), features(5, 2), (100, 60), (100, 60))) == 0
     assert len(ours.match(features(5, 1), features(0, 2), (100, 60), (100, 60))) == 0
+
+
+class Recorder(torch.nn.Module):
+    """In place of the network: keeps what it is given, and matches the first features."""
+
+    def forward(self, data):
+        self.data = data
+        return {"matches": [torch.tensor([[1, 0], [0, 2]])], "scores": [torch.tensor([0.25, 0.75])]}
+
+
+def test_the_network_is_given_each_image_with_its_own_size_and_keypoints_inside(network):
+    ours = make(network.state_dict())
+    ours.network = Recorder()
+    f0, f1 = features(5, 1), features(4, 2)
+    f0.keypoints[0], f1.keypoints[3] = torch.tensor([-0.4, 60.2]), torch.tensor([80.4, -3.0])
+    matches = ours.match(f0, f1, (100, 60), (80, 70))
+    given = ours.network.data
+    assert given["image0"]["image_size"].tolist() == [[100, 60]]
+    assert given["image1"]["image_size"].tolist() == [[80, 70]]
+    # kornia refuses points outside of the image; rounding puts them there
+    assert given["image0"]["keypoints"][0, 0].tolist() == [0, 60]
+    assert given["image1"]["keypoints"][0, 3].tolist() == [80, 0]
+    inside = (f1.keypoints[:3, 0] <= 80) & (f1.keypoints[:3, 1] <= 70)
+    assert torch.equal(given["image1"]["keypoints"][0, :3][inside], f1.keypoints[:3][inside])
+    assert torch.equal(given["image1"]["descriptors"][0], f1.descriptors)
+    assert matches.indices.tolist() == [[0, 2], [1, 0]]
+    assert matches.scores.tolist() == [0.75, 0.25]
+    assert torch.equal(matches.points0, f0.keypoints[:2])
 
 
 def test_a_keypoint_just_outside_is_no_error(network):
@@ -122,6 +155,6 @@ def test_weights_are_fetched_once(network, tmp_path):
 
 
 def test_without_kornia_the_extra_is_named(network, monkeypatch):
-    monkeypatch.setitem(sys.modules, "kornia.feature", None)
+    monkeypatch.setitem(sys.modules, "kornia", None)
     with pytest.raises(MissingExtraError, match=r"disk-features\[lightglue\]"):
         make(network.state_dict())

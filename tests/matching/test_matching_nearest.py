@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from disk.errors import DiskError
-from disk.features import Features
-from disk.matching.nearest import _workers, match, mutual_nearest
+from disk.matching.nearest import mutual_nearest
+from disk.matching.top_two import _workers
 
 
 def reference(d0: torch.Tensor, d1: torch.Tensor, ratio: float | None) -> list[tuple[int, int]]:
@@ -167,6 +167,7 @@ def test_memory_is_bounded_by_the_tile():
             return result
 
     d0, d1 = unit(1000, 4, 10), unit(1200, 4, 11)
+    mutual_nearest(d0[:9], d1[:9])  # the first call measures which product is fastest here
     with Largest() as largest:
         mutual_nearest(d0, d1, 0.9, max_entries=10_000)
     assert 5000 < largest.entries <= 10_000
@@ -190,12 +191,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def test_features_are_matched_by_their_descriptors():
-    f0 = Features(torch.zeros(30, 2), unit(30, 8, 12), torch.zeros(30))
-    f1 = Features(torch.ones(20, 2), unit(20, 8, 13), torch.zeros(20))
-    assert torch.equal(match(f0, f1, 0.9).indices, mutual_nearest(f0.descriptors, f1.descriptors, 0.9).indices)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5, float("nan")])

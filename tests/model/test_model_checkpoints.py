@@ -3,6 +3,8 @@
 import hashlib
 import http.server
 import pickle
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from kornia.feature import DISK as KorniaDISK
 
 import disk
-from disk.errors import CheckpointError, DiskError
+from disk.errors import CheckpointError, DiskError, DownloadError
 from disk.model import checkpoints
 from disk.model.disk import DISK
 
@@ -91,7 +93,7 @@ def write_torch_pickle(path):
         (lambda p: p.write_bytes(b""), "not a checkpoint"),
         (lambda p: p.write_text("no weights at all"), "not a checkpoint"),
         (lambda p: torch.save([1, 2], p), "named tensors"),
-        (lambda p: torch.save({"disk": {"fc.weight": torch.zeros(3)}}, p), "not a DISK checkpoint"),
+        (lambda p: torch.save({"disk": {"fc.weight": torch.zeros(3)}}, p), "weights of another network, not of DISK"),
         (lambda p: torch.save({"disk": wrong_shape()}, p), "weights of another network: unet.path_down.0.1.3.bias"),
         (lambda p: torch.save({"disk": not_finite()}, p), "not finite"),
     ],
@@ -122,12 +124,53 @@ def test_truncated_safetensors(model, tmp_path):
         checkpoints.load(path)
 
 
-def test_names_that_are_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("DISK_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="disk weights fetch depth"):
-        checkpoints.load("depth")
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        checkpoints.load(tmp_path / "nothing.pth")
+def test_truncated_pth(model, tmp_path):
+    path = tmp_path / "cut.pth"
+    checkpoints.save(model, path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=r"cut\.pth"):
+        checkpoints.load(path)
+
+
+def test_safetensors_of_another_network(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"conv.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: weights of another network"):
+        checkpoints.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_load_as_float32(model, tmp_path, dtype):
+    torch.save({k: v.to(dtype) for k, v in model.state_dict().items()}, tmp_path / "other.pth")
+    for got, stored in zip(disk.load(tmp_path / "other.pth").parameters(), model.parameters(), strict=True):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, stored.to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dept", "did you mean depth"),
+        ("Epipolar", "did you mean epipolar"),
+        ("nothing", "give a file or one of default, depth, epipolar"),
+        ("run/save-11.pth", r"did you mean .*run/save-1\.pth"),
+        ("run", r"run is a folder; give one of its files: save-1\.pth"),
+        ("empty", r"empty is a folder; give a file \(\.safetensors or \.pth\)"),
+        ("https://example.org/depth-save.pth", "an address is no checkpoint"),
+    ],
+)
+def test_names_that_are_not_there(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "save-1.pth").touch()
+    with pytest.raises(CheckpointError, match=words) as caught:
+        checkpoints.load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_files_to_write(tmp_path):
     with pytest.raises(CheckpointError, match=r"name it \.safetensors or \.pth"):
         checkpoints.save(DISK(), tmp_path / "weights.bin")
 
@@ -168,23 +211,84 @@ def git_blob(data):
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def test_fetch_verifies_the_blob_and_resumes(server, tmp_path, monkeypatch, model):
+@pytest.fixture
+def released(server, tmp_path, monkeypatch):
+    """The server's file passes for the authors' `depth`; gives (its bytes, an empty DISK_HOME, requested ranges)."""
     url, file, ranges = server
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("DISK_CACHE", str(cache))
     data = file.read_bytes()
+    monkeypatch.setenv("DISK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(checkpoints, "RELEASED_URL", url)
     monkeypatch.setitem(checkpoints.RELEASED, "depth", ("depth-save.pth", git_blob(data)))
-    cache.mkdir()
-    (cache / "depth-save.pth.part").write_bytes(data[:1000])  # an earlier, interrupted download
-    assert checkpoints.fetch("depth", url) == cache / "depth-save.pth"
-    assert ranges == ["bytes=1000-"]
+    return data, tmp_path / "home", ranges
+
+
+def test_the_authors_weights_are_fetched_on_first_use(released, model, caplog):
+    data, home, ranges = released
+    with caplog.at_level("INFO", logger="disk"):
+        assert same(disk.load("depth"), model)
+    assert f"{checkpoints.RELEASED_URL}/depth-save.pth to {home / 'depth-save.pth'}" in caplog.text
     assert same(disk.load("depth"), model)
-    checkpoints.fetch("depth", url)
-    assert len(ranges) == 1  # there already, not fetched again
+    assert ranges == [None]
+    assert [p.name for p in home.iterdir()] == ["depth-save.pth"]
+
+
+def test_an_interrupted_download_is_continued(released, model):
+    data, home, ranges = released
+    home.mkdir()
+    (home / "depth-save.pth.part").write_bytes(data[:1000])
+    assert same(disk.load("depth"), model)
+    assert ranges == ["bytes=1000-"]
+
+
+def test_damaged_weights_in_the_cache_are_replaced(released, model):
+    data, home, _ = released
+    home.mkdir()
+    (home / "depth-save.pth").write_bytes(data[:-1])
+    assert same(disk.load("depth"), model)
+
+
+def test_offline_nothing_is_fetched_and_what_is_here_loads(released, monkeypatch, model):
+    data, home, ranges = released
+    monkeypatch.setenv("DISK_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="DISK_OFFLINE is set"):
+        disk.load("depth")
+    home.mkdir()
+    (home / "depth-save.pth").write_bytes(data)
+    assert same(disk.load("depth"), model)
+    assert ranges == []
+    monkeypatch.setenv("DISK_OFFLINE", "0")
+    (home / "depth-save.pth").unlink()
+    assert same(disk.load("depth"), model)
+
+
+def test_two_processes_fetch_once(released):
+    data, home, ranges = released
+    code = (
+        "import sys; from disk.model import checkpoints as c;"
+        f"c.RELEASED['depth'] = ('depth-save.pth', {git_blob(data)!r}); c.fetch('depth', {checkpoints.RELEASED_URL!r})"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0]
+    assert ranges == [None]
+    assert [p.name for p in home.iterdir()] == ["depth-save.pth"]
+    assert (home / "depth-save.pth").read_bytes() == data
 
 
 def test_fetch_refuses_another_file(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("DISK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DISK_HOME", str(tmp_path / "cache"))
     with pytest.raises(DiskError, match="checksum"):
         checkpoints.fetch("depth", server[0])  # the server's file is not the authors'
     assert not (tmp_path / "cache" / "depth-save.pth").exists()
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    for name in ("DISK_HOME", "DISK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoints.cache_folder() == tmp_path / ".cache" / "disk-features"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert checkpoints.cache_folder() == tmp_path / "x" / "disk-features"
+    monkeypatch.setenv("DISK_CACHE", str(tmp_path / "old"))
+    assert checkpoints.cache_folder() == tmp_path / "old"
+    monkeypatch.setenv("DISK_HOME", "~/here")
+    assert checkpoints.cache_folder() == tmp_path / "here"

@@ -129,6 +129,18 @@ def test_a_processor_without_the_instructions_is_warned_of(monkeypatch, caplog, 
     assert ("no bf16 instructions" in caplog.text) is not there
 
 
+@pytest.mark.parametrize(("load", "said"), [(7.0, True), (1.0, False)])
+def test_processes_that_fight_for_the_cores_are_told_how_to_share(model, monkeypatch, caplog, load, said):
+    monkeypatch.setattr(engine.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 2)
+    engine.hint_at_rivals.cache_clear()
+    for _ in range(2):
+        model.detect(torch.rand(3, 16, 16))
+    assert caplog.text.count("7 threads compete for 2 cores") == int(said)
+    assert caplog.text.count("disk.load(threads=1)") == int(said)
+
+
 def test_automatic_precision():
     assert resolve_precision("auto", torch.device("cuda", 0)) == "fp16"
     assert resolve_precision("auto", torch.device("cpu")) == "fp32"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disk.errors import PairsError
-from disk.pairs.choose import exhaustive, from_file, sequential
+from disk.pairs.choose import connected, exhaustive, from_file, sequential
 
 _names = st.lists(st.text("ab1/", min_size=1, max_size=4), unique=True, max_size=12)
 
@@ -97,3 +97,18 @@ def test_a_list_that_is_missing_a_folder_or_binary_is_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(PairsError, match="no text file"):
         from_file(tmp_path / "binary", NAMES)
+
+
+def test_groups_that_pairs_connect():
+    pairs = [("a", "b"), ("x", "y"), ("c", "d"), ("b", "c"), ("p", "q"), ("q", "r")]
+    assert connected(pairs) == [["a", "b", "c", "d"], ["p", "q", "r"], ["x", "y"]]
+    assert connected([]) == []
+
+
+@given(st.lists(st.tuples(_name := st.sampled_from("abcdefg"), _name).filter(lambda pair: pair[0] != pair[1])))
+def test_groups_hold_every_image_once_and_no_pair_leaves_its_group(pairs):
+    groups = connected(pairs)
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted({name for pair in pairs for name in pair})
+    for first, second in pairs:
+        assert any(first in group and second in group for group in groups)

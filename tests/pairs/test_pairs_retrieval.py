@@ -64,16 +64,36 @@ def test_top_k_of_nothing_is_refused():
 
 def test_vlad_is_the_normalised_sum_of_residuals():
     rng = np.random.default_rng(1)
-    words, points = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(40, 3)).astype(np.float32)
-    expected = np.zeros((5, 3))
-    for point in points:
-        word = np.argmin(((words - point) ** 2).sum(1))
-        expected[word] += point - words[word]
-    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
-    expected = (expected / np.where(lengths > 0, lengths, 1)).ravel()
-    expected /= np.linalg.norm(expected)
-    ours = vlad(torch.from_numpy(points), torch.from_numpy(words))
-    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+    words = rng.normal(size=(5, 3)).astype(np.float32)
+    images = [rng.normal(size=(n, 3)).astype(np.float32) for n in (40, 1, 7)]
+    found = vlad([torch.from_numpy(points) for points in images], torch.from_numpy(words))
+    assert found.shape == (3, 15)
+    for points, vector in zip(images, found, strict=True):
+        expected = np.zeros((5, 3))
+        for point in points:
+            word = np.argmin(((words - point) ** 2).sum(1))
+            expected[word] += point - words[word]
+        lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+        expected = (expected / np.where(lengths > 0, lengths, 1)).ravel()
+        np.testing.assert_allclose(vector.numpy(), expected / np.linalg.norm(expected), atol=1e-5)
+
+
+def test_every_descriptor_of_an_image_counts():
+    """Images that begin alike and go on as two scenes: one descriptor an image would pair them at random."""
+    collection = scenes(images=3)
+    alike = collection["x0"].descriptors[:5]
+    for name in collection.names[1:]:
+        collection[name] = features(torch.cat([alike, collection[name].descriptors]))
+    found = retrieval(collection, top_k=2)
+    assert found == [(f"{scene}{i}", f"{scene}{j}") for scene in "xyz" for i in range(3) for j in range(i + 1, 3)]
+
+
+@pytest.mark.parametrize("sizes", [{"_BATCH": 1, "_BLOCK": 1}, {"_BATCH": 4, "_BLOCK": 7}])
+def test_images_in_batches_are_as_all_at_once(monkeypatch, sizes):
+    expected = retrieval(scenes(), 3)
+    for name, size in sizes.items():
+        monkeypatch.setattr(f"disk.pairs.retrieval.{name}", size)
+    assert retrieval(scenes(), 3) == expected
 
 
 def test_k_means_finds_separate_clusters():
@@ -85,3 +105,10 @@ def test_k_means_finds_separate_clusters():
     good = [torch.cdist(truth, centres).amin(1).max() < 0.1 for centres in found]
     assert sum(good) >= 3
     assert len(k_means(points[:2], 3, generator)) == 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_as_on_the_cpu():
+    collection = scenes()
+    there = Collection({name: found.to("cuda") for name, found in collection.items()})
+    assert retrieval(there, top_k=4) == retrieval(collection, top_k=4)

@@ -15,7 +15,13 @@ from disk.storage.shards import SHARD_BYTES
 COUNTS = {"a": 40, "b": 30, "blank": 0, "sub/c": 25, "sub/one": 1}
 
 
-def make_artifacts(folder: Path, counts: dict[str, int] = COUNTS, **options: object) -> Path:
+def make_artifacts(
+    folder: Path,
+    counts: dict[str, int] = COUNTS,
+    *,
+    sizes: dict[str, tuple[int, int]] | None = None,
+    **options: object,
+) -> Path:
     """Features that all see the same 60 points, with noise."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(60, 128, generator=generator)
@@ -30,7 +36,7 @@ def make_artifacts(folder: Path, counts: dict[str, int] = COUNTS, **options: obj
             DESCRIPTORS: descriptors.numpy(),
             SCORES: np.zeros(count, np.float32),
         }
-        writer.add(name, arrays, {"image_size": (60, 60), "image_path": f"{name}.jpg"})
+        writer.add(name, arrays, {"image_size": (sizes or {}).get(name, (60, 60)), "image_path": f"{name}.jpg"})
     writer.finish()
     return folder
 

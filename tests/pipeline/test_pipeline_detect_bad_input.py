@@ -46,7 +46,7 @@ def test_folders_that_are_none(tmp_path: Path, capsys: Any) -> None:
     assert "empty holds no images" in refuses(capsys, tmp_path / "out", tmp_path / "empty")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("text")
-    assert "text holds 1 other files, but no images" in refuses(capsys, tmp_path / "out", tmp_path / "text")
+    assert "text holds 1 other files (1 .txt), but no images" in refuses(capsys, tmp_path / "out", tmp_path / "text")
     (tmp_path / "text" / "a.jpg").write_text("text")
     code, lines = run(capsys, tmp_path / "out2", tmp_path / "text")
     assert code == 2
@@ -149,9 +149,11 @@ def test_a_mask_of_another_size(photo_folder: Path, tmp_path: Path, capsys: Any)
     (masks / "b.PNG.png").write_text("no image")
     code, lines = run(capsys, tmp_path / "out", photo_folder, "--mask-dir", masks)
     assert code == 1
-    assert "a.jpg.png is 7 x 5, its image 96 x 64" in lines[0]
-    assert "b.PNG.png is not an image" in lines[1]
-    assert "2 of 4 images could not be read: a.jpg, b.PNG" in lines[2]
+    assert "2 of 4 images have no mask in" in lines[0]
+    assert lines[0].endswith("are used whole: c.jpg, sub/d.jpg")
+    assert "a.jpg.png is 7 x 5, its image 96 x 64" in lines[1]
+    assert "b.PNG.png is not an image" in lines[2]
+    assert "2 of 4 images could not be read: a.jpg, b.PNG" in lines[3]
 
 
 def test_output_that_cannot_be_written(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -182,8 +184,8 @@ def test_a_full_disk(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatc
     kept = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert kept == [".features-000000.h5", ".features-000001.h5", ".lock"]
     read = []
-    load_image = loading.read_image
-    monkeypatch.setattr(loading, "read_image", lambda path: read.append(path.name) or load_image(path))
+    load_image = loading.read_upright
+    monkeypatch.setattr(loading, "read_upright", lambda path: read.append(path.name) or load_image(path))
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
     assert sorted(read) == ["c.jpg", "d.jpg"]
     assert run(capsys, tmp_path / "undisturbed", photo_folder) == (0, [])
@@ -247,7 +249,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
     assert code == 130
     assert lines == ["disk detect: interrupted; the same command goes on where it stopped"]
     read = []
-    load_image = loading.read_image
-    monkeypatch.setattr(loading, "read_image", lambda path: read.append(path.name) or load_image(path))
+    load_image = loading.read_upright
+    monkeypatch.setattr(loading, "read_upright", lambda path: read.append(path.name) or load_image(path))
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
     assert sorted(read) == ["c.jpg", "d.jpg"]

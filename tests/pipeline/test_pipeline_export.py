@@ -169,3 +169,45 @@ def test_files_of_another_program(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="was written by another program"):
         run(tmp_path)
     assert not (tmp_path / "database.db").exists()
+
+
+def test_the_database_lies_beside_the_artifacts(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["export", str(tmp_path / "artifacts"), str(tmp_path / "photos")]) == 0
+    assert (tmp_path / "database.db").is_file()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert main(["export", str(tmp_path), str(tmp_path / "photos"), "--overwrite"]) == 0  # the model folder
+
+
+def test_what_another_format_does_not_use_is_said(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, format="hloc", single_camera=True, camera_model="opencv", database_path=None)
+    assert "not used: --single-camera is for --format colmap" in caplog.text
+    assert "not used: --camera-model is for --format colmap" in caplog.text
+    run(tmp_path, output=tmp_path / "x")
+    assert "not used: --output is for --format imw or hloc" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "single", "warned"), [("opencv", False, True), ("opencv", True, False), ("radial", False, False)]
+)
+def test_many_parameters_for_each_image_are_warned_of(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str, single: bool, warned: bool
+) -> None:
+    """The original refuses OPENCV without a shared camera."""
+    run(tmp_path, camera_model=model, single_camera=single)
+    assert ("--camera-model opencv has 8 parameters, and each image gets its own" in caplog.text) == warned
+
+
+def test_distortion_starts_at_zero(scene: Scene, tmp_path: Path) -> None:
+    with open_database(run(tmp_path)) as database:
+        assert [camera.params[3] for camera in database.read_all_cameras()] == [0, 0, 0]
+
+
+def test_the_wrong_folder(scene: Scene, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (640, 480)).save(tmp_path / "other" / "x.jpg")
+    with pytest.raises(ImageError, match="holds none of the 3 images"):
+        export(tmp_path / "artifacts", tmp_path / "other")

@@ -15,7 +15,8 @@ from made_features import make_artifacts
 import disk.pipeline.match as stage
 from disk.cli.main import main
 from disk.errors import ArtifactError, DiskError, PairsError
-from disk.matching.nearest import mutual_nearest
+from disk.matching.nearest import mutual_nearest_pairs
+from disk.options import spelt_as_flags
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_matches
 from disk.storage.shards import SHARD_BYTES
@@ -40,10 +41,10 @@ def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monk
     def out_of_memory(*args):
         if next(calls) == 8:
             raise torch.OutOfMemoryError
-        return mutual_nearest(*args)
+        return mutual_nearest_pairs(*args)
 
-    monkeypatch.setattr("disk.pipeline.match.mutual_nearest", out_of_memory)
-    with pytest.raises(DiskError, match="--max-full-matrix"):
+    monkeypatch.setattr("disk.matching.matcher.mutual_nearest_pairs", out_of_memory)
+    with spelt_as_flags(), pytest.raises(DiskError, match="--max-full-matrix"):
         match(artifacts, MatchOptions(device="cpu"))
     monkeypatch.undo()
     assert 0 < match(artifacts, MatchOptions(device="cpu")).matched < 10
@@ -65,7 +66,7 @@ def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monk
     ],
 )
 def test_options_without_sense_are_refused(artifacts, options):
-    with pytest.raises(DiskError, match="--"):
+    with spelt_as_flags(), pytest.raises(DiskError, match="--"):
         match(artifacts, MatchOptions(device="cpu", **options))
     assert not (artifacts / "matches.h5").exists()
 

@@ -14,6 +14,7 @@ from PIL import Image
 from disk.cli.main import main
 from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureError
 from disk.geometry.pose import align_similarity, rotation_error
+from disk.matching.nearest import DEFAULT_RATIO
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, read_summary, reconstruct
 from synthetic_scene import Scene, make_scene, write_features, write_photos
@@ -248,7 +249,8 @@ def test_no_summary_yet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [({}, 0.95), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)]
+    ("options", "expected"),
+    [({}, DEFAULT_RATIO), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)],
 )
 def test_default_ratio_test_is_of_nearest_neighbours_only(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: float | None
@@ -268,5 +270,5 @@ def test_default_ratio_test_is_of_nearest_neighbours_only(
 
 def test_ratio_test_with_lightglue_is_refused(detector: Detector, tmp_path: Path) -> None:
     detector(make_scene(NAMES[:2], points=50))
-    with pytest.raises(DiskError, match="leave it out with --matcher lightglue"):
+    with pytest.raises(DiskError, match="leave it out with matcher='lightglue'"):
         run(tmp_path, matcher="lightglue", rt=0.8)

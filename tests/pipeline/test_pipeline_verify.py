@@ -69,7 +69,7 @@ def test_every_pair_is_there_and_true_matches_stay(scene: Scene, tmp_path: Path)
             assert right <= set(zip(*found[pair], strict=True))
     kept = sum(len(inliers[0]) for inliers in found.values())
     total = sum(matches.shape[1] for matches in scene.matches.values())
-    assert summary == VerifySummary(pairs=6, verified=6, connected=4, matches=total, inliers=kept)
+    assert summary == VerifySummary(6, 6, connected=4, matches=total, inliers=kept, watermarks=0, turning=0, stale=0)
     with h5py.File(tmp_path / "inliers.h5") as file:  # laid out as matches.h5
         assert set(file["a"]) == {"b", "c", "sub|d"}
 
@@ -93,13 +93,13 @@ def test_other_options_are_refused(scene: Scene, tmp_path: Path) -> None:
         run(tmp_path, seed=1, max_error=2.0)
 
 
-def test_inliers_of_an_earlier_version_are_refused(scene: Scene, tmp_path: Path) -> None:
+def test_inliers_of_an_earlier_version_are_made_anew(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     with h5py.File(tmp_path / "inliers.h5", "r+") as file:
-        file.attrs["format"] = "disk inliers 1"
-    with pytest.raises(ArtifactError, match="format disk inliers 1 there, disk inliers 2 now"):
-        run(tmp_path)
-    assert run(tmp_path, overwrite=True).verified == 6
+        file.attrs["format"] = "disk inliers 2"
+        del file.attrs["cameras"]
+    assert run(tmp_path).verified == 6
+    assert run(tmp_path).verified == 0
 
 
 def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
@@ -207,3 +207,45 @@ def test_no_pairs(tmp_path: Path) -> None:
     export_again(tmp_path)
     with pytest.raises(ArtifactError, match="no matched pairs"):
         run(tmp_path)
+
+
+def test_other_cameras_are_verified_anew(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path)
+    path = tmp_path / "database.db"
+    export(tmp_path, tmp_path / "photos", ExportOptions(database_path=path, overwrite=True, camera_model="pinhole"))
+    summary = run(tmp_path)
+    assert (summary.verified, summary.stale) == (6, 6)
+    assert "all pairs are verified again" in caplog.text
+    assert run(tmp_path).stale == 0
+    inliers_of(tmp_path)  # of the database and of inliers.h5 are the same
+
+
+def test_killed_while_it_overwrites(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done is never a mixture of two runs, although the database knows no options."""
+    from disk.colmap import verification
+
+    run(tmp_path)
+    real = verification.verify_pairs
+
+    def killed(*arguments: object) -> object:
+        found = real(*arguments)  # type: ignore[arg-type]
+        yield next(found)
+        yield next(found)
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(verification, "verify_pairs", killed)
+        run(tmp_path, overwrite=True, max_error=0.5)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert run(tmp_path).verified == 6  # with the options of old
+    inliers_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"max_error": float("nan")}, {"max_error": 0.0}, {"seed": 2**31}, {"seed": -1}, {"min_inliers": 2**31}]
+)
+def test_values_that_cannot_be_used(scene: Scene, tmp_path: Path, mistake: dict[str, float]) -> None:
+    with pytest.raises(DiskError, match="must be"):
+        run(tmp_path, **mistake)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from disk.cli.main import main
@@ -90,6 +93,32 @@ def test_turned_photos_are_drawn_upright_with_marks_where_they_belong(tmp_path: 
         view(tmp_path / "out", tmp_path / "in", "keypoints", ViewOptions(save=tmp_path / "pictures"))
     np.testing.assert_array_equal(drawn["image"], upright)
     np.testing.assert_allclose(drawn["keypoints"], [[54.5, 14.5]])
+
+
+def test_one_image_in_place_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
+    saved = view(artifacts, images / "b.v1.png", "keypoints", ViewOptions(save=tmp_path / "out"))
+    assert [path.name for path in saved] == ["b.v1.jpg"]
+
+
+@given(st.lists(st.text("a-%/é2F", min_size=1, max_size=4), min_size=4, max_size=4) | st.just(["-", "--", "---", "-"]))
+def test_no_two_pairs_share_a_picture(names: list[str]) -> None:
+    pairs = {(names[0], names[1]), (names[2], names[3]), (names[0] + names[1], names[2])}
+    assert len({picture_name(pair) for pair in pairs}) == len(pairs)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "📷", "%"])
+def test_long_names_are_drawn(tmp_path: Path, letter: str) -> None:
+    long = letter * (248 // len(letter.encode()))
+    names = [long + "1", long + "2", long + "3"]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    with h5py.File(tmp_path / "out" / "keypoints.h5", "w") as file:
+        for name in names:
+            Image.new("RGB", (16, 12)).save(tmp_path / "in" / f"{name}.png")
+            file[name] = np.zeros((8, 2), np.float32)
+    write_pairs(tmp_path / "out" / "matches.h5", {(names[0], names[1]): 3, (names[0], names[2]): 3})
+    for what, count in (("keypoints", 3), ("matches", 2)):
+        assert len({path for path in view(tmp_path / "out", tmp_path / "in", what) if path.is_file()}) == count
 
 
 def test_limit_keeps_the_pairs_with_most_matches(artifacts: Path, images: Path, tmp_path: Path) -> None:
@@ -213,3 +242,44 @@ def test_an_empty_folder_says_what_to_run(
     assert main(["view", str(tmp_path), str(images), what]) == 2
     assert "run `disk detect` first" in capsys.readouterr().err
     assert main(["view", str(tmp_path), str(images), what, "--limit", "0"]) == 2
+
+
+def test_names_with_extension_spaces_and_typos(artifacts: Path, images: Path, tmp_path: Path) -> None:
+    def drawn(*pairs: str) -> list[str]:
+        return [path.name for path in view(artifacts, images, "matches", ViewOptions(save=tmp_path / "o", pairs=pairs))]
+
+    assert drawn("a.jpg", "b.v1") == drawn("b.v1.png", "a") == ["a--b.v1.jpg"]
+    with pytest.raises(PairsError, match=r"no features of sub/cc; did you mean 'sub/c'\?"):
+        drawn("a", "sub/cc")
+    with pytest.raises(PairsError, match="'a' is paired with itself"):
+        drawn("a", "a.jpg")
+    with pytest.raises(PairsError, match="two by two"):
+        drawn("a.jpg")
+
+
+def test_a_model_stands_for_its_artifacts_and_its_photos(artifacts: Path, images: Path) -> None:
+    model = artifacts.parent
+    with pytest.raises(ImageError, match="which photos are those of"):
+        view(model)
+    summary = {
+        "images": 3, "registered": 3, "points": 1, "track_length": 2, "reprojection_error": 0, "unconnected": [],
+        "models": [], "seconds": {}, "photos": str(images),
+    }  # fmt: skip
+    (model / "summary.json").write_text(json.dumps(summary))
+    assert main(["view", str(model), "keypoints"]) == 0
+    assert (artifacts / "view" / "b.v1.jpg").is_file()
+    assert len(view(model)) == 3
+
+
+def test_names_longer_than_a_file_system_takes(images: Path, tmp_path: Path) -> None:
+    names = ["ä" * 100 + ending for ending in ("1", "2", "3")]
+    folder = tmp_path / "long"
+    folder.mkdir()
+    with h5py.File(folder / "keypoints.h5", "w") as keypoints:
+        for name in names:
+            keypoints[name] = np.full((4, 2), 50, np.float32)
+            Image.new("RGB", (160, 120)).save(images / f"{name}.jpg")
+    write_pairs(folder / "matches.h5", {(names[0], names[1]): 2, (names[0], names[2]): 2})
+    saved = view(folder, images, "matches", ViewOptions(save=tmp_path / "out"))
+    assert len({path.name for path in saved}) == 2
+    assert all(path.is_file() for path in saved)

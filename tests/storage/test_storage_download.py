@@ -125,7 +125,7 @@ def test_a_connection_that_brings_nothing_is_an_error_and_the_part_stays(server:
 def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="checksum"):
         download(server.url(), tmp_path / "file", check=lambda path: False, description="file")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".file.lock"]
 
 
 def test_a_damaged_target_is_replaced(server: Server, tmp_path: Path) -> None:
@@ -156,3 +156,20 @@ def test_hashes(tmp_path: Path) -> None:
     assert file_hash(path, "sha256") == hashlib.sha256(BYTES).hexdigest()
     path.write_bytes(b"hello\n")
     assert file_hash(path, "git") == "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` prints
+
+
+def test_offline_nothing_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISK_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="DISK_OFFLINE is set"):
+        fetch_text(server.url())
+    with pytest.raises(DownloadError, match=f"get the file from {server.url()}"):
+        download(server.url(), tmp_path / "file", check=has_md5, description="file")
+    (tmp_path / "file").write_bytes(BYTES)
+    assert download(server.url(), tmp_path / "file", check=has_md5, description="file") == tmp_path / "file"
+    assert server.requests == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(DownloadError, match="cannot write"):
+        download(server.url(), tmp_path / "taken" / "file", check=has_md5, description="file")

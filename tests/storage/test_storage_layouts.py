@@ -161,3 +161,23 @@ def test_unwritable_output(artifacts: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(ArtifactError, match="cannot write"):
         _hloc(artifacts, tmp_path / "out")
+
+
+def test_hloc_gets_no_line_that_it_would_misread(
+    artifacts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = PATHS | {"sub/d": "sub/d 1.jpg"}
+    with FeatureStore(artifacts) as features, MatchStore(artifacts / "matches.h5") as matches:
+        write_hloc(features, matches, paths, SIZES, tmp_path)
+    lines = (tmp_path / "pairs.txt").read_text().splitlines()
+    assert [line.split() for line in lines] == [["a.jpg", "b-c.jpg"], ["a.jpg", "z.jpg"]]
+    assert "leaves out 2 of 4 pairs" in caplog.text
+    assert "'sub/d 1.jpg'" in caplog.text
+    with HlocFeatures(tmp_path / "features.h5") as store, h5py.File(tmp_path / "matches.h5") as file:
+        assert len(store) == 5
+        assert "sub-d 1.jpg" in file["a.jpg"]
+
+
+def test_a_model_stands_for_its_artifacts(artifacts: Path) -> None:
+    with open_features(artifacts.parent) as features:
+        assert list(features.names) == NAMES

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import tyro
+
+from disk.storage.names import did_you_mean
+
+# `json: AsJson = False` gives a command --json, with which it prints its summary by `print_json` and nothing else
+AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scripts.")]
 
 # options of a dataclass appear without its name as a prefix
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
@@ -29,7 +36,8 @@ def run_group(
 ) -> Any:
     """Run one command of a group such as `disk dataset`: {subcommand: (function, example)}."""
     if argv and argv[0] not in (*commands, "-h", "--help"):
-        print(f"disk {name}: no command {argv[0]!r}; choose from {', '.join(commands)}", file=sys.stderr)
+        hint = did_you_mean(argv[0].lower(), (*commands, "--help"))
+        print(f"disk {name}: no command {argv[0]!r}; choose from {', '.join(commands)}{hint}", file=sys.stderr)
         return 2
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, commands))
@@ -40,3 +48,13 @@ def run_group(
         return 0 if argv else 2
     function, example = commands[argv[0]]
     return run(function, argv[1:], f"{name} {argv[0]}", example)
+
+
+def print_json(summary: Any) -> None:
+    """Print what a stage found, a dataclass, as one JSON object: the fields of its summary by name.
+
+    Those that several stages have mean the same in each: `failed` {path: reason} of images that could not be used,
+    `stale` what was done again or left out because its input had changed, `unused` what was given but had no effect,
+    `rotated` {path: degrees} of images that were turned, `watermarks` the pairs that share nothing but a watermark.
+    """
+    print(json.dumps(asdict(summary), indent=2))

@@ -19,8 +19,9 @@ def export(
 ) -> None:
     """Write features and matches as a COLMAP database, or in the layout of the IMW benchmark or hloc.
 
-    A camera's focal length is read from EXIF as COLMAP does, else guessed as 1.2 times the longer side.
-    `disk verify` then finds the inliers; COLMAP's mapper needs them.
+    A camera's focal length is read from EXIF as COLMAP does, else guessed as 1.2 times the longer side; its distortion
+    starts at 0. Every COLMAP from 3.8 on opens the database. `disk verify` then finds the inliers, or
+    `colmap exhaustive_matcher`; the mapper needs them.
 
     Args:
         artifacts: folder with keypoints.h5, descriptors.h5 and matches.h5.
@@ -31,5 +32,5 @@ def export(
 
 
 def main(argv: list[str]) -> int:
-    run(export, argv, "export", "disk export artifacts/ photos/ --database-path database.db --single-camera")
+    run(export, argv, "export", "disk export model/artifacts/ photos/ --single-camera")
     return 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
+from typing import Any
 
 # command -> (module, what it does); modules are imported only when their command runs
 COMMANDS = {
@@ -13,6 +16,7 @@ COMMANDS = {
     "view": ("view", "draw keypoints or matches"),
     "export": ("export", "write features and matches for COLMAP, IMW or hloc"),
     "verify": ("verify", "geometric verification of all matched pairs"),
+    "map": ("map", "from verified pairs to a sparse 3D model"),
     "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
     "demo": ("demo", "the whole pipeline on photographs with ground truth"),
     "train": ("train", "train the network"),
@@ -21,14 +25,15 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
 }
-RESUMING = ("detect", "match", "verify", "reconstruct")  # without being asked to
+RESUMING = ("detect", "match", "verify", "map", "reconstruct")  # without being asked to
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted."""
-    from disk.errors import DiskError
+    """Run one command; the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted, 143 terminated."""
+    from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
     from disk.progress import setup
+    from disk.storage.names import did_you_mean
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     quiet = "--quiet" in arguments
@@ -45,8 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"disk: no command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        hint = did_you_mean(name.lower(), (*COMMANDS, "--help", "--version", "--quiet"))
+        choices = ", ".join(COMMANDS)
+        print(f"disk: no command {name!r}; choose from {choices}{hint}", file=sys.stderr)
         return 2
+    before = _terminate_like_ctrl_c()
     try:
         with spelt_as_flags():
             module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
@@ -54,10 +62,17 @@ def main(argv: list[str] | None = None) -> int:
     except DiskError as error:
         print(f"disk {name}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except ModuleNotFoundError as error:
+        explained = explain_missing(error)
+        if explained is error:
+            raise
+        print(f"disk {name}: {explained}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
         how = "; the same command goes on where it stopped" if name in RESUMING else ""
-        print(f"disk {name}: interrupted{how}", file=sys.stderr)
-        return 130
+        terminated = isinstance(error, _Terminated)
+        print(f"disk {name}: {'terminated' if terminated else 'interrupted'}{how}", file=sys.stderr)
+        return 143 if terminated else 130
     except BrokenPipeError:
         # the reader (`| head`) has seen enough; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +80,24 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         print(f"disk {name}: {error or 'out of memory'}", file=sys.stderr)
         return 2
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what keeps results at Ctrl-C keeps them at this as well."""
+
+
+def _terminate_like_ctrl_c() -> Any:
+    """Let SIGTERM, which batch systems and containers send, end a command as Ctrl-C does; the former handler."""
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        return None  # only the main thread may handle signals
+    return signal.signal(signal.SIGTERM, end)
 
 
 def _usage() -> str:

@@ -1,28 +1,60 @@
-"""`disk match`: matches between the images of a folder of artifacts."""
+"""`disk match`: matches between the images of a folder of artifacts, or between two photos."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from disk.cli.app import run
+from disk.errors import DiskError
+from disk.options import option
 from disk.pipeline import match as stage
 from disk.pipeline.match import MatchOptions
+from disk.pipeline.match_photos import PhotoOptions, match_photos
+
+_OF_BOTH = ("rt", "matcher", "matcher_weights", "device")  # options of a folder that two photos take as well
 
 
-def match(artifacts: Positional[Path], options: MatchOptions = MatchOptions()) -> None:
+def match(
+    paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="ARTIFACTS | PHOTO PHOTO")],
+    options: MatchOptions = MatchOptions(),
+    photos: PhotoOptions = PhotoOptions(),
+) -> None:
     """Match the features of pairs of images: mutual nearest neighbours, or LightGlue.
 
-    Writes matches.h5. Pairs that are done are skipped: after an interruption the same command goes on.
+    A folder of artifacts: writes matches.h5 there. Pairs that are done are skipped: after an interruption the same
+    command resumes. Two photos: detects, matches and verifies them, prints numbers, and draws them with --save.
 
     Args:
-        artifacts: folder that `disk detect` wrote.
+        paths: folder that `disk detect` wrote, or two photos, with or without extension.
         options: how to match.
+        photos: for two photos.
     """
-    stage.match(artifacts, options)
+    if len(paths) == 1:
+        _refuse(photos, PhotoOptions(), (), "for two photos: disk match a.jpg b.jpg")
+        inner = paths[0] / "artifacts"  # a folder of `disk reconstruct` stands for the artifacts in it
+        stage.match(inner if inner.is_dir() else paths[0], options)
+    elif len(paths) == 2:
+        _refuse(options, MatchOptions(), _OF_BOTH, "for a folder of artifacts: disk match artifacts/")
+        match_photos(paths[0], paths[1], options, photos)
+    else:
+        raise DiskError(f"disk match takes a folder of artifacts or two photos, not {len(paths)} names")
+
+
+def _refuse(given: Any, defaults: Any, but: tuple[str, ...], what_for: str) -> None:
+    """Raise DiskError for an option that would not be used."""
+    for name, default in vars(defaults).items():
+        if name not in but and getattr(given, name) != default:
+            raise DiskError(f"{option(name)} is {what_for}; leave it out")
 
 
 def main(argv: list[str]) -> int:
-    run(match, argv, "match", "disk match artifacts/ --rt 0.95 --pairs sequential --overlap 5")
+    run(
+        match,
+        argv,
+        "match",
+        "disk match artifacts/ --pairs sequential --overlap 5   or   disk match a.jpg b.jpg --save matches.jpg",
+    )
     return 0

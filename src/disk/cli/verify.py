@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from disk.cli.app import run
+from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import verify as stage
 from disk.pipeline.verify import VerifyOptions
 
@@ -15,18 +15,21 @@ from disk.pipeline.verify import VerifyOptions
 def verify(
     artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
     options: VerifyOptions = VerifyOptions(),
+    json: AsJson = False,
 ) -> None:
     """Verify all matched pairs geometrically, into the COLMAP database and inliers.h5.
 
     Run `disk export` first. Pairs that are done are skipped: after an interruption the same command goes on.
 
     Args:
-        artifacts: folder with matches.h5; gets inliers.h5, laid out in the same way.
+        artifacts: folder with matches.h5; gets inliers.h5, laid out in the same way. A model stands for its artifacts.
         options: how to verify.
     """
-    stage.verify(artifacts, options)
+    summary = stage.verify(artifacts, options)
+    if json:
+        print_json(summary)
 
 
 def main(argv: list[str]) -> int:
-    run(verify, argv, "verify", "disk verify artifacts/ --database-path database.db")
+    run(verify, argv, "verify", "disk verify model/artifacts/")
     return 0

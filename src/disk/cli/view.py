@@ -11,11 +11,14 @@ from disk.cli.app import run
 from disk.pipeline import view as stage
 from disk.pipeline.view import ViewOptions
 
+Kind = Literal["keypoints", "matches"]
+KINDS: tuple[Kind, ...] = ("keypoints", "matches")
+
 
 def view(
     artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
-    what: Positional[Literal["keypoints", "matches"]],
+    images: Annotated[Positional[Path | None], arg(metavar="IMAGES")] = None,
+    what: Positional[Kind] = "matches",
     options: ViewOptions = ViewOptions(),
 ) -> None:
     """Draw keypoints coloured by score, or matches coloured by verified or not.
@@ -23,11 +26,14 @@ def view(
     Opens one window after the other; without a display, or with --save, writes a .jpg for each image or pair.
 
     Args:
-        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 to draw matches.
-        images: folder of the images.
+        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 for matches; a model stands for its own.
+        images: folder of the images; of a model of `disk reconstruct`, those it was made of.
         what: keypoints or matches.
         options: which pictures, and where they go.
     """
+    for kind in KINDS:
+        if images == Path(kind) and not images.is_dir():  # the folder of images was left out
+            images, what = None, kind
     stage.view(artifacts, images, what, options)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tyro.conf import Positional
 
 from disk.cli.app import run_group
-from disk.errors import CheckpointError
+from disk.errors import CheckpointError, DiskError
 from disk.model import checkpoints
+from disk.model.onnx.options import ExportOptions
 
 
 def list_weights() -> None:
@@ -18,7 +20,7 @@ def list_weights() -> None:
     print("default    ships with the package")
     for name, (file, _) in checkpoints.RELEASED.items():
         path = checkpoints.cache_folder() / file
-        print(f"{name:<10} {path if path.is_file() else f'not here; run: disk weights fetch {name}'}")
+        print(f"{name:<10} {path if path.is_file() else f'fetched on first use, or by: disk weights fetch {name}'}")
 
 
 def fetch(name: Positional[Literal["depth", "epipolar"]], url: str = checkpoints.RELEASED_URL) -> None:
@@ -43,18 +45,41 @@ def convert(source: Positional[str], target: Positional[Path]) -> None:
     checkpoints.save(model, target)
 
 
-def export_onnx(source: Positional[str], target: Positional[Path]) -> None:
-    """Export a network to ONNX: images (B, 3, H, W) in [0, 1] to heatmap and raw descriptors at every pixel.
+def export_onnx(
+    source: Positional[str],
+    target: Positional[Path],
+    graph: Literal["detect", "match", "dense"] = "detect",
+    program: Annotated[Literal["onnxruntime", "opencv"], tyro.conf.arg(name="for")] = "onnxruntime",
+    options: ExportOptions = ExportOptions(),
+) -> None:
+    """Export to ONNX: one graph from an image to keypoints, scores and unit descriptors (docs/onnx.md).
 
     Args:
         source: a name (default, depth, epipolar) or a .pth or .safetensors file.
-        target: the .onnx file to write; batch, height and width stay free, in multiples of 16.
+        target: the .onnx file to write; numbers and sizes of images stay free.
+        graph: detect: an image to its features; match: two images to their matches; dense: the network alone,
+            heatmap and raw descriptors at every pixel, sizes in multiples of 16.
+        program: opencv: the layout that cv2.DISK of OpenCV 5 reads; whole pixels.
     """
     from disk.model.onnx import export
 
-    model = checkpoints.load(source, "cpu")
+    if program == "opencv" and graph != "detect":
+        raise DiskError(f"--for opencv: cv2.DISK detects; drop --graph {graph}")
+    if options.ratio is not None and graph != "match":
+        raise DiskError("--ratio is for --graph match")
+    if graph == "dense" and options != ExportOptions():
+        raise DiskError("--graph dense finds no keypoints: --n, --window and --no-subpixel have no effect; drop them")
+    options.check()
     _refuse_existing(target)
-    export(model, target)
+    model = checkpoints.load(source, "cpu")
+    if graph == "dense":
+        export.export_dense(model, target)
+    elif graph == "match":
+        export.export_pair(model, target, options)
+    elif program == "opencv":
+        export.export_for_opencv(model, target, options)
+    else:
+        export.export_detector(model, target, options)
 
 
 def _refuse_existing(target: Path) -> None:

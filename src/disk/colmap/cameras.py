@@ -9,6 +9,7 @@ from PIL import Image
 
 from disk.errors import ColmapError
 from disk.images.reading import image_size
+from disk.storage.names import did_you_mean
 
 DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess where EXIF has no focal length: 1.2 times the longer side
 _DIAGONAL_35MM = 43.27  # millimetres, of a 36 x 24 mm frame, rounded as in COLMAP
@@ -24,9 +25,15 @@ def camera_model(name: str) -> str:
     models = [model for model in pycolmap.CameraModelId.__members__ if model != "INVALID"]
     wanted = name.upper().replace("-", "_")
     if wanted not in models:
-        choices = ", ".join(model.lower().replace("_", "-") for model in models)
-        raise ColmapError(f"no camera model {name!r}; choose from {choices}")
+        choices = [model.lower().replace("_", "-") for model in models]
+        hint = did_you_mean(name.lower(), choices)
+        raise ColmapError(f"no camera model {name!r}; choose from {', '.join(choices)}{hint}")
     return wanted
+
+
+def parameters_of(model: str) -> int:
+    """How many parameters a camera of this model has, named as by `camera_model`."""
+    return len(pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1).params)
 
 
 def guess_camera(path: Path, model: str) -> pycolmap.Camera:

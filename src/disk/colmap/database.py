@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,11 +13,14 @@ import numpy as np
 import pycolmap
 
 from disk.colmap.cameras import guess_camera
+from disk.colmap.schema import keep_readable, make_readable
 from disk.errors import ColmapError
 from disk.images.listing import ImageFile
+from disk.images.reading import image_size
 from disk.progress import track
 from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.locks import file_lock
+from disk.storage.new_file import new_file
 
 # our (0, 0) is the centre of the first pixel, COLMAP's is its upper left corner
 COLMAP_SHIFT = np.float32(0.5)
@@ -40,59 +44,103 @@ def write_database(
 ) -> None:
     """Write cameras, images, keypoints and matches; the file appears when it is complete.
 
-    Images are named by their paths with extension. A camera shared by several images is guessed from the
-    first of them. Raises ColmapError for shared cameras over images of unequal size and when the
-    file cannot be written, ArtifactError when another run has it, ImageError for a file that is no image.
+    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. A camera shared by several images
+    is guessed from the first of them. Raises ColmapError for shared cameras over images of unequal size, ColmapError or
+    ArtifactError when the file cannot be written or another run has it, ImageError for a file that is no image.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with file_lock(path):
+    with file_lock(path), new_file(path) as temporary:
         _remove(temporary)
         try:
             with _opened(temporary, "cannot write") as database:
-                ids = _write_images(database, images, features, model, camera_per)
+                ids = _write_images(database, plan_cameras(images, model, camera_per), features)
                 for name0, name1 in track(matches.pairs(), "export matches", "pair"):
                     found = matches[name0, name1]
                     if found.shape[1]:
                         database.write_matches(ids[name0], ids[name1], found.T.astype(np.uint32))
+            make_readable(temporary)
             # the log of a killed run would be replayed into the new database
             _remove(path, _SIDECARS)
-            os.replace(temporary, path)
         finally:
-            _remove(temporary)
+            _remove(temporary, _SIDECARS)
 
 
-def _write_images(
-    database: pycolmap.Database,
-    images: Sequence[ImageFile],
-    features: FeatureStore,
-    model: str,
-    camera_per: CameraPer,
-) -> dict[str, int]:
-    """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
-    cameras: dict[str, tuple[pycolmap.Camera, int, ImageFile]] = {}
-    ids: dict[str, int] = {}
-    for image in track(images, "export images", "image"):
+@dataclass(frozen=True, eq=False)
+class PlannedImage:
+    """An image and the camera that it will have; images of one number share it."""
+
+    file: ImageFile
+    number: int
+    camera: pycolmap.Camera
+
+
+def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer) -> list[PlannedImage]:
+    """The cameras of an export, guessed from the first image of each; errors as for `write_database`."""
+    cameras: dict[str, tuple[int, pycolmap.Camera]] = {}
+    check_shared_cameras(images, camera_per)
+    plan = []
+    for image in track(images, "cameras", "image"):
         key = _SHARES[camera_per](image)
-        guess = guess_camera(image.path, model)
         if key not in cameras:
-            guess.camera_id = database.write_camera(guess)
-            rig = pycolmap.Rig()
-            rig.add_ref_sensor(guess.sensor_id)
-            cameras[key] = guess, database.write_rig(rig), image
-        camera, rig_id, first = cameras[key]
-        if (camera.width, camera.height) != (guess.width, guess.height):
+            cameras[key] = len(cameras), guess_camera(image.path, model)
+        plan.append(PlannedImage(image, *cameras[key]))
+    return plan
+
+
+def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> None:
+    """Raise ColmapError where images of unequal size would share a camera, ImageError for a file that is no image."""
+    firsts: dict[str, tuple[tuple[int, int], ImageFile]] = {}
+    if camera_per == "image":
+        return
+    for image in images:
+        width, height = image_size(image.path)
+        (first_width, first_height), first = firsts.setdefault(_SHARES[camera_per](image), ((width, height), image))
+        if (first_width, first_height) != (width, height):
             raise ColmapError(
-                f"{first.relative} is {camera.width} x {camera.height} and {image.relative} "
-                f"{guess.width} x {guess.height}: they cannot share a camera; use one per image"
+                f"{first.relative} is {first_width} x {first_height} and {image.relative} "
+                f"{width} x {height}: they cannot share a camera; use --camera-per image, or folder"
             )
-        entry = pycolmap.Image(name=image.relative, camera_id=camera.camera_id)
-        entry.image_id = ids[image.name] = database.write_image(entry)
+
+
+def _write_images(database: pycolmap.Database, plan: Sequence[PlannedImage], features: FeatureStore) -> dict[str, int]:
+    """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
+    rigs: dict[int, int] = {}
+    ids: dict[str, int] = {}
+    for image in plan:
+        if image.number not in rigs:
+            image.camera.camera_id = database.write_camera(image.camera)
+            rig = pycolmap.Rig()
+            rig.add_ref_sensor(image.camera.sensor_id)
+            rigs[image.number] = database.write_rig(rig)
+        entry = pycolmap.Image(name=image.file.relative, camera_id=image.camera.camera_id)
+        entry.image_id = ids[image.file.name] = database.write_image(entry)
         frame = pycolmap.Frame()
-        frame.rig_id = rig_id
+        frame.rig_id = rigs[image.number]
         frame.add_data_id(entry.data_id)
         database.write_frame(frame)
-        database.write_keypoints(entry.image_id, features.keypoints(image.name) + COLMAP_SHIFT)
+        database.write_keypoints(entry.image_id, features.keypoints(image.file.name) + COLMAP_SHIFT)
     return ids
+
+
+def fingerprint_of_plan(plan: Sequence[PlannedImage]) -> str:
+    """What `fingerprint` will say of the database that is written by this plan."""
+    return _fingerprint([(image.file.relative, image.number, image.camera) for image in plan])
+
+
+def fingerprint(database: pycolmap.Database) -> str:
+    """Changes with the images of a database, their cameras and who shares them."""
+    cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+    images = database.read_all_images()
+    return _fingerprint([(image.name, image.camera_id, cameras[image.camera_id]) for image in images])
+
+
+def _fingerprint(images: list[tuple[str, int, pycolmap.Camera]]) -> str:
+    numbers: dict[int, int] = {}
+    lines = []
+    for name, number, camera in sorted(images, key=lambda image: image[0]):
+        parameters = [float(value) for value in camera.params]
+        size = camera.width, camera.height, camera.has_prior_focal_length
+        lines.append(f"{name!r} {numbers.setdefault(number, len(numbers))} {camera.model_name} {size} {parameters}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -107,10 +155,12 @@ def open_database(path: Path) -> Iterator[pycolmap.Database]:
     with path.open("rb") as file:
         if file.read(15) != b"SQLite format 3":
             raise ColmapError(f"{path} is no COLMAP database")
-    with file_lock(path), _opened(path, "cannot use") as database:
-        if not database.num_images():
-            raise ColmapError(f"{path} holds no images; it is no COLMAP database, or an empty one")
-        yield database
+    with file_lock(path):
+        with _opened(path, "cannot use") as database:
+            if not database.num_images():
+                raise ColmapError(f"{path} holds no images; it is no COLMAP database, or an empty one")
+            yield database
+        keep_readable(path)
 
 
 def image_ids(database: pycolmap.Database) -> dict[str, int]:

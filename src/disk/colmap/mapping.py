@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pycolmap
 
 from disk.colmap.database import clear_errors
+from disk.colmap.schema import keep_readable
 from disk.errors import ColmapError
 from disk.images.reading import one_large_at_a_time, read_image
 from disk.progress import progress_bar, track
+from disk.storage.locks import file_lock
+from disk.storage.new_file import new_file, sync_folder, write_json
 
 Mapper = Literal["incremental", "global"]
+MADE_FROM = ".made-from.json"
+
+
+class NoModelError(ColmapError):
+    """Mapping came to nothing."""
+
+
+@dataclass(frozen=True)
+class CameraFound:
+    """A camera of a model: COLMAP's name of its kind, focal length in pixels, how many images it took, the first."""
+
+    model: str
+    focal_length: float | None
+    images: int
+    first: str
 
 
 @dataclass(frozen=True)
@@ -26,22 +45,32 @@ class Model:
     """What a reconstruction came to.
 
     images: names of the registered images, as in the database; points: number of 3D points;
-    track_length: mean number of images that see a point; reprojection_error: its mean, in pixels.
+    track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
+    cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
+    number of points it sees.
     """
 
     images: list[str]
     points: int
     track_length: float
     reprojection_error: float
+    cameras: list[CameraFound]
+    observations: dict[str, int]
 
 
 def map_images(
-    database: Path, images: Mapping[str, Path], out: Path, mapper: Mapper = "incremental", seed: int = 0
+    database: Path,
+    images: Mapping[str, Path],
+    out: Path,
+    mapper: Mapper = "incremental",
+    seed: int = 0,
+    note: Mapping[str, Any] | None = None,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
-    images: files by their names in the database, for the colours of points. Returns the models, largest
-    first. Raises ColmapError when not two images could be connected, or the disk is full.
+    images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
+    models. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
+    when the disk is full, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
@@ -50,31 +79,41 @@ def map_images(
     raw.mkdir(parents=True)
     try:
         run = _incremental if mapper == "incremental" else _global
-        with clear_errors(f"cannot use {database}"):
+        with file_lock(database), clear_errors(f"cannot use {database}"):
             found = list(run(database, raw, len(images), seed).values())
+        keep_readable(database)
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
-            raise ColmapError(
-                "no two images could be connected to a model: they need more overlap, more features (--n), "
-                "or --max-size 0"
-            )
+            raise NoModelError("no two images could be connected to a model")
         for number, model in enumerate(found):
             _colour(model, images)
             folder = sorted_models / str(number)
             folder.mkdir(parents=True)
             model.write(folder)
+        if note is not None:
+            write_json(sorted_models / MADE_FROM, dict(note))
         _check_room(scratch)
         shutil.rmtree(out, ignore_errors=True)
         sorted_models.replace(out)
+        sync_folder(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return [_describe(model) for model in found]
 
 
+def made_from(out: Path) -> dict[str, Any]:
+    """What `map_images` noted beside the models of a folder; nothing when it did not write them."""
+    try:
+        return dict(json.loads((out / MADE_FROM).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def write_ply(model: Path, path: Path) -> None:
     """Write the coloured points of a model folder as a PLY file; ColmapError when the disk is full."""
-    pycolmap.Reconstruction(model).export_PLY(path)
-    _check_room(path.parent)
+    with new_file(path) as temporary:
+        pycolmap.Reconstruction(model).export_PLY(temporary)
+        _check_room(path.parent)
 
 
 def _check_room(folder: Path) -> None:
@@ -98,6 +137,19 @@ def _incremental(database: Path, out: Path, images: int, seed: int) -> dict[int,
     options.random_seed = seed
     options.min_model_size = 3
     options.extract_colors = False
+    options.ignore_watermarks = True
+    found = _run_incremental(database, out, images, options)
+    if not found:
+        # where no three images connect, the points that two of them see are all there is
+        options.min_model_size = 2
+        options.triangulation.ignore_two_view_tracks = False
+        found = _run_incremental(database, out, images, options)
+    return found
+
+
+def _run_incremental(
+    database: Path, out: Path, images: int, options: pycolmap.IncrementalPipelineOptions
+) -> dict[int, pycolmap.Reconstruction]:
     with progress_bar("map", "image", total=images) as bar:
 
         def registered() -> None:
@@ -115,6 +167,7 @@ def _global(database: Path, out: Path, images: int, seed: int) -> dict[int, pyco
     pycolmap.calibrate_view_graph(copy)
     options = pycolmap.GlobalPipelineOptions()
     options.random_seed = seed
+    options.ignore_watermarks = True
     return pycolmap.global_mapping(copy, out, out, options)
 
 
@@ -145,7 +198,24 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
 
 
 def _describe(model: pycolmap.Reconstruction) -> Model:
-    names = sorted(model.image(image_id).name for image_id in model.reg_image_ids())
+    images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
+    names: dict[int, list[str]] = {}
+    for image in images:
+        names.setdefault(image.camera_id, []).append(image.name)
+    cameras = [
+        CameraFound(camera.model_name, _focal_length(camera), len(names[camera_id]), names[camera_id][0])
+        for camera_id, camera in sorted(model.cameras.items())
+        if camera_id in names
+    ]
     return Model(
-        names, model.num_points3D(), model.compute_mean_track_length(), model.compute_mean_reprojection_error()
+        [image.name for image in images],
+        model.num_points3D(),
+        model.compute_mean_track_length(),
+        model.compute_mean_reprojection_error(),
+        cameras,
+        {image.name: image.num_points3D for image in images},
     )
+
+
+def _focal_length(camera: pycolmap.Camera) -> float | None:
+    return round(camera.mean_focal_length(), 2) if camera.focal_length_idxs() else None  # a spherical camera has none

@@ -1,10 +1,10 @@
-"""Geometric verification of matches by pycolmap, as COLMAP's own matcher does it, but for chance agreement."""
+"""Geometric verification of matches by pycolmap, as COLMAP's own matcher does it, but for chance and watermarks."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -14,6 +14,9 @@ import pycolmap
 from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
+_STILL = 0.02  # baseline over distance; below it nothing can be triangulated
+_Config = pycolmap.TwoViewGeometryConfiguration
+_View = tuple[pycolmap.Camera, np.ndarray]
 
 
 def verify_pairs(
@@ -22,12 +25,13 @@ def verify_pairs(
     max_error: float,
     min_inliers: int,
     seed: int,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Verify pairs of image ids: their two-view geometries go into the database.
 
     max_error: pixels between a point and its epipolar line (or its place by the homography). Pairs with
-    fewer than `min_inliers` inliers, or with no more than wrong matches bring, have none. Yields the inliers of each
-    pair in order, (2, K) int64, a subset of the columns of its matches.
+    fewer than `min_inliers` inliers, or with no more than wrong matches bring, have none; nor have those that agree on
+    a watermark alone, such as a date stamp or a frame at the border of both. Yields the inliers of each pair in
+    order, (2, K) int64, a subset of the columns of its matches.
     """
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = min_inliers
@@ -35,7 +39,7 @@ def verify_pairs(
     options.ransac.random_seed = seed
 
     @lru_cache(maxsize=1000)
-    def view(image_id: int) -> tuple[pycolmap.Camera, np.ndarray]:
+    def view(image_id: int) -> _View:
         camera = database.read_camera(database.read_image(image_id).camera_id)
         return camera, np.asarray(database.read_keypoints(image_id)[:, :2], np.float64)
 
@@ -64,17 +68,74 @@ def verify_pairs(
         pool.shutdown(cancel_futures=True)
 
 
+def kinds_of_pairs(database: pycolmap.Database, pairs: Iterable[tuple[int, int]]) -> list[str]:
+    """What COLMAP calls the geometry of each of these pairs of image ids: CALIBRATED, PLANAR, WATERMARK, ...
+
+    PANORAMIC: the camera turned, but hardly moved. UNDEFINED: not verified, or without inliers.
+    """
+    geometries = (database.read_two_view_geometry(*pair) for pair in pairs)
+    return [_Config(geometry.config).name for geometry in geometries]
+
+
 def _estimate(
-    first: tuple[pycolmap.Camera, np.ndarray],
-    second: tuple[pycolmap.Camera, np.ndarray],
-    matches: np.ndarray,
-    options: pycolmap.TwoViewGeometryOptions,
+    first: _View, second: _View, matches: np.ndarray, options: pycolmap.TwoViewGeometryOptions
 ) -> pycolmap.TwoViewGeometry:
     geometry = pycolmap.estimate_two_view_geometry(*first, *second, matches, options)
+    if geometry.config == _Config.WATERMARK:
+        return _below_watermark(first, second, matches, geometry, options)
     chance = max(
         chance_of_inlier(camera.width, camera.height, options.ransac.max_error) for camera, _ in (first, second)
     )
     # COLMAP is content with 15 inliers, which suits the few dozen matches of a strict ratio test
     if log10_false_alarms(len(matches), len(geometry.inlier_matches), chance) >= 0:
         return pycolmap.TwoViewGeometry()
+    planar = geometry.config == _Config.PLANAR_OR_PANORAMIC and geometry.H is not None
+    if planar and _baseline(np.asarray(geometry.H), first[0], second[0]) < _STILL:
+        geometry.config = _Config.PANORAMIC
     return geometry
+
+
+def _below_watermark(
+    first: _View,
+    second: _View,
+    matches: np.ndarray,
+    watermark: pycolmap.TwoViewGeometry,
+    options: pycolmap.TwoViewGeometryOptions,
+) -> pycolmap.TwoViewGeometry:
+    """The geometry of the matches that are not the watermark's; if they have none, a watermark without inliers."""
+
+    def shifts(pairs: np.ndarray) -> np.ndarray:
+        return second[1][pairs[:, 1]] - first[1][pairs[:, 0]]
+
+    shift = np.median(shifts(np.asarray(watermark.inlier_matches)), axis=0)
+    off = np.linalg.norm(shifts(matches) - shift, axis=1)
+    others = matches[off > options.watermark_detection_max_error]
+    fewer = 0 < len(others) < len(matches)
+    geometry = _estimate(first, second, others, options) if fewer else pycolmap.TwoViewGeometry()
+    if not len(geometry.inlier_matches):
+        geometry = pycolmap.TwoViewGeometry()
+        geometry.config = _Config.WATERMARK
+    return geometry
+
+
+def _baseline(H: np.ndarray, first: pycolmap.Camera, second: pycolmap.Camera) -> float:
+    """How far the camera moved between two views related by a homography, in distances to what is seen.
+
+    About the spread of the singular values of K2^-1 H K1, which a turn leaves equal, with the focal
+    lengths that leave the least: those of the cameras are guesses.
+    """
+    least = np.inf
+    if not (first.focal_length_idxs() and second.focal_length_idxs()):
+        return float(least)  # a spherical camera
+    for factor in np.geomspace(0.3, 4, 40):
+        K1, K2 = (_calibration(camera, factor) for camera in (first, second))
+        values = np.linalg.svd(np.linalg.inv(K2) @ H @ K1, compute_uv=False)
+        least = min(least, values[0] / max(values[2], 1e-12) - 1)
+    return float(least)
+
+
+def _calibration(camera: pycolmap.Camera, factor: float) -> np.ndarray:
+    K = np.asarray(camera.calibration_matrix()).copy()
+    K[0, 0] *= factor
+    K[1, 1] *= factor
+    return K

@@ -11,6 +11,7 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
@@ -75,7 +76,10 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
     numbered = sorted(path for path in (root / "sparse").glob("*") if path.is_dir())
     models = [path for path in (root / "sparse", *numbered, root) if _is_model(path)]
     if not models:
-        raise ColmapError(f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/")
+        raise ColmapError(
+            f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/; "
+            "one of known poses has an empty points3D.txt"
+        )
     images_of = {model: _read_model(model) for model in models}
     model = max(models, key=lambda path: len(images_of[path]))
     if len(models) > 1:
@@ -96,9 +100,14 @@ def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace
     target.mkdir(parents=True, exist_ok=True)
     pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
     try:
-        pycolmap.undistort_images(
-            target, workspace.model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
-        )
+        with TemporaryDirectory() as binary:
+            model = workspace.model
+            if _is_text(model):  # COLMAP would cut names at spaces
+                _open_model(model).write_binary(binary)
+                model = Path(binary)
+            pycolmap.undistort_images(
+                target, model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
+            )
     except (ValueError, RuntimeError, LookupError) as error:
         cameras = ", ".join(workspace.distorted)
         raise ColmapError(f"{workspace.model}: cannot undistort {cameras} cameras ({_line(error)})") from error
@@ -139,14 +148,41 @@ def _is_model(folder: Path) -> bool:
     )
 
 
-def _read_model(folder: Path) -> list[WorkspaceImage]:
-    """The posed images of a model, sorted by name."""
-    if (folder / "images.bin").is_file():
+def _is_text(folder: Path) -> bool:
+    return not (folder / "images.bin").is_file()
+
+
+def _open_model(folder: Path) -> pycolmap.Reconstruction:
+    """A model, binary or text, with the whole names of its images."""
+    if not _is_text(folder):
         _check_complete(folder)
     try:
         model = pycolmap.Reconstruction(folder)
+        if _is_text(folder):
+            for image_id, name in _names_in_text(folder / "images.txt").items():
+                if image_id in model.images:
+                    model.image(image_id).name = name
     except (ValueError, RuntimeError, LookupError, OSError) as error:
         raise ColmapError(f"{folder}: the COLMAP model cannot be read ({_line(error)})") from error
+    return model
+
+
+def _names_in_text(path: Path) -> dict[int, str]:
+    """The names in an images.txt by image id: all behind the ninth field, which COLMAP cuts at the first space."""
+    names = {}
+    lines = iter(path.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            fields = line.strip().split(maxsplit=9)
+            if len(fields) == 10:
+                names[int(fields[0])] = fields[9]
+            next(lines, None)  # the points seen by the image, maybe none
+    return names
+
+
+def _read_model(folder: Path) -> list[WorkspaceImage]:
+    """The posed images of a model, sorted by name."""
+    model = _open_model(folder)
     cameras = folder / "cameras.bin"
     if cameras.is_file() and cameras.stat().st_size < 8 + sum(24 + 8 * len(c.params) for c in model.cameras.values()):
         raise ColmapError(f"{cameras}: {_CUT_SHORT}")

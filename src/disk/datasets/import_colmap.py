@@ -133,6 +133,13 @@ def _usable_images(source: Workspace) -> tuple[list[WorkspaceImage], list[str]]:
 
 
 def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOptions) -> np.ndarray:
+    if not any(len(image.points) for image in images):
+        raise DatasetError(
+            f"{model} has poses, but no 3D points, which tell what images see the same; make them with "
+            "`colmap point_triangulator --database_path DATABASE --image_path IMAGES --input_path MODEL "
+            "--output_path OUT`, where DATABASE is of `disk detect`, `match`, `export` and `verify` on these images, "
+            "and import OUT"
+        )
     overlap = covisibility([image.points for image in images])
     covisible = (overlap >= options.min_overlap) & (overlap <= options.max_overlap)
     tuples = choose_tuples(covisible, options.tuple_size)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from disk.errors import MissingExtraError
+from disk.errors import require
 from disk.features import Features
 
 BASELINES = ("rootsift", "sift", "orb")
@@ -23,10 +23,9 @@ def detect_baseline(method: str, image: np.ndarray, n: int) -> Features:
     Raises MissingExtraError without OpenCV.
     """
     cv2: Any
-    try:
-        import cv2
-    except ImportError:
-        raise MissingExtraError("opencv-python-headless", "baselines") from None
+    require("cv2")
+    import cv2
+
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     detector = cv2.ORB_create(n) if method == "orb" else cv2.SIFT_create(n, contrastThreshold=_CONTRAST)
     found, raw = detector.detectAndCompute(grey, None)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,11 +25,11 @@ from disk.features import Features, Matches
 from disk.images.orientation import AS_STORED, turned, upright_points, upright_size
 from disk.images.reading import Upright, image_orientation, image_size, read_image, read_upright
 from disk.images.resizing import place
-from disk.matching.lightglue import LightGlue, fetch_weights
-from disk.matching.nearest import mutual_nearest
-from disk.model.checkpoints import cache_folder, load, read_state, weights_hash
-from disk.progress import track
-from disk.storage.layouts import open_features
+from disk.matching.matcher import ImagePair, MatcherName, make_matcher
+from disk.model.checkpoints import cache_folder, load, weights_hash
+from disk.pipeline.match import read_lightglue
+from disk.progress import log, track
+from disk.storage.layouts import HlocFeatures, open_features
 
 # part of every key of the cache: raise it when the same options give other features
 _CACHE_VERSION = 3
@@ -50,7 +50,7 @@ class FeatureOptions:
     """The most keypoints of an image: the best by score."""
     max_size: int = 1600
     """Shrink images whose long side is longer, in pixels; 0: never. Errors are in pixels of the images as stored."""
-    matcher: Literal["mnn", "lightglue"] = "mnn"
+    matcher: MatcherName = "mnn"
     """mnn: mutual nearest neighbours; lightglue: the learned matcher, for the features of disk."""
     matcher_weights: Path | None = None
     """Weights of LightGlue for DISK; default: fetched."""
@@ -183,11 +183,26 @@ class StoredFeatures:
         self._store: Any = open_features(path)
 
     def prepare(self, views: Iterable[View]) -> None:
-        """Raise ArtifactError unless all views have features."""
-        missing = sorted({view.name for view in views if view.name not in self._store.names})
+        """Raise ArtifactError unless all views have features, and scores where the best have to be chosen."""
+        names = sorted({view.name for view in views})
+        missing = [name for name in names if name not in self._store.names]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ArtifactError(f"{self._path} has no features of {missing[0]!r}{more}")
+        if isinstance(self._store, HlocFeatures):  # in the other layouts the best come first
+            self._check_scores(self._store, names)
+
+    def _check_scores(self, store: HlocFeatures, names: Sequence[str]) -> None:
+        counts = {name: len(store.keypoints(name)) for name in names if not store.has_scores(name)}
+        if not counts:
+            return
+        name = max(counts, key=lambda name: counts[name])
+        if counts[name] > self._n:
+            raise ArtifactError(
+                f"{self._path} has no scores of {name!r}, so the best {self._n} of its {counts[name]} keypoints cannot "
+                f"be told; use --n {counts[name]} or more"
+            )
+        log.warning("%s has no scores of %d images: all of their keypoints are used", self._path, len(counts))
 
     def features(self, view: View) -> Features:
         """The n best features of a view, with descriptors of unit length."""
@@ -240,21 +255,26 @@ class Matcher:
     """Matches two views of a source, by the options."""
 
     def __init__(self, options: FeatureOptions) -> None:
-        self._network: LightGlue | None = None
-        if options.matcher == "lightglue":
-            path = options.matcher_weights or fetch_weights(cache_folder())
-            self._network = LightGlue(read_state(path), choose_device(options.device), False, path)
+        self._learned = options.matcher == "lightglue"
+        weights = read_lightglue(options.matcher_weights) if self._learned else None
+        # features are read to the CPU, where one pair is matched as fast as it would get to a GPU
+        device = choose_device(options.device if self._learned else "cpu")
         # LightGlue knows no ratio test
-        self.ratios: tuple[float | None, ...] = options.ratio if self._network is None else (None,)
+        self.ratios: tuple[float | None, ...] = (None,) if self._learned else options.ratio
+        self._match = {
+            ratio: make_matcher(options.matcher, device, None if ratio == 1 else ratio, weights=weights)
+            for ratio in self.ratios
+        }
 
     def match(self, source: Source, view0: View, view1: View, ratio: float | None) -> Matches:
-        """Matches of one pair; a ratio of 1 or None is no ratio test."""
+        """Matches of one pair at one of `ratios`; 1 or None is no ratio test."""
         f0, f1 = source.features(view0), source.features(view1)
-        if self._network is not None:
-            (f0, size0), (f1, size1) = _upright(view0, f0), _upright(view1, f1)
-            found = self._network.match(f0, f1, size0, size1)
-            return Matches(found.indices.cpu(), found.distances.cpu())
-        return mutual_nearest(f0.descriptors, f1.descriptors, None if ratio == 1 else ratio)
+        # nearest neighbours need no positions, and turning them is not free
+        images: ImagePair = (f0, f1, None, None)
+        if self._learned:
+            (upright0, size0), (upright1, size1) = _upright(view0, f0), _upright(view1, f1)
+            images = (upright0, upright1, size0, size1)
+        return self._match[ratio]([images])[0].between(f0, f1)
 
 
 def _prune(folder: Path, keep: Collection[Path], limit: int = _CACHE_BYTES) -> None:

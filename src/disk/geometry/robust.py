@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from disk.errors import require
 from disk.shapes import Bool, Float
 
 
@@ -37,6 +38,7 @@ def estimate_relative_pose(
     threshold: largest Sampson error of an inlier, in pixels. The five-point method needs 5 matches; a
     pose that only its own 5 agree with is chance, so fewer than 6 inliers also give None.
     """
+    require("poselib")
     import poselib
 
     if len(p0) < 6:
@@ -56,6 +58,28 @@ def estimate_relative_pose(
     return RelativePose(np.array(pose.R), np.array(pose.t) / (length if length > 0 else 1), inliers)
 
 
+def epipolar_inliers(
+    p0: Float[np.ndarray, "n 2"],
+    p1: Float[np.ndarray, "n 2"],
+    *,
+    threshold: float | int = 4.0,
+    confidence: float = 0.9999,
+    iterations: int = 10_000,
+    seed: int = 0,
+) -> Bool[np.ndarray, " n"]:
+    """Which matches (row i with row i) agree with the best fundamental matrix, whatever the cameras.
+
+    threshold: largest Sampson error of an inlier, in pixels. None of fewer than 8 matches do.
+    """
+    import poselib
+
+    if len(p0) < 8:
+        return np.zeros(len(p0), dtype=bool)
+    options = _ransac("max_epipolar_error", threshold, confidence, iterations, seed)
+    _, info = poselib.estimate_fundamental(p0.astype(np.float64), p1.astype(np.float64), options, {})
+    return np.asarray(info["inliers"], dtype=bool)
+
+
 def estimate_homography(
     p0: Float[np.ndarray, "n 2"],
     p1: Float[np.ndarray, "n 2"],
@@ -66,6 +90,7 @@ def estimate_homography(
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "3 3"], Bool[np.ndarray, " n"]] | None:
     """(H, inliers) with p1 ~ H @ p0 and H[2, 2] = 1, threshold in pixels; None where there is none."""
+    require("poselib")
     import poselib
 
     if len(p0) < 4:
@@ -77,6 +102,28 @@ def estimate_homography(
     if inliers.sum() < 4 or not np.isfinite(H).all() or H[2, 2] == 0:
         return None
     return H / H[2, 2], inliers
+
+
+def estimate_fundamental(
+    p0: Float[np.ndarray, "n 2"],
+    p1: Float[np.ndarray, "n 2"],
+    *,
+    threshold: float | int = 1.0,
+    confidence: float = 0.9999,
+    iterations: int = 10_000,
+    seed: int = 0,
+) -> Bool[np.ndarray, " n"]:
+    """Which matches agree with the best fundamental matrix, within a Sampson error of `threshold` pixels.
+
+    None of them where there is no such matrix; seven matches determine one.
+    """
+    import poselib
+
+    if len(p0) < 8:
+        return np.zeros(len(p0), bool)
+    options = _ransac("max_epipolar_error", threshold, confidence, iterations, seed)
+    F, info = poselib.estimate_fundamental(p0.astype(np.float64), p1.astype(np.float64), options, {})
+    return np.asarray(info["inliers"], dtype=bool) & bool(np.isfinite(F).all())
 
 
 def _pinhole(K: Float[np.ndarray, "3 3"]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from disk.errors import ImageError
 from disk.images.orientation import AS_STORED, to_upright
-from disk.images.reading import deep_to_uint8, orientation_of, read_upright, to_rgb
+from disk.images.reading import decode, deep_to_uint8, orientation_of, read_upright, to_rgb
 from disk.images.resizing import Placement
 from disk.shapes import Float, Tensor, UInt8
 
@@ -83,10 +83,7 @@ def _split(values: Any, read: Callable[[Any], Pixels]) -> tuple[list[Pixels], bo
 
 def _from_pil(image: Image.Image) -> Pixels:
     name = str(getattr(image, "filename", "")) or "the image"
-    try:
-        image.load()
-    except Exception as error:  # as for files: Pillow raises whatever its parsers stumble over
-        raise ImageError(f"{name} cannot be read: {error}") from error
+    decode(image, name)
     if 0 in image.size:
         raise ImageError(f"{_describe(image)} is empty: {_WANTED}")
     orientation = orientation_of(image)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from disk.errors import ImageError
+from disk.progress import log
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".heic", ".heif",
@@ -31,31 +33,65 @@ class ImageFile:
 def list_images(root: Path, extension: str | None = None) -> list[ImageFile]:
     """All images below a folder, sorted by name, but hidden ones and those of a folder that was met by another way.
 
-    extension: only files with this one (`jpg` or `.jpg`), any case; None for all supported types.
-    Raises ImageError for no such folder, no images, and names that cannot be told apart.
+    root: the folder, or one image, which is a collection of one. extension: only files with this one (`jpg` or `.jpg`),
+    any case; None for all supported types. Raises ImageError for no such folder, no images, and names that cannot be
+    told apart.
     """
     root = Path(root)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise ImageError(f"image folder {root} {what}")
     wanted = EXTENSIONS if extension is None else ("." + extension.lstrip(".").lower(),)
-    images, others = [], 0
-    for path in _walk(root):
+    kinds = "images" if extension is None else f"{wanted[0]} images"
+    if root.is_file():
+        if root.suffix.lower() not in wanted:
+            raise ImageError(f"{root} is a file, but none of the {kinds} that can be read ({' '.join(wanted)})")
+        root, paths = root.parent, [root]
+    elif root.is_dir():
+        paths = walk(root)
+    else:
+        raise ImageError(f"image folder {root} does not exist")
+    images, others = [], Counter[str]()
+    for path in paths:
         if path.suffix.lower() in wanted:
-            relative = path.relative_to(root)
+            relative = PurePosixPath(text_of(path.relative_to(root)))
             images.append(ImageFile(relative.with_suffix("").as_posix(), path, relative.as_posix()))
         else:
-            others += 1
+            others[path.suffix.lower() or "without extension"] += 1
     if not images:
-        holds = f"holds {others} other files, but no" if others else "holds no"
-        kinds = "images" if extension is None else f"{wanted[0]} images"
+        holds = f"holds {others.total()} other files ({_counted(others)}), but no" if others else "holds no"
         raise ImageError(f"{root} {holds} {kinds} ({' '.join(wanted)})")
     images.sort(key=lambda image: image.name)
     _check_names(images)
     return images
 
 
-def _walk(root: Path) -> list[Path]:
+def unused_files(root: Path, images: Sequence[ImageFile]) -> str:
+    """The files below a folder that are not among its images, counted by extension (`3 .txt, 1 .cr2`); '' for none."""
+    if not root.is_dir():
+        return ""
+    used = {image.path for image in images}
+    return _counted(Counter(path.suffix.lower() or "without extension" for path in walk(root) if path not in used))
+
+
+def named(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, the first ones and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def text_of(path: Path) -> str:
+    """A path as text, with '/'; names are UTF-8 also where the locale says otherwise, else ImageError."""
+    try:
+        return os.fsencode(path.as_posix()).decode()
+    except UnicodeDecodeError:
+        raise ImageError(f"{path.as_posix()!a}: the name is not valid text; rename it") from None
+
+
+def path_of(text: str) -> Path:
+    """The path that `text_of` made text of."""
+    return Path(os.fsdecode(text.encode()))
+
+
+def walk(root: Path) -> list[Path]:
+    """All files below a folder but hidden ones, each folder once, whatever links lead to it."""
     files, seen = [], {_identity(root)}  # links may lead to the same folder again, and round in circles
 
     def is_new(folder: Path) -> bool:
@@ -63,7 +99,10 @@ def _walk(root: Path) -> list[Path]:
         seen.add(_identity(folder))
         return len(seen) > before
 
-    for folder, folders, names in os.walk(root, followlinks=True):
+    def skip(error: OSError) -> None:
+        log.warning("folder %s cannot be listed (%s); what it holds is not used", error.filename, error.strerror)
+
+    for folder, folders, names in os.walk(root, onerror=skip, followlinks=True):
         visible = sorted(name for name in folders if not name.startswith("."))
         folders[:] = [name for name in visible if is_new(Path(folder, name))]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
@@ -73,6 +112,11 @@ def _walk(root: Path) -> list[Path]:
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _counted(extensions: Counter[str]) -> str:
+    ordered = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {extension}" for extension, count in ordered)
 
 
 def _check_names(images: list[ImageFile]) -> None:
@@ -85,10 +129,6 @@ def _check_names(images: list[ImageFile]) -> None:
         by_name[image.name] = image
         if "|" in image.relative:
             raise ImageError(f"{image.relative}: a name must not hold '|'; rename it")
-        try:
-            image.relative.encode()
-        except UnicodeEncodeError:
-            raise ImageError(f"{image.relative!a}: the name is not valid text; rename it") from None
     for folder, name in images_in_images(by_name):
         raise ImageError(
             f"{by_name[folder].relative} and the folder of {by_name[name].relative} share a name; rename one"

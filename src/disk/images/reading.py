@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from disk.errors import ImageError, MissingExtraError
+from disk.errors import ImageError, require
 from disk.images.orientation import AS_STORED, is_orientation, to_stored, to_upright, turned, upright_size
 from disk.progress import log
 from disk.shapes import Bool, UInt8
@@ -54,15 +54,7 @@ def read_upright(path: Path) -> Upright:
 
     Raises ImageError for a file that is missing, damaged, no image, or larger than MAX_PIXELS.
     """
-    with _open(path) as image:
-        is_upright = isinstance(image, TiffImageFile)  # Pillow turns these, and no others, while it loads them
-        orientation = orientation_of(image) if is_upright else AS_STORED
-        _load(image, path)
-        pixels = to_rgb(image, str(path))
-        if not is_upright:
-            orientation = orientation_of(image)
-            pixels = to_upright(pixels, orientation)
-        return Upright(pixels, orientation)
+    return Upright(*_decode(path, _first_to_rgb))
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -94,13 +86,48 @@ def to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """A mask, False where all channels are zero; ImageError as for read_image."""
+def _first_to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    count = _pictures(image)
+    if count > 1:
+        log.warning("%s holds %d pictures; the first is used", name, count)
+    return to_rgb(image, name)
+
+
+def _pictures(image: Image.Image) -> int:
+    """The number of pictures in a file: pages, frames. A phone's depth and gain maps and previews do not count."""
+    with contextlib.suppress(Exception):  # whatever is wrong behind the first one
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format == "MPO":
+            with Image.open(image.filename) as another:  # type: ignore[attr-defined]
+                another.seek(1)
+                return count if another.size == image.size else 1
+        return int(count)
+    return 1
+
+
+def read_mask(path: Path) -> tuple[Bool[np.ndarray, "h w"], int]:
+    """A mask upright, and the EXIF orientation that made it so; errors as of read_upright, meaning as of to_mask."""
+    return _decode(path, to_mask)
+
+
+def to_mask(image: Image.Image, name: str) -> Bool[np.ndarray, "h w"]:
+    """A loaded image as a mask: False where all channels, or alpha, are zero."""
+    if image.mode in ("1", "L") or _is_deep(image):
+        return np.not_equal(np.asarray(image), 0)
+    return np.any(to_rgb(image, name), axis=2)
+
+
+def _decode(path: Path, convert: Callable[[Image.Image, str], np.ndarray]) -> tuple[np.ndarray, int]:
+    """Rows and columns upright, and the EXIF orientation that made them so."""
     with _open(path) as image:
-        _load(image, path)
-        if image.mode in ("1", "L") or _is_deep(image):
-            return np.not_equal(np.asarray(image), 0)
-        return np.any(np.asarray(image.convert("RGB")), axis=2)
+        is_upright = isinstance(image, TiffImageFile)  # Pillow turns these, and no others, while it loads them
+        orientation = orientation_of(image) if is_upright else AS_STORED
+        decode(image, str(path))
+        pixels = convert(image, str(path))
+        if not is_upright:
+            orientation = orientation_of(image)
+            pixels = to_upright(pixels, orientation)
+        return pixels, orientation
 
 
 @contextlib.contextmanager
@@ -129,15 +156,16 @@ def _open(path: Path) -> Image.Image:
     path = Path(path)
     formats = list(_FORMATS)
     if path.suffix.lower() in (".heic", ".heif"):
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise MissingExtraError("pillow-heif", "heic") from None
+        require("pillow_heif")
+        from pillow_heif import register_heif_opener
+
         register_heif_opener()
         formats.append("HEIF")
     # our own limit below takes the place of Pillow's, which stops short of large aerial images
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path} cannot be read: it is not a file")
     try:
         image = Image.open(path, formats=formats)
     except FileNotFoundError:
@@ -154,14 +182,15 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image, path: Path) -> None:
+def decode(image: Image.Image, name: str) -> None:
+    """Decode an open image now; ImageError, by that name, if it is damaged."""
     # Pillow's plugins raise whatever their parsers stumble over when a file is damaged
     try:
         image.load()
     except MemoryError:
-        raise ImageError(f"{path} ({image.width} x {image.height}) does not fit into memory") from None
+        raise ImageError(f"{name} ({image.width} x {image.height}) does not fit into memory") from None
     except Exception as error:
-        raise ImageError(f"{path} is damaged: {error}") from error
+        raise ImageError(f"{name} is damaged: {error}") from error
 
 
 def _bomb(path: Path) -> ImageError:

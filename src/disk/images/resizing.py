@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from disk.images.orientation import AS_STORED, stored_point, to_upright, upright_from_stored, upright_size
-from disk.shapes import Bool, Float, Tensor
+from disk.images.orientation import AS_STORED, stored_point, upright_from_stored, upright_size
+from disk.shapes import Float, Tensor
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,6 @@ def resize_floats(image: Float[Tensor, "3 h w"], placement: Placement) -> Float[
         for plane in image.float().cpu().numpy()
     ]
     return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).to(image)
-
-
-def placed_mask(mask: Bool[np.ndarray, "h w"], placement: Placement) -> Bool[Tensor, "h2 w2"]:
-    """A mask of the image as stored, as the pixels of the resized image see it: at the nearest pixel."""
-    mask = to_upright(mask, placement.orientation)
-    x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
-    y = (np.arange(placement.height) + 0.5) / placement.scale_y - 0.5
-    columns = np.rint(x).astype(int).clip(0, mask.shape[1] - 1)
-    rows = np.rint(y).astype(int).clip(0, mask.shape[0] - 1)
-    return torch.from_numpy(mask[np.ix_(rows, columns)])
 
 
 def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from disk.errors import CheckpointError, DiskError, DownloadError, MissingExtraError
+from disk.errors import CheckpointError, DiskError, DownloadError, require
 from disk.features import Features, Matches
 from disk.shapes import Tensor
 from disk.storage.download import download
@@ -26,10 +26,9 @@ class LightGlue:
 
     def __init__(self, weights: Mapping[str, Tensor], device: torch.device, half: bool, source: Path) -> None:
         kornia: Any  # its annotations do not allow the None below
-        try:
-            import kornia.feature as kornia
-        except ImportError:
-            raise MissingExtraError("kornia", "lightglue") from None
+        require("kornia")
+        import kornia.feature as kornia
+
         self.network = kornia.LightGlue(None, input_dim=_LENGTH, mp=half and device.type != "cpu")
         _load(self.network, weights, source)
         self.network.eval().to(device)
@@ -37,7 +36,11 @@ class LightGlue:
 
     @torch.no_grad()
     def match(self, f0: Features, f1: Features, size0: tuple[int, int], size1: tuple[int, int]) -> Matches:
-        """Matches, rising in the first index; size0, size1: (width, height) of the images in pixels."""
+        """Matches with scores and points, rising in the first index.
+
+        size0, size1: (width, height) of the images that the keypoints are in, in pixels. Raises DiskError for
+        descriptors of another length.
+        """
         for features in (f0, f1):
             if features.descriptors.shape[1] != _LENGTH:
                 raise DiskError(
@@ -46,13 +49,14 @@ class LightGlue:
                 )
         if len(f0) == 0 or len(f1) == 0:
             indices = torch.empty((0, 2), dtype=torch.int64, device=self.device)
+            scores = torch.empty(0, device=self.device)
         else:
-            data = {"image0": self._input(f0, size0), "image1": self._input(f1, size1)}
-            indices = self.network(data)["matches"][0]
-            indices = indices[indices[:, 0].argsort()]
-        d0, d1 = f0.descriptors.to(self.device), f1.descriptors.to(self.device)
-        distances = torch.linalg.vector_norm(d0[indices[:, 0]].float() - d1[indices[:, 1]].float(), dim=1)
-        return Matches(indices, distances)
+            found = self.network({"image0": self._input(f0, size0), "image1": self._input(f1, size1)})
+            order = found["matches"][0][:, 0].argsort()
+            indices, scores = found["matches"][0][order], found["scores"][0][order].float()
+        f0, f1 = f0.to(self.device), f1.to(self.device)
+        d0, d1 = f0.descriptors[indices[:, 0]].float(), f1.descriptors[indices[:, 1]].float()
+        return Matches(indices, torch.linalg.vector_norm(d0 - d1, dim=1), scores).between(f0, f1)
 
     def _input(self, features: Features, size: tuple[int, int]) -> dict[str, Tensor]:
         bounds = torch.tensor([size], dtype=torch.float32, device=self.device)

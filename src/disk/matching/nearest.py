@@ -1,36 +1,35 @@
-"""Exact mutual nearest neighbours with a two-way ratio test, without ever holding the N x M matrix.
+"""Exact mutual nearest neighbours with a two-way ratio test: the result is that of a double precision matrix.
 
-Unit descriptors a, b are sqrt(2 - 2 a.b) apart, so the nearest neighbour is the one of largest
-similarity a.b. Similarities are computed in single precision, a tile at a time; each tile updates the best
-and second best of its rows and of its columns while it is still in cache. Where rounding could change
-a decision (nearest neighbour or ratio), that row or column is computed again in double precision.
-So the result is the one of a double precision matrix, whatever the size of a tile.
+Unit descriptors a, b are sqrt(2 - 2 a.b) apart, so the nearest neighbour is the one of largest similarity a.b.
+A first pass in single or half precision finds the two largest similarities of each descriptor (top_two.py). Where
+its rounding could change a decision (nearest neighbour or ratio), that row or column is computed again in double
+precision, for all pairs of a batch at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from threading import Barrier
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from disk.errors import DiskError
-from disk.features import Features, Matches
+from disk.features import Matches
+from disk.matching.top_two import TopTwo, tile_entries, top_two_in_tiles, top_two_of_matrix
 from disk.shapes import Bool, Float, Int, Tensor
 
+# of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/evaluation.md, "The ratio"
+DEFAULT_RATIO = 0.92
 # similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
-_LANES = 32
-# fewer similarities than this are not worth a second thread
-_WORTH_THREADS = 1024**2
-
-
-def match(f0: Features, f1: Features, ratio: float | None = None) -> Matches:
-    """Mutual nearest neighbours between the features of two images; see `mutual_nearest`."""
-    return mutual_nearest(f0.descriptors, f1.descriptors, ratio)
+_UNIT = 0.01  # how far from 1 the length of a descriptor may be; bfloat16 is off by less than 0.004
+# similarities of a batch unless the caller says otherwise: 256 MB of single precision
+_BATCH_ENTRIES = 8192**2
+# pairs of like size share a batch: at most this part of its similarities are padding
+_PADDING = 0.3
 
 
 def mutual_nearest(
@@ -46,197 +45,196 @@ def mutual_nearest(
     in both directions. A tie leaves a ratio of 1, which never passes; with no second neighbour it always passes.
     max_entries: no more similarities than this are held at once (but always one row and a block of 32 x 32);
     it never changes the result.
-    Raises DiskError for another ratio, descriptors of different length, NaN or infinity.
+    Raises DiskError for another ratio, and for descriptors of different length, not of unit length, NaN or infinite.
+    """
+    return mutual_nearest_pairs([(d0, d1)], ratio, max_entries)[0]
+
+
+@torch.no_grad()
+def mutual_nearest_pairs(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    ratio: float | None = None,
+    max_entries: int | None = None,
+    device: torch.device | str | None = None,
+) -> list[Matches]:
+    """`mutual_nearest` of each pair (d0, d1) of descriptors, all on one device; on a GPU in batches of like size.
+
+    device: where the matches go, one copy a batch; default: where the descriptors are.
     """
     if ratio is not None and not 0 < ratio <= 1:
         raise DiskError(f"ratio {ratio:g} makes no sense; choose one above 0 and at most 1, or none for no ratio test")
-    if d0.shape[1] != d1.shape[1]:
-        raise DiskError(f"descriptors of length {d0.shape[1]} and {d1.shape[1]} cannot be matched")
-    n, m = len(d0), len(d1)
-    if n == 0 or m == 0:
-        return Matches(d0.new_empty((0, 2), dtype=torch.int64), d0.new_empty((0,), dtype=torch.float32))
+    found: list[Matches | None] = [None] * len(pairs)
+    for i, (d0, d1) in enumerate(pairs):
+        if d0.shape[1] != d1.shape[1]:
+            raise DiskError(f"descriptors of length {d0.shape[1]} and {d1.shape[1]} cannot be matched")
+        if len(d0) == 0 or len(d1) == 0:
+            empty = Matches(d0.new_empty((0, 2), dtype=torch.int64), d0.new_empty((0,), dtype=torch.float32))
+            found[i] = empty.to(device or d0.device)
+    todo = [i for i, matches in enumerate(found) if matches is None]
+    entries = max_entries or _BATCH_ENTRIES
+    for batch in _batches(todo, pairs, entries):
+        where = pairs[batch[0]][0].device
+        with torch.autocast(where.type, enabled=False):
+            matches, counts = _match_batch([pairs[i] for i in batch], ratio, entries)
+        matches = matches.to(device or where)
+        parts = zip(matches.indices.split(counts), matches.distances.split(counts), strict=True)
+        for i, part in zip(batch, parts, strict=True):
+            found[i] = Matches(*part)
+    return [matches for matches in found if matches is not None]
 
-    d0, d1 = d0.detach(), d1.detach()
-    entries = max_entries or n * m
-    rows, columns = _best_of_matrix(d0.float(), d1.float(), entries)
-    error = _similarity_error(d0, d1)
-    for best, mine, others in ((rows, d0, d1), (columns, d1, d0)):
-        _decide_in_double(best, best.unsure(ratio, error), mine, others, entries)
 
-    i = torch.arange(n, device=rows.index.device)
-    j = rows.index
-    keep = columns.index[j] == i
+def _batches(todo: Sequence[int], pairs: Sequence[tuple[Tensor, Tensor]], entries: int) -> Iterator[list[int]]:
+    """Pairs of like size together, as many as there may be similarities; on a CPU each alone."""
+    batch: list[int] = []
+    held = height = width = 0
+    for i in sorted(todo, key=lambda i: (_kind(pairs[i]), *map(len, pairs[i]))):
+        n, m = map(len, pairs[i])
+        padded = (len(batch) + 1) * max(height, n) * max(width, m)
+        fits = padded <= entries and held + n * m >= (1 - _PADDING) * padded
+        if batch and not (fits and _kind(pairs[i]) == _kind(pairs[batch[0]]) and pairs[i][0].device.type != "cpu"):
+            yield batch
+            batch, held, height, width = [], 0, 0, 0
+        batch.append(i)
+        held, height, width = held + n * m, max(height, n), max(width, m)
+    if batch:
+        yield batch
+
+
+def _kind(pair: tuple[Tensor, Tensor]) -> tuple[str, str, int]:
+    return str(pair[0].dtype), str(pair[1].dtype), pair[0].shape[1]
+
+
+def _match_batch(
+    pairs: Sequence[tuple[Tensor, Tensor]], ratio: float | None, entries: int
+) -> tuple[Matches, list[int]]:
+    """The matches of all pairs, one pair after the other, and how many each has."""
+    (d0, counts0), (d1, counts1) = (_pack([pair[side].detach() for pair in pairs]) for side in (0, 1))
+    best, error = _first_pass(d0, d1, counts0, counts1, entries)
+    n, both = d0.shape[1], torch.cat([d0, d1], 1)
+    padding = None if counts0 is None and counts1 is None else _padding(d0, d1, counts0, counts1)
+    if both.device.type == "mps":  # Apple's GPUs have no doubles
+        best, both, padding = best.cpu(), both.cpu(), None if padding is None else padding.cpu()
+    margin = best.margin(ratio)
+    doubtful = (margin <= 4 * error).sum(1).amax()
+    shortest, longest = torch.linalg.vector_norm(both.float(), dim=2).aminmax()
+    # all that the host has to know, in one copy
+    *lengths, doubts = torch.stack([shortest, longest, doubtful.float()]).tolist()
+    if not all(abs(length - 1) < _UNIT for length in lengths):
+        _check_lengths(both)
+    if doubts:
+        again = margin.topk(int(doubts), dim=1, largest=False).indices
+        best = _decide_in_double(best, again, both, n, padding, min(entries, tile_entries(both.device)))
+
+    # who is the nearest of its nearest
+    i, partner = torch.arange(n, device=both.device), best.index[:, :n]
+    keep = best.index.gather(1, partner) == i
     if ratio is not None:
-        keep &= rows.passes(ratio) & columns.passes(ratio)[j]
-    indices = torch.stack([i[keep], j[keep]], 1).to(d0.device)
-    distances = torch.linalg.vector_norm(d0[indices[:, 0]].float() - d1[indices[:, 1]].float(), dim=1)
-    return Matches(indices, distances)
+        passes = best.passes(ratio)
+        keep &= passes[:, :n] & passes.gather(1, partner)
+    pair, i = keep.nonzero().unbind(1)
+    j = partner[pair, i]
+    distances = torch.linalg.vector_norm(both[pair, i].float() - both[pair, j].float(), dim=1)
+    return Matches(torch.stack([i, j - n], 1), distances), keep.sum(1).tolist()
 
 
-@dataclass
-class _Best:
-    """For each descriptor of one image: the largest and second largest similarity and where the largest is."""
-
-    top: Float[Tensor, " n"]
-    second: Float[Tensor, " n"]
-    index: Int[Tensor, " n"]
-
-    @staticmethod
-    def start(n: int, device: torch.device) -> _Best:
-        nothing = torch.full((n,), -math.inf, device=device)
-        return _Best(nothing, nothing.clone(), torch.zeros(n, dtype=torch.int64, device=device))
-
-    def update(self, start: int, tile: _Best, offset: int) -> None:
-        """Take the descriptors from `start` on, seen in a tile whose first neighbour is number `offset`."""
-        part = slice(start, start + len(tile.top))
-        top, second = self.top[part], self.second[part]
-        index = torch.where(tile.top > top, tile.index + offset, self.index[part])
-        loser = torch.minimum(tile.top, top)
-        self.second[part] = torch.maximum(loser, torch.maximum(tile.second, second))
-        self.top[part] = torch.maximum(tile.top, top)
-        self.index[part] = index
-
-    def unsure(self, ratio: float | None, error: float) -> Bool[Tensor, " n"]:
-        """Where similarities off by `error` could change the nearest neighbour or fail the ratio test."""
-        unsure = self.top - self.second <= 4 * error
-        if ratio is not None:
-            unsure |= ((1 - self.top) - ratio**2 * (1 - self.second)).abs() <= 4 * error
-        return unsure
-
-    def passes(self, ratio: float) -> Bool[Tensor, " n"]:
-        """The ratio test on squared distances; a distance of zero passes only if the second is larger."""
-        return (1 - self.top).clamp(min=0) < ratio**2 * (1 - self.second).clamp(min=0)
+def _pack(parts: Sequence[Tensor]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " b"] | None]:
+    """Descriptors of several images, and how many of each are its own, unless all are."""
+    lengths = [len(part) for part in parts]
+    if len(set(lengths)) == 1:
+        return torch.stack(list(parts)), None
+    counts = torch.tensor(lengths, device=parts[0].device)
+    together = torch.cat(list(parts))
+    rows = (counts.cumsum(0) - counts)[:, None] + torch.arange(max(lengths), device=together.device)
+    # past the end of an image come descriptors of the next ones
+    return together[rows.clamp(max=len(together) - 1)], counts
 
 
-def _best_of_matrix(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
-    """Best of rows and columns; on a CPU each core takes a stripe of rows, and no two wait for each other."""
-    threads = torch.get_num_threads() if d0.device.type == "cpu" else 1
-    if threads == 1 or len(d0) * len(d1) < _WORTH_THREADS:
-        return _best_of_tiles(d0, d1, entries)
-    stripes = d0.split(_tile_side(len(d0), math.ceil(len(d0) / threads)))
-    parts = list(_workers(threads).map(lambda stripe: _best_of_tiles(stripe, d1, entries // threads), stripes))
-    rows, columns = _Best.start(len(d0), d0.device), _Best.start(len(d1), d1.device)
-    start = 0
-    for of_rows, of_columns in parts:
-        rows.update(start, of_rows, 0)
-        columns.update(0, of_columns, start)
-        start += len(of_rows.top)
-    return rows, columns
+def _padding(d0: Tensor, d1: Tensor, counts0: Tensor | None, counts1: Tensor | None) -> Bool[Tensor, "b nm"]:
+    """Which descriptors of both images are none of their own."""
+    masks = []
+    for d, counts in ((d0, counts0), (d1, counts1)):
+        counts = torch.full((len(d),), d.shape[1], device=d.device) if counts is None else counts
+        masks.append(torch.arange(d.shape[1], device=d.device) >= counts[:, None])
+    return torch.cat(masks, 1)
+
+
+def _first_pass(
+    d0: Tensor, d1: Tensor, counts0: Tensor | None, counts1: Tensor | None, entries: int
+) -> tuple[TopTwo, float]:
+    """The two largest similarities, and a bound on their error.
+
+    D products added in any order: D u / (1 - D u) times the lengths (Higham, Accuracy and Stability, 3.1), where
+    tensor cores cut sums off at u = 2^-22; the inputs are rounded once more if they were doubles or are multiplied
+    in a shorter format.
+    """
+    depth, longest = d0.shape[2], (1 + _UNIT) ** 2
+    kernel = _kernel(d0.device)
+    if kernel is not None:
+        top_two, rounding = kernel
+        d0, d1 = (d if d.dtype == torch.float16 else d.float() for d in (d0, d1))
+        return top_two(d0, d1, counts0, counts1), (4 * rounding + (depth + 8) * 2.0**-22) * longest
+    d0, d1 = d0.float(), d1.float()
+    error = (4 * _rounding_of_products() + (depth + 4) * 2.0**-24) * longest
+    if len(d0) == 1 and (d0.device.type == "cpu" or d0.shape[1] * d1.shape[1] > entries):
+        return top_two_in_tiles(d0[0], d1[0], entries), error
+    return top_two_of_matrix(d0, d1, counts0, counts1), error
 
 
 @functools.cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch uses one core; torch's own would meet after every small step."""
-
-    def use_one_core() -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # the first call in a thread is what makes it so for good
-
-    pool = ThreadPoolExecutor(threads, "match", initializer=use_one_core)
-    started = Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(threads)  # as it was, for threads that start from now on
-    return pool
+def _kernel(device: torch.device) -> tuple[Callable[..., TopTwo], float] | None:
+    """The kernel and its rounding; none without Triton, and on a device that is no GPU or too old for it."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    try:
+        from disk.matching.top_two_triton import ROUNDING, top_two_by_kernel
+    except ImportError:
+        return None
+    return top_two_by_kernel, ROUNDING
 
 
-def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[_Best, _Best]:
-    n, m = len(d0), len(d1)
-    rows, columns = _Best.start(n, d0.device), _Best.start(m, d0.device)
-    entries = min(entries, _tile_entries(d0.device))
-    height = _tile_side(n, math.isqrt(entries))
-    width = _tile_side(m, entries // height)
-    buffer = torch.empty(height * width, device=d0.device)
-    for y in range(0, n, height):
-        a = d0[y : y + height]
-        for x in range(0, m, width):
-            b = d1[x : x + width]
-            tile = _similarities(a, b, buffer)
-            rows.update(y, _best_of_rows(tile[: len(a)]), x)
-            columns.update(x, _best_of_columns(tile), y)
-    return rows, columns
+def _rounding_of_products() -> float:
+    """Rounding of the inputs of torch's products of float32, which its settings allow to be in a shorter format."""
+    onednn: Any = torch.backends.mkldnn  # its annotations have no matmul
+    backends = [torch.backends, torch.backends.cuda.matmul, onednn, getattr(onednn, "matmul", None)]
+    chosen = {getattr(backend, "fp32_precision", "") for backend in backends}  # torch 2.9 and later
+    with contextlib.suppress(RuntimeError):  # torch does not sum up settings made one by one
+        chosen.add(torch.get_float32_matmul_precision())
+    formats = {"bf16": 2.0**-8, "medium": 2.0**-8, "tf32": 2.0**-11, "high": 2.0**-11}
+    return max((formats.get(name, 2.0**-24) for name in chosen), default=2.0**-24)
 
 
-def _tile_entries(device: torch.device) -> int:
-    """4 MB of a CPU's cache hold a tile; a GPU wants few, large ones."""
-    return 1024**2 if device.type == "cpu" else 8192**2
-
-
-def _tile_side(n: int, limit: int) -> int:
-    """Cut n into equal parts of at most `limit`, which are multiples of the lanes."""
-    limit = max(_LANES, limit // _LANES * _LANES)
-    parts = math.ceil(n / limit)
-    return math.ceil(n / parts / _LANES) * _LANES
-
-
-def _similarities(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
-    """a b^T in the buffer, with rows of minus infinity up to a multiple of the lanes."""
-    n, m = len(a), len(b)
-    height = math.ceil(n / _LANES) * _LANES
-    tile = buffer[: height * m].view(height, m)
-    torch.mm(a, b.T, out=tile[:n])
-    tile[n:] = -math.inf
-    return tile
-
-
-def _best_of_rows(rows: Tensor) -> _Best:
-    index = _position(rows)
-    top = rows.gather(1, index[:, None])
-    rows.scatter_(1, index[:, None], -math.inf)
-    second = rows.amax(1)
-    rows.scatter_(1, index[:, None], top)
-    return _Best(top[:, 0], second, index)
-
-
-def _best_of_columns(tile: Tensor) -> _Best:
-    """After a tie the position may be wrong.
-
-    Positions in columns are slow to find, maxima are not. So a column is seen as blocks x lanes: the maxima of
-    its lanes and of its blocks tell where its largest entry is. Any other entry is in another lane or in
-    another block, so they tell the second largest too.
-    """
-    grid = tile.view(-1, _LANES, tile.shape[1])
-    lanes = _best_of_rows(grid.flatten(1).amax(0).view(_LANES, -1).T.contiguous())
-    blocks = _best_of_rows(grid.amax(1).T.contiguous())
-    index = blocks.index * _LANES + lanes.index
-    return _Best(lanes.top, torch.maximum(lanes.second, blocks.second), index)
-
-
-def _position(rows: Tensor) -> Tensor:
-    """Where each row is largest; numpy, unlike torch, searches with vector instructions."""
-    return torch.from_numpy(rows.numpy().argmax(1)) if rows.device.type == "cpu" else rows.argmax(1)
-
-
-def _similarity_error(d0: Tensor, d1: Tensor) -> float:
-    """A bound on the error of a similarity in a tile.
-
-    D products added in any order: D u / (1 - D u) times the lengths (Higham, Accuracy and Stability, 3.1); the
-    inputs are rounded once more if they were doubles or if torch is allowed to multiply in a shorter format.
-    """
-    lengths = torch.linalg.vector_norm(d0, dim=1).max() * torch.linalg.vector_norm(d1, dim=1).max()
-    if not torch.isfinite(lengths):
+def _check_lengths(descriptors: Tensor) -> None:
+    """Raise DiskError unless all have unit length; one of zeros is allowed, and like no other."""
+    lengths = torch.linalg.vector_norm(descriptors.float(), dim=2)
+    if not lengths.isfinite().all():
         raise DiskError("descriptors hold NaN or infinity; detect the features again")
-    rounding = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}[torch.get_float32_matmul_precision()]
-    return (4 * rounding + (d0.shape[1] + 4) * 2.0**-24) * float(lengths)
+    lengths = lengths[lengths > 0]
+    if ((lengths - 1).abs() >= _UNIT).any():
+        found = f"{float(lengths.min()):.3g} to {float(lengths.max()):.3g}"
+        raise DiskError(f"descriptors must have unit length, these have {found}; divide each by its length")
 
 
-def _decide_in_double(best: _Best, unsure: Tensor, mine: Tensor, others: Tensor, entries: int) -> None:
-    """Replace the entries of `best` where `unsure` by those of double precision similarities."""
-    # Apple's GPUs have no doubles
-    device = torch.device("cpu") if mine.device.type == "mps" else mine.device
-    best.top, best.second = best.top.to(device).double(), best.second.to(device).double()
-    best.index, which = best.index.to(device), unsure.nonzero()[:, 0].to(device)
-    if len(which) == 0:
-        return
-    mine, others = mine.to(device), others.to(device).double()
-    entries = min(entries, _tile_entries(device))
-    for part in which.split(max(1, entries // len(others))):
-        similarity = mine[part].double() @ others.T
-        top = similarity.amax(1)
-        index = (similarity >= top[:, None] - _TIE).byte().argmax(1)
-        best.index[part] = index
-        best.top[part] = top
-        second = similarity.scatter_(1, index[:, None], -math.inf).amax(1)
+def _decide_in_double(
+    best: TopTwo, again: Tensor, both: Tensor, n: int, padding: Tensor | None, entries: int
+) -> TopTwo:
+    """`best` in double precision, and of the descriptors `again` (B, K) from similarities in double precision.
+
+    both: the descriptors of both images, of which the first `n` are the first's; padding: those that are no image's.
+    """
+    best = TopTwo(best.top.double(), best.second.double(), best.index)
+    columns = both.double().mT
+    is_first = torch.arange(both.shape[1], device=both.device) < n
+    for part in again.split(max(1, entries // (both.shape[0] * both.shape[1])), dim=1):
+        lines = both.gather(1, part[:, :, None].expand(-1, -1, both.shape[2])).double()
+        similarity = torch.bmm(lines, columns)
+        similarity.masked_fill_((part < n)[:, :, None] == is_first, -math.inf)
+        if padding is not None:
+            similarity.masked_fill_(padding[:, None], -math.inf)
+        top = similarity.amax(2, keepdim=True)
+        index = (similarity >= top - _TIE).byte().argmax(2, keepdim=True)
+        second = similarity.scatter_(2, index, -math.inf).amax(2, keepdim=True)
         # equal descriptors may have products that differ in the last digit
-        best.second[part] = torch.where(second >= top - _TIE, top, second)
+        second = torch.where(second >= top - _TIE, top, second)
+        for target, value in ((best.top, top), (best.second, second), (best.index, index)):
+            target.scatter_(1, part, value.squeeze(2))
+    return best

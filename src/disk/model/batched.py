@@ -13,16 +13,19 @@ is normalised after pooling, upsampling or nothing, which keep a constant, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from disk.model.kernels import plain
+from disk.model import kernels
+from disk.model.detections import Detections
+from disk.model.kernels.plain import INPUT_CHANNELS
 from disk.model.unet import ConvBlock, UNet, UpBlock
 from disk.model.winograd import KERNEL, MARGIN
-from disk.shapes import Float, Int, Tensor, UInt8
+from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Layout:
         """Of the maps."""
         return self.taps.dtype
 
+    @property
+    def operations(self) -> ModuleType:
+        """Triton's or plain torch's (`disk.model.kernels`)."""
+        return kernels.operations(self.taps.device, self.dtype)
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -58,6 +66,11 @@ class Maps:
     skip: Float[Tensor, "b c2 h w"]
     half_norm: Float[Tensor, "b 2 c1"]
     skip_norm: Float[Tensor, "b 2 c2"]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order in which the operations take them."""
+        return self.half, self.skip, self.half_norm, self.skip_norm
 
 
 def lay_out(unet: UNet, dtype: torch.dtype) -> Layout:
@@ -69,7 +82,7 @@ def lay_out(unet: UNet, dtype: torch.dtype) -> Layout:
     down_slopes = [cast(nn.PReLU, step[1]).weight for step in steps[1:]]
     _, last, bias = blocks[-1]
     last = last.to(dtype).permute(2, 3, 1, 0).reshape(KERNEL**2, last.shape[1], last.shape[0])
-    first = F.pad(down[0], (0, 0, 0, 0, 0, plain.INPUT_CHANNELS - down[0].shape[1]))
+    first = F.pad(down[0], (0, 0, 0, 0, 0, INPUT_CHANNELS - down[0].shape[1]))
     return Layout(
         down=tuple(_kernel(weight, dtype) for weight in (first, *down[1:])),
         up=tuple(_kernel(weight, dtype) for _, weight, _ in blocks[:-1]),
@@ -87,7 +100,7 @@ def trunk(layout: Layout, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 
 
     The maps' height and width are the next multiples of 16, with zeros at the bottom and right of the images.
     """
-    ops = plain
+    ops = layout.operations
     maps, norms = [_convolve(ops.canvas(images, layout.dtype), layout.down[0])], []
     for weight, slope in zip(layout.down[1:], layout.down_slopes, strict=True):
         small, norm = ops.pooled(maps[-1], slope)
@@ -101,22 +114,51 @@ def trunk(layout: Layout, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 
 
 def activation(layout: Layout, maps: Maps) -> Float[Tensor, "b c h w"]:
     """The last convolution's input at every pixel."""
-    return plain.activation(maps.half, maps.skip, maps.half_norm, maps.skip_norm, layout.up_slopes[-1])
+    return layout.operations.activation(*maps.parts, layout.up_slopes[-1])
 
 
 def heatmap(layout: Layout, maps: Maps) -> Float[Tensor, "b h w"]:
     """Heatmap logits at every pixel."""
-    return plain.heatmap(
-        maps.half, maps.skip, maps.half_norm, maps.skip_norm, layout.up_slopes[-1], layout.taps, layout.heatmap_bias
-    )
+    return layout.operations.heatmap(*maps.parts, layout.up_slopes[-1], layout.taps, layout.heatmap_bias)
 
 
 def describe(layout: Layout, maps: Maps, image: Int[Tensor, " n"], points: Int[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
     """Unit descriptors at pixels (x, y) of the images with the given indices in the batch."""
-    return plain.describe(
-        maps.half, maps.skip, maps.half_norm, maps.skip_norm, layout.up_slopes[-1], layout.matrix, layout.bias,
-        image, points,
-    )  # fmt: skip
+    height, width = maps.skip.shape[2:]
+    pixels = (image * height + points[:, 1]) * width + points[:, 0]
+    return _describe(layout, maps, pixels)
+
+
+def _describe(layout: Layout, maps: Maps, pixels: Tensor) -> Tensor:
+    return layout.operations.describe(*maps.parts, layout.up_slopes[-1], layout.matrix, layout.bias, pixels)
+
+
+def detect(
+    layout: Layout,
+    images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
+    sizes: Int[Tensor, "b 2"],
+    n: int | None,
+    window: int,
+    subpixel: bool,
+    allowed: Bool[Tensor, "b h2 w2"] | None = None,
+) -> Detections:
+    """The `n` best features of each image, or all, which is the one case that waits for the device.
+
+    `sizes` (height, width) are those of the images without padding; `allowed`, of the padded size, is False where no
+    keypoint may be. Otherwise as `disk.model.detection.nms` and `refine`.
+    """
+    maps = trunk(layout, images)
+    logits = heatmap(layout, maps)
+    keys = layout.operations.candidates(logits, sizes, window, allowed)
+    keypoints, scores, pixels, counts = layout.operations.place(best(keys, n), logits, sizes, subpixel)
+    descriptors = _describe(layout, maps, pixels.flatten()).unflatten(0, pixels.shape)
+    return Detections.pack(keypoints, scores, descriptors, counts)
+
+
+def best(keys: Int[Tensor, "b cells"], n: int | None) -> Int[Tensor, "b k"]:
+    """The `n` largest keys of each image, or as many as the image with the most candidates has, largest first."""
+    count = int((keys > 0).sum(1).max()) if n is None else min(n, keys.shape[1])
+    return keys.topk(count, dim=1).values
 
 
 def _kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:

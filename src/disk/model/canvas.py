@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,8 +12,8 @@ from torch.nn import functional as F
 
 from disk.errors import ImageError
 from disk.images.inputs import ImageLike, Pixels, as_pixels
-from disk.images.reading import read_mask
-from disk.images.resizing import Placement, fit, place, placed_mask, resize_floats
+from disk.images.masks import load_mask
+from disk.images.resizing import Placement, fit, place, resize_floats
 from disk.model.options import DetectionOptions
 from disk.model.unet import STRIDE
 from disk.shapes import Bool, Float, Tensor, UInt8
@@ -78,17 +76,4 @@ def _make_canvas(image: Pixels, mask: ImageLike | None, options: DetectionOption
             below, right = options.height - placement.height, options.width - placement.width
             pixels = F.pad(pixels, (0, right, 0, below))
     size = placement.original_size
-    return Canvas(pad_to_stride(pixels), placement, size, None if mask is None else _placed(mask, placement))
-
-
-def _placed(mask: ImageLike, placement: Placement) -> Bool[Tensor, "_ _"]:
-    if isinstance(mask, str | PathLike):
-        rows = read_mask(Path(mask))
-    else:
-        rows = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
-        rows = np.asarray(rows.any(axis=2) if rows.ndim == 3 else rows != 0)
-    width, height = placement.original_size
-    if rows.shape != (height, width):
-        shape = " x ".join(map(str, rows.shape[::-1]))
-        raise ImageError(f"a mask is {shape}, its image {width} x {height}; make them equal")
-    return placed_mask(rows, placement)
+    return Canvas(pad_to_stride(pixels), placement, size, None if mask is None else load_mask(mask, placement))

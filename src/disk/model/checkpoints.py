@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import os
@@ -16,9 +17,11 @@ from disk.model.disk import DISK
 from disk.model.engine import Backend
 from disk.options import Precision, option
 from disk.shapes import Tensor
+from disk.storage.download import cache_folder, download, file_hash
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
 _WRAPPERS = ("disk", "extractor")  # keys of the training script's and of the released checkpoints
+_SUFFIXES = (".safetensors", ".pth")
 _LAST = "unet.path_up.3.conv.3.weight"
 
 # git blob ids: sha1 of "blob <size>\0" and the bytes, of the files in the repository cvlab-epfl/disk
@@ -40,14 +43,14 @@ def load(
 
     device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one. precision: of the arithmetic; auto: fp16 on a CUDA
     GPU, fp32 elsewhere. threads: of this process on a CPU, where several share one machine; default: all cores.
-    `default` ships with the package; `depth` and `epipolar` are the authors', once `disk weights fetch` has got
-    them; anything else is a .pth or .safetensors file. Raises CheckpointError when it is missing, damaged, holds
-    pickled code or another network.
+    `default` ships with the package; `depth` and `epipolar` are the authors', downloaded on first use, to $DISK_HOME or
+    the user's cache folder, and verified; anything else is a .pth or .safetensors file. Raises CheckpointError when it
+    is missing, damaged, holds pickled code or another network, DownloadError when it cannot be fetched.
     """
     path = resolve(name_or_path)
     state = read_state(path)
     if _LAST not in state or state[_LAST].ndim != 4:
-        raise CheckpointError(f"{path}: not a DISK checkpoint (there is no {_LAST})")
+        raise CheckpointError(f"{path}: weights of another network, not of DISK (there is no {_LAST})")
     model = DISK(desc_dim=state[_LAST].shape[0] - 1)
     load_state(model, state, path)
     if threads is not None:
@@ -76,19 +79,31 @@ def load_state(model: DISK, state: dict[str, Tensor], path: Path) -> None:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The file behind a name or path. Raises CheckpointError when there is none."""
-    if name_or_path == "default":
+    """The file behind a name or path; the authors' weights are fetched. Raises CheckpointError when there is none."""
+    name = str(name_or_path)
+    if name == "default":
         return _SHIPPED
-    if name_or_path in RELEASED:
-        path = cache_folder() / RELEASED[str(name_or_path)][0]
-        if not path.is_file():
-            raise CheckpointError(f"the weights {name_or_path!r} are not here; run: disk weights fetch {name_or_path}")
-        return path
+    if name in RELEASED:
+        return fetch(name)
     path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(["default", *RELEASED])
-        raise CheckpointError(f"{path}: no such checkpoint; give a file or one of {names}")
-    return path
+    if path.is_file():
+        return path
+    if "://" in name:
+        raise CheckpointError(f"{name}: an address is no checkpoint; download the file and give its path")
+    if path.is_dir():
+        files = sorted(_checkpoints_in(path))
+        inside = f"one of its files: {', '.join(files[:5])}" if files else f"a file ({' or '.join(_SUFFIXES)})"
+        raise CheckpointError(f"{path} is a folder; give {inside}")
+    names = ["default", *RELEASED]
+    close = difflib.get_close_matches(name, names, n=1)
+    if not close and path.parent.is_dir():
+        close = [str(path.parent / n) for n in difflib.get_close_matches(path.name, _checkpoints_in(path.parent), n=1)]
+    hint = f"did you mean {close[0]}?" if close else f"give a file or one of {', '.join(names)}"
+    raise CheckpointError(f"{path}: no such checkpoint; {hint}")
+
+
+def _checkpoints_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.suffix in _SUFFIXES]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -146,19 +161,14 @@ def weights_hash(model: DISK) -> str:
     return digest.hexdigest()[:16]
 
 
-def fetch(name: str, url: str = RELEASED_URL) -> Path:
-    """Download the authors' weights `depth` or `epipolar` to the cache folder, verified by git blob id."""
-    from disk.storage.download import download, file_hash
+def fetch(name: str, url: str | None = None) -> Path:
+    """Download the authors' weights `depth` or `epipolar` to the cache folder, verified by git blob id.
 
+    url: the folder they are in, by default the authors'.
+    """
     if name not in RELEASED:
         raise CheckpointError(f"no weights {name!r} to fetch; choose from {', '.join(RELEASED)}")
     file, blob = RELEASED[name]
     target = cache_folder() / file
-    address = url.rstrip("/") + "/" + file
+    address = (url or RELEASED_URL).rstrip("/") + "/" + file
     return download(address, target, check=lambda path: file_hash(path, "git") == blob, description=file)
-
-
-def cache_folder() -> Path:
-    """Where fetched weights and exported networks live: $DISK_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DISK_CACHE") or Path(home) / "disk-features")

@@ -18,7 +18,7 @@ from disk.features import Features
 from disk.images.inputs import ImageLike
 from disk.model import head
 from disk.model.canvas import Canvas, Masks, make_canvases
-from disk.model.engine import Backend, Engine, make_engine
+from disk.model.engine import Backend, Engine, hint_at_rivals, make_engine
 from disk.model.options import DetectionOptions
 from disk.model.statistics import Encoding, encode
 from disk.model.unet import STRIDE, UNet, UpBlock
@@ -178,6 +178,8 @@ class DISK(nn.Module):
         options = replace(options, **changes)
         options.check()
         canvases, single = make_canvases(image, options, masks)
+        if self.device.type == "cpu":
+            hint_at_rivals()
         found: list[Features | None] = [None] * len(canvases)
         for rows in _equal_shapes(canvases):
             height, width = canvases[rows[0]].pixels.shape[1:]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
-from disk.errors import DiskError
+from disk.errors import DiskError, require
 from disk.features import Features
 from disk.model.canvas import Canvas
 from disk.model.detection import nms, refine, sample_grid
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from disk.model.disk import DISK
 
 Backend = Literal["auto", "torch", "onnx"]
+_CROWDED = 1.5  # runnable threads a core, in the mean of a minute, from which processes slow each other down
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,6 +70,10 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
             f"{option('device', 'cpu')}, or {option('backend', 'torch')}"
         )
     warn_of_emulation(device, precision)
+    if device.type != "cpu":
+        from disk.model.gpu import BatchEngine
+
+        return BatchEngine(model, precision)
     onnx = backend == "onnx" or (backend == "auto" and fits and find_spec("onnxruntime") is not None)
     return StripEngine(model, precision, onnx)
 
@@ -86,6 +93,7 @@ class StripEngine:
         )
         self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
         if onnx:
+            require("onnxruntime")
             from disk.model.onnx import coarse_session
 
             session = coarse_session(self._model, torch.get_num_threads())
@@ -147,6 +155,19 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
         log.warning(
             "this CPU has no %s instructions and emulates them: %s is faster", precision, option("precision", "fp32")
         )
+
+
+@lru_cache(maxsize=1)
+def hint_at_rivals() -> None:
+    """Log a hint, once a process, where other work already fills the cores that this one's threads count on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if torch.get_num_threads() > 1 and busy > _CROWDED * cores:
+        log.warning(
+            "%.0f threads compete for %d cores; where several processes detect at once, share the cores among them: "
+            "disk.load(threads=%d), or OMP_NUM_THREADS=%d",
+            busy, cores, max(1, int(cores / busy * torch.get_num_threads())), 1,
+        )  # fmt: skip
 
 
 def _has_instructions(precision: str) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from disk.errors import PairsError
+from disk.storage.names import find_name
 
 Pair = tuple[str, str]
 
@@ -56,28 +57,29 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
     return _tidy(pairs)
 
 
+def connected(pairs: Iterable[Pair]) -> list[list[str]]:
+    """The images in groups that pairs connect, directly or by way of others; the largest first, names sorted."""
+    group_of: dict[str, set[str]] = {}
+    for first, second in pairs:
+        group = group_of.get(first, {first}) | group_of.get(second, {second})
+        group_of.update(dict.fromkeys(group, group))
+    groups = {id(group): sorted(group) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda names: (-len(names), names))
+
+
 def _parse(line: str, known: set[str], where: str) -> Pair:
     words = line.split()
     if len(words) < 2:
         raise PairsError(f"{where}: {line.strip()!r} is not two image names")
-    first, second = _find(words[0], known), _find(words[1], known)
+    first, second = find_name(words[0], known), find_name(words[1], known)
     if first is not None and second is not None:
         return first, second
     for cut in range(1, len(words)):  # names with spaces: where do two known names meet?
-        left, right = _find(" ".join(words[:cut]), known), _find(" ".join(words[cut:]), known)
+        left, right = find_name(" ".join(words[:cut]), known), find_name(" ".join(words[cut:]), known)
         if left is not None and right is not None:
             return left, right
     unknown = words[0] if first is None else words[1]
     raise PairsError(f"{where}: no features of an image {unknown!r}; detect it, or correct the line")
-
-
-def _find(word: str, known: set[str]) -> str | None:
-    """The image a word means. A name may itself hold a dot, so the whole word is tried first."""
-    path = PurePosixPath(word.replace("\\", "/"))
-    for name in (str(path), str(path.with_suffix("")) if path.name else ""):
-        if name in known:
-            return name
-    return None
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -21,6 +21,8 @@ from disk.shapes import Float, Tensor
 _WORDS = 64
 _SAMPLE = 50_000  # descriptors from which the visual words are learned, of all images together
 _ITERATIONS = 20
+_BATCH = 32  # images described at once
+_BLOCK = 1024  # images compared with all others at once
 
 
 @runtime_checkable
@@ -54,23 +56,34 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0) -> list[Pair]:
     if len(names) < 2:
         return []
     words = k_means(torch.cat(samples), _WORDS, generator)
-    vectors = torch.stack(
-        [vlad(features[name].descriptors.float(), words) for name in track(names, "describe images", "image")]
-    )
+    vectors = torch.empty(len(names), words.numel(), device=words.device)
+    for start in track(range(0, len(names), _BATCH), "describe images", "batch"):
+        batch = [features[name].descriptors.float() for name in names[start : start + _BATCH]]
+        vectors[start : start + len(batch)] = vlad(batch, words)
+    return _nearest_images(names, vectors, top_k)
+
+
+def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int) -> list[Pair]:
     pairs = set()
-    for i, vector in enumerate(vectors):
-        similarity = vectors @ vector
-        similarity[i] = -torch.inf
-        for j in similarity.topk(min(top_k, len(names) - 1)).indices.tolist():
-            pairs.add((names[min(i, j)], names[max(i, j)]))
+    for start in range(0, len(names), _BLOCK):
+        similarity = vectors[start : start + _BLOCK] @ vectors.T
+        similarity.diagonal(start).fill_(-torch.inf)  # an image is not its own neighbour
+        for i, others in enumerate(similarity.topk(min(top_k, len(names) - 1)).indices.tolist(), start):
+            pairs |= {(names[min(i, j)], names[max(i, j)]) for j in others}
     return sorted(pairs)
 
 
-def vlad(descriptors: Float[Tensor, "n d"], words: Float[Tensor, "k d"]) -> Float[Tensor, " kd"]:
-    """Unit vector of the sums of residuals to the nearest visual words, each sum normalised."""
+def vlad(images: Sequence[Float[Tensor, "_ d"]], words: Float[Tensor, "k d"]) -> Float[Tensor, "b kd"]:
+    """A unit vector for each image: its residuals to the nearest visual words, summed by word, each sum normalised."""
+    descriptors = torch.cat(list(images))
+    counts = torch.tensor([len(image) for image in images], device=words.device)
+    image = torch.repeat_interleave(
+        torch.arange(len(images), device=words.device), counts, output_size=len(descriptors)
+    )
     nearest = _nearest(descriptors, words)
-    residuals = torch.zeros_like(words).index_add_(0, nearest, descriptors - words[nearest])
-    return normalize(normalize(residuals, dim=1).flatten(), dim=0)
+    residuals = words.new_zeros(len(images) * len(words), words.shape[1])
+    residuals.index_add_(0, image * len(words) + nearest, descriptors - words[nearest])
+    return normalize(normalize(residuals, dim=1).view(len(images), -1), dim=1)
 
 
 def k_means(points: Float[Tensor, "n d"], k: int, generator: torch.Generator) -> Float[Tensor, "k2 d"]:

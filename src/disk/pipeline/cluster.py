@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
-from disk.errors import DiskError, MissingExtraError
+from disk.errors import DiskError, require
 from disk.progress import log
 
 RayCluster = Literal["off", "auto", "local"]
@@ -29,10 +29,9 @@ class Cluster(Generic[Result]):
 
     def __init__(self, where: RayCluster, make: Callable[[], Callable[..., Result]], device: str, cores: int) -> None:
         ray: Any  # the methods of an actor are not in its annotations
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtraError("ray", "ray") from None
+        require("ray")
+        import ray
+
         self._ray = ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
         alone = {"include_dashboard": False} if where == "local" else {}

@@ -19,7 +19,8 @@ import torch
 from disk.devices import choose_device
 from disk.errors import ArtifactError, CheckpointError, DiskError, ImageError, PartialFailureError
 from disk.features import Features
-from disk.images.listing import ImageFile, images_in_images, list_images
+from disk.images.listing import ImageFile, images_in_images, list_images, named, unused_files
+from disk.images.masks import find_masks, mask_digest
 from disk.model.checkpoints import load, weights_hash
 from disk.model.disk import DISK
 from disk.model.engine import Backend, resolve_precision
@@ -29,6 +30,7 @@ from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
+from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
@@ -52,7 +54,7 @@ class DetectOptions(DetectionOptions):
     detection_scores: bool = False
     """Accepted for the original's sake: scores.h5 is always written."""
     mask_dir: Path | None = None
-    """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
+    """Folder of masks, 0 where no features may be: that of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
     device: str = "auto"
     """Where the network runs: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     precision: Precision = "auto"
@@ -89,6 +91,10 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     """
     check_detect(options)
     files = list_images(images, options.image_extension)
+    unused = unused_files(images, files)
+    if unused:
+        log.info("%s also holds files that are not used: %s", images, unused)
+    masks = {} if options.mask_dir is None else find_masks(options.mask_dir, files)
     device = choose_device(options.device if options.ray == "off" else "cpu")
     model = load(options.model_path, device, options.precision, options.backend)
     if model.desc_dim != options.desc_dim:
@@ -105,16 +111,26 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     start = perf_counter()
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
+        _forget_other_masks(writer, masks, artifacts)
         done = writer.done()
         _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
         keypoints, failed, slowest = 0, dict[str, str](), ""
         if todo:
-            keypoints, failed, slowest = _detect_all(todo, model, writer, options, len(files) - len(todo))
+            keypoints, failed, slowest = _detect_all(todo, masks, model, writer, options, len(files) - len(todo))
         writer.finish()
     summary = DetectSummary(len(files), len(todo) - len(failed), keypoints, failed)
     _report(summary, artifacts, perf_counter() - start, slowest, options.keep_going)
     return summary
+
+
+def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> None:
+    """Take away what was found with another mask than an image has now."""
+    before = {name: digest or "" for name, digest in writer.values("mask").items()}
+    stale = sorted(name for name, digest in before.items() if digest != mask_digest(masks.get(name)))
+    if stale:
+        log.warning("the masks of %d images have changed: detecting these anew: %s", len(stale), named(stale))
+        forget_images(artifacts, stale)
 
 
 def check_detect(options: DetectOptions) -> None:
@@ -215,7 +231,12 @@ def _run_here(
 
 
 def _detect_all(
-    files: list[ImageFile], model: DISK, writer: ShardWriter, options: DetectOptions, skipped: int
+    files: list[ImageFile],
+    masks: dict[str, Path],
+    model: DISK,
+    writer: ShardWriter,
+    options: DetectOptions,
+    skipped: int,
 ) -> tuple[int, dict[str, str], str]:
     """Number of keypoints found, the images that could not be read with the reasons, what was waited for most."""
     failed: dict[str, str] = {}
@@ -226,7 +247,7 @@ def _detect_all(
         max_size=options.max_size,
         height=options.height,
         width=options.width,
-        mask_dir=options.mask_dir,
+        masks=masks,
     )
     waiting = _Waiting()
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
@@ -244,7 +265,7 @@ def _detect_all(
         with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
             for batch, features in run(batches, waiting):
                 keypoints += sum(map(len, features))
-                writing.append(pool.submit(_write, writer, batch, features, options.f16))
+                writing.append(pool.submit(write_features, writer, batch, features, options.f16))
                 if len(writing) > 2:
                     with waiting("writing"):
                         writing.popleft().result()
@@ -281,11 +302,18 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _write(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16: bool) -> None:
+def write_features(writer: ShardWriter, batch: list[Loaded], found: list[Features], f16: bool) -> None:
+    """Store the features of images."""
     for image, features in zip(batch, found, strict=True):
         arrays = {
             KEYPOINTS: features.keypoints.numpy(),
             DESCRIPTORS: features.descriptors.numpy().astype(np.float16 if f16 else np.float32, copy=False),
             SCORES: features.scores.numpy(),
         }
-        writer.add(image.file.name, arrays, {"image_size": image.canvas.size, "image_path": image.file.relative})
+        attributes = {
+            "image_size": image.canvas.size,
+            "image_path": image.file.relative,
+            "orientation": image.canvas.placement.orientation,
+            "mask": image.mask,
+        }
+        writer.add(image.file.name, arrays, attributes)

@@ -9,9 +9,19 @@ from typing import Literal
 from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
 from disk.images.listing import ImageFile, list_images
 from disk.images.reading import image_size
+from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log
-from disk.storage.artifacts import FeatureStore, MatchStore, read_features, read_matches
+from disk.storage.artifacts import (
+    FeatureStore,
+    MatchStore,
+    artifacts_folder,
+    default_database,
+    read_features,
+    read_matches,
+)
 from disk.storage.layouts import HLOC_FILES, IMW_FILES, write_hloc, write_imw
+
+MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a camera of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +30,11 @@ class ExportOptions:
 
     format: Literal["colmap", "imw", "hloc"] = "colmap"
     """colmap: a database; imw: the benchmark's HDF5 files, a folder per sequence; hloc: its HDF5 files."""
-    database_path: Path = Path("database.db")
-    """colmap: the database to write; one that exists is refused."""
+    database_path: Path | None = None
+    """colmap: the database to write; one that exists is refused; default: database.db beside ARTIFACTS."""
     camera_model: str = "simple-radial"
-    """colmap: any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv or opencv-fisheye."""
+    """colmap: any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv or opencv-fisheye; its distortion
+    starts at 0."""
     camera_per: Literal["image", "folder", "collection"] = "image"
     """colmap: which images share a camera: none, those in one folder, or all."""
     single_camera: bool = False
@@ -43,6 +54,8 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
     an image is missing or was changed since it was detected, ColmapError when the database exists.
     """
     check_export(options)
+    log_unused(unused_by_export(options))
+    artifacts = artifacts_folder(artifacts)
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         _check_matches(features, matches, artifacts)
         if options.format == "colmap":
@@ -50,11 +63,12 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
             from disk.colmap.database import write_database
 
             model = camera_model(options.camera_model)
-            out = options.database_path
+            out = options.database_path or default_database(artifacts)
             if out.exists() and not options.overwrite:
                 raise ColmapError(f"{out} exists; choose another --database-path or --overwrite it")
             files = files_of_features(features, images, options.image_extension)
-            per = "collection" if options.single_camera else options.camera_per
+            per = who_shares_cameras(options)
+            _warn_of_many_parameters(model, per)
             write_database(out, files, features, matches, model, per)
         else:
             out = options.output or artifacts / options.format
@@ -78,6 +92,32 @@ def check_export(options: ExportOptions) -> None:
         raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
 
 
+def who_shares_cameras(options: ExportOptions) -> Literal["image", "folder", "collection"]:
+    """The images that share a camera by the options."""
+    return "collection" if options.single_camera else options.camera_per
+
+
+def unused_by_export(options: ExportOptions) -> list[str]:
+    """Flags that were given but are not for this format, with the reason."""
+    of_colmap = ("database_path", "camera_model", "camera_per", "single_camera")
+    if options.format == "colmap":
+        return unused_flags(options, {"output": "--format imw or hloc"})
+    return unused_flags(options, dict.fromkeys(of_colmap, "--format colmap"))
+
+
+def _warn_of_many_parameters(model: str, per: str) -> None:
+    from disk.colmap.cameras import parameters_of
+
+    count = parameters_of(model)
+    if per == "image" and count > MANY_PARAMETERS:
+        name = model.lower().replace("_", "-")
+        log.warning(
+            "--camera-model %s has %d parameters, and each image gets its own: too many to be found reliably from one "
+            "image; use --single-camera or --camera-per folder if the images were taken with one camera and zoom",
+            name, count,
+        )  # fmt: skip
+
+
 def files_of_features(features: FeatureStore, images: Path, extension: str | None = None) -> list[ImageFile]:
     """The image files that the features were found in, sorted by name.
 
@@ -85,8 +125,13 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
     """
     by_name = {file.name: file for file in list_images(images, extension)}
     missing = [name for name in features.names if name not in by_name]
+    if len(missing) == len(features.names):
+        raise ImageError(f"{images} holds none of the {len(missing)} images of {features.artifacts}: the wrong folder?")
     if missing:
-        raise ImageError(f"{images} has no image {missing[0]!r} of the features ({len(missing)} missing)")
+        raise ImageError(
+            f"{images} has no image {missing[0]!r} of the features ({len(missing)} missing); put it back, or run "
+            "`disk detect` anew with --overwrite (`disk reconstruct` follows the folder by itself)"
+        )
     files = [by_name[name] for name in features.names]
     for file in files:
         then, now = _recorded_size(features, file.name), image_size(file.path)

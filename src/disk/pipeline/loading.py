@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,20 @@ import torch
 
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
-from disk.images.reading import one_large_at_a_time, read_mask, read_upright
-from disk.images.resizing import Placement, place, placed_mask
+from disk.images.masks import load_mask, mask_digest
+from disk.images.reading import one_large_at_a_time, read_upright
+from disk.images.resizing import place
 from disk.model.canvas import Canvas, pad_to_stride
 from disk.progress import log
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image, ready for the network."""
+    """A decoded image, ready for the network. mask: the digest of its mask's file, empty where it has none."""
 
     file: ImageFile
     canvas: Canvas
+    mask: str
 
 
 def load_ahead(
@@ -59,37 +61,27 @@ def load_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def load_image(file: ImageFile, max_size: int, height: int | None, width: int | None, mask_dir: Path | None) -> Loaded:
-    """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used."""
+def load_image(
+    file: ImageFile, max_size: int, height: int | None, width: int | None, masks: Mapping[str, Path], turns: int = 0
+) -> Loaded:
+    """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used.
+
+    masks: by the names of their images. turns: quarter turns counter-clockwise after the image is upright.
+    """
     try:
         with one_large_at_a_time(file.path):
-            image = read_upright(file.path)
+            image = read_upright(file.path).turned(turns)
             canvas, placement = place(image.pixels, max_size, height, width, image.orientation)
             size = image.stored_size
             del image
-            mask = None
-            if mask_dir is not None:
-                mask = _load_mask(mask_dir / f"{file.relative}.png", size, placement)
+            path = masks.get(file.name)
+            mask = None if path is None else load_mask(path, placement)
+            digest = mask_digest(path)
     except MemoryError:
         raise ImageError(f"{file.path} does not fit into memory") from None
     # here, off the network's thread
     pixels = pad_to_stride(torch.from_numpy(np.array(canvas.transpose(2, 0, 1))))
-    return Loaded(file, Canvas(pixels, placement, size, mask))
-
-
-def _load_mask(path: Path, size: tuple[int, int], placement: Placement) -> torch.Tensor | None:
-    """The mask as seen by the pixels of the resized image, bool; None where there is no mask file, as in COLMAP.
-
-    size: (width, height) of the image.
-    """
-    if not path.exists():
-        return None
-    mask = read_mask(path)
-    if mask.shape[::-1] != size:
-        raise ImageError(
-            f"mask {path} is {mask.shape[1]} x {mask.shape[0]}, its image {size[0]} x {size[1]}; make them equal"
-        )
-    return placed_mask(mask, placement)
+    return Loaded(file, Canvas(pixels, placement, size, mask), digest)
 
 
 def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Loaded], None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +20,12 @@ import torch
 from disk.devices import choose_device
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
-from disk.matching.lightglue import LightGlue, fetch_weights
-from disk.matching.nearest import mutual_nearest
+from disk.matching.lightglue import fetch_weights
+from disk.matching.matcher import ImagePair, Matcher, MatcherName, make_matcher
+from disk.matching.nearest import DEFAULT_RATIO
 from disk.model.checkpoints import cache_folder, read_state
-from disk.pairs.choose import Pair, exhaustive, from_file, sequential
+from disk.options import check_at_least, option
+from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.cluster import Cluster, RayCluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache
@@ -39,13 +42,13 @@ from disk.storage.shards import keep_what_is_done
 class MatchOptions:
     """How features are matched."""
 
-    rt: float | None = None
-    """Ratio test: keep a match if it is closer than this times the second nearest, both ways; None: no test."""
+    rt: float | None = DEFAULT_RATIO
+    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     f16: bool = False
     """Match descriptors in half precision."""
     u16: bool = False
     """Store matches as uint16, a quarter of the size; for images of at most 65535 features."""
-    save_threshold: int = 0
+    save_threshold: float | int = 0
     """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
     max_full_matrix: int = 10000**2
     """At most this many similarities are held at once; never changes the result."""
@@ -57,12 +60,12 @@ class MatchOptions:
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = 20
     """retrieval: most similar images that each one is matched with."""
-    matcher: Literal["mnn", "lightglue"] = "mnn"
+    matcher: MatcherName = "mnn"
     """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
     matcher_weights: Path | None = None
     """lightglue: file of its weights; default: fetched."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to match; auto: a GPU if there is one."""
+    device: str = "auto"
+    """Where to match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     cache_mb: int = 2048
     """Memory for descriptors in megabytes; if all fit, each is read once."""
     ray: RayCluster = "off"
@@ -82,10 +85,11 @@ class MatchSummary:
     images_read: int
 
 
-# takes the features of both images, or what stands for them on a cluster, and for lightglue their sizes
-Matcher = Callable[..., Matches]
+_BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
+
 LightGlueWeights = tuple[dict[str, Tensor], Path]
-Task = tuple[Pair, tuple[Any, ...]]
+# the features of both images, or what stands for them on a cluster, and for lightglue their sizes
+Task = tuple[Pair, ImagePair]
 Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
@@ -96,13 +100,14 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
     there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
     """
     check_match(options)
-    lightglue = _read_lightglue(options) if options.matcher == "lightglue" else None
+    _warn_of_unused(options)
+    lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
     with read_features(artifacts) as store, folder_lock(artifacts):
         counts = {name: len(store.keypoints(name)) for name in store.names}
         _check_u16(options, counts)
         writers = MatchWriters(
-            artifacts, _decisive(options, lightglue, store), options.save_threshold, options.u16, options.overwrite
+            artifacts, _decisive(options, lightglue, store), _threshold(options), options.u16, options.overwrite, counts
         )
         # on a cluster this machine's own device is for the choice of pairs alone
         device = choose_device(options.device if options.ray == "off" else "cpu")
@@ -125,25 +130,43 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
 
 def check_match(options: MatchOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    for name, least in {"save_threshold": 0, "max_full_matrix": 1, "overlap": 1, "top_k": 1, "cache_mb": 1}.items():
-        if getattr(options, name) < least:
-            raise DiskError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
+    check_at_least(options, max_full_matrix=1, overlap=1, top_k=1, cache_mb=1)
+    if not 0 <= options.save_threshold < math.inf:
+        raise DiskError(f"{option('save_threshold', options.save_threshold)}: must be at least 0")
     if options.rt is not None and not 0 < options.rt <= 1:
-        raise DiskError(f"--rt {options.rt:g}: must be above 0 and at most 1, or None for no ratio test")
-    if options.matcher == "lightglue" and options.rt is not None:
-        raise DiskError("--rt is for nearest neighbours; leave it out with --matcher lightglue")
+        raise DiskError(f"{option('rt', options.rt)}: must be above 0 and at most 1, or None for no ratio test")
+    lightglue = option("matcher", "lightglue")
+    if options.matcher == "lightglue" and options.rt not in (None, MatchOptions.rt):
+        raise DiskError(f"{option('rt')} is for nearest neighbours; leave it out with {lightglue}")
     if options.matcher != "lightglue" and options.matcher_weights is not None:
-        raise DiskError("--matcher-weights is for --matcher lightglue; leave it out")
+        raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
     if (options.pairs == "list") != (options.pairs_file is not None):
-        raise PairsError("--pairs list and --pairs-file FILE go together")
+        raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
     if options.pairs_file is not None and not options.pairs_file.is_file():
         raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
+
+
+def _warn_of_unused(options: MatchOptions) -> None:
+    for name, pairs in {"overlap": "sequential", "top_k": "retrieval"}.items():
+        value = getattr(options, name)
+        if value != getattr(MatchOptions, name) and options.pairs != pairs:
+            log.warning("%s is not used: it is for %s", option(name, value), option("pairs", pairs))
+
+
+def ratio_of(options: MatchOptions) -> float | None:
+    """The ratio of the test; LightGlue has none, and the default is for nearest neighbours."""
+    return None if options.matcher == "lightglue" else options.rt
+
+
+def _threshold(options: MatchOptions) -> int:
+    """Fewer than 2.5 matches are fewer than 3."""
+    return math.ceil(options.save_threshold)
 
 
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if options.u16 and count > np.iinfo(np.uint16).max:
-            raise ArtifactError(f"{name!r} has {count} features, more than --u16 can number; leave --u16 out")
+            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can number; leave it out")
 
 
 def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> int:
@@ -154,7 +177,15 @@ def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> i
 
 def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
     if options.pairs_file is not None:
-        return from_file(options.pairs_file, cache.names)
+        pairs = from_file(options.pairs_file, cache.names)
+        groups = connected(pairs)
+        if len(groups) > 1:
+            log.warning(
+                "the pairs of %s leave the images in %d groups that nothing connects, such as those of %s and of %s: "
+                "each becomes a model for itself",
+                options.pairs_file, len(groups), groups[0][0], groups[1][0],
+            )  # fmt: skip
+        return pairs
     if options.pairs == "sequential":
         return sequential(cache.names, options.overlap)
     if options.pairs == "retrieval":
@@ -164,7 +195,8 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[
 
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
     """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
-    chosen = {name: getattr(options, name) for name in ("rt", "f16", "u16", "save_threshold", "matcher")}
+    chosen = {name: getattr(options, name) for name in ("f16", "u16", "matcher")}
+    chosen |= {"rt": ratio_of(options), "save_threshold": _threshold(options)}
     if lightglue:
         chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
     detected = {"weights": store.attributes.get("weights"), **json.loads(store.attributes.get("options", "{}"))}
@@ -172,8 +204,9 @@ def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: 
 
 
 def _tasks(pairs: list[Pair], cache: FeatureCache[Any], store: FeatureStore, sizes: bool) -> Iterator[Task]:
-    for pair in pairs:
-        yield pair, tuple(map(cache.__getitem__, pair)) + (tuple(map(store.image_size, pair)) if sizes else ())
+    for first, second in pairs:
+        size0, size1 = (store.image_size(first), store.image_size(second)) if sizes else (None, None)
+        yield (first, second), (cache[first], cache[second], size0, size1)
 
 
 @contextlib.contextmanager
@@ -182,32 +215,32 @@ def _workers(
 ) -> Iterator[tuple[Run, Callable[[Features], Any] | None]]:
     """What matches pairs, and where they are not matched here, what hands the features of an image over."""
     if options.ray != "off":
-        make = partial(_make_matcher, options, lightglue, options.max_full_matrix)
-        with Cluster(options.ray, make, options.device, cores=1) as cluster:
+        with Cluster(options.ray, partial(_one_pair, options, lightglue), options.device, cores=1) as cluster:
             yield cluster.map, cluster.share
         return
     workers = torch.get_num_threads() if options.matcher == "mnn" and device.type == "cpu" else 1
-    matcher = _make_matcher(options, lightglue, max(1, options.max_full_matrix // workers))
+    matcher = _matcher(options, lightglue, max(1, options.max_full_matrix // workers))
+    batch = 1 if device.type == "cpu" else _BATCH
     with _one_core_each(workers):
-        yield partial(_in_threads, matcher, workers), None
+        yield lambda tasks: _in_threads(matcher, workers, _batches(tasks, batch, options.max_full_matrix)), None
 
 
-def _make_matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries: int) -> Matcher:
-    """What matches two images, here or in a worker of a cluster."""
+def _matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries: int) -> Matcher:
     device = choose_device(options.device)
-    if lightglue is not None:
-        network = LightGlue(lightglue[0], device, options.f16, lightglue[1])
-        return lambda f0, f1, size0, size1: network.match(f0, f1, size0, size1).to("cpu")
-
-    def nearest(f0: Features, f1: Features) -> Matches:
-        d0, d1 = f0.descriptors.to(device), f1.descriptors.to(device)
-        return mutual_nearest(d0, d1, options.rt, entries).to("cpu")
-
-    return nearest
+    return make_matcher(
+        options.matcher, device, ratio_of(options), weights=lightglue, half=options.f16, max_entries=entries
+    )
 
 
-def _read_lightglue(options: MatchOptions) -> LightGlueWeights:
-    path = options.matcher_weights or fetch_weights(cache_folder())
+def _one_pair(options: MatchOptions, lightglue: LightGlueWeights | None) -> Callable[..., Matches]:
+    """What matches one pair in a worker of a cluster, which is handed the parts of an ImagePair."""
+    matcher = _matcher(options, lightglue, options.max_full_matrix)
+    return lambda *pair: matcher([pair])[0]
+
+
+def read_lightglue(path: Path | None) -> LightGlueWeights:
+    """LightGlue's weights and the file they are from; without one they are fetched. Raises CheckpointError."""
+    path = path or fetch_weights(cache_folder())
     return read_state(path), path
 
 
@@ -223,18 +256,40 @@ def _one_core_each(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_threads(matcher: Matcher, workers: int, tasks: Iterable[Task]) -> Generator[tuple[Pair, Matches], None, None]:
+def _batches(tasks: Iterable[Task], most: int, entries: int) -> Iterator[list[Task]]:
+    """At most so many tasks, of no more similarities together, unless it is one."""
+    batch: list[Task] = []
+    held = 0
+    for task in tasks:
+        size = len(task[1][0]) * len(task[1][1])
+        if batch and (len(batch) == most or held + size > entries):
+            yield batch
+            batch, held = [], 0
+        batch.append(task)
+        held += size
+    if batch:
+        yield batch
+
+
+def _in_threads(
+    matcher: Matcher, workers: int, batches: Iterable[list[Task]]
+) -> Generator[tuple[Pair, Matches], None, None]:
     """The matches of each task, in order."""
-    waiting: deque[tuple[Pair, Future[Matches]]] = deque()
+    waiting: deque[tuple[list[Task], Future[list[Matches]]]] = deque()
     pool = ThreadPoolExecutor(workers, "match")
+
+    def finished() -> Iterator[tuple[Pair, Matches]]:
+        done, future = waiting.popleft()
+        for (pair, _), matches in zip(done, future.result(), strict=True):
+            yield pair, matches
+
     try:
-        for pair, arguments in tasks:
-            waiting.append((pair, pool.submit(matcher, *arguments)))
+        for batch in batches:
+            waiting.append((batch, pool.submit(matcher, [images for _, images in batch])))
             if len(waiting) > 2 * workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
+                yield from finished()
+        while waiting:
+            yield from finished()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -249,7 +304,8 @@ def _match_all(
                 writers.add(pair, matches)
                 bar.update(1)
     except torch.OutOfMemoryError as error:
-        message = "the GPU's memory does not suffice; lower --max-full-matrix or --cache-mb"
+        what = f"{option('max_full_matrix')} or {option('cache_mb')}"
+        message = f"the GPU's memory does not suffice; lower {what}"
         raise DiskError(message) from error
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from disk.features import Matches
 from disk.pairs.choose import Pair
+from disk.progress import log
 from disk.storage.artifacts import MATCHES, UNMATCHED
-from disk.storage.names import pair_key
+from disk.storage.names import decode_name, pair_key
 from disk.storage.new_file import new_h5
-from disk.storage.shards import SHARD_BYTES, ShardWriter
+from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, open_h5
 
 
 class MatchWriters:
     """matches.h5, and the pairs with fewer matches than `threshold` in unmatched.h5: for each, how many there were.
 
-    `decisive`, a JSON text, is what decides the matches: a run only goes on with the same.
+    `decisive`, a JSON text, is what decides the matches: a run only goes on with the same. counts: features of each
+    image. A matches.h5 of the original, which does not tell how it was made, is continued as the original does.
     """
 
-    def __init__(self, artifacts: Path, decisive: str, threshold: int, u16: bool, overwrite: bool) -> None:
+    def __init__(
+        self, artifacts: Path, decisive: str, threshold: int, u16: bool, overwrite: bool, counts: Mapping[str, int]
+    ) -> None:
         attributes = {"format": "disk matches 1", "options": decisive}
+        if not overwrite:
+            _adopt(artifacts / MATCHES, attributes, counts)
         self._path, self._attributes = artifacts / MATCHES, attributes
         self._matches, self._unmatched = (
             ShardWriter(artifacts, Path(file).stem, [file], attributes, overwrite, SHARD_BYTES)
@@ -59,3 +69,34 @@ class MatchWriters:
         if not self._path.exists():  # not one pair was stored; those who read matches shall find that
             with new_h5(self._path) as file:
                 file.attrs.update(self._attributes)
+
+
+def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int]) -> None:
+    """Make a matches.h5 of the original one of ours, if its matches are of these features."""
+    if not path.exists():
+        return
+    with open_h5(path) as file:
+        if "format" in file.attrs:
+            return
+        keys = dataset_keys(file)
+        if not keys or not all(_is_of(file[key], key.split("/"), counts) for key in keys):
+            return  # the writer says that it is another program's
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.copyfile(path, temporary)
+    with h5py.File(temporary, "a") as file:
+        file.attrs.update(attributes)
+    with temporary.open("rb") as copy:
+        os.fsync(copy.fileno())
+    temporary.replace(path)
+    log.warning(
+        "%s is the original's, which does not tell its options: its %d pairs are kept as they are; --overwrite "
+        "matches them anew", path, len(keys),
+    )  # fmt: skip
+
+
+def _is_of(matches: h5py.Dataset, key: list[str], counts: Mapping[str, int]) -> bool:
+    """Whether a dataset holds matches between the features of the two images of its key."""
+    if len(key) != 2 or matches.ndim != 2 or matches.shape[0] != 2 or matches.dtype.kind not in "iu":
+        return False
+    rows = zip(matches[()], (counts.get(decode_name(name), 0) for name in key), strict=True)
+    return all(row.size == 0 or 0 <= row.min() <= row.max() < count for row, count in rows)

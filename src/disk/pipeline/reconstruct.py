@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeVar
 
-from disk.errors import ArtifactError, ColmapError, PartialFailureError
+from disk.devices import choose_device
+from disk.errors import ColmapError, PartialFailureError
+from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
+from disk.model.engine import resolve_precision
 from disk.options import Precision
+from disk.pairs.choose import from_file, sequential
 from disk.pipeline.cluster import RayCluster
 from disk.pipeline.detect import DetectOptions, check_detect, detect
-from disk.pipeline.export import ExportOptions, check_export, export, files_of_features
+from disk.pipeline.export import ExportOptions, check_export, export, files_of_features, who_shares_cameras
+from disk.pipeline.follow import Changes, follow_folder
+from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
 from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.precheck import (
+    Sizes,
+    check_matcher,
+    check_output,
+    check_pairs_file,
+    check_room,
+    check_shared,
+    read_sizes,
+)
+from disk.pipeline.take_up import note_options, take_up
+from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
-from disk.storage.artifacts import read_features, read_matches
+from disk.storage.artifacts import IN_MODEL, read_features, read_matches
+from disk.storage.forget import forget_pairs
 from disk.storage.locks import folder_lock
-from disk.storage.shards import check_same
+from disk.storage.new_file import write_json
+
+__all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"]
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
-_FREE = ("device", "ray", "keep_going", "overwrite")  # may change from run to run without changing the model
+# may change from run to run: they do not change the model, or what they name is checked where it is used
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file")
 T = TypeVar("T")
 
 
@@ -39,7 +59,7 @@ class ReconstructOptions:
     image_extension: str | None = None
     """Only images with this extension, any case; default: every supported type."""
     mask_dir: Path | None = None
-    """Folder of masks named as COLMAP does: the mask of image.jpg is image.jpg.png; no features where it is 0."""
+    """Folder of masks, 0 where no features may be: that of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
     model_path: str = DetectOptions.model_path
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     precision: Precision = DetectOptions.precision
@@ -56,7 +76,7 @@ class ReconstructOptions:
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = MatchOptions.top_k
     """retrieval: most similar images that each one is matched with."""
-    rt: float | None = 0.95
+    rt: float | None = MatchOptions.rt
     """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     matcher: Literal["mnn", "lightglue"] = MatchOptions.matcher
     """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
@@ -82,85 +102,74 @@ class ReconstructOptions:
     """Start anew."""
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """What came out; also the content of summary.json.
-
-    images: number of images with features; registered, points, track_length and reprojection_error (pixels) are of
-    the largest model; models: the same of every model, with the names of its images; unconnected: images
-    that are not in the largest model; seconds: of each stage in the run that made the model.
-    """
-
-    images: int
-    registered: int
-    points: int
-    track_length: float
-    reprojection_error: float
-    unconnected: list[str]
-    models: list[dict[str, Any]]
-    seconds: dict[str, float]
-
-
 def reconstruct(images: Path, out: Path, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
     """Reconstruct a folder of photos into out/sparse/0, out/points.ply and out/summary.json.
 
-    Stages that are done are skipped. Raises the errors of the stages, ArtifactError when `out` was made
-    with other options, ColmapError when no images can be connected, PartialFailureError when images could not
-    be read and the rest was done.
+    Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
+    are added. Raises the errors of the stages, ArtifactError when `out` was made with other options or of other photos,
+    ColmapError when no images can be connected, PartialFailureError when the rest was done but some could not be read.
     """
     _check(options)
+    files = list_images(images, options.image_extension)
+    sizes, failed = read_sizes(files)
+    check_output(files, out, options.overwrite)
+    check_shared(files, sizes, who_shares_cameras(_options_of(ExportOptions, options)))
+    if options.pairs_file is not None:
+        check_pairs_file(options.pairs_file, list(sizes))
+    unused = _unused(len(files), options)
+    log_unused(unused)
     partial: PartialFailureError | None = None
-    artifacts, summary = out / "artifacts", out / "summary.json"
+    artifacts, database = out / IN_MODEL, out / "database.db"
     seconds: dict[str, float] = {}
     with folder_lock(out):
-        _same_options(out / "options.json", options)
-        if options.overwrite:
-            summary.unlink(missing_ok=True)
+        changes = _follow(images, out, files, sizes, options)
         with _timed(seconds, "detect"):
             try:
-                detect(artifacts, images, _options_of(DetectOptions, options))
+                detect(artifacts, images, _options_of(DetectOptions, options, overwrite=False))
             except PartialFailureError as error:
                 partial = error
         with read_features(artifacts) as features:
-            count = len(features)
-        if count < 2:
-            raise ColmapError(f"{count} image in {images} has features; a model needs at least two images")
+            names = set(features.names)
+        undecoded = [file.relative for file in files if file.name not in names and file.relative not in failed]
+        failed |= dict.fromkeys(undecoded, "could not be decoded")
+        if len(names) < 2:
+            raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
         with _timed(seconds, "match"):
-            match(artifacts, _options_of(MatchOptions, options, pairs=_pairs(count, options), rt=_ratio(options)))
-        database = out / "database.db"
+            pairs = _pairs(len(names), options)
+            match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
+            _forget_other_pairs(artifacts, names, pairs, options)
         with _timed(seconds, "export"):
-            if options.overwrite or not _is_exported(artifacts, database):
-                summary.unlink(missing_ok=True)
-                choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
+            choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
+            if not _is_exported(artifacts, images, database, choice):
                 export(artifacts, images, choice)
         with _timed(seconds, "verify"):
-            verified = verify(artifacts, _options_of(VerifyOptions, options, database_path=database))
-        if not verified.connected:
-            raise ColmapError(
-                f"no two of the images in {images} have {options.min_inliers} matches that agree, and more than "
-                "agree by chance: they need more overlap, more features (--n), or --max-size 0"
-            )
-        if verified.verified:
-            summary.unlink(missing_ok=True)
-        if summary.exists():
-            log.info("%s is complete", out)
-        else:
-            _map(artifacts, images, out, options, seconds)
-    result = read_summary(out)
+            verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
+        # between here and mapping, images that connect to nothing may be tried rotated
+        with _timed(seconds, "map"):
+            mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
+            result = map_models(artifacts, images, mapping, options.pairs_file)
+        result = _complete(out, result, seconds, failed, changes, unused)
     if partial:
         raise partial
     return result
 
 
-def read_summary(out: Path) -> Reconstruction:
-    """What `reconstruct` found, from out/summary.json; ColmapError when it did not finish."""
-    path = out / "summary.json"
-    try:
-        return Reconstruction(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ColmapError(f"no {path}; run `disk reconstruct` first") from None
-    except (ValueError, TypeError):
-        raise ColmapError(f"{path} was not written by `disk reconstruct`") from None
+def _complete(
+    out: Path,
+    result: Reconstruction,
+    seconds: dict[str, float],
+    failed: dict[str, str],
+    changes: Changes,
+    unused: list[str],
+) -> Reconstruction:
+    """Add to the summary what only the whole run knows; the file stays as it is where nothing is new."""
+    stale = sorted({*changes.gone, *changes.changed})
+    whole = replace(result, failed=failed, unused=unused, stale=stale)
+    if list(result.seconds) == ["map"]:  # mapped now
+        whole = replace(whole, seconds={stage: round(value, 3) for stage, value in seconds.items()})
+    if whole != result:
+        write_json(out / SUMMARY, asdict(whole))
+    return whole
 
 
 def _options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
@@ -179,24 +188,33 @@ def _check(options: ReconstructOptions) -> None:
     check_match(_options_of(MatchOptions, options, pairs=_pairs(0, options), rt=_ratio(options)))
     check_export(_options_of(ExportOptions, options))
     check_verify(_options_of(VerifyOptions, options))
+    check_matcher(options.matcher)
+    if options.ray == "off":
+        choose_device(options.device)
 
 
-def _same_options(path: Path, options: ReconstructOptions) -> None:
-    """Raise ArtifactError where the run to be continued had other options; note ours."""
-    now = {key: str(value) for key, value in asdict(options).items() if key not in _FREE}
-    if path.exists() and not options.overwrite:
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise ArtifactError(f"{path} is damaged; use another folder, or --overwrite") from None
-        check_same(path.parent, before, now)
-    _write_json(path, now)
+def _follow(images: Path, out: Path, files: list[ImageFile], sizes: Sizes, options: ReconstructOptions) -> Changes:
+    """Make what is in `out` follow the options and the folder; what does not fit changes nothing."""
+    artifacts, now = out / IN_MODEL, _decisive(options)
+    take_up(out, now, options.overwrite)
+    with folder_lock(artifacts):
+        changes = follow_folder(artifacts, files, images)
+        new = {name: size for name, size in sizes.items() if name in changes.new or name in changes.changed}
+        check_room(out, new, _options_of(DetectOptions, options).budget, options.max_size)
+    note_options(out, now)
+    return changes
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def _decisive(options: ReconstructOptions) -> dict[str, str]:
+    """The options that a run must share with the one it continues; the content of files is checked by the stages."""
+    noted = {key: value for key, value in asdict(options).items() if key not in _FREE}
+    # what auto stands for here, so that naming it later is no change
+    noted["n"] = _options_of(DetectOptions, options).budget
+    if options.ray == "off":
+        noted["precision"] = resolve_precision(options.precision, choose_device(options.device))
+    if options.mask_dir is not None:
+        noted["mask_dir"] = options.mask_dir.resolve()
+    return {key: str(value) for key, value in noted.items()}
 
 
 def _ratio(options: ReconstructOptions) -> float | None:
@@ -216,37 +234,40 @@ def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "se
     return "retrieval"
 
 
-def _is_exported(artifacts: Path, database: Path) -> bool:
-    from disk.colmap.database import difference, open_database
+def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, options: ReconstructOptions) -> None:
+    """Take out matches of pairs that are no longer asked for, such as those struck from the list."""
+    if options.pairs_file is not None:
+        wanted = set(from_file(options.pairs_file, names))
+    elif pairs == "sequential":
+        wanted = set(sequential(names, options.overlap))
+    else:
+        return
+    with folder_lock(artifacts):
+        count = forget_pairs(artifacts, lambda pair: pair not in wanted)
+    if count:
+        log.info("%d pairs are no longer asked for and are left out", count)
+
+
+def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportOptions) -> bool:
+    from disk.colmap.cameras import camera_model
+    from disk.colmap.database import difference, fingerprint, fingerprint_of_plan, open_database, plan_cameras
 
     if not database.exists():
         return False
-    with read_features(artifacts) as features, read_matches(artifacts) as matches, open_database(database) as db:
-        return difference(db, features, matches) is None
+    with read_features(artifacts) as features, read_matches(artifacts) as matches:
+        files = files_of_features(features, images, options.image_extension)
+        plan = plan_cameras(files, camera_model(options.camera_model), who_shares_cameras(options))
+        with open_database(database) as opened:
+            return difference(opened, features, matches) is None and fingerprint(opened) == fingerprint_of_plan(plan)
 
 
-def _map(artifacts: Path, images: Path, out: Path, options: ReconstructOptions, seconds: dict[str, float]) -> None:
-    """Write the models, the points and at last summary.json, which tells that all is done."""
-    from disk.colmap.mapping import map_images, write_ply
-
-    with _timed(seconds, "map"):
-        with read_features(artifacts) as features:
-            found = files_of_features(features, images, options.image_extension)
-        files = {file.relative: file.path for file in found}
-        models = map_images(out / "database.db", files, out / "sparse", options.mapper, options.seed)
-        write_ply(out / "sparse" / "0", out / "points.ply")
-    largest = models[0]
-    summary = Reconstruction(
-        images=len(files),
-        registered=len(largest.images),
-        points=largest.points,
-        track_length=largest.track_length,
-        reprojection_error=largest.reprojection_error,
-        unconnected=sorted(set(files) - set(largest.images)),
-        models=[asdict(model) for model in models],
-        seconds={stage: round(value, 3) for stage, value in seconds.items()},
-    )
-    _write_json(out / "summary.json", asdict(summary))
+def _unused(count: int, options: ReconstructOptions) -> list[str]:
+    """Flags that were given but have no effect beside the others."""
+    pairs = options.pairs if options.pairs != "auto" else ("exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval")
+    only_for = {} if pairs == "sequential" else {"overlap": "--pairs sequential"}
+    if pairs != "retrieval":
+        only_for["top_k"] = "--pairs retrieval"
+    return unused_flags(options, only_for)
 
 
 @contextlib.contextmanager

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+
 from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.progress import log, progress_bar
-from disk.storage.artifacts import INLIERS, MatchStore, read_features, read_matches
+from disk.storage.artifacts import (
+    INLIERS,
+    MatchStore,
+    artifacts_folder,
+    default_database,
+    read_features,
+    read_matches,
+)
 from disk.storage.locks import folder_lock
 from disk.storage.names import pair_key
-from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done, open_h5
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
     """How matches are verified."""
 
-    database_path: Path = Path("database.db")
-    """The database that `disk export` wrote."""
+    database_path: Path | None = None
+    """The database that `disk export` wrote; default: database.db beside ARTIFACTS."""
     max_error: float = 4.0
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = 15
@@ -34,13 +45,21 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """Matched pairs, those verified now, those with inliers; matches and inliers of all pairs."""
+    """What a run did.
+
+    pairs: matched pairs; verified: those verified now; connected: those with inliers; matches, inliers: of all
+    pairs; watermarks: pairs that agree on a watermark alone, and so have no inliers; turning: connected pairs
+    between which the camera turned, but hardly moved; stale: pairs verified anew because the cameras had changed.
+    """
 
     pairs: int
     verified: int
     connected: int
     matches: int
     inliers: int
+    watermarks: int
+    turning: int
+    stale: int
 
 
 def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
@@ -49,27 +68,36 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
     Pairs already done are skipped. Raises ArtifactError without matches or when inliers.h5 was made with
     other options, ColmapError without a database or when it holds other matches than the artifacts.
     """
-    from disk.colmap.database import difference, image_ids, open_database
-    from disk.colmap.verification import verify_pairs
+    from disk.colmap.database import difference, fingerprint, image_ids, open_database
+    from disk.colmap.verification import kinds_of_pairs, verify_pairs
 
     check_verify(options)
+    artifacts = artifacts_folder(artifacts)
+    path = options.database_path or default_database(artifacts)
     with (
         read_features(artifacts) as features,
         read_matches(artifacts) as matches,
-        open_database(options.database_path) as database,
+        open_database(path) as database,
         folder_lock(artifacts),
     ):
-        writer = ShardWriter(
-            artifacts, "inliers", (INLIERS,), _attributes(matches, options), options.overwrite, SHARD_BYTES
-        )
         pairs = matches.pairs()
         if not pairs:
             raise ArtifactError(f"{artifacts} holds no matched pairs; there is nothing to verify")
+        attributes = _attributes(matches, options, fingerprint(database))
+        stale = _check_inliers(artifacts, attributes, options.overwrite)
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
-                f"{options.database_path} is no export of {artifacts} as it is now ({other}); run `disk export` again"
+                f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, with --overwrite"
             )
+        if stale:
+            log.warning("the images or cameras in %s are not those of %s: all pairs are verified again", path, INLIERS)
+        anew = stale or options.overwrite
+        writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
+        if anew:
+            # first the inliers, then the geometries, so that what is in both is always of one run
+            writer.remove_old()
+            database.clear_two_view_geometries()
         writer.finish()  # what an interrupted run left
         by_name = image_ids(database)
         ids = {pair: (by_name[pair[0]], by_name[pair[1]]) for pair in pairs}
@@ -78,38 +106,90 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)
-            with keep_what_is_done(writer.flush):
+            with keep_what_is_done(writer.flush), contextlib.closing(found):
                 for pair, inliers in zip(todo, found, strict=True):
                     writer.add(pair_key(*pair), {INLIERS: inliers})
                     bar.update(1)
         writer.finish()
         counts = _inlier_counts(artifacts, pairs)
         total = sum(matches[pair].shape[1] for pair in pairs)
-    summary = VerifySummary(len(pairs), len(todo), sum(map(bool, counts.values())), total, sum(counts.values()))
+        kinds = kinds_of_pairs(database, ids.values())
+    summary = VerifySummary(
+        pairs=len(pairs),
+        verified=len(todo),
+        connected=sum(map(bool, counts.values())),
+        matches=total,
+        inliers=sum(counts.values()),
+        watermarks=kinds.count("WATERMARK"),
+        turning=kinds.count("PANORAMIC"),
+        stale=len(todo) if stale else 0,
+    )
+    _report(summary)
+    return summary
+
+
+def _report(summary: VerifySummary) -> None:
     log.info(
         "%d pairs: %d verified now; %d have inliers, %d of %d matches",
         summary.pairs, summary.verified, summary.connected, summary.inliers, summary.matches,
     )  # fmt: skip
-    return summary
+    if summary.watermarks:
+        log.warning(
+            "%d pairs agree on a watermark alone, such as a date stamp or a frame: they have no inliers, and are not "
+            "mapped",
+            summary.watermarks,
+        )
+    if summary.turning and 2 * summary.turning >= summary.connected:
+        log.warning("%s", turning_message(summary.turning, summary.connected))
+
+
+def turning_message(turning: int, connected: int) -> str:
+    """What to say of photos that were mostly taken from one place."""
+    return (
+        f"in {turning} of {connected} verified pairs the motion is a rotation: the camera turned, but hardly moved, so "
+        "there is no depth to be seen; take the photos from different places"
+    )
 
 
 def check_verify(options: VerifyOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    if options.max_error <= 0:
-        raise DiskError(f"--max-error {options.max_error}: must be more than 0")
-    if options.min_inliers < 1:
-        raise DiskError(f"--min-inliers {options.min_inliers}: must be at least 1")
-    if options.seed < 0:
-        raise DiskError(f"--seed {options.seed}: must be at least 0")
+    if not 0 < options.max_error < math.inf:
+        raise DiskError(f"--max-error {options.max_error}: must be more than 0, and finite")
+    if not 1 <= options.min_inliers < 2**31:
+        raise DiskError(f"--min-inliers {options.min_inliers}: must be at least 1 and below 2^31")
+    check_seed(options.seed)
 
 
-def _attributes(matches: MatchStore, options: VerifyOptions) -> dict[str, str]:
+def check_seed(seed: int) -> None:
+    """Raise DiskError for a seed that the robust estimators do not take."""
+    if not 0 <= seed < 2**31:
+        raise DiskError(f"--seed {seed}: must be at least 0 and below 2^31")
+
+
+def _attributes(matches: MatchStore, options: VerifyOptions, cameras: str) -> dict[str, str]:
     made = json.dumps(matches.attributes, sort_keys=True).encode()
     return {
-        "format": "disk inliers 2",  # 1 kept inliers that chance explains
+        "format": "disk inliers 3",  # 1 kept inliers that chance explains, 2 those of watermarks
+        "cameras": cameras,
         "matches": hashlib.sha1(made).hexdigest()[:12],
         "options": json.dumps({key: getattr(options, key) for key in ("max_error", "min_inliers", "seed")}),
     }
+
+
+def _check_inliers(artifacts: Path, attributes: dict[str, str], overwrite: bool) -> bool:
+    """Whether the inliers that are there were found with other cameras, or by an older version.
+
+    Raises ArtifactError when they were made with other options.
+    """
+    shards = sorted(artifacts.glob(".inliers-*.h5"))
+    found = [path for path in (artifacts / INLIERS, *shards) if path.is_file() and h5py.is_hdf5(path)]
+    if overwrite or not found:
+        return False
+    with open_h5(found[0]) as file:
+        before = {key: str(value) for key, value in file.attrs.items() if key in ("format", "cameras")}
+    own = {key: value for key, value in attributes.items() if key not in ("format", "cameras")}
+    ShardWriter(artifacts, "inliers", (INLIERS,), own | before, False, SHARD_BYTES)
+    return before != {key: attributes[key] for key in ("format", "cameras")}
 
 
 def _inlier_counts(artifacts: Path, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,28 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
-from disk.images.listing import list_images
+from disk.errors import ArtifactError, ColmapError, ImageError, PairsError, PartialFailureError
+from disk.images.listing import list_images, path_of
 from disk.images.orientation import upright_points
 from disk.images.reading import Upright, read_upright
 from disk.pairs.choose import from_file
+from disk.pipeline.map import read_summary
 from disk.progress import log, track
-from disk.storage.artifacts import INLIERS, FeatureStore, MatchStore, read_features, read_matches
+from disk.storage.artifacts import (
+    INLIERS,
+    FeatureStore,
+    MatchStore,
+    artifacts_folder,
+    beside,
+    read_features,
+    read_matches,
+)
+from disk.storage.names import did_you_mean, find_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LONGEST = 200  # bytes of a file's name; file systems take 255, of which suffixes need some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,7 @@ class ViewOptions:
     image_extension: str | None = None
     """Only images with this extension, any case; default: every supported type."""
     pairs: tuple[str, ...] = ()
-    """Only these: names `A B [C D ...]` two by two, or one file of `name0 name1` lines; default: all."""
+    """Only these: names `A B [C D ...]` two by two, with or without extension, or one file of `name0 name1` lines."""
     limit: int | None = None
     """At most so many pictures: of matches the pairs with most of them, of keypoints the first by name."""
 
@@ -45,14 +58,17 @@ class _Picture:
 
 def view(
     artifacts: Path,
-    images: Path,
-    what: Literal["keypoints", "matches"],
+    images: Path | None = None,
+    what: Literal["keypoints", "matches"] = "matches",
     options: ViewOptions = ViewOptions(),
 ) -> list[Path]:
     """Draw keypoints coloured by score, or matches coloured by verified or not. Returns the files saved.
 
-    Raises PartialFailureError when some images are missing or damaged and the rest was done.
+    images: the folder of photos; None: the one that the model lying beside the artifacts was made of. Raises
+    PartialFailureError when some images are missing or damaged and the rest was done.
     """
+    artifacts = artifacts_folder(artifacts)
+    images = images or _photos_of(artifacts)
     if options.limit is not None and options.limit < 1:
         raise ArtifactError(f"--limit must be at least 1, got {options.limit}")
     paths = {file.name: file.path for file in list_images(images, options.image_extension)}
@@ -61,7 +77,9 @@ def view(
             raise ImageError(f"{images} holds none of the {len(features)} images of {artifacts}")
         pairs = _chosen_pairs(options.pairs, features.names)
         if what == "keypoints":
-            names = features.names if pairs is None else sorted({name for pair in pairs for name in pair})
+            # one image in place of a folder is what is wanted of all that have features
+            wanted = [name for name in features.names if name in paths] if images.is_file() else features.names
+            names = wanted if pairs is None else sorted({name for pair in pairs for name in pair})
             pictures = [_Picture(name, _keypoints_of(features, paths, name)) for name in names[: options.limit]]
             return _produce(pictures, _target(artifacts, options.save))
         with read_matches(artifacts) as matches:
@@ -75,23 +93,56 @@ def view(
             return _produce(pictures, _target(artifacts, options.save))
 
 
+def _photos_of(artifacts: Path) -> Path:
+    """The folder of photos that is noted in the summary of the model that the artifacts belong to."""
+    try:
+        photos = Path(read_summary(beside(artifacts)).photos)
+    except ColmapError:
+        photos = Path()
+    if photos == Path() or not photos.is_dir():
+        raise ImageError(f"which photos are those of {artifacts}? Give their folder: disk view {artifacts} IMAGES")
+    return photos
+
+
 def picture_name(pair: tuple[str, str]) -> str:
-    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`."""
-    return "--".join(pair).replace("/", "%2F")
+    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`; no two pairs share one."""
+    return "--".join(map(_escaped, pair))
+
+
+def _escaped(name: str) -> str:
+    name = name.replace("%", "%25").replace("/", "%2F")
+    # two hyphens are between the two names of a pair, and nowhere else
+    return name.replace("-", "%2D") if "--" in f"-{name}-" else name
+
+
+def _fitting(name: str) -> str:
+    """A path whose last part is no longer than a file system takes, told apart by a hash where it is cut."""
+    folder, _, last = name.rpartition("/")
+    if len(last.encode()) > _LONGEST:
+        digest = hashlib.sha256(last.encode()).hexdigest()[:12]
+        last = f"{last.encode()[: _LONGEST - 13].decode(errors='ignore')}-{digest}"
+    return f"{folder}/{last}" if folder else last
 
 
 def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, str]] | None:
     """The pairs asked for, each in the order of the names; None for all."""
     if not wanted:
         return None
-    if len(wanted) == 1:
+    known = set(names)
+    if len(wanted) == 1 and (Path(wanted[0]).is_file() or find_name(wanted[0], known) is None):
         return from_file(Path(wanted[0]), names)
     if len(wanted) % 2:
         raise PairsError(f"--pairs takes names two by two, or one file; got {len(wanted)} names")
-    unknown = sorted(set(wanted) - set(names))
+    found = {word: find_name(word, known) for word in wanted}
+    unknown = [f"{word}{did_you_mean(word, known)}" for word, name in found.items() if name is None]
     if unknown:
-        raise PairsError(f"no features of {', '.join(unknown)}; names are paths without extension")
-    return sorted({(min(a, b), max(a, b)) for a, b in zip(wanted[::2], wanted[1::2], strict=True)})
+        raise PairsError(f"no features of {', '.join(unknown)}; names are paths below the folder of images")
+    chosen = [found[word] or "" for word in wanted]
+    pairs = {(min(a, b), max(a, b)) for a, b in zip(chosen[::2], chosen[1::2], strict=True)}
+    alone = [a for a, b in pairs if a == b]
+    if alone:
+        raise PairsError(f"--pairs: {alone[0]!r} is paired with itself")
+    return sorted(pairs)
 
 
 def _strongest(matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: int | None) -> list[tuple[str, str]]:
@@ -199,7 +250,7 @@ def _save(picture: _Picture, folder: Path) -> Path:
     figure = canvas.new_figure()
     picture.draw(figure)
     # a name may hold a dot, so the suffix is appended, not replaced
-    return canvas.save(figure, folder / f"{picture.name}.jpg")
+    return canvas.save(figure, folder / path_of(f"{_fitting(picture.name)}.jpg"))
 
 
 def _show(picture: _Picture) -> None:

@@ -8,6 +8,7 @@ DISK are read as well.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from disk.storage.shards import ShardWriter, dataset_keys, open_h5, remove_artif
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
 MATCHES, UNMATCHED, INLIERS = "matches.h5", "unmatched.h5", "inliers.h5"
+IN_MODEL = "artifacts"  # the folder of `disk reconstruct` that holds them
 COORDINATES = "x right, y down, in pixels of the image as stored; (0, 0) is the centre of the first pixel"
 
 
@@ -99,6 +101,10 @@ class FeatureStore:
         """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
         return str(self._attribute(name, "image_path"))
 
+    def orientation(self, name: str) -> int:
+        """The EXIF orientation, 1 to 8, by which the network saw the image; 1 where the file does not say."""
+        return int(_dataset(self._keypoints, name).attrs.get("orientation", 1))
+
     def _attribute(self, name: str, key: str) -> Any:
         value = _dataset(self._keypoints, name).attrs.get(key)
         if value is None:
@@ -147,14 +153,31 @@ class MatchStore:
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
 
+def artifacts_folder(folder: Path) -> Path:
+    """The folder of artifacts that is meant: a model of `disk reconstruct` stands for those it was made of."""
+    folder = Path(folder)
+    inside = folder / IN_MODEL
+    return inside if not (folder / KEYPOINTS).is_file() and (inside / KEYPOINTS).is_file() else folder
+
+
+def beside(artifacts: Path) -> Path:
+    """The folder that the folder of artifacts lies in: where what is made of them goes unless another is named."""
+    return Path(os.path.relpath(artifacts_folder(artifacts).absolute().parent))
+
+
+def default_database(artifacts: Path) -> Path:
+    """Where the COLMAP database of a folder of artifacts lies unless another place is named."""
+    return beside(artifacts) / "database.db"
+
+
 def read_features(artifacts: Path) -> FeatureStore:
     """The features that `disk detect` (or the original) wrote; ArtifactError when there are none."""
-    return FeatureStore(Path(artifacts))
+    return FeatureStore(artifacts_folder(artifacts))
 
 
 def read_matches(artifacts: Path, file: str = MATCHES) -> MatchStore:
     """The matches of a folder of artifacts; ArtifactError when there are none."""
-    path = Path(artifacts) / file
+    path = artifacts_folder(artifacts) / file
     if not path.is_file():
         command = "verify" if file == INLIERS else "match"
         raise ArtifactError(f"no {file} in {artifacts}; run `disk {command}` first")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +20,39 @@ _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
 
 
+def cache_folder() -> Path:
+    """Where what is downloaded lives: $DISK_HOME (or $DISK_CACHE), else disk-features in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    chosen = os.environ.get("DISK_HOME") or os.environ.get("DISK_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(home) / "disk-features"
+
+
 def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str) -> Path:
     """Fetch `url` to `target` and return it; a target that passes `check` already is left alone.
 
     The bytes go to `<target>.part`, which a later call continues, and the file gets its name only once
-    `check` has accepted it. A continued file that fails the check is fetched once more from the start.
-    Raises DownloadError when the server cannot be reached, refuses, breaks off or sends something else.
+    `check` has accepted it. A continued file that fails the check is fetched once more from the start. A second
+    process that wants the same file waits for the first. Raises DownloadError when the server cannot be reached,
+    refuses, breaks off or sends something else, when nothing can be written, and where DISK_OFFLINE forbids it.
     """
     if target.is_file():
         if check(target):
             return target
         log.warning("%s is not what it should be; fetching it again", target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if _offline():
+        raise DownloadError(f"{target} is not here and DISK_OFFLINE is set; unset it, or get the file from {url}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target):
+            if target.is_file() and check(target):  # another process has fetched it
+                return target
+            log.info("fetching %s from %s to %s", description, url, target)
+            return _fetch(url, target, check, description)
+    except OSError as error:
+        raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _fetch(url: str, target: Path, check: Callable[[Path], bool], description: str) -> Path:
     part = target.with_name(target.name + ".part")
     continued = _size(part) > 0
     while True:
@@ -43,6 +65,30 @@ def download(url: str, target: Path, *, check: Callable[[Path], bool], descripti
             raise DownloadError(f"{url}: the file fetched does not have the expected checksum; it was deleted")
         log.warning("%s: the continued file does not have the expected checksum; from the start", url)
         continued = False
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold a lock beside the file, waiting for the process that has it."""
+    from filelock import FileLock, Timeout
+
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is fetching %s; waiting for it", target)
+        lock.acquire()
+    try:
+        yield
+        # who still waits for it, or makes a new one, finds the target there
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _offline() -> bool:
+    return os.environ.get("DISK_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def fetch_text(url: str) -> str:
@@ -102,6 +148,8 @@ def _fetch_once(url: str, part: Path, description: str) -> tuple[bool, int | Non
 def _open(url: str, start: int) -> http.client.HTTPResponse:
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"{url}: not an http or https address")
+    if _offline():
+        raise DownloadError(f"{url} cannot be fetched: DISK_OFFLINE is set")
     headers = {"User-Agent": "disk-features"}
     if start:
         headers["Range"] = f"bytes={start}-"

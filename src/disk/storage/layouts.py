@@ -19,9 +19,17 @@ import torch
 
 from disk.errors import ArtifactError
 from disk.features import Features
-from disk.progress import track
-from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, FeatureStore, MatchStore, read_features
-from disk.storage.new_file import new_h5
+from disk.progress import log, track
+from disk.storage.artifacts import (
+    DESCRIPTORS,
+    KEYPOINTS,
+    SCORES,
+    FeatureStore,
+    MatchStore,
+    artifacts_folder,
+    read_features,
+)
+from disk.storage.new_file import new_h5, write_text
 from disk.storage.shards import dataset_keys, open_h5
 
 IMW_MATCHES = "matches.h5"
@@ -100,8 +108,17 @@ def write_hloc(
                 partner[rows], score[rows] = columns, (1 + cosine) / 2
                 group = file.create_group(f"{_flat(paths[name0])}/{_flat(paths[name1])}")
                 group["matches0"], group["matching_scores0"] = partner, score
-    lines = "".join(f"{paths[name0]} {paths[name1]}\n" for name0, name1 in pairs)
-    (out / HLOC_PAIRS).write_text(lines, encoding="utf-8")
+    # hloc splits a line at spaces and knows no quotes
+    spaced = [pair for pair in pairs if len(f"{paths[pair[0]]} {paths[pair[1]]}".split()) != 2]
+    if spaced:
+        log.warning(
+            "%s leaves out %d of %d pairs: hloc takes a line for two words, so it cannot read names with spaces, such "
+            "as %r or %r; features and matches hold them all; rename the images to use the list",
+            out / HLOC_PAIRS, len(spaced), len(pairs), *(paths[name] for name in spaced[0]),
+        )  # fmt: skip
+    left_out = set(spaced)
+    lines = "".join(f"{paths[name0]} {paths[name1]}\n" for name0, name1 in pairs if (name0, name1) not in left_out)
+    write_text(out / HLOC_PAIRS, lines)
 
 
 class HlocFeatures:
@@ -134,16 +151,29 @@ class HlocFeatures:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> Features:
-        """Features of one image, float32; zeros where there are no scores. ArtifactError for bad data."""
+        """Features of one image, float32; zeros where there are no scores, see `has_scores`.
+
+        Raises ArtifactError for bad data.
+        """
         keypoints = self.keypoints(name)
         descriptors = self._array(name, "descriptors")
         if descriptors.ndim != 2 or descriptors.shape[1] != len(keypoints):
             raise ArtifactError(f"{self._file.filename}: {name!r} has descriptors {descriptors.shape}, not (D, N)")
-        group = self._file[self.paths[name]]
-        scored = "keypoint_scores" in group
-        scores = self._array(name, "keypoint_scores") if scored else np.zeros(len(keypoints), np.float32)
+        key = self._scores_key(name)
+        scores = np.zeros(len(keypoints), np.float32) if key is None else self._array(name, key)
+        if scores.shape != (len(keypoints),):
+            raise ArtifactError(f"{self._file.filename}: {name!r} has {key} {scores.shape}, not ({len(keypoints)},)")
         rows = np.ascontiguousarray(descriptors.T)
         return Features(torch.from_numpy(keypoints), torch.from_numpy(rows), torch.from_numpy(scores))
+
+    def has_scores(self, name: str) -> bool:
+        """Whether the file tells which keypoints of an image are the best."""
+        return self._scores_key(name) is not None
+
+    def _scores_key(self, name: str) -> str | None:
+        """hloc writes `keypoint_scores` since 2021, and `scores` before that, as other programs still do."""
+        group = self._file[self.paths[name]]
+        return next((key for key in ("keypoint_scores", "scores") if key in group), None)
 
     def keypoints(self, name: str) -> np.ndarray:
         """Keypoints of one image, (N, 2) float32 in pixels."""
@@ -169,7 +199,7 @@ def open_features(path: Path) -> FeatureStore | HlocFeatures:
 
     ArtifactError when there are none.
     """
-    if (path / KEYPOINTS).is_file():
+    if (artifacts_folder(path) / KEYPOINTS).is_file():
         return read_features(path)
     file = path / HLOC_FEATURES if path.is_dir() else path
     if file.is_file():

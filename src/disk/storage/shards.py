@@ -23,6 +23,7 @@ import numpy as np
 
 from disk.errors import ArtifactError
 from disk.progress import log, progress_bar
+from disk.storage.new_file import put_in_place
 
 SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
@@ -93,6 +94,18 @@ class ShardWriter:
                 keys.update(dataset_keys(file[self.files[0]]))
         return keys
 
+    def values(self, attribute: str) -> dict[str, Any]:
+        """An attribute of all complete entries by key, as `add` was given it; None where an entry has none."""
+        if self._overwrites:
+            return {}
+        found: dict[str, Any] = {}
+        for path in [self.artifacts / self.files[0], *self._shards()]:
+            if path.exists():
+                with open_h5(path) as file:
+                    group = file.get(self.files[0], file)
+                    found |= {key: group[key].attrs.get(attribute) for key in dataset_keys(group)}
+        return found
+
     def add(self, key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> None:
         """Store one entry: an array for each of the files, all under the same key with the same attributes."""
         if set(arrays) != set(self.files):
@@ -122,11 +135,8 @@ class ShardWriter:
         self._next_shard += 1
         temporary = path.with_name(path.name + ".tmp")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            _rename(temporary, path)
+            temporary.write_bytes(content)
+            put_in_place(temporary, path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -149,7 +159,7 @@ class ShardWriter:
                 temporary = self._temporary(name)
                 try:
                     self._merge_into(temporary, name, shards, bar.update)
-                    _rename(temporary, self.artifacts / name)
+                    put_in_place(temporary, self.artifacts / name)
                 except (OSError, RuntimeError) as error:
                     with contextlib.suppress(OSError):
                         temporary.unlink(missing_ok=True)
@@ -176,8 +186,6 @@ class ShardWriter:
                             del target[key]
                         source.copy(source[name][key], target, key)
                 update(1)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
 
     def _write_error(self, error: Exception) -> ArtifactError:
         return ArtifactError(
@@ -230,16 +238,6 @@ def dataset_keys(group: h5py.Group) -> list[str]:
 
 def _shards(artifacts: Path, stem: str) -> list[Path]:
     return sorted(artifacts.glob(f".{stem}-*.h5"))
-
-
-def _rename(source: Path, target: Path) -> None:
-    source.replace(target)
-    if os.name == "posix":  # the new name survives a power cut only once the folder is synced
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _reason(error: Exception) -> str:

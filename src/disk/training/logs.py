@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from disk.errors import TrainingError
+from disk.errors import TrainingError, require
 from disk.training.step import Totals
 
 
@@ -17,6 +17,7 @@ class Logs:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Continue after `step`: what an interrupted run logged beyond it is dropped."""
+        require("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
@@ -53,6 +54,7 @@ def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
 
     Raises TrainingError where there is none.
     """
+    require("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     if not path.exists():

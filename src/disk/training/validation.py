@@ -15,7 +15,7 @@ from disk.features import Features
 from disk.geometry.auc import mean_average_accuracy
 from disk.geometry.camera import relative_pose
 from disk.geometry.pose import rotation_error, translation_error
-from disk.matching.nearest import match
+from disk.matching.api import match
 from disk.model.disk import DISK
 from disk.rewards.epipolar import epipolar_consistent
 from disk.shapes import Float, Tensor
@@ -84,7 +84,7 @@ def pose_scalars(result: PairResult) -> dict[str, float]:
 
 
 def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedImage) -> PairResult:
-    indices = match(f1, f2).indices.to(f1.keypoints.device)
+    indices = match(f1, f2, ratio=None).indices.to(f1.keypoints.device)
     kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
     on_line = epipolar_consistent(kps1, kps2, view1.camera, view2.camera, threshold=1.5, visibility=False)
     right = int(on_line.sum())

@@ -1,1 +1,5 @@
 """Figures and the HTML report."""
+
+from disk.errors import require
+
+require("matplotlib")

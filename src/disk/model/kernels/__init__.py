@@ -1,1 +1,32 @@
-"""The batched operations of detection: plain torch everywhere, and Triton's kernels with the same signatures."""
+"""The batched operations of detection: in plain torch everywhere (`plain`), and by Triton's kernels (`fused`).
+
+Both modules have the same functions; `operations` says which of them runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from types import ModuleType
+
+import torch
+
+_CAPABILITY = (7, 0)  # Volta, the first GPU with tensor cores and the oldest that Triton compiles for
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def operations(device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """Triton's kernels on a GPU that has them, where no gradients are needed; plain torch otherwise."""
+    if device.type == "cuda" and dtype in _DTYPES and not torch.is_grad_enabled() and _has_kernels(device):
+        from disk.model.kernels import fused
+
+        return fused
+    from disk.model.kernels import plain
+
+    return plain
+
+
+@functools.cache
+def _has_kernels(device: torch.device) -> bool:
+    # Triton comes with torch on Linux, and not on Windows
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= _CAPABILITY

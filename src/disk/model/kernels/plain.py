@@ -1,4 +1,4 @@
-"""The operations on maps in plain torch: differentiable, on any device, in any precision, for a whole batch at once.
+"""The operations in plain torch: on any device, at any precision, for a whole batch; those on maps have gradients.
 
 Maps are (B, C, H, W) with channels innermost. A `norm` (B, 2, C) holds the scale and the shift that normalise each
 channel of each image; it is kept in single precision at least, whatever the precision of the maps.
@@ -12,11 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from disk.model.statistics import EPS, gram
-from disk.model.unet import DOWN
+from disk.model.unet import STRIDE
 from disk.model.winograd import KERNEL, MARGIN
-from disk.shapes import Float, Int, Tensor, UInt8
+from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
-STRIDE = 2 ** (len(DOWN) - 1)  # height and width of the network's maps at full resolution are multiples of this
+NAME = "torch"  # in messages
+BYTES_PER_PIXEL = 1100  # of an image in a batch, at most, in single precision
+_LAST = 0xFFFFFFFF  # a key holds a pixel's distance from this one
 INPUT_CHANNELS = 8  # tensor cores multiply channels by eights
 
 
@@ -49,8 +51,9 @@ def activation(
     slope: Float[Tensor, " c"],
 ) -> Float[Tensor, "b c h w"]:
     """`half` after bilinear x2 beside `skip`, normalised, through the PReLU."""
-    up = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
-    return _activate(torch.cat([up, skip], 1), torch.cat([half_norm, skip_norm], 2), slope)
+    # nothing keeps the upsampled map alive: it is the largest but one
+    both = torch.cat([F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False), skip], 1)
+    return _activate(both, torch.cat([half_norm, skip_norm], 2), slope)
 
 
 def heatmap(
@@ -78,32 +81,97 @@ def describe(
     slope: Float[Tensor, " c"],
     matrix: Float[Tensor, "k d"],
     bias: Float[Tensor, " d"],
-    image: Int[Tensor, " n"],
-    points: Int[Tensor, "n 2"],
+    pixels: Int[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Unit vectors: the other output channels at pixels (x, y) of the images with the given indices.
+    """Unit vectors: the other output channels at pixels of the batch, counted in reading order; 0 for negative ones.
 
     `matrix` has a row for each tap in reading order and each channel. Single precision at least.
     """
     height, width = skip.shape[2:]
-    x, y = points.unbind(1)
-    offsets = torch.arange(-MARGIN, MARGIN + 1, device=points.device)
+    found = pixels >= 0
+    row, x = (pixels * found) // width, (pixels * found) % width
+    image, y = row // height, row % height
+    offsets = torch.arange(-MARGIN, MARGIN + 1, device=pixels.device)
     window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
     inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None]
     full = _gather(skip, image, window_y, window_x)
 
     # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
-    four = torch.arange(4, device=points.device)
+    four = torch.arange(4, device=pixels.device)
     coarse_y, coarse_x = (((at - MARGIN - 1) >> 1)[:, None] + four for at in (y, x))
-    parity = torch.stack([y, x], 1) % 2
-    rows, columns = _window_upsampling(half)[parity].unbind(1)
+    rows, columns = _window_upsampling(y, half.dtype), _window_upsampling(x, half.dtype)
     coarse = _gather(half, image, coarse_y, coarse_x).unflatten(1, (4, 4))
     coarse = torch.einsum("nyi,nxj,nijc->nyxc", rows, columns, coarse).flatten(1, 2)
 
-    norm = torch.cat([half_norm, skip_norm], 2)[image]
+    norm = torch.cat([half_norm, skip_norm], 2).index_select(0, image)
     windows = _activate(torch.cat([coarse, full], 2).transpose(1, 2)[..., None], norm, slope)[..., 0].transpose(1, 2)
     windows = windows * inside.flatten(1)[:, :, None]
-    return F.normalize((windows.flatten(1) @ matrix).to(bias.dtype) + bias, dim=1)
+    return F.normalize((windows.flatten(1) @ matrix).to(bias.dtype) + bias, dim=1) * found[:, None]
+
+
+def candidates(
+    heatmap: Float[Tensor, "b h w"],
+    sizes: Int[Tensor, "b 2"],
+    window: int,
+    allowed: Bool[Tensor, "b h w"] | None = None,
+) -> Int[Tensor, "b cells"]:
+    """The local maxima that `disk.model.detection.nms` finds in each image's first (height, width) pixels, as keys.
+
+    The better of two keys is the larger: the score's bits before the pixel's place in reading order. 0 is no candidate.
+    Of a local maximum that `allowed` rules out nothing is left, and its neighbours stay suppressed. One key for
+    each cell of window // 2 + 1 pixels, which holds at most one: it lies within the window of each of its pixels.
+    """
+    _, height, width = heatmap.shape
+    reach = window // 2
+    cell = reach + 1
+    at = [torch.arange(size, device=heatmap.device) for size in (height, width)]
+    valid = (at[0] < sizes[:, :1])[:, :, None] & (at[1] < sizes[:, 1:])[:, None]
+    heatmap = torch.where(valid, heatmap.float(), -torch.inf)
+    filled = F.pad(heatmap, (0, -width % cell, 0, -height % cell), value=-torch.inf)
+    score, within = filled.unfold(1, cell, cell).unfold(2, cell, cell).flatten(3).max(3)
+    y, x = at[0][::cell, None] + within // cell, at[1][::cell] + within % cell
+    y, x, score = y.flatten(1), x.flatten(1), score.flatten(1)
+    pixel = y * width + x
+
+    highest = F.max_pool2d(F.max_pool2d(heatmap, (1, window), 1, (0, reach)), (window, 1), 1, (reach, 0))
+    kept = (score > 0) & (score == highest.flatten(1).gather(1, pixel))
+    # in a plateau only the first pixel of a window, in reading order, is its arg-max
+    before = torch.arange(window * window // 2, device=heatmap.device)
+    before_y, before_x = y[..., None] + before // window - reach, x[..., None] + before % window - reach
+    inside = (before_y >= 0) & (before_x >= 0) & (before_x < width)
+    index = before_y.clamp(min=0) * width + before_x.clamp(0, width - 1)
+    earlier = heatmap.flatten(1).gather(1, index.flatten(1)).view_as(index)
+    kept &= ~(inside & (earlier == score[..., None])).any(2)
+    if allowed is not None:
+        kept &= allowed.flatten(1).gather(1, pixel)
+    return torch.where(kept, (score.view(torch.int32).long() << 32) | (_LAST - pixel), 0)
+
+
+def place(
+    keys: Int[Tensor, "b k"], heatmap: Float[Tensor, "b h w"], sizes: Int[Tensor, "b 2"], subpixel: bool
+) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"], Int[Tensor, "b k"], Int[Tensor, " b"]]:
+    """What falling keys of `candidates` stand for: keypoints, scores, pixels of the batch in reading order, and counts.
+
+    `subpixel` moves keypoints as `disk.model.detection.refine` does. Past the count all are 0, and the pixels -1.
+    """
+    _, height, width = heatmap.shape
+    found = keys > 0
+    pixel = torch.where(found, _LAST - (keys & _LAST), 0)
+    scores = (keys >> 32).int().view(torch.float32)
+    keypoints = []
+    for at, size, step in ((pixel % width, sizes[:, 1:], 1), (pixel // width, sizes[:, :1], width)):
+        moved = at.float()
+        if subpixel:
+            last = height * width - 1
+            before, after = (
+                heatmap.flatten(1).gather(1, (pixel + side).clamp(0, last)).float() for side in (-step, step)
+            )
+            curvature = 2 * scores - before - after
+            is_peak = (at > 0) & (at < size - 1) & (scores >= before) & (scores >= after) & (curvature > 0)
+            moved = moved + torch.where(is_peak, (after - before) / (2 * curvature), 0.0)
+        keypoints.append(moved * found)
+    first = torch.arange(len(keys), device=keys.device)[:, None] * (height * width)
+    return torch.stack(keypoints, 2), scores * found, torch.where(found, first + pixel, -1), found.sum(1)
 
 
 def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -115,16 +183,34 @@ def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return pixels.index_select(0, index.flatten()).view(len(y), -1, channels)
 
 
-def _window_upsampling(like: Tensor) -> Tensor:
-    """(2, 5, 4): bilinear x2 along an axis from 4 samples to 5, where the middle one is even or odd."""
-    even = [[1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1], [0, 0, 1, 3]]
-    odd = [[3, 1, 0, 0], [1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1]]
-    return torch.tensor([even, odd], dtype=like.dtype, device=like.device) / 4
+def _window_upsampling(middle: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, 5, 4): bilinear x2 along an axis, from 4 samples to a window around each middle (N,); quarters, so exact."""
+    fine, coarse = (torch.arange(count, device=middle.device) for count in (KERNEL, KERNEL - 1))
+    place = 0.75 - 0.5 * (middle % 2)[:, None] + 0.5 * fine
+    return (1 - (place[:, :, None] - coarse).abs()).clamp(min=0).to(dtype)
 
 
 def _activate(x: Tensor, norm: Tensor, slope: Tensor) -> Tensor:
-    scale, shift = norm.to(x.dtype)[..., None, None].unbind(1)
-    return F.prelu(torch.addcmul(shift, x, scale), slope.to(x.dtype))
+    return F.prelu(_Normalise.apply(x, norm), slope.to(x.dtype))
+
+
+class _Normalise(torch.autograd.Function):
+    """x (B, C, H, W) by its norm, computed in the norm's precision and rounded to that of x.
+
+    Where a channel is nearly constant the scale is large, and a rounded shift would leave noise in place of 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: Tensor) -> Tensor:
+        ctx.save_for_backward(x, norm)
+        scale, shift = norm[..., None, None].unbind(1)
+        return torch.addcmul(shift, x, scale, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, norm = ctx.saved_tensors
+        grad_norm = [part.sum((2, 3), dtype=norm.dtype) for part in (grad * x, grad)]
+        return grad * norm[:, 0, :, None, None].to(x.dtype), torch.stack(grad_norm, 1)
 
 
 def _norm(x: Tensor, upsampled: bool = False) -> Tensor:

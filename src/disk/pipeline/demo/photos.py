@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from disk.errors import MissingExtraError
+from disk.errors import require
 from disk.images.reading import read_image
 from disk.shapes import UInt8
 
 
 def photo_folder() -> Path:
     """The folder of the wheel that holds the photographs. Raises MissingExtraError without scikit-image."""
-    try:
-        import skimage.data
-    except ImportError as error:
-        raise MissingExtraError("scikit-image", "demo") from error
+    require("skimage")
+    import skimage.data
+
     return Path(skimage.data.__file__).parent
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from disk.features import Features
-from disk.matching.nearest import match
+from disk.matching.api import match
 from disk.model.disk import DISK
 from disk.pipeline.demo.photos import load_photo, photo_folder
 from disk.shapes import Float
@@ -43,7 +43,7 @@ def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
     """Detect and match the pair, compare with the disparities, save the pictures to a folder."""
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
     first, second = (features.cpu() for features in model.detect([left, right], n=n))
-    found = match(first, second).indices.numpy()
+    found = match(first, second, ratio=None).indices.numpy()
     ends = (first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]])
     errors = disparity_errors(*ends, load_disparity())
     known, good = np.isfinite(errors), errors <= TOLERANCE

@@ -1,0 +1,42 @@
+"""`disk map`: from verified pairs to a sparse 3D model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import AsJson, print_json, run
+from disk.cli.model_table import show
+from disk.pipeline import map as stage
+from disk.pipeline.map import MapOptions
+from disk.storage.artifacts import beside
+
+
+def map_(
+    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    options: MapOptions = MapOptions(),
+    json: AsJson = False,
+) -> None:
+    """Map verified pairs into a COLMAP model: the last stage of `disk reconstruct`.
+
+    Writes sparse/0 (the largest model), points.ply and summary.json into the folder that ARTIFACTS lies in, or
+    --output. Run `disk verify` first. A model that was made of the same is kept.
+
+    Args:
+        artifacts: folder with inliers.h5. A model stands for its artifacts.
+        images: folder of the images, for the colours of points.
+        options: how to map.
+    """
+    result = stage.map_models(artifacts, images, options)
+    if json:
+        print_json(result)
+    else:
+        show(result, options.output or beside(artifacts))
+
+
+def main(argv: list[str]) -> int:
+    run(map_, argv, "map", "disk map model/artifacts/ photos/")
+    return 0

@@ -1,0 +1,91 @@
+"""What `disk reconstruct` and `disk map` print in the end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from disk.pipeline.map import Reconstruction
+
+_NAMED = 5  # images or cameras of one kind; summary.json names all
+_WEAK = 0.25  # of the median number of points an image sees
+
+
+def show(result: Reconstruction, out: Path) -> None:
+    """Print the models, cameras, weakest images, what does not connect and why, and what to run next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "images", "points", "track length", "reprojection error (px)")
+    for number, model in enumerate(result.models):
+        table.add_row(
+            f"sparse/{number}",
+            f"{len(model['images'])} of {result.images}",
+            f"{model['points']:,}",
+            f"{model['track_length']:.2f}",
+            f"{model['reprojection_error']:.3f}",
+        )
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for line in _lines(result, out):
+        console.print(line, highlight=False, markup=False)
+
+
+def _lines(result: Reconstruction, out: Path) -> list[str]:
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    lines = [f"made in {sum(result.seconds.values()):.1f} s: {times}"]
+    lines += _cameras(result.models[0]) + _weakest(result.models[0])
+    if result.unconnected:
+        names = ", ".join(result.unconnected)
+        lines.append(f"images that do not connect to sparse/0, {len(result.unconnected)}: {names}")
+        reasons = [f"  {name}: {result.reasons[name]}" for name in result.unconnected if name in result.reasons]
+        lines += _shortened(reasons, "  ... (all in summary.json)")
+    if result.failed:
+        lines.append(f"photos without features, {len(result.failed)}: {', '.join(result.failed)}")
+    if result.stale:
+        lines.append(f"photos gone or changed since the last run, {len(result.stale)}: {', '.join(result.stale)}")
+    lines += [f"not used: {reason}" for reason in result.unused]
+    lines += [f"note: {remark}" for remark in result.remarks]
+    lines.append(f"points to look at: {out / 'points.ply'}")
+    lines.append(f"next:  disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
+    sparse, photos = (shlex.quote(str(path)) for path in (out / "sparse" / "0", result.photos or "photos"))
+    lines.append(
+        f"       colmap image_undistorter --input_path {sparse} --image_path {photos} --output_path dense   "
+        "(for dense stereo and splatting)"
+    )
+    lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
+    return lines
+
+
+def _cameras(model: dict[str, Any]) -> list[str]:
+    cameras = model.get("cameras", [])
+    if not cameras:
+        return []
+    if len(cameras) == 1:
+        camera = cameras[0]
+        return [f"camera: {camera['model']}{_focal(camera)} for {camera['images']} images"]
+    known = sorted(camera["focal_length"] for camera in cameras if camera["focal_length"])
+    middle = (
+        f", focal lengths {known[0]:,.1f} to {known[-1]:,.1f} px, median {known[len(known) // 2]:,.1f}" if known else ""
+    )
+    lines = [f"  {camera['model']}{_focal(camera)}: {camera['first']}" for camera in cameras]
+    return [f"cameras, {len(cameras)}{middle}:", *_shortened(lines, "  ... (all in summary.json)")]
+
+
+def _focal(camera: dict[str, Any]) -> str:
+    return f", focal length {camera['focal_length']:,.1f} px" if camera["focal_length"] else ""
+
+
+def _weakest(model: dict[str, Any]) -> list[str]:
+    """The images that see far fewer points than most."""
+    seen = sorted(model.get("observations", {}).items(), key=lambda image: (image[1], image[0]))
+    if not seen:
+        return []
+    middle = seen[len(seen) // 2][1]
+    weak = [f"{name} ({points:,})" for name, points in seen if points < _WEAK * middle][:_NAMED]
+    return [f"weakest images, by the points they see (median {middle:,}): {', '.join(weak)}"] if weak else []
+
+
+def _shortened(lines: list[str], rest: str) -> list[str]:
+    return lines if len(lines) <= _NAMED else [*lines[:_NAMED], rest]

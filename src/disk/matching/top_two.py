@@ -1,0 +1,232 @@
+"""The two largest similarities of each descriptor: of one pair of images in tiles, or of a batch of pairs at once.
+
+What finds them depends on where the descriptors are: on a CPU tiles that stay in its cache, on a GPU a batch of
+matrices by plain operations, or a kernel that writes no matrix where Triton can be imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier
+from time import perf_counter
+from typing import cast
+
+import torch
+from torch.nn import functional as F
+
+from disk.shapes import Bool, Float, Int, Tensor
+
+_LANES = 32
+# fewer similarities than this are not worth a second thread
+_WORTH_THREADS = 1024**2
+
+
+@dataclass
+class TopTwo:
+    """For each descriptor: the largest and second largest similarity, and where the largest is.
+
+    Minus infinity where there is none. After a tie the place may be that of either. Where the descriptors are those
+    of both images of a pair, they are numbered through: the second image's follow the first's.
+    """
+
+    top: Float[Tensor, "*b n"]
+    second: Float[Tensor, "*b n"]
+    index: Int[Tensor, "*b n"]
+
+    @staticmethod
+    def start(n: int, device: torch.device) -> TopTwo:
+        """Before any similarity is seen."""
+        nothing = torch.full((n,), -math.inf, device=device)
+        return TopTwo(nothing, nothing.clone(), torch.zeros(n, dtype=torch.int64, device=device))
+
+    @staticmethod
+    def of_both(rows: TopTwo, columns: TopTwo) -> TopTwo:
+        """Of both images, from those of the rows and of the columns of their matrices."""
+        n = rows.top.shape[-1]
+        return TopTwo(
+            torch.cat([rows.top, columns.top], -1),
+            torch.cat([rows.second, columns.second], -1),
+            torch.cat([rows.index + n, columns.index], -1),
+        )
+
+    def update(self, start: int, tile: TopTwo, offset: int) -> None:
+        """Take the descriptors from `start` on, seen in a tile whose first neighbour is number `offset`."""
+        part = slice(start, start + len(tile.top))
+        top, second = self.top[part], self.second[part]
+        index = torch.where(tile.top > top, tile.index + offset, self.index[part])
+        loser = torch.minimum(tile.top, top)
+        self.second[part] = torch.maximum(loser, torch.maximum(tile.second, second))
+        self.top[part] = torch.maximum(tile.top, top)
+        self.index[part] = index
+
+    def margin(self, ratio: float | None) -> Float[Tensor, "*b n"]:
+        """How far similarities are from another nearest neighbour or another outcome of the ratio test.
+
+        Similarities off by `error` change the margin by at most `2 * error`. NaN for padding.
+        """
+        margin = self.top - self.second
+        if ratio is not None:
+            margin = torch.minimum(margin, ((1 - self.top) - ratio**2 * (1 - self.second)).abs())
+        return margin
+
+    def passes(self, ratio: float) -> Bool[Tensor, "*b n"]:
+        """The ratio test on squared distances; a distance of zero passes only if the second is larger."""
+        return (1 - self.top).clamp(min=0) < ratio**2 * (1 - self.second).clamp(min=0)
+
+    def cpu(self) -> TopTwo:
+        """The same on the CPU."""
+        return TopTwo(self.top.cpu(), self.second.cpu(), self.index.cpu())
+
+
+def top_two_of_matrix(
+    d0: Float[Tensor, "b n d"],
+    d1: Float[Tensor, "b m d"],
+    counts0: Int[Tensor, " b"] | None,
+    counts1: Int[Tensor, " b"] | None,
+) -> TopTwo:
+    """Of both images of each pair, whose matrix of similarities is held whole; (B, N + M).
+
+    counts0, counts1: descriptors of each image, where some at the end are padding; None: all of them.
+    """
+    matrix = torch.bmm(d0, d1.mT)
+    for counts, side in ((counts0, matrix.mT), (counts1, matrix)):
+        if counts is not None:
+            padding = torch.arange(side.shape[2], device=side.device) >= counts[:, None]
+            side.masked_fill_(padding[:, None], -math.inf)
+    return TopTwo.of_both(_best_of_lines(matrix, 2), _best_of_lines(matrix, 1))
+
+
+def _best_of_lines(matrix: Tensor, dim: int) -> TopTwo:
+    top, index = matrix.max(dim, keepdim=True)
+    matrix.scatter_(dim, index, -math.inf)
+    second = matrix.amax(dim)
+    matrix.scatter_(dim, index, top)
+    return TopTwo(top.squeeze(dim), second, index.squeeze(dim))
+
+
+def top_two_in_tiles(d0: Float[Tensor, "n d"], d1: Float[Tensor, "m d"], entries: int) -> TopTwo:
+    """Of both images of one pair, from at most `entries` similarities at a time; (1, N + M), float32.
+
+    On a CPU each core takes a stripe of rows, and no two wait for each other.
+    """
+    threads = torch.get_num_threads() if d0.device.type == "cpu" else 1
+    if threads == 1 or len(d0) * len(d1) < _WORTH_THREADS:
+        rows, columns = _best_of_tiles(d0, d1, entries)
+    else:
+        stripes = d0.split(_tile_side(len(d0), math.ceil(len(d0) / threads)))
+        parts = list(_workers(threads).map(lambda stripe: _best_of_tiles(stripe, d1, entries // threads), stripes))
+        rows, columns = TopTwo.start(len(d0), d0.device), TopTwo.start(len(d1), d1.device)
+        start = 0
+        for of_rows, of_columns in parts:
+            rows.update(start, of_rows, 0)
+            columns.update(0, of_columns, start)
+            start += len(of_rows.top)
+    best = TopTwo.of_both(rows, columns)
+    return TopTwo(best.top[None], best.second[None], best.index[None])
+
+
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses one core; torch's own would meet after every small step."""
+
+    def use_one_core() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # the first call in a thread is what makes it so for good
+
+    pool = ThreadPoolExecutor(threads, "match", initializer=use_one_core)
+    started = Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(threads)  # as it was, for threads that start from now on
+    return pool
+
+
+def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[TopTwo, TopTwo]:
+    n, m = len(d0), len(d1)
+    rows, columns = TopTwo.start(n, d0.device), TopTwo.start(m, d0.device)
+    entries = min(entries, tile_entries(d0.device))
+    height = _tile_side(n, math.isqrt(entries))
+    width = _tile_side(m, entries // height)
+    multiply = _fastest_product() if d0.device.type == "cpu" else _by_mm
+    padded = F.pad(d0, (0, 0, 0, -n % _LANES))
+    for y in range(0, n, height):
+        a = padded[y : y + height]
+        inside = min(n - y, len(a))
+        for x in range(0, m, width):
+            tile = multiply(a, d1[x : x + width])
+            tile[inside:] = -math.inf
+            rows.update(y, _best_of_rows(tile[:inside]), x)
+            columns.update(x, _best_of_columns(tile), y)
+    return rows, columns
+
+
+def tile_entries(device: torch.device) -> int:
+    """4 MB of a CPU's cache hold a tile; a GPU wants few, large ones."""
+    return 1024**2 if device.type == "cpu" else 8192**2
+
+
+def _tile_side(n: int, limit: int) -> int:
+    """Cut n into equal parts of at most `limit`, which are multiples of the lanes."""
+    limit = max(_LANES, limit // _LANES * _LANES)
+    parts = math.ceil(n / limit)
+    return math.ceil(n / parts / _LANES) * _LANES
+
+
+def _by_mm(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b.T)
+
+
+def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+
+
+@functools.cache
+def _fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
+    """Which library multiplies fp32 fastest here; both are torch's, and AVX-512 of AMD is used by oneDNN alone."""
+    a, seconds = torch.ones(256, 128), {}
+    for multiply in (_by_mm, _by_onednn):
+        try:
+            multiply(a, a)
+        except (AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
+            continue
+        seconds[multiply] = min(_seconds(multiply, a) for _ in range(5))
+    return min(seconds, key=lambda multiply: seconds[multiply])
+
+
+def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor) -> float:
+    start = perf_counter()
+    multiply(a, a)
+    return perf_counter() - start
+
+
+def _best_of_rows(rows: Tensor) -> TopTwo:
+    index = _position(rows)
+    top = rows.gather(1, index[:, None])
+    rows.scatter_(1, index[:, None], -math.inf)
+    second = rows.amax(1)
+    rows.scatter_(1, index[:, None], top)
+    return TopTwo(top[:, 0], second, index)
+
+
+def _best_of_columns(tile: Tensor) -> TopTwo:
+    """After a tie the position may be wrong.
+
+    Positions in columns are slow to find, maxima are not. So a column is seen as blocks x lanes: the maxima of
+    its lanes and of its blocks tell where its largest entry is. Any other entry is in another lane or in
+    another block, so they tell the second largest too.
+    """
+    grid = tile.view(-1, _LANES, tile.shape[1])
+    lanes = _best_of_rows(grid.flatten(1).amax(0).view(_LANES, -1).T.contiguous())
+    blocks = _best_of_rows(grid.amax(1).T.contiguous())
+    index = blocks.index * _LANES + lanes.index
+    return TopTwo(lanes.top, torch.maximum(lanes.second, blocks.second), index)
+
+
+def _position(rows: Tensor) -> Tensor:
+    """Where each row is largest; numpy, unlike torch, searches with vector instructions."""
+    return torch.from_numpy(rows.numpy().argmax(1)) if rows.device.type == "cpu" else rows.argmax(1)

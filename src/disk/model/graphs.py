@@ -1,0 +1,100 @@
+"""CUDA graphs: what has run before on tensors of the same shapes is launched again as a whole, not kernel by kernel."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from disk.progress import log
+from disk.shapes import Tensor
+
+Function = Callable[..., Tensor]
+
+_MOST = 8  # graphs kept
+_SHARE = 8  # together they keep at most one part in so many of the GPU's memory
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A graph: what replays it, the tensors that it reads and the one that it writes, and the bytes that it keeps."""
+
+    replay: Callable[[], None]
+    inputs: Sequence[Tensor]
+    output: Tensor
+    size: int
+
+
+class Graphs:
+    """Runs functions of tensors: the first time as they are, then as graphs, of which the last few used are kept."""
+
+    def __init__(self, device: torch.device, record: Callable[[Function, Sequence[Tensor]], Recording] | None = None):
+        """record: what makes a graph, by default `record_graph`."""
+        self._record = record or record_graph
+        self._bytes = torch.cuda.get_device_properties(device).total_memory // _SHARE
+        self._seen: set[Hashable] = set()
+        self._refused: set[Hashable] = set()
+        self._kept: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._lock = threading.Lock()  # a graph has one place for its inputs
+
+    def run(self, key: Hashable, function: Function, *tensors: Tensor) -> Tensor:
+        """The function of the tensors. A key stands for the function and the shapes and types of the tensors.
+
+        The function waits for nothing and depends on nothing but the tensors, its weights included.
+        """
+        with self._lock:
+            if key not in self._kept and (self._is_new(key) or not self._keep(key, function, tensors)):
+                return function(*tensors)
+            self._kept.move_to_end(key)
+            recording = self._kept[key]
+            for place, tensor in zip(recording.inputs, tensors, strict=True):
+                place.copy_(tensor, non_blocking=True)
+            recording.replay()
+            # the next replay overwrites the output
+            return recording.output.clone()
+
+    def clear(self) -> None:
+        """Give back the memory of all graphs."""
+        self._kept.clear()
+
+    def _is_new(self, key: Hashable) -> bool:
+        new = key not in self._seen
+        self._seen.add(key)
+        return new
+
+    def _keep(self, key: Hashable, function: Function, tensors: Sequence[Tensor]) -> bool:
+        if key in self._refused:
+            return False
+        try:
+            recording = self._record(function, tensors)
+        except RuntimeError as error:
+            if not self._refused:
+                log.warning("running without CUDA graphs: %s", str(error).partition("\n")[0])
+            self._refused.add(key)
+            return False
+        if recording.size > self._bytes:
+            self._refused.add(key)
+            return False
+        self._kept[key] = recording
+        while len(self._kept) > _MOST or sum(kept.size for kept in self._kept.values()) > self._bytes:
+            self._kept.popitem(last=False)
+        return True
+
+
+def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
+    """A graph of the function. Raises RuntimeError where it cannot be recorded.
+
+    The function has run before, so that its kernels are compiled.
+    """
+    device = tensors[0].device
+    inputs = [tensor.clone() for tensor in tensors]
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    graph = torch.cuda.CUDAGraph()
+    # other threads may allocate pinned memory in the meantime
+    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        output = function(*inputs)
+    return Recording(graph.replay, inputs, output, torch.cuda.memory_reserved(device) - before)

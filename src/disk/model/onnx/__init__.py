@@ -1,0 +1,5 @@
+"""The network as ONNX: its coarse part for our own inference on a CPU, the whole detector for other programs."""
+
+from disk.model.onnx.coarse import coarse_session
+
+__all__ = ["coarse_session"]

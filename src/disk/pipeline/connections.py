@@ -1,0 +1,120 @@
+"""Why images are in a model or not: which pairs were matched, which are verified, how the camera moved between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from disk.pairs.choose import Pair
+from disk.pipeline.precheck import connected_groups, describe_groups
+from disk.pipeline.verify import turning_message
+from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_matches
+
+_REMEDY = "they need more overlap, more features (--n), or --max-size 0"
+
+
+@dataclass(frozen=True)
+class Connections:
+    """What verification found, by names of images.
+
+    keypoints: of each image; pairs: all matched pairs; inliers: of each verified pair that has any; watermarks: pairs
+    that agree on a watermark alone; turning: verified pairs between which the camera turned, but hardly moved.
+    """
+
+    keypoints: dict[str, int]
+    pairs: list[Pair]
+    inliers: dict[Pair, int]
+    watermarks: set[Pair]
+    turning: set[Pair]
+
+    @property
+    def mostly_turning(self) -> str | None:
+        """What to say when most of the motion is a rotation."""
+        if self.inliers and 2 * len(self.turning) >= len(self.inliers):
+            return turning_message(len(self.turning), len(self.inliers))
+        return None
+
+
+def read_connections(artifacts: Path, database: Path) -> Connections:
+    """Read what verification left in inliers.h5 and the database; the errors of reading either."""
+    from disk.colmap.database import image_ids, open_database
+    from disk.colmap.verification import kinds_of_pairs
+
+    with read_features(artifacts) as features:
+        keypoints = {name: len(features.keypoints(name)) for name in features.names}
+    with read_matches(artifacts) as matches:
+        pairs = matches.pairs()
+    if (artifacts / UNMATCHED).is_file():
+        with read_matches(artifacts, UNMATCHED) as unmatched:
+            pairs = sorted({*pairs, *unmatched.pairs()})
+    with read_matches(artifacts, INLIERS) as found:
+        verified = found.pairs()
+        inliers = {pair: count for pair in verified if (count := found[pair].shape[1])}
+    with open_database(database) as opened:
+        ids = image_ids(opened)
+        kinds: dict[str, set[Pair]] = defaultdict(set)
+        for pair, kind in zip(verified, kinds_of_pairs(opened, [(ids[a], ids[b]) for a, b in verified]), strict=True):
+            kinds[kind].add(pair)
+    return Connections(keypoints, pairs, inliers, kinds["WATERMARK"], kinds["PANORAMIC"] & set(inliers))
+
+
+def why_not(found: Connections, name: str, registered: Collection[str]) -> str:
+    """Why an image is not in a model of the registered ones."""
+    own = [pair for pair in found.pairs if name in pair]
+    partners = {next(other for other in pair if other != name): n for pair, n in found.inliers.items() if name in pair}
+    inside = {other: n for other, n in partners.items() if other in registered}
+    if not found.keypoints.get(name):
+        return "no keypoints: is it blank, out of focus or masked?"
+    if not own:
+        return "in no pair that was matched"
+    if inside:
+        best = max(inside, key=lambda other: inside[other])
+        return f"verified with {best} ({inside[best]:,} inliers), but no pose fits the points"
+    if partners:
+        best = max(partners, key=lambda other: partners[other])
+        return (
+            f"verified only with images that are not in the model either, such as {best} ({partners[best]:,} inliers)"
+        )
+    if any(pair in found.watermarks for pair in own):
+        return "shares nothing but a watermark with the others"
+    return f"none of its {len(own)} pairs is verified"
+
+
+def why_no_model(found: Connections, listed: Path | None = None) -> str:
+    """Why no model could be made, and what to do, in one line.
+
+    listed: the list that the pairs are from, if they are.
+    """
+    groups = connected_groups(found.pairs)
+    if not found.inliers:
+        if found.watermarks:
+            return (
+                "the images agree on a watermark alone, such as a date stamp or a frame "
+                f"({len(found.watermarks)} pairs); beside it {_REMEDY}"
+            )
+        hint = f" The list {listed} does not connect: {describe_groups(groups)}." if listed and len(groups) > 1 else ""
+        return f"no two of the images have enough matches that agree, and more than agree by chance: {_REMEDY}.{hint}"
+    if found.mostly_turning:
+        return found.mostly_turning
+    connected = connected_groups(list(found.inliers))
+    best = max(found.inliers, key=lambda pair: found.inliers[pair])
+    verified = f"{best[0]} and {best[1]} are verified ({found.inliers[best]:,} inliers)"
+    if len(connected[0]) > 2:
+        return (
+            f"{len(connected[0])} images are connected by verified pairs, but no pair is good to start from, not even "
+            f"{best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or keep "
+            "more features (--n)"
+        )
+    if listed and len(groups) > 1:
+        return f"the list {listed} does not connect: {describe_groups(groups)}; a model needs pairs that share images"
+    if len(found.keypoints) == 2:
+        return (
+            f"{verified}, but from almost the same place, which leaves their depth unknown; a model needs a third "
+            "photo, or two from further apart"
+        )
+    return (
+        f"{verified}, but no third image is verified with either, and two from almost the same place do not make a "
+        f"model: {_REMEDY}"
+    )

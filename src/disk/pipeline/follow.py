@@ -1,0 +1,100 @@
+"""Artifacts follow the folder of photos: what is gone or changed there is forgotten, and so made anew or left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from disk.errors import ArtifactError, ImageError
+from disk.images.listing import ImageFile
+from disk.images.reading import image_size
+from disk.progress import log, track
+from disk.storage.artifacts import KEYPOINTS, read_features
+from disk.storage.download import file_hash
+from disk.storage.forget import forget_images, known_images
+from disk.storage.new_file import write_json
+
+PHOTOS = "photos.json"  # what each photo was when its features were found
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Names of images: gone from the folder, changed in it, and new in it, since the features were found."""
+
+    gone: list[str]
+    changed: list[str]
+    new: list[str]
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A file: its path below the folder, bytes, time of its last change, and hash of its content."""
+
+    relative: str
+    bytes: int
+    modified: int
+    sha256: str
+
+
+def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path) -> Changes:
+    """Forget the features, matches and inliers of images that are no longer in the folder, or are others there.
+
+    A photo is the same while its size and time are, or else its content. Raises ArtifactError, before anything changes,
+    when the folder holds none of the known photos. The caller holds `folder_lock`.
+    """
+    known, before = known_images(artifacts), _read(artifacts / PHOTOS)
+    now = {file.name: _photo(file, before.get(file.name)) for file in track(files, "photos", "photo")}
+    by_name = {file.name: file for file in files}
+    gone = sorted(known - set(now))
+    changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
+    if known and len(gone) + len(changed) == len(known):
+        raise ArtifactError(
+            f"{folder} holds none of the {len(known)} photos that {artifacts} was made of, such as {min(known)!r}: "
+            "the wrong folder? Use another output, or --overwrite"
+        )
+    changes = Changes(gone, changed, sorted(set(now) - known))
+    # first what is stale goes, then the note of what the photos were: a run killed in between does it again
+    forget_images(artifacts, {*gone, *changed})
+    if before != now:
+        write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(now.items())})
+    for names, what in ((gone, "no longer in the folder, left out"), (changed, "changed, done again")):
+        if names:
+            log.warning("%d photos are %s: %s", len(names), what, _some(names))
+    if known and changes.new:
+        log.info("%d photos are new: %s", len(changes.new), _some(changes.new))
+    return changes
+
+
+def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: dict[str, _Photo]) -> bool:
+    if file.name in before:
+        was, is_ = before[file.name], now[file.name]
+        return (was.relative, was.sha256) != (is_.relative, is_.sha256)
+    if not (artifacts / KEYPOINTS).is_file():
+        return False
+    with read_features(artifacts) as features:  # found by `disk detect` alone, which notes the size
+        try:
+            return features.image_path(file.name) != file.relative or features.image_size(file.name) != image_size(
+                file.path
+            )
+        except (ArtifactError, ImageError):
+            return False
+
+
+def _photo(file: ImageFile, before: _Photo | None) -> _Photo:
+    status = file.path.stat()
+    if before and (before.bytes, before.modified) == (status.st_size, status.st_mtime_ns):
+        return _Photo(file.relative, status.st_size, status.st_mtime_ns, before.sha256)
+    return _Photo(file.relative, status.st_size, status.st_mtime_ns, file_hash(file.path, "sha256"))
+
+
+def _read(path: Path) -> dict[str, _Photo]:
+    try:
+        return {name: _Photo(**entry) for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,209 @@
+"""Mapping a verified database into a sparse model, with a summary that tells what connects and why not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from time import perf_counter
+from typing import Any, Literal
+
+from disk.errors import ArtifactError, ColmapError
+from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
+from disk.pipeline.export import files_of_features
+from disk.pipeline.verify import check_seed
+from disk.progress import log
+from disk.storage.artifacts import (
+    INLIERS,
+    artifacts_folder,
+    beside,
+    default_database,
+    read_features,
+    read_matches,
+)
+from disk.storage.locks import file_lock
+from disk.storage.new_file import write_json
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """How verified pairs become a model."""
+
+    database_path: Path | None = None
+    """The database that `disk verify` verified; default: database.db beside ARTIFACTS."""
+    output: Path | None = None
+    """The folder that gets sparse/, points.ply and summary.json; default: the one that ARTIFACTS lies in."""
+    image_extension: str | None = None
+    """Only images with this extension, any case; default: every supported type."""
+    mapper: Literal["incremental", "global"] = "incremental"
+    """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
+    seed: int = 0
+    """The same seed gives the same model (global: up to rounding)."""
+    overwrite: bool = False
+    """Map anew, also where a model by another program is in the way."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What came out; also the content of summary.json.
+
+    images: number of images with features; registered, points, track_length and reprojection_error (pixels) are of
+    the largest model; models: the same of every model, with its images, cameras and the points that each image
+    sees; unconnected: images that are not in the largest model; reasons: why; seconds: of each stage in the run that
+    made the model; connected, watermarks, turning: pairs with inliers, pairs that agree on a watermark alone, and pairs
+    between which the camera turned but hardly moved; remarks: what is doubtful about the model; photos: their folder;
+    failed: why photos have no features; stale: photos that were gone or changed since the run before;
+    unused: what was given but had no effect; rotated: degrees by which photos were turned for detection.
+    """
+
+    images: int
+    registered: int
+    points: int
+    track_length: float
+    reprojection_error: float
+    unconnected: list[str]
+    models: list[dict[str, Any]]
+    seconds: dict[str, float]
+    reasons: dict[str, str] = field(default_factory=dict)
+    connected: int = 0
+    watermarks: int = 0
+    turning: int = 0
+    remarks: list[str] = field(default_factory=list)
+    photos: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    rotated: dict[str, int] = field(default_factory=dict)
+
+
+def map_models(
+    artifacts: Path, images: Path, options: MapOptions = MapOptions(), pairs_file: Path | None = None
+) -> Reconstruction:
+    """Map a verified database into OUT/sparse/0 (the largest model), OUT/points.ply and OUT/summary.json.
+
+    A model that was made of the same, with the same options, is kept. pairs_file: the list that the pairs are
+    from, for the message when it does not connect. Raises ArtifactError without inliers or where a model by another
+    program would be replaced, ColmapError when no model can be made, ImageError when an image is missing or changed.
+    """
+    from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
+
+    check_seed(options.seed)
+    artifacts = artifacts_folder(artifacts)
+    out = options.output or beside(artifacts)
+    database = options.database_path or default_database(artifacts)
+    sparse, summary = out / "sparse", out / SUMMARY
+    with read_features(artifacts) as features:
+        found = files_of_features(features, images, options.image_extension)
+    files = {file.relative: file.path for file in found}
+    with file_lock(sparse):
+        fingerprint = {"made of": _fingerprint(artifacts, database), "mapper": options.mapper, "seed": options.seed}
+        if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
+            raise ArtifactError(f"{sparse} was made by another program; choose another --output, or --overwrite it")
+        if not options.overwrite and made_from(sparse) == fingerprint and _is_complete(out):
+            log.info("%s is complete", sparse)
+            return read_summary(out)
+        connections = read_connections(artifacts, database)
+        summary.unlink(missing_ok=True)
+        start = perf_counter()
+        if not connections.inliers:
+            _drop(out)
+            raise ColmapError(why_no_model(connections, pairs_file))
+        try:
+            models = map_images(database, files, sparse, options.mapper, options.seed, fingerprint)
+        except NoModelError:
+            _drop(out)
+            raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
+        write_ply(sparse / "0", out / "points.ply")
+        largest = models[0]
+        unconnected = sorted(set(files) - set(largest.images))
+        registered = [PurePosixPath(name).with_suffix("").as_posix() for name in largest.images]
+        result = Reconstruction(
+            images=len(files),
+            registered=len(largest.images),
+            points=largest.points,
+            track_length=largest.track_length,
+            reprojection_error=largest.reprojection_error,
+            unconnected=unconnected,
+            models=[asdict(model) for model in models],
+            seconds={"map": round(perf_counter() - start, 3)},
+            reasons={
+                name: why_not(connections, PurePosixPath(name).with_suffix("").as_posix(), registered)
+                for name in unconnected
+            },
+            connected=len(connections.inliers),
+            watermarks=len(connections.watermarks),
+            turning=len(connections.turning),
+            remarks=_remarks(connections, registered),
+            photos=str(images.absolute()),
+        )
+        write_json(summary, asdict(result))
+    return result
+
+
+def read_summary(out: Path) -> Reconstruction:
+    """What mapping came to, from out/summary.json; ColmapError when it did not finish."""
+    path = out / SUMMARY
+    try:
+        return Reconstruction(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ColmapError(f"no {path}; run `disk reconstruct` first") from None
+    except (ValueError, TypeError):
+        raise ColmapError(f"{path} was not written by `disk reconstruct`") from None
+
+
+def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
+    remarks = [connections.mostly_turning] if connections.mostly_turning else []
+    if connections.watermarks:
+        remarks.append(
+            f"{len(connections.watermarks)} pairs agree on a watermark alone, such as a date stamp or a frame, and "
+            "were not used"
+        )
+    if len(registered) == 2:
+        remarks.append("the model is of two photos: its focal lengths are guesses; a third photo would tell")
+    return remarks
+
+
+def _fingerprint(artifacts: Path, database: Path) -> str:
+    """Changes with whatever decides a model: images, cameras, keypoints and inliers."""
+    from disk.colmap.database import difference, fingerprint, open_database
+
+    with (
+        read_features(artifacts) as features,
+        read_matches(artifacts) as matches,
+        read_matches(artifacts, INLIERS) as inliers,
+        open_database(database) as opened,
+    ):
+        other = difference(opened, features, matches)
+        if other:
+            raise ColmapError(
+                f"{database} is no export of {artifacts} as it is now ({other}); run `disk export --overwrite` and "
+                "`disk verify` again"
+            )
+        if opened.num_verified_image_pairs() < len(inliers.pairs()):
+            raise ColmapError(f"{database} is not verified; run `disk verify`")
+        digest = hashlib.sha256(fingerprint(opened).encode())
+        for name in features.names:
+            digest.update(name.encode() + features.keypoints(name).tobytes())
+        for pair in inliers.pairs():
+            digest.update("|".join(pair).encode() + inliers[pair].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_complete(out: Path) -> bool:
+    try:
+        summary = read_summary(out)
+    except ColmapError:
+        return False
+    models = [out / "sparse" / str(number) / "points3D.bin" for number in range(len(summary.models))]
+    return all(path.is_file() for path in (*models, out / "points.ply"))
+
+
+def _drop(out: Path) -> None:
+    """Take away the model of an earlier run, which is not of what is there now."""
+    shutil.rmtree(out / "sparse", ignore_errors=True)
+    (out / "points.ply").unlink(missing_ok=True)

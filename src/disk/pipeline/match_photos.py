@@ -1,0 +1,158 @@
+"""Two photos at once: detect, match, verify by the geometry of two views, draw; without a folder of artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.devices import choose_device
+from disk.errors import DiskError, ImageError
+from disk.features import Features, Matches
+from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
+from disk.geometry.robust import estimate_fundamental
+from disk.images.listing import EXTENSIONS
+from disk.images.orientation import upright_points
+from disk.images.reading import Upright, read_upright
+from disk.matching.matcher import make_matcher
+from disk.model.checkpoints import load
+from disk.model.options import DetectionOptions
+from disk.options import check_at_least, option
+from disk.pipeline.match import MatchOptions, check_match, ratio_of, read_lightglue
+from disk.pipeline.verify import VerifyOptions
+from disk.progress import log
+from disk.shapes import Bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoOptions:
+    """What two photos need beside the options of matching."""
+
+    save: Path | None = None
+    """Two photos: file for a picture of their matches (.jpg, .png, .svg or .pdf), or a folder that is there."""
+    n: int | None = 4096
+    """Two photos: keypoint budget of each, the best by score; None: all."""
+    max_size: int = DetectionOptions.max_size
+    """Two photos: shrink them before detection if their long side is longer, in pixels; 0: never."""
+    model_path: str = "default"
+    """Two photos: weights: default, depth, epipolar, or a .pth or .safetensors file."""
+    max_error: float | int = VerifyOptions.max_error
+    """Two photos: how far a match may be off the geometry of both views, in pixels."""
+
+
+@dataclass(frozen=True)
+class PhotoMatch:
+    """What two photos have in common.
+
+    keypoints: number in each photo. inliers: which of the matches agree with one epipolar geometry. verified: whether
+    more of them do than chance brings. picture: the file that was drawn.
+    """
+
+    keypoints: tuple[int, int]
+    matches: Matches
+    inliers: Bool[np.ndarray, " k"]
+    verified: bool
+    picture: Path | None
+
+
+def match_photos(
+    first: Path,
+    second: Path,
+    matching: MatchOptions = MatchOptions(),
+    options: PhotoOptions = PhotoOptions(),
+) -> PhotoMatch:
+    """Match two photos, named with or without extension. Points are in pixels of the photos as stored.
+
+    Of `matching` rt, matcher, matcher_weights and device count. Raises ImageError for a photo that is not there or
+    cannot be read, and the errors of detection and matching.
+    """
+    paths = find_photo(first), find_photo(second)
+    check_match(matching)
+    check_at_least(options, n=1, max_size=0)
+    if not options.max_error > 0:
+        raise DiskError(f"{option('max_error', options.max_error)}: must be more than 0")
+    weights = read_lightglue(matching.matcher_weights) if matching.matcher == "lightglue" else None
+    model = load(options.model_path, matching.device)
+    f0, f1 = (model.detect(path, n=options.n, max_size=options.max_size) for path in paths)
+    photos = [read_upright(path) for path in paths]
+    upright = [_upright(features, photo) for features, photo in zip((f0, f1), photos, strict=True)]
+    sizes = [(photo.pixels.shape[1], photo.pixels.shape[0]) for photo in photos]
+    matcher = make_matcher(matching.matcher, choose_device(matching.device), ratio_of(matching), weights=weights)
+    matches = matcher([(upright[0], upright[1], sizes[0], sizes[1])])[0].between(f0.cpu(), f1.cpu())
+    inliers = estimate_fundamental(*_points(matches), threshold=options.max_error)
+    chance = max(chance_of_inlier(*size, options.max_error) for size in sizes)
+    verified = log10_false_alarms(len(matches), int(inliers.sum()), chance) < 0
+    picture = None
+    if options.save is not None:
+        names = (paths[0].name, paths[1].name)
+        picture = _picture_file(options.save, names)
+        shown = matches.between(upright[0].cpu(), upright[1].cpu())
+        _draw(picture, (photos[0].pixels, photos[1].pixels), shown, inliers & verified, names)
+    found = PhotoMatch((len(f0), len(f1)), matches, inliers, verified, picture)
+    _report(found, paths)
+    return found
+
+
+def find_photo(path: Path) -> Path:
+    """The photo of this name, with or without extension. Raises ImageError where there is none, or more than one."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; name two photos, or one folder of artifacts")
+    folder = path.parent
+    there = sorted(
+        file
+        for file in (folder.iterdir() if folder.is_dir() else ())
+        if file.is_file() and file.suffix.lower() in EXTENSIONS and file.stem == path.name
+    )
+    if len(there) > 1:
+        raise ImageError(f"{path} may be {' or '.join(file.name for file in there)}; add the extension")
+    if not there:
+        raise ImageError(f"no photo {path}, with or without extension")
+    return there[0]
+
+
+def _upright(features: Features, photo: Upright) -> Features:
+    """The features in pixels of the photo as it is looked at, and as LightGlue has learned to see photos."""
+    points = upright_points(features.keypoints.cpu().numpy(), photo.orientation, photo.stored_size)
+    return replace(features, keypoints=torch.from_numpy(points).to(features.keypoints))
+
+
+def _points(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    arrays = matches.numpy()
+    return arrays["points0"], arrays["points1"]
+
+
+def _picture_file(save: Path, names: tuple[str, str]) -> Path:
+    if save.is_dir():
+        return save / f"{names[0]}--{names[1]}.jpg"
+    return save if save.suffix else save.with_name(f"{save.name}.jpg")
+
+
+def _draw(
+    file: Path,
+    photos: tuple[np.ndarray, np.ndarray],
+    matches: Matches,
+    good: Bool[np.ndarray, " k"],
+    names: tuple[str, str],
+) -> None:
+    from disk.viewing import canvas
+    from disk.viewing import matches as drawing
+
+    figure = canvas.new_figure()
+    groups = [drawing.Group("not verified", drawing.BAD, ~good), drawing.Group("verified", drawing.GOOD, good)]
+    drawing.draw_matches(figure, photos, _points(matches), groups, names)
+    canvas.save(figure, file)
+
+
+def _report(found: PhotoMatch, paths: tuple[Path, Path]) -> None:
+    count, agree = len(found.matches), int(found.inliers.sum())
+    share = f" ({agree / count:.0%})" if count else ""
+    verdict = "" if found.verified else ", no more than chance brings: the photos show nothing in common that was found"
+    log.info(
+        "%s: %d keypoints, %s: %d; %d matches, of which %d agree with one geometry of both views%s%s%s",
+        paths[0], found.keypoints[0], paths[1], found.keypoints[1], count, agree, share, verdict,
+        f"; drawn in {found.picture}" if found.picture else "",
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""What can be known before the work: damaged files, shared cameras, lists of pairs, room on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from disk.errors import ArtifactError, ColmapError, ImageError, require
+from disk.images.listing import ImageFile
+from disk.images.reading import image_size
+from disk.pairs.choose import Pair, from_file
+
+_PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
+_PIXELS_PER_KEYPOINT = 100  # photos have more keypoints than this, blank walls fewer
+_GROUPS_NAMED = 3
+Sizes = dict[str, tuple[int, int]]  # (width, height) by name
+
+
+def read_sizes(files: Sequence[ImageFile]) -> tuple[Sizes, dict[str, str]]:
+    """The sizes of all images, from their headers, and why others cannot be read, by their relative paths.
+
+    Raises ImageError when none can be read.
+    """
+    sizes, failed = Sizes(), dict[str, str]()
+    for file in files:
+        try:
+            sizes[file.name] = image_size(file.path)
+        except ImageError as error:
+            failed[file.relative] = str(error)
+    if not sizes:
+        raise ImageError(f"none of the {len(files)} images could be read; the first: {next(iter(failed.values()))}")
+    return sizes, failed
+
+
+def check_output(files: Sequence[ImageFile], out: Path, overwrite: bool) -> None:
+    """Raise ArtifactError for an output that holds photos, or a model by another program, or cannot be written."""
+    place = out.resolve()
+    inside = [file.relative for file in files if place in file.path.resolve().parents]
+    if inside:
+        raise ArtifactError(
+            f"{out} holds {len(inside)} of the photos, such as {inside[0]}: pictures made from a model would be taken "
+            "for photos; use another output"
+        )
+    ours = any((out / name).exists() for name in ("options.json", "artifacts/keypoints.h5"))
+    foreign = [name for name in ("sparse", "database.db", "points.ply") if (out / name).exists()]
+    if foreign and not ours and not overwrite:
+        raise ArtifactError(
+            f"{out / foreign[0]} was not made by `disk reconstruct`; use another output, or --overwrite"
+        )
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise ArtifactError(f"cannot write in {existing}: {'not permitted' if existing.is_dir() else 'it is a file'}")
+
+
+def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
+    """Raise ArtifactError when the features of images of these sizes do not fit on the disk.
+
+    n: keypoints an image at most; max_size: of the long side, in pixels, 0 for any.
+    """
+    need = 0
+    for width, height in sizes.values():
+        shrink = min(1.0, max_size / max(width, height)) if max_size else 1.0
+        found = int(width * height * shrink**2) // _PIXELS_PER_KEYPOINT
+        need += _PER_KEYPOINT * (found if n is None else min(n, found))
+    need *= 2  # shards and what they are merged into
+    place = out.resolve()
+    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    if free < need:
+        raise ArtifactError(
+            f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where {free / 1e9:.2f} GB "
+            "are free; make room, use another disk, or keep fewer keypoints (--n)"
+        )
+
+
+def check_pairs_file(path: Path, names: Collection[str]) -> list[Pair]:
+    """The pairs of a list; PairsError for unknown images, ColmapError when no image is in two pairs of several."""
+    pairs = from_file(path, names)
+    groups = connected_groups(pairs)
+    if len(groups) > 1 and len(groups[0]) == 2:
+        raise ColmapError(
+            f"the list {path} does not connect: {len(pairs)} pairs, and no image is in two of them; "
+            "a model needs pairs that share images"
+        )
+    return pairs
+
+
+def connected_groups(pairs: Collection[Pair]) -> list[set[str]]:
+    """The images that pairs connect, the largest group first."""
+    group_of: dict[str, set[str]] = {}
+    for first, second in pairs:
+        merged = group_of.get(first, {first}) | group_of.get(second, {second})
+        for name in merged:
+            group_of[name] = merged
+    groups = {id(group): group for group in group_of.values()}
+    return sorted(groups.values(), key=lambda group: (-len(group), min(group)))
+
+
+def describe_groups(groups: Sequence[set[str]]) -> str:
+    """`3 groups: a, b, c; d, e; f, g`, shortened."""
+    shown = ["{}{}".format(", ".join(sorted(g)[:3]), ", ..." if len(g) > 3 else "") for g in groups[:_GROUPS_NAMED]]
+    return f"{len(groups)} groups: {'; '.join(shown)}{'; ...' if len(groups) > _GROUPS_NAMED else ''}"
+
+
+def check_shared(files: Sequence[ImageFile], sizes: Sizes, per: Literal["image", "folder", "collection"]) -> None:
+    """Raise ColmapError where images of unequal size would share a camera."""
+    from disk.colmap.database import check_shared_cameras
+
+    check_shared_cameras([file for file in files if file.name in sizes], per)
+
+
+def check_matcher(matcher: str) -> None:
+    """Raise MissingExtraError for a matcher whose library is not installed."""
+    if matcher == "lightglue":
+        require("kornia")

@@ -1,0 +1,290 @@
+"""Images that connect to no others because they are turned: detected again at the other quarter turns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from disk.devices import choose_device
+from disk.features import Features
+from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
+from disk.geometry.robust import epipolar_inliers
+from disk.images.listing import list_images
+from disk.images.masks import find_masks
+from disk.images.orientation import turned, upright_points, upright_size
+from disk.images.reading import image_orientation
+from disk.matching.nearest import mutual_nearest
+from disk.model.checkpoints import load
+from disk.model.disk import DISK
+from disk.pairs.choose import Pair
+from disk.pipeline.detect import DetectOptions, write_features
+from disk.pipeline.loading import Loaded, load_image
+from disk.progress import log, progress_bar
+from disk.shapes import Float
+from disk.storage.artifacts import (
+    DESCRIPTORS,
+    INLIERS,
+    KEYPOINTS,
+    SCORES,
+    UNMATCHED,
+    FeatureStore,
+    read_features,
+    read_matches,
+)
+from disk.storage.forget import forget_images
+from disk.storage.locks import folder_lock
+from disk.storage.new_file import write_json
+from disk.storage.shards import ShardWriter
+
+TRIED = "rotations.json"  # the state of verification after which there was nothing more to turn
+_PARTNERS = 20  # images that a turned one is compared with
+_SAMPLE, _NEIGHBOURS, _GOOD_FIT, _ALIKE = 300, 4, 0.75, 2 / 3
+_SURE = 50  # inliers; below, the few matches that turned images have may agree by luck, at any angle
+
+
+@dataclass(frozen=True)
+class View:
+    """Features of an image as the network saw it: keypoints in pixels of that upright image, its (width, height)."""
+
+    keypoints: Float[np.ndarray, "n 2"]
+    features: Features
+    size: tuple[int, int]
+
+
+def turn_unconnected(
+    artifacts: Path,
+    images: Path,
+    options: DetectOptions = DetectOptions(),
+    ratio: float | None = 0.95,
+    max_error: float = 4.0,
+    min_inliers: int = 15,
+    seed: int = 0,
+) -> list[str]:
+    """Find images that `disk verify` connected to no others, or only turned, and store their features at better turns.
+
+    Returns their names; the matches of their pairs are gone, so match, export and verify are to run again. options: how
+    the features were detected. ratio: of the nearest neighbours that are tried. max_error, in pixels, and min_inliers:
+    as of `disk verify`. Turns are by 90, 180 and 270 degrees. Raises the errors of reading images and artifacts.
+    """
+    with folder_lock(artifacts):
+        with read_features(artifacts) as store:
+            graph = _read_graph(artifacts, store)
+            if _state(graph) == _tried(artifacts):
+                return []
+            loading = _Loading(images, options)
+            found = choose_turns(
+                graph,
+                lambda name: _stored_view(store, name),
+                lambda name, turns: _view(*loading(name, turns)),
+                lambda view, other: _agreement(view, other, ratio, max_error, min_inliers, seed),
+            )
+            attributes = store.attributes
+        if found:
+            forget_images(artifacts, found)
+            writer = ShardWriter(artifacts, "features", (KEYPOINTS, DESCRIPTORS, SCORES), attributes)
+            for name, turns in found.items():
+                loaded, features = loading(name, turns)
+                write_features(writer, [loaded], [features], options.f16)
+                log.info("%s connects when it is turned by %d degrees", name, 90 * turns)
+            writer.finish()
+        else:
+            write_json(artifacts / TRIED, _state(graph))
+    return sorted(found)
+
+
+def rotated_images(artifacts: Path, images: Path) -> dict[str, int]:
+    """How far images were turned counter-clockwise, in degrees, beyond what EXIF says, by name; others are left out."""
+    files = {file.name: file.path for file in list_images(images)}
+    degrees = {}
+    with read_features(artifacts) as store:
+        for name in store.names:
+            if name in files:
+                upright, seen = image_orientation(files[name]), store.orientation(name)
+                degrees[name] = next(90 * turns for turns in range(4) if turned(upright, turns) == seen)
+    return {name: angle for name, angle in degrees.items() if angle}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What verification found.
+
+    names: of all images with features; pairs: all that were matched; links: of each verified pair the number of its
+    inliers, and whether its images stand alike.
+    """
+
+    names: Sequence[str]
+    pairs: Sequence[Pair]
+    links: Mapping[Pair, tuple[int, bool]]
+
+
+def choose_turns(
+    graph: Graph,
+    stored: Callable[[str], View],
+    detect: Callable[[str, int], View],
+    agreement: Callable[[View, View], int],
+) -> dict[str, int]:
+    """The quarter turns, counter-clockwise, at which images connect to the largest group of images that stand alike.
+
+    stored: the features of an image as they are; detect: those after quarter turns; agreement: the inliers of two
+    views, 0 if they are turned to each other. An image that was turned may connect others in its turn.
+    """
+    group, rest = _largest_group(graph)
+    if not rest:
+        return {}
+    views = lru_cache(maxsize=4 * _PARTNERS)(stored)
+    chosen: dict[str, int] = {}
+    seen: dict[str, View] = {}
+    with progress_bar("rotations", "try", None) as bar:
+        waiting, progress = sorted(rest, key=lambda name: (-_degree(graph, name), name)), True
+        while progress:
+            progress = False
+            for name in list(waiting):
+                partners = _partners(graph, name, group)
+                scores = {0: sum(graph.links.get(_pair(name, other), (0, False))[0] for other in partners)}
+                candidates = {turns: detect(name, turns) for turns in (1, 2, 3)}
+                for turns, view in candidates.items():
+                    scores[turns] = sum(agreement(view, seen.get(other) or views(other)) for other in partners)
+                    bar.update(1)
+                best = max(scores, key=scores.__getitem__)
+                if best:
+                    chosen[name], seen[name] = best, candidates[best]
+                    group, progress = group | {name}, True
+                    waiting.remove(name)
+    return chosen
+
+
+def _largest_group(graph: Graph) -> tuple[frozenset[str], frozenset[str]]:
+    """The largest set of images that are connected by pairs that stand alike, and all others."""
+    root = {name: name for name in graph.names}
+
+    def find(name: str) -> str:
+        while root[name] != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    for (first, second), (inliers, alike) in graph.links.items():
+        if alike and inliers >= _SURE:
+            root[find(first)] = find(second)
+    groups: dict[str, set[str]] = {}
+    for name in graph.names:
+        groups.setdefault(find(name), set()).add(name)
+    largest = max(groups.values(), key=lambda group: (len(group), min(group)), default=set())
+    return frozenset(largest), frozenset(graph.names) - largest
+
+
+def _degree(graph: Graph, name: str) -> int:
+    return sum(name in pair for pair in graph.links)
+
+
+def _partners(graph: Graph, name: str, group: frozenset[str]) -> list[str]:
+    """Images of the group to compare with: those it was matched with, evenly thinned out."""
+    matched = {other for pair in graph.pairs if name in pair for other in pair} - {name}
+    partners = sorted(matched & group) or sorted(group)
+    return [partners[i] for i in np.unique(np.linspace(0, len(partners) - 1, min(_PARTNERS, len(partners)), dtype=int))]
+
+
+def _pair(first: str, second: str) -> Pair:
+    return (first, second) if first < second else (second, first)
+
+
+def _agreement(view: View, other: View, ratio: float | None, max_error: float, min_inliers: int, seed: int) -> int:
+    """The inliers of two views; 0 where they are too few, or chance, or the views are turned to each other."""
+    matches = mutual_nearest(view.features.descriptors, other.features.descriptors, ratio).indices.numpy()
+    p0, p1 = view.keypoints[matches[:, 0]], other.keypoints[matches[:, 1]]
+    inliers = epipolar_inliers(p0, p1, threshold=max_error, seed=seed)
+    count = int(inliers.sum())
+    chance = max(chance_of_inlier(*size, max_error) for size in (view.size, other.size))
+    if count < min_inliers or log10_false_alarms(len(p0), count, chance) >= 0:
+        return 0
+    return count if stand_alike(p0[inliers], p1[inliers]) else 0
+
+
+def stand_alike(p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"]) -> bool:
+    """Whether two upright views stand alike, to an eighth of a turn, by points of one and their matches in the other.
+
+    Either the similarity that fits all of them best turns by less (Umeyama 1991) and fits well, or, as on surfaces seen
+    from far apart, over two thirds of the steps from a point to its nearest neighbours do. Wrong matches do neither.
+    """
+    rows = np.unique(np.linspace(0, len(p0) - 1, min(_SAMPLE, len(p0)), dtype=int))
+    z0, z1 = ((p[rows] - p.mean(axis=0)).astype(np.float64) @ [1, 1j] for p in (p0, p1))
+    fit = np.vdot(z0, z1) / (np.linalg.norm(z0) * np.linalg.norm(z1) + 1e-9)
+    if abs(fit) > _GOOD_FIT:
+        return bool(abs(np.angle(fit)) < np.pi / 4)
+    distance = np.abs(z0[:, None] - z0)
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1)[:, :_NEIGHBOURS]
+    steps0, steps1 = (z[nearest] - z[:, None] for z in (z0, z1))
+    return bool(np.mean(np.abs(np.angle(steps1 * steps0.conj())) < np.pi / 4) > _ALIKE)
+
+
+class _Loading:
+    """Images and their features after quarter turns."""
+
+    def __init__(self, images: Path, options: DetectOptions) -> None:
+        self._files = {file.name: file for file in list_images(images, options.image_extension)}
+        self._masks = {} if options.mask_dir is None else find_masks(options.mask_dir, list(self._files.values()))
+        self._options = options
+
+    @cached_property
+    def _model(self) -> DISK:
+        options = self._options
+        return load(options.model_path, choose_device(options.device), options.precision, options.backend)
+
+    def __call__(self, name: str, turns: int) -> tuple[Loaded, Features]:
+        options = self._options
+        file, box = self._files[name], (options.max_size, options.height, options.width)
+        loaded = load_image(file, *box, self._masks, turns)
+        return loaded, self._model.start([loaded.canvas], options, None, "cpu")()[0]
+
+
+def _view(loaded: Loaded, features: Features) -> View:
+    placement = loaded.canvas.placement
+    return _seen(features, placement.orientation, placement.original_size)
+
+
+def _stored_view(store: FeatureStore, name: str) -> View:
+    return _seen(store[name], store.orientation(name), store.image_size(name))
+
+
+def _seen(features: Features, orientation: int, size: tuple[int, int]) -> View:
+    keypoints = upright_points(features.keypoints.numpy(), orientation, size)
+    return View(keypoints, features, upright_size(orientation, size))
+
+
+def _read_graph(artifacts: Path, store: FeatureStore) -> Graph:
+    with read_matches(artifacts) as matches:
+        pairs = matches.pairs()
+    if (artifacts / UNMATCHED).is_file():
+        with read_matches(artifacts, UNMATCHED) as unmatched:
+            pairs = sorted({*pairs, *unmatched.pairs()})
+    return Graph(store.names, pairs, dict(_links(artifacts, store)))
+
+
+def _links(artifacts: Path, store: FeatureStore) -> Iterator[tuple[Pair, tuple[int, bool]]]:
+    @lru_cache(maxsize=1000)
+    def upright(name: str) -> np.ndarray:
+        return upright_points(store.keypoints(name), store.orientation(name), store.image_size(name))
+
+    with read_matches(artifacts, INLIERS) as inliers:
+        for pair in inliers.pairs():
+            rows = inliers[pair]
+            if rows.shape[1]:
+                yield pair, (rows.shape[1], stand_alike(upright(pair[0])[rows[0]], upright(pair[1])[rows[1]]))
+
+
+def _state(graph: Graph) -> str:
+    links: Iterable[object] = sorted(graph.links.items())
+    return hashlib.sha1(json.dumps([list(graph.names), *links]).encode()).hexdigest()
+
+
+def _tried(artifacts: Path) -> str | None:
+    try:
+        return str(json.loads((artifacts / TRIED).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,59 @@
+"""Taking up the output of an earlier `disk reconstruct`, or clearing it away, whenever that one was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from disk.errors import ArtifactError
+from disk.pipeline.follow import PHOTOS
+from disk.pipeline.map import SUMMARY
+from disk.storage.artifacts import IN_MODEL
+from disk.storage.new_file import write_json
+from disk.storage.shards import check_same
+
+OPTIONS = "options.json"
+_CLEARING = "overwriting"  # noted among the options while what was there is taken away
+_LEFT_OUT = ("pairs_file",)  # noted by earlier versions
+
+
+def take_up(out: Path, options: Mapping[str, str], overwrite: bool) -> None:
+    """Clear an output where `overwrite` says so, or a run that did was killed in the middle of it.
+
+    Raises ArtifactError, before anything changes, when the output was made with other options. The caller holds
+    `folder_lock`, and notes the options when the rest fits as well.
+    """
+    path = out / OPTIONS
+    before = _read(path) if path.exists() and not overwrite else {}
+    if before:
+        check_same(out, {key: value for key, value in before.items() if key != _CLEARING}, options)
+    if overwrite or _CLEARING in before:
+        # noted first, so that a run killed in between is taken up by the next
+        write_json(path, {**options, _CLEARING: "yes"})
+        _clear(out)
+
+
+def note_options(out: Path, options: Mapping[str, str]) -> None:
+    """Note with which options an output is being made; ArtifactError when it cannot be written."""
+    write_json(out / OPTIONS, dict(options))
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise ArtifactError(f"{path} is damaged; use another folder, or --overwrite") from None
+    return {key: value for key, value in before.items() if key not in _LEFT_OUT}
+
+
+def _clear(out: Path) -> None:
+    """Take away what an earlier run made, the last stage first."""
+    for file in (SUMMARY, "points.ply", "database.db"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            (out / f"{file}{suffix}").unlink(missing_ok=True)
+    shutil.rmtree(out / "sparse", ignore_errors=True)
+    artifacts = out / IN_MODEL
+    for path in [*artifacts.glob("*.h5"), *artifacts.glob(".*.h5"), artifacts / PHOTOS]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Taking single images or pairs out of a folder of artifacts, each file whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import h5py
+
+from disk.storage.artifacts import DESCRIPTORS, INLIERS, KEYPOINTS, MATCHES, SCORES, UNMATCHED
+from disk.storage.names import decode_name
+from disk.storage.new_file import new_file
+from disk.storage.shards import dataset_keys, open_h5
+
+_OF_PAIRS, _OF_IMAGES = (INLIERS, MATCHES, UNMATCHED), (KEYPOINTS, DESCRIPTORS, SCORES)
+Pair = tuple[str, str]
+
+
+def known_images(artifacts: Path) -> set[str]:
+    """Names of the images with features, those in the shards of an interrupted run included."""
+    names: set[str] = set()
+    for path in (artifacts / KEYPOINTS, *artifacts.glob(".features-*.h5")):
+        if path.is_file() and h5py.is_hdf5(path):
+            with open_h5(path) as file:
+                group = file.get(KEYPOINTS, file)
+                names.update(dataset_keys(group))
+    return names
+
+
+def forget_images(artifacts: Path, names: Collection[str]) -> None:
+    """Take the features of images away, and first whatever refers to them. The caller holds `folder_lock`."""
+    gone = set(names)
+    if gone:
+        forget_pairs(artifacts, lambda pair: not gone.isdisjoint(pair))
+        _remove(artifacts, _OF_IMAGES, gone.__contains__)
+
+
+def forget_pairs(artifacts: Path, unwanted: Callable[[Pair], bool], files: Collection[str] = _OF_PAIRS) -> int:
+    """Take pairs out of the matches and inliers; returns how many. The caller holds `folder_lock`."""
+
+    def is_unwanted(key: str) -> bool:
+        first, _, second = key.partition("/")
+        return unwanted((decode_name(first), decode_name(second)))
+
+    return _remove(artifacts, files, is_unwanted)
+
+
+def _remove(artifacts: Path, files: Collection[str], unwanted: Callable[[str], bool]) -> int:
+    """Remove entries from artifacts and from the shards of interrupted runs, which hold several artifacts."""
+    gone: set[str] = set()
+    shards = [path for path in artifacts.glob(".*.h5") if re.fullmatch(r"\.[a-z]+-\d+\.h5", path.name)]
+    for path in [*(artifacts / file for file in files), *sorted(shards)]:
+        if not (path.is_file() and h5py.is_hdf5(path)):
+            continue
+        with open_h5(path) as file:
+            groups = {name: f"{name}/" for name in files if name in file} if path in shards else {"": ""}
+            keys = [
+                (start, key) for name, start in groups.items()
+                for key in dataset_keys(file[name] if name else file) if unwanted(key)
+            ]  # fmt: skip
+        if keys:
+            gone.update(key for _, key in keys)
+            with new_file(path) as temporary:
+                shutil.copyfile(path, temporary)
+                with h5py.File(temporary, "r+") as file:
+                    for start, key in keys:
+                        del file[start + key]
+    return len(gone)

@@ -1,0 +1,37 @@
+"""A folder of photos whose features are those of a scene, wherever `detect` is asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disk.images.listing import list_images
+from disk.pipeline import reconstruct as stage
+from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
+from disk.storage.forget import known_images
+from synthetic_scene import Scene, write_features, write_photos
+
+
+class SceneFolder:
+    """photos and out are folders; detected lists the images that `detect` was called for, run after run."""
+
+    def __init__(self, tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch, suffix: str = ".jpg") -> None:
+        self.photos, self.out, self.scene = tmp_path / "photos", tmp_path / "out", scene
+        self.detected: list[list[str]] = []
+        self.before_writing: Callable[[], None] = lambda: None
+        write_photos(scene, self.photos, suffix)
+        monkeypatch.setattr(stage, "detect", self.detect)
+
+    def detect(self, artifacts: Path, images: Path, options: Any) -> None:
+        """As `disk detect`: the features of those images of the folder that have none yet."""
+        todo = [file.name for file in list_images(images) if file.name not in known_images(artifacts)]
+        self.detected.append(todo)
+        self.before_writing()
+        if todo:
+            write_features(self.scene, artifacts, todo, suffix=".jpg")
+
+    def run(self, **options: Any) -> Reconstruction:
+        return reconstruct(self.photos, self.out, ReconstructOptions(**options))

@@ -1,0 +1,40 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from disk.errors import ArtifactError
+from disk.storage.new_file import new_file, write_json, write_text
+from synthetic_scene import full_disk
+
+
+def test_it_appears_at_the_end_and_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "file"
+    write_text(path, "old ä")
+    with new_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text(encoding="utf-8") == "old ä"
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(ZeroDivisionError), new_file(path) as temporary:
+        temporary.write_text(f"half {1 / 0}")
+    with full_disk(10), pytest.raises(ArtifactError, match=r"cannot write .*file\.json: File too large; make room"):
+        write_json(path, {"new": "x" * 1000})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot write"):
+        write_text(tmp_path / "file" / "inside", "x")

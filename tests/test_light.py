@@ -1,0 +1,58 @@
+"""What the installation without extras can do, and what it says of the rest."""
+
+import subprocess
+import sys
+
+# as if no extra were installed
+WITHOUT_EXTRAS = """
+import importlib.abc, importlib.util, sys
+blocked = {"jaxtyping", "triton"}
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in blocked else real(name, *rest)
+from disk.errors import _OPTIONAL
+blocked |= set(_OPTIONAL)
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS + code], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_detection_and_matching_need_no_extra() -> None:
+    out = run(
+        """
+import numpy as np, disk
+from PIL import Image
+model = disk.load("default", "cpu")
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+first, second = model.detect([image, image], n=50)
+print(model.engine.name, len(disk.match(first, second)))
+"""
+    )
+    assert out.split() == ["torch", "50"]
+
+
+def test_what_is_missing_is_one_line_that_names_the_extra() -> None:
+    out = run(
+        """
+import disk
+from disk.cli.main import main
+print(main(["detect", "a", "b"]))
+for wanted in (lambda: disk.reconstruct, lambda: disk.load("default", "cpu", backend="onnx").engine):
+    try:
+        wanted()
+    except disk.DiskError as error:
+        print(isinstance(error, ImportError), error)
+"""
+    )
+    lines = out.splitlines()
+    assert "2" in lines
+    assert "disk detect: tyro is not installed; run: pip install 'disk-features[cli]'" in lines
+    assert "True h5py is not installed; run: pip install 'disk-features[cli]'" in lines
+    assert "True onnxruntime is not installed; run: pip install 'disk-features[onnx]'" in lines
