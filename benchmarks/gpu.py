@@ -66,11 +66,12 @@ class Plan:
     triplet_size: tuple[int, int] = (480, 640)
     dense_size: tuple[int, int] = (768, 768)
     rendered: int = 32
+    rounds: int = 3
 
 
 TINY = {
-    "seconds": 0.1, "size": (64, 96), "n": 50, "batches": (1, 2), "pairs": 3, "triplets": 2, "triplet_size": (64, 64),
-    "dense_size": (64, 64), "rendered": 2,
+    "seconds": 0.1, "size": (64, 96), "n": 50, "batches": (1, 2), "pairs": 3, "triplets": 1, "triplet_size": (48, 48),
+    "dense_size": (48, 48), "rendered": 2, "rounds": 1,
 }  # fmt: skip
 
 
@@ -317,7 +318,7 @@ def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, r
             memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 1e6
     taken: dict[str, list[float]] = {name: [] for name in methods}
     begun = time.perf_counter()
-    while time.perf_counter() - begun < plan.seconds * len(methods) / 2 or len(taken[next(iter(taken))]) < 3:
+    while time.perf_counter() - begun < plan.seconds * len(methods) / 2 or len(taken[next(iter(taken))]) < plan.rounds:
         for name, run in methods.items():
             synchronise(plan.device)
             start = time.perf_counter()
