@@ -1,4 +1,4 @@
-"""Detection on the CPU: ours against kornia's DISK and against our own dense formulation.
+"""Detection on the CPU: ours against kornia's and OpenCV's DISK, exported graphs and our own dense formulation.
 
     python benchmarks/detection.py [--rounds 7] [--precision bf16] [--height 768 --width 1024] [--n 2048]
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,8 +26,12 @@ from torch.nn import functional as F
 
 import disk
 from disk.model.detection import nms
+from disk.model.onnx import export
+from disk.model.onnx.options import ExportOptions
+from disk.model.onnx.runtime import import_onnxruntime, session_options
 
-METHODS = ("ours", "ours, torch", "dense", "kornia")
+# "onnx": one graph from image to features; "onnx, dense": the network alone, with suppression by torch
+METHODS = ("ours", "ours, torch", "onnx", "onnx, dense", "opencv", "dense", "kornia")
 
 
 def photograph(height: int, width: int) -> torch.Tensor:
@@ -50,13 +56,51 @@ def detector(method: str, n: int, precision: Any) -> Callable[[torch.Tensor], An
         theirs.eval()
         return torch.inference_mode()(lambda images: theirs(images, n))
 
+    if method == "opencv":
+        return opencv(model, n)
+    if method == "onnx":
+        run = exported("detector", model, n)
+        return lambda images: run((images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy())
+
+    network = model if method == "dense" else exported("dense", model, n)
+
     @torch.inference_mode()
     def dense(images: torch.Tensor) -> Any:
-        heatmap, raw = model(images)
+        heatmap, raw = network(images)
         points, scores = nms(heatmap[0, 0], n=n)
         return points, scores, F.normalize(raw[0, :, points[:, 1], points[:, 0]].T, dim=1)
 
     return dense
+
+
+def exported(kind: str, model: disk.DISK, n: int) -> Callable[[Any], list[torch.Tensor]]:
+    """A function that runs an exported graph in onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "disk.onnx"
+        if kind == "dense":
+            export.export_dense(model, path)
+        else:
+            export.export_detector(model, path, ExportOptions(n=n))
+        session = import_onnxruntime().InferenceSession(path, session_options(torch.get_num_threads()))
+    return lambda images: [torch.from_numpy(m) for m in session.run(None, {"images": np.asarray(images)})]
+
+
+def opencv(model: disk.DISK, n: int) -> Callable[[torch.Tensor], Any]:
+    """A function that runs `cv2.DISK` of OpenCV 5 with the same weights; sizes in multiples of 16."""
+    import cv2
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "disk.onnx"
+        export.export_for_opencv(model, path, ExportOptions(n=n))
+        theirs = cv2.DISK.create(str(path), maxKeypoints=n, scoreThreshold=0.0)
+    cv2.setNumThreads(torch.get_num_threads())
+
+    def run(images: torch.Tensor) -> Any:
+        theirs.setImageSize((images.shape[3], images.shape[2]))
+        pixels = (images[0] * 255).round().byte().permute(1, 2, 0).flip(2).contiguous().numpy()
+        return theirs.detectAndCompute(pixels, None)
+
+    return run
 
 
 def peak_memory(method: str, n: int, precision: str, height: int, width: int) -> float:

@@ -12,8 +12,11 @@ STAMP = 60  # points of a date stamp, in the lower right corner
 _STAMP_OWNER = 900
 
 
-def stamped_scenes(count: int = 3, views: int = 3, points: int = 120) -> Scene:
-    """Unrelated scenes, with the same date stamp at the same pixels of every photo; images s0v0, s0v1, ..."""
+def stamped_scenes(count: int = 3, views: int = 3, points: int = 120, wrong: int = 0) -> Scene:
+    """Unrelated scenes, with the same date stamp at the same pixels of every photo; images s0v0, s0v1, ...
+
+    wrong: number of matches between anything that each pair has besides.
+    """
     rng = np.random.default_rng(11)
     stamp = rng.uniform([540, 448], [632, 472], (STAMP, 2)).astype(np.float32)
     whole = Scene([], {}, {}, {}, {}, {}, 0)
@@ -27,7 +30,8 @@ def stamped_scenes(count: int = 3, views: int = 3, points: int = 120) -> Scene:
             own = np.where(owners >= 0, owners + number * points, -1)
             whole.owners[name] = np.concatenate([own, _STAMP_OWNER + np.arange(STAMP)])
     for first, second in itertools.combinations(whole.names, 2):
-        whole.matches[first, second] = same_owners(whole, first, second)
+        chance = rng.permutation(points)[:wrong], rng.permutation(points)[:wrong]
+        whole.matches[first, second] = np.concatenate([same_owners(whole, first, second), chance], axis=1)
     return whole
 
 

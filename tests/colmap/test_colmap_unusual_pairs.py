@@ -38,6 +38,14 @@ def test_a_stamp_alone_is_a_watermark_without_inliers(tmp_path: Path) -> None:
     assert all(inliers.shape == (2, 0) for _, inliers in found.values())
 
 
+@pytest.mark.parametrize("wrong", [60, 100])
+def test_a_stamp_among_wrong_matches(tmp_path: Path, wrong: int) -> None:
+    """Points that do not move fit many epipolar geometries, of which one has enough of the wrong ones to hide them."""
+    found = verify(stamped_scenes(count=6, views=1, wrong=wrong), tmp_path)
+    assert [kind for kind, _ in found.values()] == ["WATERMARK"] * 15
+    assert all(inliers.shape == (2, 0) for _, inliers in found.values())
+
+
 def test_a_pair_of_one_scene_is_kept_below_a_stronger_stamp(tmp_path: Path) -> None:
     """40 points of the scene, 60 of the stamp: COLMAP alone would call the pair a watermark."""
     scene = stamped_scenes(count=1, views=2, points=40)

@@ -126,8 +126,8 @@ def kept(matches: int, inliers: int, sizes: list[tuple[int, int]], monkeypatch: 
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.max_error = 4.0
     cameras = [pycolmap.Camera.create(0, "SIMPLE_PINHOLE", 500.0, *size) for size in sizes]
-    none = np.zeros((0, 2))
-    geometry = _estimate((cameras[0], none), (cameras[1], none), np.zeros((matches, 2), np.uint32), options)
+    here, there = np.array([[100.0, 100]]), np.array([[150.0, 100]])
+    geometry = _estimate((cameras[0], here), (cameras[1], there), np.zeros((matches, 2), np.uint32), options)
     return len(geometry.inlier_matches)
 
 

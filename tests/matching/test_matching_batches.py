@@ -19,8 +19,9 @@ from disk.matching import nearest
 from disk.matching.nearest import _batches, _match_batch, mutual_nearest, mutual_nearest_pairs
 from disk.matching.top_two import TopTwo, top_two_in_tiles, top_two_of_matrix
 
-# the kernel runs on CPU tensors only if this is set before triton is imported for the first time
-os.environ.setdefault("TRITON_INTERPRET", "1")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported for the first time
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -167,7 +168,7 @@ def random_batch(b: int, n: int, m: int, d: int, kind: torch.dtype) -> tuple[tor
      ((2, 5, 200, 48), torch.float32)],
 )  # fmt: skip
 def test_the_kernel_is_its_twin(by_kernel, shape, kind):
-    d0, d1, counts0, counts1 = random_batch(*shape, kind)
+    d0, d1, counts0, counts1 = (tensor.to(DEVICE) for tensor in random_batch(*shape, kind))
     for counts in ((counts0, counts1), (None, None)):
         found = by_kernel(d0, d1, *counts)
         expected = top_two_of_matrix(d0.double(), d1.double(), *counts)
@@ -189,7 +190,8 @@ def test_one_pair_in_tiles_is_the_matrix():
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16])
 def test_matches_by_the_kernel_are_exact(by_kernel, monkeypatch, kind, noise):
     pairs = [(d0.to(kind), d1.to(kind)) for d0, d1 in made_pairs([(50, 70), (40, 70), (64, 65)], noise=noise)]
-    found = {ratio: as_a_batch(pairs, ratio) for ratio in (None, 0.9, 1.0)}
+    there = [(d0.to(DEVICE), d1.to(DEVICE)) for d0, d1 in pairs]
+    found = {ratio: as_a_batch(there, ratio) for ratio in (None, 0.9, 1.0)}
     monkeypatch.undo()
     for ratio, matches in found.items():
         assert matches == one_by_one(pairs, ratio)

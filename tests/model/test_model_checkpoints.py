@@ -223,7 +223,7 @@ def released(server, tmp_path, monkeypatch):
 
 
 def test_the_authors_weights_are_fetched_on_first_use(released, model, caplog):
-    data, home, ranges = released
+    _, home, ranges = released
     with caplog.at_level("INFO", logger="disk"):
         assert same(disk.load("depth"), model)
     assert f"{checkpoints.RELEASED_URL}/depth-save.pth to {home / 'depth-save.pth'}" in caplog.text

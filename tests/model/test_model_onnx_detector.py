@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import disk
-from conftest import textured_photo
 from disk.errors import DiskError
 from disk.model.detection import nms, refine
 from disk.model.disk import DISK
@@ -22,6 +21,7 @@ from disk.model.onnx.detector import Detector, _divide, _refine
 from disk.model.onnx.export import export_detector, export_for_opencv, export_pair, write_pair
 from disk.model.onnx.options import ExportOptions
 from disk.model.onnx.runtime import import_onnxruntime, session_options
+from textured import textured_photo
 
 N = 150
 

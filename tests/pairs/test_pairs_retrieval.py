@@ -88,6 +88,22 @@ def test_every_descriptor_of_an_image_counts():
     assert found == [(f"{scene}{i}", f"{scene}{j}") for scene in "xyz" for i in range(3) for j in range(i + 1, 3)]
 
 
+@pytest.mark.parametrize(("sample", "each"), [(50_000, 80), (160, 10)])
+def test_words_are_learned_from_many_descriptors_of_each_image(monkeypatch, sample, each):
+    collection, learned = scenes(), []
+
+    def record(points: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
+        learned.append(points)
+        return k_means(points, k, generator)
+
+    monkeypatch.setattr("disk.pairs.retrieval._SAMPLE", sample)
+    monkeypatch.setattr("disk.pairs.retrieval.k_means", record)
+    retrieval(collection, 2)
+    (points,) = learned
+    for name in set(collection) - {"blank"}:
+        assert (torch.cdist(points, collection[name].descriptors) < 1e-3).any(1).sum() == each
+
+
 @pytest.mark.parametrize("sizes", [{"_BATCH": 1, "_BLOCK": 1}, {"_BATCH": 4, "_BLOCK": 7}])
 def test_images_in_batches_are_as_all_at_once(monkeypatch, sizes):
     expected = retrieval(scenes(), 3)

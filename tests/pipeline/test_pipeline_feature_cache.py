@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 
+import h5py
+import pytest
 import torch
 from made_features import COUNTS, make_artifacts
 
+from disk.errors import ArtifactError
 from disk.features import Features
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache
 from disk.pipeline.match import MatchOptions, match
-from disk.storage.artifacts import read_features
+from disk.storage.artifacts import DESCRIPTORS, read_features
 
 
 def as_they_are(features: Features) -> Features:
@@ -46,3 +49,14 @@ def test_features_are_kept_as_stored_but_for_half_precision(artifacts):
         assert cache.names == sorted(COUNTS)
         assert torch.equal(cache["a"].keypoints, store["a"].keypoints)
         assert cache["a"].descriptors.dtype == torch.float16
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.98, 1.02, 512])
+def test_descriptors_of_another_length_are_refused(artifacts, factor):
+    with h5py.File(artifacts / DESCRIPTORS, "a") as file:
+        file["b"][0] *= factor
+    with read_features(artifacts) as store:
+        cache = FeatureCache(store, 1 << 20, False, as_they_are)
+        assert len(cache["a"]) == COUNTS["a"]
+        with pytest.raises(ArtifactError, match="'b' are not of unit length"):
+            cache["b"]

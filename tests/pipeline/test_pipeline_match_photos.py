@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from skimage import data
 
+import disk.pipeline.match_photos as stage
 from disk.cli.main import main
 from disk.errors import DiskError, ImageError
+from disk.geometry.epipolar import log10_false_alarms
 from disk.pipeline.match import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, find_photo, match_photos
 
@@ -64,6 +66,25 @@ def test_unrelated_photos_have_nothing_in_common(folder, caplog):
         found = match_photos(folder / "first", folder / "other", CPU, PhotoOptions(n=200))
     assert not found.verified
     assert "no more than chance" in caplog.text
+
+
+def test_no_more_than_chance_is_not_verified_and_drawn_as_such(folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "disk.viewing.matches.draw_matches", lambda figure, photos, ends, groups, names: drawn.append(groups)
+    )
+    agree = 0
+    monkeypatch.setattr(stage, "estimate_fundamental", lambda p0, p1, threshold: np.arange(len(p0)) < agree)
+    options = PhotoOptions(n=200, save=tmp_path)
+    count = len(match_photos(folder / "first", folder / "second", CPU, options).matches)
+    chance = 2 * 4.0 * np.hypot(200, 160) / (200 * 160)  # of a band of 4 pixels about a line
+    border = min(k for k in range(8, count + 1) if log10_false_alarms(count, k, chance) < 0)
+    for agree, verified in ((border, border), (border - 1, 0)):
+        found = match_photos(folder / "first", folder / "second", CPU, options)
+        assert found.inliers.sum() == agree
+        assert found.verified == bool(verified)
+        bad, good = drawn[-1]
+        assert (good.members.sum(), bad.members.sum()) == (verified, count - verified)
 
 
 def test_a_photo_without_features_matches_nothing(folder, tmp_path):

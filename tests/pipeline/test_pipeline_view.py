@@ -262,7 +262,7 @@ def test_a_model_stands_for_its_artifacts_and_its_photos(artifacts: Path, images
     with pytest.raises(ImageError, match="which photos are those of"):
         view(model)
     summary = {
-        "images": 3, "registered": 3, "points": 1, "track_length": 2, "reprojection_error": 0, "unconnected": [],
+        "images": 3, "registered": 3, "points": 1, "track_length": 2.0, "reprojection_error": 0.0, "unconnected": [],
         "models": [], "seconds": {}, "photos": str(images),
     }  # fmt: skip
     (model / "summary.json").write_text(json.dumps(summary))

@@ -1,6 +1,6 @@
 """Our extractor in deep-image-matching, which is not on PyPI: a stand-in has its documented layout.
 
-ExtractorBase and extractor_loader as in deep_image_matching/extractors/extractor_base.py of version 1.3.
+ExtractorBase and extractor_loader as in deep_image_matching/extractors/extractor_base.py of its repository.
 """
 
 import importlib
@@ -8,18 +8,19 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import disk
-from conftest import textured_photo
 from disk.errors import DiskError
 from disk.plugs.deep_image_matching import CONFIGURATIONS, register
+from textured import textured_photo
 
 
 class ExtractorBase(ABC):
-    _default_conf = {}
+    _default_conf: ClassVar = {}
     grayscale = True
     as_float = True
 

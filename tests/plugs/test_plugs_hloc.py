@@ -1,26 +1,27 @@
 """Our extractor among hloc's, which is not on PyPI: a stand-in has its documented layout.
 
-BaseModel, dynamic_load and the use of an extractor are those of hloc 1.4 (hloc/utils/base_model.py, extract_features.py).
+BaseModel, dynamic_load and the use of an extractor as in hloc/utils/base_model.py and hloc/extract_features.py.
 """
 
 import importlib
 import inspect
 import sys
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 import disk
-from conftest import textured_photo
 from disk.errors import DiskError
 from disk.plugs.hloc import FEATURES, register
+from textured import textured_photo
 
 
 class BaseModel(torch.nn.Module):
-    default_conf = {}
-    required_inputs = []
+    default_conf: ClassVar = {}
+    required_inputs: ClassVar = []
 
     def __init__(self, conf):
         super().__init__()

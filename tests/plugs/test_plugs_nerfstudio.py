@@ -1,6 +1,6 @@
 """What nerfstudio's `ns-process-data images --skip-colmap` reads of a model, which it parses by itself.
 
-It is not on PyPI's mirror of this project's tests: the layout is COLMAP's binary one as documented
+The layout is COLMAP's binary one as documented
 (colmap.github.io/format.html), read here by hand as nerfstudio does (colmap/sparse/*/cameras.bin, images.bin).
 """
 

@@ -15,6 +15,7 @@ from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
 _STILL = 0.02  # baseline over distance; below it nothing can be triangulated
+_UNMOVED, _SUSPECT = 1.0, 0.2  # pixels; share of the inliers
 _Config = pycolmap.TwoViewGeometryConfiguration
 _View = tuple[pycolmap.Camera, np.ndarray]
 
@@ -81,8 +82,9 @@ def _estimate(
     first: _View, second: _View, matches: np.ndarray, options: pycolmap.TwoViewGeometryOptions
 ) -> pycolmap.TwoViewGeometry:
     geometry = pycolmap.estimate_two_view_geometry(*first, *second, matches, options)
-    if geometry.config == _Config.WATERMARK:
-        return _below_watermark(first, second, matches, geometry, options)
+    shift = _shift_of_watermark(first, second, geometry, options)
+    if shift is not None:
+        return _below_watermark(first, second, matches, shift, options)
     chance = max(
         chance_of_inlier(camera.width, camera.height, options.ransac.max_error) for camera, _ in (first, second)
     )
@@ -95,27 +97,64 @@ def _estimate(
     return geometry
 
 
+def _shift_of_watermark(
+    first: _View, second: _View, geometry: pycolmap.TwoViewGeometry, options: pycolmap.TwoViewGeometryOptions
+) -> np.ndarray | None:
+    """By how many pixels a watermark is shifted from one image to the other; None where there is none.
+
+    COLMAP finds one where seven in ten inliers are part of it. But points that do not move fit infinitely many epipolar
+    geometries, and with them some of the wrong matches: a fifth of the inliers in one place, at the border, is suspect.
+    """
+    inliers = np.asarray(geometry.inlier_matches).reshape(-1, 2)
+    if not len(inliers):
+        return None
+    shifts = _shifts(first, second, inliers)
+    if geometry.config == _Config.WATERMARK:
+        return np.median(shifts, axis=0)
+    if (first[0].width, first[0].height) != (second[0].width, second[0].height):
+        return None
+    at_border = _from_border(first, inliers[:, 0]) < _margin(first, options)
+    still = np.linalg.norm(shifts, axis=1) <= _UNMOVED
+    if still.mean() < _SUSPECT or at_border[still].mean() < options.watermark_min_inlier_ratio:
+        return None
+    return np.zeros(2)
+
+
 def _below_watermark(
-    first: _View,
-    second: _View,
-    matches: np.ndarray,
-    watermark: pycolmap.TwoViewGeometry,
-    options: pycolmap.TwoViewGeometryOptions,
+    first: _View, second: _View, matches: np.ndarray, shift: np.ndarray, options: pycolmap.TwoViewGeometryOptions
 ) -> pycolmap.TwoViewGeometry:
-    """The geometry of the matches that are not the watermark's; if they have none, a watermark without inliers."""
+    """The geometry of the matches that are not the watermark's; if they have none, a watermark without inliers.
 
-    def shifts(pairs: np.ndarray) -> np.ndarray:
-        return second[1][pairs[:, 1]] - first[1][pairs[:, 0]]
-
-    shift = np.median(shifts(np.asarray(watermark.inlier_matches)), axis=0)
-    off = np.linalg.norm(shifts(matches) - shift, axis=1)
-    others = matches[off > options.watermark_detection_max_error]
+    A frame may repeat itself, so all matches within the strip that it takes up are taken for its own.
+    """
+    off = np.linalg.norm(_shifts(first, second, matches) - shift, axis=1)
+    marked = off <= options.watermark_detection_max_error
+    inside = np.ones(len(matches), bool)
+    for view, column in ((first, 0), (second, 1)):
+        depth = _from_border(view, matches[:, column])
+        inside &= depth <= np.minimum(depth[marked].max(initial=0), _margin(view, options))
+    others = matches[~marked & ~inside]
     fewer = 0 < len(others) < len(matches)
     geometry = _estimate(first, second, others, options) if fewer else pycolmap.TwoViewGeometry()
     if not len(geometry.inlier_matches):
         geometry = pycolmap.TwoViewGeometry()
         geometry.config = _Config.WATERMARK
     return geometry
+
+
+def _margin(view: _View, options: pycolmap.TwoViewGeometryOptions) -> float:
+    """How far from the border COLMAP looks for watermarks, in pixels."""
+    return options.watermark_border_size * float(np.hypot(view[0].width, view[0].height))
+
+
+def _from_border(view: _View, indices: np.ndarray) -> np.ndarray:
+    """Distance of keypoints to the nearest border, in pixels."""
+    points = view[1][indices]
+    return np.minimum(points, [view[0].width, view[0].height] - points).min(axis=1)
+
+
+def _shifts(first: _View, second: _View, pairs: np.ndarray) -> np.ndarray:
+    return second[1][pairs[:, 1]] - first[1][pairs[:, 0]]
 
 
 def _baseline(H: np.ndarray, first: pycolmap.Camera, second: pycolmap.Camera) -> float:

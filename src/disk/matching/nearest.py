@@ -164,15 +164,15 @@ def _first_pass(
     """The two largest similarities, and a bound on their error.
 
     D products added in any order: D u / (1 - D u) times the lengths (Higham, Accuracy and Stability, 3.1), where
-    tensor cores cut sums off at u = 2^-22; the inputs are rounded once more if they were doubles or are multiplied
-    in a shorter format.
+    tensor cores, which add up three products, cut sums off at u = 2^-23; the inputs are rounded once more if they were
+    doubles or are multiplied in a shorter format.
     """
     depth, longest = d0.shape[2], (1 + _UNIT) ** 2
     kernel = _kernel(d0.device)
     if kernel is not None:
         top_two, rounding = kernel
         d0, d1 = (d if d.dtype == torch.float16 else d.float() for d in (d0, d1))
-        return top_two(d0, d1, counts0, counts1), (4 * rounding + (depth + 8) * 2.0**-22) * longest
+        return top_two(d0, d1, counts0, counts1), (4 * rounding + 3 * (depth + 8) * 2.0**-23) * longest
     d0, d1 = d0.float(), d1.float()
     error = (4 * _rounding_of_products() + (depth + 4) * 2.0**-24) * longest
     if len(d0) == 1 and (d0.device.type == "cpu" or d0.shape[1] * d1.shape[1] > entries):

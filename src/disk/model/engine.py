@@ -70,7 +70,7 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
             f"{option('device', 'cpu')}, or {option('backend', 'torch')}"
         )
     warn_of_emulation(device, precision)
-    if device.type != "cpu":
+    if device.type == "cuda":
         from disk.model.gpu import BatchEngine
 
         return BatchEngine(model, precision)

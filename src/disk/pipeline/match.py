@@ -32,7 +32,7 @@ from disk.pipeline.feature_cache import FeatureCache, order_for_cache
 from disk.pipeline.match_writers import MatchWriters
 from disk.progress import log, progress_bar
 from disk.shapes import Tensor
-from disk.storage.artifacts import MATCHES, FeatureStore, read_features
+from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
 from disk.storage.locks import folder_lock
 from disk.storage.shards import keep_what_is_done
@@ -103,6 +103,7 @@ def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSumma
     _warn_of_unused(options)
     lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
+    artifacts = artifacts_folder(artifacts)
     with read_features(artifacts) as store, folder_lock(artifacts):
         counts = {name: len(store.keypoints(name)) for name in store.names}
         _check_u16(options, counts)

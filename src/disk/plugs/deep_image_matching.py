@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,7 +40,8 @@ def register() -> None:
         config = importlib.import_module("deep_image_matching.config")
     except ImportError as error:
         raise DiskError(
-            f"deep-image-matching cannot be imported ({error}); install it from https://github.com/3DOM-FBK/deep-image-matching"
+            f"deep-image-matching cannot be imported ({error}); "
+            "install it from https://github.com/3DOM-FBK/deep-image-matching"
         ) from None
     module = ModuleType(f"deep_image_matching.extractors.{NAME}")
     module.DiskFeaturesExtractor = _extractor(base, module.__name__)  # type: ignore[attr-defined]
@@ -54,8 +55,8 @@ def _extractor(base: Any, module: str) -> type:
     class DiskFeaturesExtractor(base):  # type: ignore[misc]
         """`disk.load().detect` as an extractor; config: weights, max_keypoints, nms_window_size."""
 
-        _default_conf = {"weights": "default", "max_keypoints": 4096, "nms_window_size": 5}  # noqa: RUF012
-        required_inputs = ["image"]  # noqa: RUF012
+        _default_conf: ClassVar = {"weights": "default", "max_keypoints": 4096, "nms_window_size": 5}
+        required_inputs: ClassVar = ["image"]
         grayscale = False
         as_float = True
         descriptor_size = 128

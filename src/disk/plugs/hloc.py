@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from disk.errors import DiskError
 from disk.features import Features
@@ -63,8 +63,10 @@ def _extractor(base: Any, module: str) -> type:
     class DiskFeatures(base):  # type: ignore[misc]
         """`disk.load().detect` as an extractor of hloc; conf: weights, max_keypoints, nms_window_size, precision."""
 
-        default_conf = {"weights": "default", "max_keypoints": 5000, "nms_window_size": 5, "precision": "auto"}
-        required_inputs = ["image"]  # noqa: RUF012  # hloc copies it
+        default_conf: ClassVar = {
+            "weights": "default", "max_keypoints": 5000, "nms_window_size": 5, "precision": "auto",
+        }  # fmt: skip
+        required_inputs: ClassVar = ["image"]
 
         def _init(self, conf: dict[str, Any]) -> None:
             self.net = load(conf["weights"], "cpu", conf["precision"])

@@ -8,7 +8,6 @@ DISK are read as well.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -162,7 +161,8 @@ def artifacts_folder(folder: Path) -> Path:
 
 def beside(artifacts: Path) -> Path:
     """The folder that the folder of artifacts lies in: where what is made of them goes unless another is named."""
-    return Path(os.path.relpath(artifacts_folder(artifacts).absolute().parent))
+    folder = artifacts_folder(artifacts)
+    return folder.parent if folder.name not in ("", "..") else folder.resolve().parent
 
 
 def default_database(artifacts: Path) -> Path:

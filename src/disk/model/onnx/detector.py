@@ -81,7 +81,7 @@ class Detector(nn.Module):
         rows = F.max_pool2d(padded, (1, 2 * reach + 1), 1)
         sides = F.max_pool2d(padded[:, :, reach : -reach or None], (1, max(reach, 1)), 1)
         lines = F.max_pool2d(rows, (max(reach, 1), 1), 1)
-        # Of equal pixels in a window the first in reading order is a keypoint: above those before it and not below those
+        # Of equal pixels in a window the first in reading order is a keypoint: above those before it, not below those
         # after it. OpenCV has no logical operators.
         height, width = heatmap.shape[1:]
         kept = F.relu(heatmap[:, None])

@@ -44,7 +44,7 @@ class MutualNearest(nn.Module):
 
 
 def pair_graph(detector: Any, ratio: float | None) -> Any:
-    """The ONNX model of an image pair from that of a detector, whose tensors get the prefixes `first_` and `second_`."""
+    """The ONNX model of an image pair from that of a detector; names get the prefixes `first_` and `second_`."""
     from onnx import compose, helper
 
     example = torch.eye(detector.graph.output[2].type.tensor_type.shape.dim[2].dim_value)[None]

@@ -1,0 +1,49 @@
+"""What a batch costs on a GPU: launches that do not grow with it, and memory within the bound."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from disk.model.kernels import fused, plain
+
+
+@pytest.fixture(scope="module")
+def launches():
+    path = Path(__file__).parents[2] / "benchmarks" / "launches.py"
+    spec = importlib.util.spec_from_file_location("launches", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_launches_do_not_grow_with_the_batch(launches):
+    for operations, most in ((fused, 45), (plain, 450)):
+        counts = [
+            launches.costs(operations, launches.Options(batch=batch, height=32, width=48, n=9)).launches.total()
+            for batch in (1, 3)
+        ]
+        assert counts[0] == counts[1] <= most
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_an_image_takes_at_most_250_megabytes(launches, precision):
+    two = launches.costs(fused, launches.Options(batch=2, precision=precision))
+    assert two.peak / 2 < 250e6
+    assert two.peak / 2 < fused.BYTES_PER_PIXEL * 768 * 1024
+
+
+def test_the_memory_counted_is_that_of_the_tensors_alive(launches):
+    with launches.Costs() as counted:
+        x = torch.zeros(1000)
+        x[10:].add_(1)
+        del x
+        y = torch.zeros(600).double()
+    assert counted.peak == 600 * 4 + 600 * 8
+    assert y.dtype == torch.float64
+    assert counted.launches == {"zeros": 2, "add_": 1, "_to_copy": 1}
