@@ -64,3 +64,10 @@ def test_tuples_of_different_length(maker, three: list[Path], tmp_path: Path) ->
     with pytest.raises(DatasetError, match="no such file"):
         merge([tmp_path / "nowhere.json"], tmp_path / "merged.json")
     assert not (tmp_path / "merged.json").exists()
+
+
+def test_a_data_set_given_twice(three: list[Path], tmp_path: Path) -> None:
+    """As a file and as its folder."""
+    with pytest.raises(DatasetError, match=r"one/dataset\.json is given 2 times"):
+        merge([three[0], three[1], three[0].parent], tmp_path / "merged.json")
+    assert not (tmp_path / "merged.json").exists()

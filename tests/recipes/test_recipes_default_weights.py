@@ -15,22 +15,30 @@ from PIL import Image
 from disk.datasets.synthesis.write import SynthesizeOptions, synthesize
 from disk.model.checkpoints import load, save
 from disk.model.disk import DISK
+from disk.training.data import Mix
+from disk.training.schedule import weights_at
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The recipe with stages of two tiny steps."""
+def _module() -> ModuleType:
     path = Path(__file__).parents[2] / "recipes" / "default_weights.py"
     spec = importlib.util.spec_from_file_location("default_weights", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The recipe with stages of two tiny steps."""
+    module = _module()
     tiny = {
         name: replace(options, n_epochs=1, chunk_size=2, warmup=2, height=64, width=64)
         for name, options in module.STAGES["cpu"].items()
     }
     monkeypatch.setattr(module, "STAGES", {"cpu": tiny})
+    monkeypatch.setattr(module, "RECENTRED_ON", 1)
     return module
 
 
@@ -68,3 +76,45 @@ def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: P
     scale = (new - new.mean()).norm() / (old - old.mean()).norm()
     assert scale != pytest.approx(1, rel=0.1)
     torch.testing.assert_close(new - new.mean(), scale * (old - old.mean()), atol=1e-3, rtol=1e-3)
+
+
+def test_starting_from_weights_leaves_the_first_stage_out(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(DISK(), tmp_path / "start.pth")
+    recipe.main(Path("not read"), prepared, start=str(tmp_path / "start.pth"))
+    assert not (prepared / "coarse").exists()
+    load(prepared / "default.pth")
+
+
+def test_the_stages_of_a_gpu() -> None:
+    """Eight triplets a step, six of them rendered, theta 18, along a cosine."""
+    stages = _module().STAGES["cuda"]
+    for options in stages.values():
+        options.check()
+    fine = stages["fine"]
+    mix = Mix(fine.synthetic_share, fine.batch_size, 0, 1)
+    assert [sum(map(mix.is_rendered, mix.numbers(batch))) for batch in range(5)] == [6] * 5
+    weights = weights_at(fine.schedule, fine.epoch_offset, fine.keypoint_penalty)
+    assert (weights.theta, weights.negative, weights.keypoint) == pytest.approx((18, -0.175, -0.0007))
+    assert fine.step(fine.epoch_offset + fine.n_epochs, 0) == 1750
+
+
+def test_photographs_are_shrunk_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders with files of the same name; half of the bytes of the first try are allowed."""
+    recipe = _module()
+    monkeypatch.setattr(recipe, "merge", lambda sources, out, relative: None)
+    for seed, name in enumerate(("photos", "photos2")):
+        (tmp_path / name).mkdir()
+        noise = np.random.default_rng(seed).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name / "a.png")
+    sizes = []
+    for limit in (1e9, 4e5):
+        monkeypatch.setattr(recipe, "MAX_BYTES", limit)
+        out = tmp_path / str(limit)
+        recipe.prepare([tmp_path / "photos", tmp_path / "photos2"], [], out)
+        files = sorted(out.rglob("*.jpg"))
+        assert [file.parent.name for file in files] == ["photos", "photos2"]
+        sizes.append(Image.open(files[0]).size)
+    assert sizes[0] == (1024, 768)
+    assert sizes[1][0] < 1024
+    assert sum(file.stat().st_size for file in files) <= 4e5

@@ -68,7 +68,7 @@ def check(data: Positional[Path]) -> None:
 
 
 def download(out: Positional[Path], url: str = DISK_DATA_URL, list: bool = False) -> None:
-    """Fetch the authors' data set: 164 GB, 138 scenes; goes on where it stopped.
+    """Fetch the authors' data set: 164 GB, 138 scenes; resumes where it stopped.
 
     Every file is verified, unpacked and linked so that `disk train OUT` can start.
 

@@ -55,7 +55,7 @@ def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
 
 
 def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
-    """Fetch, verify and unpack everything into `out` and link train/ and test/; goes on where it stopped.
+    """Fetch, verify and unpack everything into `out` and link train/ and test/; resumes where it stopped.
 
     Raises DownloadError if the server does not answer, PartialFailureError, when done, if some files failed.
     """

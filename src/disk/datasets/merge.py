@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from disk.options import option
 def merge(sources: Sequence[Path], out: Path, relative: bool = False) -> list[Scene]:
     """Write the scenes of several dataset.json into one; their files stay where they are.
 
-    A name that occurs again gets a number: rock, rock-2. Raises DatasetError if a source cannot be read or
-    their tuples differ in length.
+    A name that occurs again gets a number: rock, rock-2. Raises DatasetError if a source cannot be read or is
+    given twice, and if their tuples differ in length.
     """
     if not sources:
         raise DatasetError("nothing to merge; give the dataset.json of two or more data sets")
     sets = [SceneSet.load(source) for source in sources]
+    for path, count in Counter(each.path.resolve() for each in sets).items():
+        if count > 1:
+            raise DatasetError(f"{path} is given {count} times; its tuples would count as often")
     for other in sets[1:]:
         if other.tuple_size != sets[0].tuple_size:
             raise DatasetError(

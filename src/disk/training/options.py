@@ -172,7 +172,7 @@ class TrainOptions:
 
     def unused(self, data: Path | None) -> list[str]:
         """What differs from the defaults but changes nothing, each with the reason."""
-        without = {}
+        without: dict[str, str] = {}
         if self.synthesize is None:
             without |= dict.fromkeys(("views", "synthetic_share", "renderers"), f"without {option('synthesize')}")
         elif data is None:

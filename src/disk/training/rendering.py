@@ -67,14 +67,8 @@ def make(sampler: SceneSampler, job: RenderJob, group: Group) -> RenderedTuples:
 def pick(tuples: RenderedTuples, rows: slice, device: torch.device) -> RenderedTuples:
     """Some of the tuples on a device, with images in [0, 1]."""
 
-    def moved(part: torch.Tensor) -> torch.Tensor:
-        part = part[rows]
-        if device.type == "cuda" and part.device.type == "cpu":
-            return part.pin_memory().to(device, non_blocking=True)
-        return part.to(device)
-
-    images, *others = (moved(part) for part in (tuples.images, tuples.depths, tuples.K, tuples.R, tuples.t))
-    return RenderedTuples(tuples.numbers[rows], images.float() / 255, *others)
+    some = tuples.pick(rows).to(device)
+    return replace(some, images=some.images.float() / 255)
 
 
 def rendered(
@@ -159,8 +153,7 @@ def _work(queue: Any, job: RenderJob, groups: Callable[[], Iterator[Group]], num
         for count, group in enumerate(groups()):
             if count % stride == number:
                 tuples = make(sampler, job, group)
-                parts = {name: part.cpu() for name, part in vars(tuples).items() if isinstance(part, torch.Tensor)}
-                if not _put(queue, replace(tuples, **parts)):
+                if not _put(queue, tuples.to("cpu")):
                     return
     except DiskError as error:
         _put(queue, error)

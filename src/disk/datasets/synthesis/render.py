@@ -15,7 +15,9 @@ from disk.shapes import Float, Int, Tensor
 _COARSE = 24  # rays along a side to find out how near surfaces come
 _BLOCK = 4  # pixels along a side of what is traced together
 _LEAP = 0.05  # share of the depth
-_CHUNK, _CHUNK_ON_GPU = 1 << 17, 1 << 23  # pixels at a time: temporaries in a processor's cache, below 10 GB
+_CHUNK = 1 << 17  # pixels at a time whose temporaries stay in a processor's cache
+# on a GPU as many as possible, for fewer operations to start, in a quarter of its free memory: others use it too
+_CHUNK_ON_GPU, _BYTES = 1 << 25, 600  # most pixels at a time, and what each takes
 
 
 def render(
@@ -38,7 +40,7 @@ def render(
         torch.arange(columns * _BLOCK, device=device, dtype=torch.float64),
     )
     pixels = pixels.view(2, rows, _BLOCK, columns, _BLOCK).transpose(2, 3).reshape(2, -1, _BLOCK * _BLOCK)
-    chunk = max(1, (_CHUNK if device.type == "cpu" else _CHUNK_ON_GPU) // (S * V * _BLOCK * _BLOCK))
+    chunk = max(1, _pixels_at_once(device) // (S * V * _BLOCK * _BLOCK))
     colours, depths, surfaces = [], [], []
     for part in pixels.split(chunk, dim=1):
         hits = trace(scenes, views, planes, part.expand(S, V, 2, -1, -1))
@@ -53,6 +55,13 @@ def render(
     images = whole(colours).permute(1, 2, 0, 3, 4).clamp(0, 1)
     depth = whole(depths)
     return _soften_edges(images, whole(surfaces), depth), depth
+
+
+def _pixels_at_once(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _CHUNK
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(_CHUNK_ON_GPU, free // (4 * _BYTES))
 
 
 class _Shader:

@@ -43,6 +43,22 @@ class RenderedTuples:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def pick(self, rows: slice) -> RenderedTuples:
+        """Some of the tuples."""
+        parts = (self.images, self.depths, self.K, self.R, self.t)
+        return RenderedTuples(self.numbers[rows], *(part[rows] for part in parts))
+
+    def to(self, device: torch.device | str) -> RenderedTuples:
+        """The same on another device. Copies to a GPU do not wait for it."""
+        ahead = torch.device(device).type == "cuda" and not self.images.is_cuda
+
+        def moved(part: Tensor) -> Tensor:
+            return part.pin_memory().to(device, non_blocking=True) if ahead else part.to(device)
+
+        return RenderedTuples(
+            self.numbers, *(moved(part) for part in (self.images, self.depths, self.K, self.R, self.t))
+        )
+
     def views(self) -> list[list[PosedImage]]:
         """The views of each tuple."""
         parts = (self.images, self.depths, self.K, self.R, self.t)
@@ -95,8 +111,8 @@ class SceneSampler:
         size = (self.height, self.width)
         views = choose_views(scenes, candidates, wanted, self.views, *size)
         images, depths = render(scenes, views, materials, self.store, *size)
-        parts = (images, depths, views.K.float(), views.R.float(), views.t.float())
-        return RenderedTuples(numbers, *(part.to(self.device) for part in parts))
+        cameras = (views.K.float(), views.R.float(), views.t.float())
+        return RenderedTuples(numbers, images, depths, *cameras).to(self.device)
 
 
 def list_photos(folder: Path) -> Sequence[ImageFile]:

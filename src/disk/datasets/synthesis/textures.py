@@ -23,7 +23,7 @@ _FRAME = 8  # pixels cut off all around: scans have borders, which mirroring wou
 PLACES, _TILES = 12, 5
 _MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
 _PROBES = 2
-_CHUNK = 1 << 14  # pixels whose temporaries stay in a processor's cache
+_CHUNK, _CHUNK_ON_GPU = 1 << 14, 1 << 22  # pixels at a time: temporaries in a CPU's cache, of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def lookup(
     position: x and y in texels of level 0, (0, 0) the centre of the first.
     jacobian: texels per pixel of the rendered image: dx/dx', dx/dy', dy/dx', dy/dy'.
     """
-    step = _CHUNK if position.device.type == "cpu" else 1 << 24
+    step = _CHUNK if position.device.type == "cpu" else _CHUNK_ON_GPU
     parts = [
         _lookup(store, photo[i : i + step], position[:, i : i + step], jacobian[:, i : i + step])
         for i in range(0, photo.shape[0], step)

@@ -1,0 +1,427 @@
+"""Everything that is claimed of a GPU, in under three minutes: the tests that need one, and all tables.
+
+    python benchmarks/gpu.py [--device cuda] [--json gpu.json] [--tables detect match] [--seconds 8]
+
+It runs in a checkout with torch, triton, numpy, h5py, pillow and tqdm; pytest and kornia are used where they are.
+Within a table all methods take turns, so that a machine whose speed drifts does not decide; a ratio is that of the
+medians. On any machine, `--device cpu --tiny` shows that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+if importlib.util.find_spec("disk") is None:
+    sys.path.insert(0, str(ROOT / "src"))
+
+import disk  # noqa: E402
+from disk.datasets.synthesis.sampler import SceneSampler  # noqa: E402
+from disk.features import Features  # noqa: E402
+from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs  # noqa: E402
+from disk.model.detection import sample_grid  # noqa: E402
+from disk.model.disk import DISK  # noqa: E402
+from disk.training.augment import augment  # noqa: E402
+from disk.training.data import Mix  # noqa: E402
+from disk.training.rendering import RenderJob, rendered  # noqa: E402
+from disk.training.schedule import weights_at  # noqa: E402
+from disk.training.step import accumulate_gradient, pair_rewards, tuple_generator  # noqa: E402
+
+Row = dict[str, Any]
+RATIO = 0.95
+WEIGHTS = weights_at("default", 5)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long each method of a table."""
+
+    device: torch.device
+    seconds: float = 8.0
+    size: tuple[int, int] = (768, 1024)
+    n: int = 2048
+    batches: tuple[int, ...] = (1, 8)
+    pairs: int = 64
+    triplets: int = 8
+    triplet_size: tuple[int, int] = (480, 640)
+    dense_size: tuple[int, int] = (768, 768)
+    rendered: int = 32
+    rounds: int = 3
+
+
+TINY = {
+    "seconds": 0.1, "size": (64, 96), "n": 50, "batches": (1, 2), "pairs": 3, "triplets": 1, "triplet_size": (48, 48),
+    "dense_size": (48, 48), "rendered": 2, "rounds": 1,
+}  # fmt: skip
+
+
+# What of the package is measured, in one place.
+
+
+def detector(precision: str, device: torch.device, n: int) -> Callable[[Tensor], Any]:
+    """Detection in a batch of float images on the device."""
+    model = disk.load(device=device, precision=precision)
+    return lambda images: model.detect(images, n=n, max_size=0)
+
+
+def match_one(d0: Tensor, d1: Tensor) -> Any:
+    """One pair, with the ratio test."""
+    return mutual_nearest(d0, d1, RATIO)
+
+
+def match_many(pairs: list[tuple[Tensor, Tensor]]) -> Any:
+    """Many pairs in one call."""
+    return list(mutual_nearest_pairs(pairs, RATIO))
+
+
+def gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
+    """The gradient of one training step."""
+    accumulate_gradient(model, batch, generators, WEIGHTS, bf16=bf16)
+
+
+def rewards(f1: Features, f2: Features, view1: Any, view2: Any) -> Tensor:
+    """The reward of every match of a pair."""
+    return pair_rewards(f1.keypoints, f2.keypoints, view1, view2, WEIGHTS)
+
+
+# The tables.
+
+
+def detection(plan: Plan) -> list[Row]:
+    """Milliseconds an image and memory an image, beside kornia's."""
+    rows = []
+    height, width = plan.size
+    for precision in ("fp16", "fp32") if plan.device.type == "cuda" else ("fp32",):
+        for batch in plan.batches:
+            images = pictures(batch, height, width).to(plan.device)
+            methods = {"disk": partial(detector(precision, plan.device, plan.n), images)}
+            if importlib.util.find_spec("kornia") is not None:
+                methods["kornia"] = partial(kornia_detector(precision, plan), images)
+            for row in measured(methods, plan, each=batch):
+                rows.append({"precision": precision, "batch": batch, **row})
+    return rows
+
+
+def kornia_detector(precision: str, plan: Plan) -> Callable[[Tensor], Any]:
+    """kornia's DISK with the same weights; fp16 by autocast, fp32 with TF32 convolutions, which is torch's default."""
+    from kornia.feature import DISK as Theirs
+
+    theirs = Theirs()
+    theirs.load_state_dict(disk.load(device="cpu").state_dict())
+    theirs = theirs.to(plan.device).eval()
+    half = precision == "fp16"
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Any:
+        with torch.autocast(plan.device.type, torch.float16, enabled=half):
+            return theirs(images, plan.n)
+
+    return run
+
+
+def matching(plan: Plan) -> list[Row]:
+    """Milliseconds a pair, beside the original's formula and kornia's."""
+    generator = torch.Generator().manual_seed(0)
+    count = plan.pairs + 1
+    sets = F.normalize(torch.randn(count, plan.n, 128, generator=generator), dim=2)
+    # half of the features see the same points
+    sets[:, : plan.n // 2] = F.normalize(sets[0, : plan.n // 2] + 0.3 * sets[:, : plan.n // 2], dim=2)
+    sets = sets.to(plan.device)
+    one: dict[str, Callable[[], Any]] = {
+        "disk": lambda: match_one(sets[0], sets[1]),
+        "original": lambda: original_match(sets[0], sets[1]),
+    }
+    if importlib.util.find_spec("kornia") is not None:
+        from kornia.feature import match_smnn
+
+        one["kornia"] = lambda: match_smnn(sets[0], sets[1], RATIO)
+    pairs = [(sets[0], sets[i + 1]) for i in range(plan.pairs)]
+    many = {
+        "disk": lambda: match_many(pairs),
+        "original": lambda: [original_match(d0, d1) for d0, d1 in pairs],
+    }
+    return [{"pairs": 1, **row} for row in measured(one, plan)] + [
+        {"pairs": plan.pairs, **row} for row in measured(many, plan, each=plan.pairs)
+    ]
+
+
+def original_match(d0: Tensor, d1: Tensor) -> Tensor:
+    """The original's formula: the distance matrix, two nearest in both directions, and what both agree on."""
+    distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
+    near0, index0 = distances.topk(2, dim=1, largest=False)
+    near1, index1 = distances.topk(2, dim=0, largest=False)
+    rows = torch.arange(len(d0), device=d0.device)
+    back = index1[0][index0[:, 0]]
+    good = (back == rows) & (near0[:, 0] < RATIO * near0[:, 1])
+    good &= (near1[0] < RATIO * near1[1])[index0[:, 0]]
+    return torch.stack([rows, index0[:, 0]], 1)[good]
+
+
+def training(plan: Plan) -> list[Row]:
+    """Milliseconds a triplet and peak memory of a step."""
+    batch = sampler(plan, plan.triplet_size).tuples(range(plan.triplets))
+    rows = measured({"disk": stepper(plan, batch, dense=False)}, plan, each=plan.triplets)
+    height, width = plan.triplet_size
+    return [{"triplets": plan.triplets, "size": f"{height}x{width}", **row} for row in rows]
+
+
+def training_against_dense(plan: Plan) -> list[Row]:
+    """The same with two triplets, beside the dense formulation, as the original has it."""
+    batch = sampler(plan, plan.dense_size).tuples(range(2))
+    methods = {name: stepper(plan, batch, dense=name == "dense") for name in ("disk", "dense")}
+    height, width = plan.dense_size
+    return [{"triplets": 2, "size": f"{height}x{width}", **row} for row in measured(methods, plan, each=2)]
+
+
+def stepper(plan: Plan, batch: Any, dense: bool) -> Callable[[], None]:
+    """One step, bf16 on a GPU; a learning rate of 0 keeps all steps alike."""
+    model = disk.load(device=plan.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0)
+    bf16 = plan.device.type == "cuda"
+
+    def step() -> None:
+        generators = [tuple_generator(0, i, "keypoints", plan.device) for i in range(len(batch))]
+        (dense_gradient if dense else gradient)(model, batch, generators, bf16)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def dense_gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
+    """The original's way: a dense network, features detached per image, the backward pass of each pair into them."""
+    images = torch.stack([view.image for views in batch for view in views])
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        heatmaps, raw = model(images)
+    features: list[Features] = []
+    for generator, logits in zip(generators, heatmaps[:, 0].float().split(3), strict=True):
+        for points, log_p in sample_grid(logits, generator):
+            x, y = points.unbind(1)
+            descriptors = F.normalize(raw[len(features), :, y, x].T.float(), dim=1)
+            features.append(Features(points.float(), descriptors, log_p))
+    leaves = [
+        replace(f, descriptors=f.descriptors.detach().requires_grad_(), scores=f.scores.detach().requires_grad_())
+        for f in features
+    ]
+    for number, views in enumerate(batch):
+        for i, j in combinations(range(3), 2):
+            f1, f2 = leaves[3 * number + i], leaves[3 * number + j]
+            distance = (2 - 2 * f1.descriptors @ f2.descriptors.T).clamp(min=1e-6).sqrt()
+            affinity = -WEIGHTS.theta * distance
+            log_p = affinity.log_softmax(0) + affinity.log_softmax(1)
+            weight = (rewards(f1, f2, views[i], views[j]) * log_p.exp()).detach()
+            earned = (weight * (log_p + f1.scores[:, None] + f2.scores[None])).sum()
+            (-earned - WEIGHTS.keypoint * (f1.scores.sum() + f2.scores.sum())).backward()
+    torch.autograd.backward(
+        [t for f in features for t in (f.descriptors, f.scores)],
+        [t.grad for f in leaves for t in (f.descriptors, f.scores)],
+    )
+
+
+def rendering(plan: Plan) -> list[Row]:
+    """Milliseconds a triplet: rendered, augmented, and as training gets them from two processes."""
+    scenes = sampler(plan, plan.triplet_size)
+    numbers = range(plan.rendered)
+    images = scenes.render(numbers).images
+
+    def augmented() -> Tensor:
+        return augment(images, [torch.Generator().manual_seed(i) for i in numbers])
+
+    # not ratios: one follows the other
+    parts = {"render": lambda: scenes.render(numbers), "augment": augmented}
+    rows = [{"triplets": plan.rendered, **row} for row in measured(parts, plan, each=plan.rendered, ratio=False)]
+    if plan.device.type == "cuda":
+        rows.append({"triplets": plan.rendered, "method": "two processes, augmented", "ms": fed(plan)})
+    return rows
+
+
+def fed(plan: Plan) -> float:
+    """Milliseconds a triplet, rendered and augmented by two processes that do nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, photo in enumerate(photographs()):
+            Image.fromarray(photo).save(Path(folder) / f"{number}.png")
+        job = RenderJob(Path(folder), *plan.triplet_size, 3, 0, plan.device, augmented=True)
+        groups = rendered(job, partial(Mix(1.0, plan.rendered, 0, 1).groups, 0, 1), 2)
+        for _ in range(4):  # what was made while the processes started
+            next(groups)
+        start = time.perf_counter()
+        count = 0
+        while count < 2 or time.perf_counter() - start < plan.seconds:
+            next(groups)
+            count += 1
+        taken = time.perf_counter() - start
+        groups.close()
+    return 1e3 * taken / (count * plan.rendered)
+
+
+def tests(plan: Plan) -> list[Row]:
+    """The tests marked gpu."""
+    if importlib.util.find_spec("pytest") is None:
+        return [{"result": "pytest is not installed"}]
+    files = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
+    # without the options of pyproject.toml, which need jaxtyping and beartype
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider", *files]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    lines = result.stdout.strip().splitlines() or result.stderr.strip().splitlines() or ["no output"]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if result.returncode not in (0, 5):  # 5: none was collected
+        raise RuntimeError("\n".join([*failed, lines[-1]]))
+    return [{"result": lines[-1]}]
+
+
+TABLES: dict[str, Callable[[Plan], list[Row]]] = {
+    "detect": detection,
+    "match": matching,
+    "train": training,
+    "dense": training_against_dense,
+    "render": rendering,
+    "tests": tests,
+}
+
+
+# How it is measured.
+
+
+def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, ratio: bool = True) -> list[Row]:
+    """Medians in milliseconds over `each`, peak memory beyond what was there, and how many times the first's time."""
+    cuda = plan.device.type == "cuda"
+    memory = {}
+    for name, run in methods.items():
+        run()  # whatever is compiled or tuned on the first call
+        run()
+        synchronise(plan.device)
+        if cuda:
+            before = torch.cuda.memory_allocated(plan.device)
+            torch.cuda.reset_peak_memory_stats(plan.device)
+            run()
+            synchronise(plan.device)
+            memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 1e6
+    taken: dict[str, list[float]] = {name: [] for name in methods}
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < plan.seconds * len(methods) / 2 or len(taken[next(iter(taken))]) < plan.rounds:
+        for name, run in methods.items():
+            synchronise(plan.device)
+            start = time.perf_counter()
+            run()
+            synchronise(plan.device)
+            taken[name].append(time.perf_counter() - start)
+    times = {name: 1e3 * median(seconds) / each for name, seconds in taken.items()}
+    first = next(iter(times.values()))
+    return [
+        {
+            "method": name,
+            "ms": ms,
+            **({"ratio": ms / first} if ratio and len(times) > 1 else {}),
+            **({"peak_mb": memory[name]} if cuda else {}),
+        }
+        for name, ms in times.items()
+    ]
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def photographs() -> list[np.ndarray]:
+    """Textures with edges at all scales, as nothing but numpy can be relied on."""
+    found = []
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        total = np.zeros((768, 1024, 3))
+        for cells in (6, 12, 24, 48, 96, 192):
+            small = generator.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+            how = Image.Resampling.NEAREST if cells % 24 == 0 else Image.Resampling.BICUBIC
+            total += np.asarray(Image.fromarray(small).resize((1024, 768), how), dtype=np.float64) - 127.5
+        found.append((127.5 + total / 2).clip(0, 255).astype(np.uint8))
+    return found
+
+
+def pictures(count: int, height: int, width: int) -> Tensor:
+    """(count, 3, height, width) in [0, 1]."""
+    images = [Image.fromarray(photo).resize((width, height)) for photo in photographs()]
+    stack = np.stack([np.asarray(images[i % len(images)]) for i in range(count)])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
+
+
+def sampler(plan: Plan, size: tuple[int, int]) -> SceneSampler:
+    """Triplets of rendered scenes."""
+    return SceneSampler(photographs(), *size, 3, plan.device, 0)
+
+
+def show(name: str, rows: list[Row]) -> None:
+    """Print a table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns] + [[_text(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    print(f"\n{name}: {(TABLES[name].__doc__ or '').splitlines()[0]}")
+    for row in cells:
+        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), flush=True)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def main() -> int:
+    """Run the tables; 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or, to see that it runs, cpu")
+    parser.add_argument("--tables", nargs="*", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="for each table of two methods")
+    parser.add_argument("--json", type=Path, help="file for the figures; they are also the last line printed")
+    parser.add_argument("--tiny", action="store_true", help="small sizes")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
+    plan = Plan(device, seconds=options.seconds)
+    if options.tiny:
+        plan = replace(plan, **TINY)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{where}, torch {torch.__version__}", flush=True)
+    results: dict[str, Any] = {"device": where, "torch": torch.__version__, "tiny": options.tiny}
+    begun = time.perf_counter()
+    failed = False
+    for name in options.tables:
+        try:
+            results[name] = TABLES[name](plan)
+            show(name, results[name])
+        except Exception as error:  # the other tables are worth having all the same
+            failed = True
+            results[name] = {"error": str(error)}
+            print(f"\n{name}: failed\n{traceback.format_exc()}", flush=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    results["seconds"] = time.perf_counter() - begun
+    print()
+    text = json.dumps(results)
+    print(text)
+    if options.json is not None:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
