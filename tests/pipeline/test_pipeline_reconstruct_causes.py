@@ -38,12 +38,13 @@ def test_nothing_but_a_date_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         folder.run()
 
 
-def test_two_photos_make_a_model_of_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mapper", ["incremental", "global"])
+def test_two_photos_make_a_model_of_two_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapper: str) -> None:
     import pycolmap
 
     scene = make_scene(["a", "b"], points=250)
     folder = SceneFolder(tmp_path, scene, monkeypatch)
-    result = folder.run()
+    result = folder.run(mapper=mapper)
     assert (result.registered, result.track_length) == (2, 2)
     assert result.points >= 229  # 250 but for the 20 wrong matches
     assert any("of two photos" in remark for remark in result.remarks)

@@ -18,7 +18,7 @@ from disk.colmap.database import clear_errors
 from disk.colmap.schema import keep_readable
 from disk.errors import ColmapError
 from disk.images.reading import one_large_at_a_time, read_image
-from disk.progress import progress_bar, track
+from disk.progress import log, progress_bar, track
 from disk.storage.locks import file_lock
 from disk.storage.new_file import new_file, sync_folder, write_json
 
@@ -81,6 +81,9 @@ def map_images(
         run = _incremental if mapper == "incremental" else _global
         with file_lock(database), clear_errors(f"cannot use {database}"):
             found = list(run(database, raw, len(images), seed).values())
+            if not found and mapper == "global":  # it makes no models of two images
+                log.warning("the global mapper found no model; the incremental one is tried")
+                found = list(_incremental(database, raw, len(images), seed).values())
         keep_readable(database)
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
