@@ -52,7 +52,7 @@ def register() -> None:
 
 
 def _extractor(base: Any, module: str) -> type:
-    class DiskFeaturesExtractor(base):  # type: ignore[misc]
+    class DiskFeaturesExtractor(base):
         """`disk.load().detect` as an extractor; config: weights, max_keypoints, nms_window_size."""
 
         _default_conf: ClassVar = {"weights": "default", "max_keypoints": 4096, "nms_window_size": 5}
@@ -69,7 +69,8 @@ def _extractor(base: Any, module: str) -> type:
 
         def _extract(self, image: np.ndarray) -> dict[str, np.ndarray]:
             pixels = self._preprocess_tensor(image, self._device)
-            arrays = self._extractor.detect(pixels, max_size=0, **self._options).numpy()
+            (features,) = self._extractor.detect([pixels], max_size=0, **self._options)
+            arrays = features.numpy()
             return {**arrays, "descriptors": np.ascontiguousarray(arrays["descriptors"].T)}
 
         def _preprocess_tensor(self, image: np.ndarray, device: str = "cpu") -> np.ndarray:

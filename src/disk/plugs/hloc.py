@@ -60,7 +60,7 @@ def register() -> None:
 
 
 def _extractor(base: Any, module: str) -> type:
-    class DiskFeatures(base):  # type: ignore[misc]
+    class DiskFeatures(base):
         """`disk.load().detect` as an extractor of hloc; conf: weights, max_keypoints, nms_window_size, precision."""
 
         default_conf: ClassVar = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from disk.model.unet import UpBlock
 from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Float, Int, Tensor, UInt8
 
-Size = int | torch.SymInt  # while it is traced
+Size = Any  # int, or while it is traced torch.SymInt
 Detected = tuple[Float[Tensor, "b n 2"] | Int[Tensor, "b n 2"], Float[Tensor, "b n"], Float[Tensor, "b n d"]]
 
 
@@ -91,7 +91,7 @@ class Detector(nn.Module):
             kept = torch.where(kept > before, kept, 0.0)
             kept = torch.where(kept >= after, kept, 0.0)
         flat = kept.flatten(1)
-        most = (flat > 0).sum(1).max().item()
+        most: Any = (flat > 0).sum(1).max().item()
         torch._check(most >= 0)
         torch._check(most <= flat.shape[1])
         return torch.topk(flat, most if self.n is None else torch.sym_min(most, self.n))
