@@ -31,7 +31,8 @@ from disk.matching.api import match
 from disk.model.checkpoints import load, save
 from disk.model.disk import DISK
 from disk.progress import setup
-from disk.rewards.depth import depth_reward
+from disk.rewards.matches import matched_rewards
+from disk.rewards.terms import RewardOptions
 from disk.training.loop import train
 from disk.training.options import TrainOptions
 
@@ -108,8 +109,8 @@ def measure(weights: Path, scenes: list[list[PosedImage]], pairs: Path, images: 
         indices = match(f1, f2, ratio=None).indices
         kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
         cameras, depths = [view.camera for view in views], [view.depth for view in views]
-        rewards = depth_reward(kps1, kps2, *cameras, *depths, threshold=3.0)
-        right += int((rewards.diagonal() > 0).sum())
+        rewards = matched_rewards(kps1, kps2, *cameras, *depths, RewardOptions(threshold=3.0))
+        right += int((rewards > 0).sum())
         total += len(indices)
     options = PoseOptions(weights=(str(weights),), threshold=(1.0,))
     auc = evaluate_pose(pairs, images, options).results[0].figures[""]["AUC@10"]

@@ -23,10 +23,10 @@ from disk.datasets.synthesis.sampler import SceneSampler
 from disk.model.disk import DISK
 from disk.training.augment import augment
 from disk.training.schedule import weights_at
-from disk.training.step import accumulate_gradient, tuple_generator
+from disk.training.step import Objective, accumulate_gradient, tuple_generator
 
 BATCHES_ON_GPU = 16
-WEIGHTS = weights_at("default", 5)
+OBJECTIVE = Objective(weights=weights_at("default", 5))
 
 
 def main(
@@ -86,7 +86,7 @@ def train(
 ) -> None:
     """One step of training; a learning rate of 0 keeps all steps alike."""
     generators = [tuple_generator(0, i, "keypoints", torch.device(device)) for i in range(len(tuples))]
-    accumulate_gradient(model, tuples, generators, WEIGHTS, bf16=precision == "bf16")
+    accumulate_gradient(model, tuples, generators, OBJECTIVE, bf16=precision == "bf16")
     optimizer.step()
     optimizer.zero_grad()
 

@@ -29,12 +29,14 @@ from disk.datasets.synthesis.sampler import SceneSampler
 from disk.features import Features
 from disk.model.detection import sample_grid
 from disk.model.disk import DISK
+from disk.rewards.matches import pair_rewards
 from disk.training.schedule import weights_at
-from disk.training.step import accumulate_gradient, pair_rewards, tuple_generator
+from disk.training.step import Objective, accumulate_gradient, tuple_generator
 
 Step = Callable[[], None]
 METHODS = ("dense", "ours")
 WEIGHTS = weights_at("default", 5)
+OBJECTIVE = Objective(weights=WEIGHTS)
 
 
 def main(
@@ -95,7 +97,7 @@ def step_of(method: str, batch: list[list[PosedImage]], device: str, precision: 
     def step() -> None:
         generators = [tuple_generator(0, i, "keypoints", torch.device(device)) for i in range(len(batch))]
         if method == "ours":
-            accumulate_gradient(model, batch, generators, WEIGHTS, bf16=precision == "bf16")
+            accumulate_gradient(model, batch, generators, OBJECTIVE, bf16=precision == "bf16")
         else:
             dense_gradient(model, batch, generators, precision == "bf16")
         optimizer.step()
@@ -123,7 +125,8 @@ def dense_gradient(model: DISK, batch: list[list[PosedImage]], generators: list[
     for number, views in enumerate(batch):
         for i, j in combinations(range(3), 2):
             f1, f2 = leaves[3 * number + i], leaves[3 * number + j]
-            rewards = pair_rewards(f1.keypoints, f2.keypoints, views[i], views[j], WEIGHTS)
+            cameras, depths = (views[i].camera, views[j].camera), (views[i].depth, views[j].depth)
+            rewards = pair_rewards(f1.keypoints, f2.keypoints, *cameras, *depths, OBJECTIVE.rewards)
             distance = (2 - 2 * f1.descriptors @ f2.descriptors.T).clamp(min=1e-6).sqrt()
             affinity = -WEIGHTS.theta * distance
             log_p = affinity.log_softmax(0) + affinity.log_softmax(1)

@@ -17,9 +17,12 @@ def unit(n: int, d: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 def probabilities(d0: torch.Tensor, d1: torch.Tensor, theta: float) -> torch.Tensor:
-    matching = MatchDistribution(d0, d1, theta)
+    return of_pairs(MatchDistribution(d0[None], d1[None], theta))[0]
+
+
+def of_pairs(matching: MatchDistribution) -> torch.Tensor:
     rows = [torch.mul(*matching.choices(matching.distance(block), block)) for block in matching.blocks()]
-    return torch.cat(rows) if rows else torch.zeros(len(d0), len(d1))
+    return torch.cat(rows, 1) if rows else torch.zeros(len(matching.d0), matching.d0.shape[1], matching.d1.shape[1])
 
 
 @pytest.mark.parametrize("block", [5, 20, 1 << 20])
@@ -42,8 +45,8 @@ def test_sharpens_to_mutual_nearest_neighbours() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_descriptors_have_a_distance_above_0(dtype: torch.dtype) -> None:
     d0 = unit(5, d=128).to(dtype)
-    matching = MatchDistribution(d0, d0, 50.0)
-    distance = matching.distance(slice(0, 5))
+    matching = MatchDistribution(d0[None], d0[None], 50.0)
+    distance = matching.distance(slice(0, 5))[0]
     assert (distance.diagonal() <= 2 * matching.floor).all()
     assert (distance > 0).all()
     assert (probabilities(d0, d0, 50.0).diagonal() > 0.99).all()
@@ -56,3 +59,18 @@ def test_empty(n: int, m: int) -> None:
 
 def test_single_features_match_for_certain() -> None:
     assert probabilities(unit(1), unit(1, seed=1), 15.0).item() == 1
+
+
+@pytest.mark.parametrize("block", [20, 1 << 20])
+def test_pairs_are_independent_of_each_other_and_of_padding(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(distribution._BLOCK, "cpu", block)
+    counts = [(7, 5), (4, 6), (0, 3), (2, 0), (1, 1), (0, 0)]
+    d0, d1 = torch.zeros(6, 7, 8, dtype=torch.float64), torch.zeros(6, 6, 8, dtype=torch.float64)
+    for p in range(6):
+        # what is in the padding must not matter
+        d0[p], d1[p] = unit(7, seed=p), unit(6, seed=p + 10)
+    found = of_pairs(MatchDistribution(d0, d1, 15.0, *torch.tensor(counts).unbind(1)))
+    for p, (n, m) in enumerate(counts):
+        expected = torch.zeros(7, 6, dtype=torch.float64)
+        expected[:n, :m] = probabilities(d0[p, :n], d1[p, :m], 15.0)
+        torch.testing.assert_close(found[p], expected, rtol=1e-12, atol=0)

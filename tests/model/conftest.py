@@ -1,22 +1,3 @@
 """Where there is no GPU, Triton's kernels are interpreted, on tensors of the CPU."""
 
-import importlib.util
-import os
-
-import torch
-
-if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
-
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    multiply = InterpreterBuilder.create_dot
-
-    def multiply_bfloat16(self, a, b, *arguments):
-        """The interpreter keeps bfloat16 as integers and multiplies those."""
-        if a.dtype.scalar == tl.bfloat16:
-            a, b = (TensorHandle(self.cast_impl(x, tl.float32).data, tl.float32) for x in (a, b))
-        return multiply(self, a, b, *arguments)
-
-    InterpreterBuilder.create_dot = multiply_bfloat16
+import interpreted  # noqa: F401

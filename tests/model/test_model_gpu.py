@@ -192,18 +192,18 @@ def test_kernels_are_chosen_for_gpus_that_run_them_and_never_with_gradients(monk
 
     cuda, cpu, capability = torch.device("cuda", 0), torch.device("cpu"), (9, 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    kernels._has_kernels.cache_clear()
+    kernels.has_kernels.cache_clear()
     with torch.no_grad():
         assert kernels.operations(cuda, torch.float16) is fused
         assert kernels.operations(cuda, torch.float64) is plain
         assert kernels.operations(cpu, torch.float16) is plain
         assert kernels.operations(torch.device("mps"), torch.float16) is plain
         capability = (6, 1)
-        kernels._has_kernels.cache_clear()
+        kernels.has_kernels.cache_clear()
         assert kernels.operations(cuda, torch.float16) is plain
         capability = (9, 0)
-        kernels._has_kernels.cache_clear()
+        kernels.has_kernels.cache_clear()
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert kernels.operations(cuda, torch.float16) is plain
-    kernels._has_kernels.cache_clear()
+    kernels.has_kernels.cache_clear()
     assert kernels.operations(cuda, torch.float16) is plain

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from disk.geometry.camera import Camera
-from disk.rewards.depth import depth_reward
-from disk.rewards.epipolar import behind, epipolar_reward
+from disk.rewards.matches import matched_rewards, pair_rewards
+from disk.rewards.terms import RewardOptions
 
 SIZE = 64
 K = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]])
-WEIGHTS = {"positive": 1.0, "negative": -0.25}
+ORIGINAL = RewardOptions(visibility=False)
 
 
 def camera(centre: tuple[float, float, float], degrees: float = 0.0) -> Camera:
@@ -35,7 +35,7 @@ def flat(depth: float) -> torch.Tensor:
 def test_plane_seen_by_a_camera_moved_sideways() -> None:
     """A wall at depth 2 seen from 0.2 to the right: every pixel moves left by f * 0.2 / 2 = 6."""
     kps1, kps2 = grid(), grid(2)
-    reward = depth_reward(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0), **WEIGHTS)
+    reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0))
     shift = kps2[None] - (kps1[:, None] - torch.tensor([6.0, 0.0]))
     right = shift.norm(dim=2) < 1.5
     off_line = shift[..., 1].abs() >= 1.5
@@ -46,15 +46,13 @@ def test_plane_seen_by_a_camera_moved_sideways() -> None:
     assert right.any()
     assert torch.equal(reward[before], expected[before])
     assert (reward[behind_both] == -0.25).all()
-    original = depth_reward(
-        kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0), visibility=False, **WEIGHTS
-    )
+    original = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0), ORIGINAL)
     assert torch.equal(original, expected)
 
 
 def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
     kps1, kps2 = grid(), grid(3)
-    reward = epipolar_reward(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), visibility=False, **WEIGHTS)
+    reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), options=ORIGINAL)
     same_row = (kps1[:, None, 1] - kps2[None, :, 1]).abs() < 1.5
     assert torch.equal(reward, torch.where(same_row, 1.0, -0.25))
 
@@ -64,8 +62,8 @@ def test_points_behind_the_camera_are_wrong_matches() -> None:
     kps1 = torch.tensor([[30.0, 20.0]])
     kps2 = torch.tensor([[10.0, 20.0], [30.0, 20.0], [50.0, 20.0]])
     cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
-    assert epipolar_reward(kps1, kps2, *cameras, **WEIGHTS).tolist() == [[1.0, 1.0, -0.25]]
-    assert epipolar_reward(kps1, kps2, *cameras, visibility=False, **WEIGHTS).tolist() == [[1.0, 1.0, 1.0]]
+    assert pair_rewards(kps1, kps2, *cameras).tolist() == [[1.0, 1.0, -0.25]]
+    assert pair_rewards(kps1, kps2, *cameras, options=ORIGINAL).tolist() == [[1.0, 1.0, 1.0]]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -81,7 +79,7 @@ def test_cheirality_agrees_with_points_in_front_and_behind(seed: int) -> None:
             assert ((seen[:, 2] * sign) > 0).all()
             homogeneous = seen @ view.K.T
             pixels.append(homogeneous[:, :2] / homogeneous[:, 2:])
-        assert (behind(pixels[0], pixels[1], one, two, 1.5) == (sign < 0)).all()
+        assert (matched_rewards(*pixels, one, two) == (1.0 if sign > 0 else -0.25)).all()
 
 
 def test_occluded_points_get_no_reward() -> None:
@@ -91,38 +89,51 @@ def test_occluded_points_get_no_reward() -> None:
     centre = torch.tensor([[31.0, 32.0]])
     wall, pole = flat(2.0), flat(3.0)
     pole[28:36, 28:36] = 1.5  # something between the cameras and the wall, seen by camera 2 alone
-    hidden = depth_reward(centre, centre, one, two, wall, pole, **WEIGHTS)
-    original = depth_reward(centre, centre, one, two, wall, pole, visibility=False, **WEIGHTS)
-    visible = depth_reward(centre, centre, one, two, wall, flat(3.0), **WEIGHTS)
+    hidden = pair_rewards(centre, centre, one, two, wall, pole)
+    original = pair_rewards(centre, centre, one, two, wall, pole, ORIGINAL)
+    visible = pair_rewards(centre, centre, one, two, wall, flat(3.0))
     assert (hidden.item(), original.item(), visible.item()) == (0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("far", "reward"), [(2.88, 0.0), (2.92, 1.0), (3.0, 1.0), (3.08, 1.0), (3.12, 0.0)])
+def test_depths_agree_within_five_per_cent_seen_from_either_image(far: float, reward: float) -> None:
+    """Camera 2 stands 1 behind camera 1, where a surface at depth 2 is at depth 3.
+
+    A surface at 3.12 or 2.88 there is within 5 % of that, but at 2.12 or 1.88 not within 5 % of 2 as camera 1 sees it.
+    """
+    one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
+    centre = torch.tensor([[31.0, 32.0]])
+    assert pair_rewards(centre, centre, one, two, flat(2.0), flat(far)).item() == reward
+    assert pair_rewards(centre, centre, two, one, flat(far), flat(2.0)).item() == reward
+    assert pair_rewards(centre, centre, one, two, flat(2.0), flat(far), ORIGINAL).item() == 1
 
 
 def test_unknown_depth_is_never_positive() -> None:
     kps = grid()
     cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
     for depths in ((flat(0.0), flat(2.0)), (flat(2.0), flat(0.0))):
-        reward = depth_reward(kps, kps, *cameras, *depths, **WEIGHTS)
+        reward = pair_rewards(kps, kps, *cameras, *depths)
         assert reward.max() == 0
         assert reward.min() == -0.25
 
 
 def test_cameras_in_one_place_have_no_epipolar_reward() -> None:
     kps = grid()
-    assert (epipolar_reward(kps, kps, camera((1.0, 2, 3)), camera((1.0, 2, 3), 5.0)) == 0).all()
+    assert (pair_rewards(kps, kps, camera((1.0, 2, 3)), camera((1.0, 2, 3), 5.0)) == 0).all()
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0)])
 def test_no_keypoints(n: int, m: int) -> None:
     kps1, kps2 = torch.zeros(n, 2), torch.zeros(m, 2)
     cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
-    assert epipolar_reward(kps1, kps2, *cameras).shape == (n, m)
-    assert depth_reward(kps1, kps2, *cameras, flat(1.0), flat(1.0)).shape == (n, m)
+    assert pair_rewards(kps1, kps2, *cameras).shape == (n, m)
+    assert pair_rewards(kps1, kps2, *cameras, flat(1.0), flat(1.0)).shape == (n, m)
 
 
 def test_swapping_the_images_transposes_the_reward() -> None:
     one, two = camera((0, 0, 0)), camera((0.4, 0.1, 0.2), -8.0)
     kps1, kps2 = grid(), grid(3)
     depth1, depth2 = flat(2.0), flat(2.2)
-    forward = depth_reward(kps1, kps2, one, two, depth1, depth2)
-    assert torch.equal(forward, depth_reward(kps2, kps1, two, one, depth2, depth1).T)
-    assert torch.equal(epipolar_reward(kps1, kps2, one, two), epipolar_reward(kps2, kps1, two, one).T)
+    forward = pair_rewards(kps1, kps2, one, two, depth1, depth2)
+    assert torch.equal(forward, pair_rewards(kps2, kps1, two, one, depth2, depth1).T)
+    assert torch.equal(pair_rewards(kps1, kps2, one, two), pair_rewards(kps2, kps1, two, one).T)

@@ -10,56 +10,86 @@ from collections.abc import Iterator
 
 import torch
 
-from disk.shapes import Float, Tensor
+from disk.shapes import Float, Int, Tensor
 
 # elements of a block of rows: on a processor it stays in the cache
 _BLOCK = {"cpu": 1 << 20, "other": 1 << 26}
 
 
-class MatchDistribution:
-    """P(i <-> j) for unit descriptors d0 (n, d) and d1 (m, d), in blocks of rows: no n x m matrix is kept.
+def distance_floor(dtype: torch.dtype) -> float:
+    """Where a distance ends to depend on the descriptors, and its gradient, infinite at 0, is taken as 0."""
+    return (8 * torch.finfo(dtype).eps) ** 0.5
 
-    theta: inverse temperature. Without gradient: `disk.training.loss` has it in closed form.
+
+class MatchDistribution:
+    """P(i <-> j) for unit descriptors d0 (p, n, d) and d1 (p, m, d) of p pairs, in blocks of rows.
+
+    counts0, counts1: how many of the rows of each pair are features, the others being padding whose matches have
+    probability 0; all by default. theta: inverse temperature. No n x m matrix is kept. Without gradient:
+    `disk.training.loss` has it in closed form.
     """
 
     @torch.no_grad()
-    def __init__(self, d0: Float[Tensor, "n d"], d1: Float[Tensor, "m d"], theta: float) -> None:
+    def __init__(
+        self,
+        d0: Float[Tensor, "p n d"],
+        d1: Float[Tensor, "p m d"],
+        theta: float,
+        counts0: Int[Tensor, " p"] | None = None,
+        counts1: Int[Tensor, " p"] | None = None,
+    ) -> None:
         self.d0, self.d1, self.theta = d0, d1, theta
+        self.floor = distance_floor(d0.dtype)
+        self._off0, self._off1 = _off(d0, counts0), _off(d1, counts1)
+        pairs, m = d1.shape[:2]
         rows = []
         # the columns' log-sum-exp is gathered block by block, relative to the largest value so far
-        largest = d0.new_full((len(d1),), -torch.inf)
-        total = d0.new_zeros(len(d1))
+        largest = d0.new_full((pairs, m), torch.finfo(d0.dtype).min)
+        total = d0.new_zeros(pairs, m)
         for block in self.blocks():
-            affinity = self.distance(block) * -theta
-            rows.append(torch.logsumexp(affinity, 1))
-            now = torch.maximum(largest, affinity.amax(0))
-            total = total * (largest - now).exp() + (affinity - now).exp_().sum(0)
+            affinity = self._affinity(self.distance(block), block)
+            rows.append(torch.logsumexp(affinity, 2))
+            now = torch.maximum(largest, affinity.amax(1))
+            total = total * (largest - now).exp() + (affinity - now[:, None]).exp_().sum(1)
             largest = now
-        self._rows = torch.cat(rows) if rows else d0.new_zeros(0)
+        self._rows = torch.cat(rows, 1) if rows else d0.new_zeros(pairs, 0)
         self._columns = largest + total.log()
+        # what has nothing to choose from chooses nothing: exp(-inf - inf) = 0
+        for sums in (self._rows, self._columns):
+            sums.masked_fill_(sums == -torch.inf, torch.inf)
 
     def blocks(self) -> Iterator[slice]:
         """Slices of rows that together are all of them; none if either side is empty."""
-        if len(self.d1) == 0:
+        pairs, m = self.d1.shape[:2]
+        if pairs * m == 0:
             return
-        step = max(_BLOCK["cpu" if self.d0.device.type == "cpu" else "other"] // len(self.d1), 1)
-        for first in range(0, len(self.d0), step):
+        step = max(_BLOCK["cpu" if self.d0.device.type == "cpu" else "other"] // (pairs * m), 1)
+        for first in range(0, self.d0.shape[1], step):
             yield slice(first, first + step)
 
-    def distance(self, block: slice) -> Float[Tensor, "b m"]:
+    def distance(self, block: slice) -> Float[Tensor, "p b m"]:
         """Euclidean distances, at least `self.floor`: nearer than that they are rounding."""
-        squared = torch.addmm(self.d0.new_full((), 2), self.d0[block], self.d1.T, alpha=-2)
+        squared = torch.baddbmm(self.d0.new_full((), 2), self.d0[:, block], self.d1.mT, alpha=-2)
         return squared.clamp_(min=self.floor**2).sqrt_()
 
     def choices(
-        self, distance: Float[Tensor, "b m"], block: slice
-    ) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m"]]:
+        self, distance: Float[Tensor, "p b m"], block: slice
+    ) -> tuple[Float[Tensor, "p b m"], Float[Tensor, "p b m"]]:
         """The softmax over the rows and that over the columns; their product is P."""
-        affinity = distance * -self.theta
-        forward = (affinity - self._rows[block, None]).exp_()
-        return forward, affinity.sub_(self._columns).exp_()
+        affinity = self._affinity(distance, block)
+        forward = (affinity - self._rows[:, block, None]).exp_()
+        return forward, affinity.sub_(self._columns[:, None]).exp_()
 
-    @property
-    def floor(self) -> float:
-        """Where the distance ends to depend on the descriptors, and its gradient, infinite at 0, is taken as 0."""
-        return (8 * torch.finfo(self.d0.dtype).eps) ** 0.5
+    def _affinity(self, distance: Tensor, block: slice) -> Tensor:
+        """-theta * distance, -inf where padding is on either side."""
+        affinity = distance * -self.theta
+        if self._off0 is not None:
+            affinity.masked_fill_(self._off0[:, block, None], -torch.inf)
+        if self._off1 is not None:
+            affinity.masked_fill_(self._off1[:, None], -torch.inf)
+        return affinity
+
+
+def _off(d: Float[Tensor, "p n d"], counts: Int[Tensor, " p"] | None) -> Tensor | None:
+    """(P, N): which rows are padding."""
+    return None if counts is None else torch.arange(d.shape[1], device=d.device) >= counts[:, None]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
-from disk.shapes import Float, Int, Tensor
+from disk.shapes import Bool, Float, Int, Tensor
 
 CELL = 8  # side of a cell of the grid that training samples from, in pixels
 
@@ -57,29 +60,55 @@ def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[T
     return torch.stack(moved, 1)
 
 
-def sample_grid(
-    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = CELL
-) -> list[tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]]:
-    """Random keypoints (x, y) and the log-probability of each, with gradient: at most one in a cell.
+@dataclass(frozen=True)
+class Sample:
+    """A pixel (x, y) drawn in each cell of a grid over each image, in reading order of the cells.
+
+    accepted: whether it is a keypoint; log_probability: of drawing and accepting it, with gradient.
+    """
+
+    points: Int[Tensor, "b cells 2"]
+    accepted: Bool[Tensor, "b cells"]
+    log_probability: Float[Tensor, "b cells"]
+
+
+def sample_cells(
+    heatmap: Float[Tensor, "b h w"],
+    generators: Sequence[tuple[torch.Generator | None, int]],
+    cell: int = CELL,
+) -> Sample:
+    """Random keypoints, at most one in a cell: a pixel and whether it is accepted, for all images at once.
 
     In each cell a pixel is proposed by a softmax over its logits and accepted with the sigmoid of its own logit
-    (Tyszkiewicz et al. 2020, section 3.1). Height and width are multiples of `cell`.
+    (Tyszkiewicz et al. 2020, section 3.1). Height and width are multiples of `cell`. generators: with the number of
+    images, one after the other, that each is for.
     """
     batch, height, width = heatmap.shape
     rows, columns = height // cell, width // cell
-    cells = heatmap.reshape(batch, rows, cell, columns, cell).permute(0, 1, 3, 2, 4).reshape(-1, cell * cell)
+    cells = heatmap.reshape(batch, rows, cell, columns, cell).transpose(2, 3).reshape(batch, -1, cell * cell)
     with torch.no_grad():
         # Gumbel-max draws from the softmax without forming it
-        noise = torch.empty_like(cells).exponential_(generator=generator).log_()
-        proposed = (cells - noise).argmax(1, keepdim=True)
-        uniform = torch.rand(cells.shape[0], generator=generator, device=cells.device, dtype=cells.dtype)
-    logit = cells.gather(1, proposed)[:, 0]
+        noise, uniform = torch.empty_like(cells), torch.empty_like(cells[..., 0])
+        first = 0
+        for generator, count in generators:
+            noise[first : first + count].exponential_(generator=generator)
+            uniform[first : first + count].uniform_(generator=generator)
+            first += count
+        proposed = (cells - noise.log_()).argmax(2, keepdim=True)
+    logit = cells.gather(2, proposed)[..., 0]
     accepted = uniform < torch.sigmoid(logit.detach())
-    log_probability = (logit - torch.logsumexp(cells, 1)) + F.logsigmoid(logit)
+    log_probability = (logit - torch.logsumexp(cells, 2)) + F.logsigmoid(logit)
 
-    cell_index = torch.arange(cells.shape[0], device=cells.device) % (rows * columns)
-    y = cell_index // columns * cell + proposed[:, 0] // cell
-    x = cell_index % columns * cell + proposed[:, 0] % cell
-    points = torch.stack([x, y], 1).view(batch, -1, 2)
-    accepted, log_probability = accepted.view(batch, -1), log_probability.view(batch, -1)
-    return [(points[i][accepted[i]], log_probability[i][accepted[i]]) for i in range(batch)]
+    number, within = torch.arange(rows * columns, device=cells.device), proposed[..., 0]
+    x = number % columns * cell + within % cell
+    y = number // columns * cell + within // cell
+    return Sample(torch.stack([x, y], 2), accepted, log_probability)
+
+
+def sample_grid(
+    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = CELL
+) -> list[tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]]:
+    """The keypoints (x, y) of each image by `sample_cells` and their log-probabilities, with gradient."""
+    sample = sample_cells(heatmap, [(generator, len(heatmap))], cell)
+    images = zip(sample.points, sample.log_probability, sample.accepted, strict=True)
+    return [(points[accepted], log_probability[accepted]) for points, log_probability, accepted in images]

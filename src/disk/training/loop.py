@@ -23,7 +23,7 @@ from disk.training.logs import Logs, train_scalars
 from disk.training.options import TrainOptions
 from disk.training.schedule import learning_rate, weights_at
 from disk.training.state import Position, changes, restore, running_average, save_state, save_weights
-from disk.training.step import Totals, accumulate_gradient, tuple_generator
+from disk.training.step import Objective, Totals, accumulate_gradient, tuple_generator
 from disk.training.validation import PairResult, has_poses, pose_scalars, summarise, validate_tuple
 from disk.training.watch import CollapseWatch, Meter, Stop, stopping
 
@@ -69,7 +69,9 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     if position.epoch >= end:
         log.info("all %d epochs are done; a larger %s trains on", options.n_epochs, option("n_epochs"))
     group.broadcast(model.state_dict().values())
-    if options.compile:
+    if options.compile and group.device.type == "cuda":
+        log.warning("--compile is not used on a GPU: there the network runs in another form, in few operations")
+    elif options.compile:
         model.unet.trunk = _compiled(model.unet.trunk)  # type: ignore[method-assign]
     source = TrainingData(data, options, group)
     options = replace(options, chunk_size=source.chunk_size)
@@ -90,7 +92,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     saved = time.monotonic()
     stopped = False
     for epoch in range(position.epoch, end):
-        weights = weights_at(options.schedule, epoch, options.keypoint_penalty)
+        objective = _objective(options, epoch)
         length = options.batches(epoch)
         meter = Meter(epoch, length, position.batch)
         while position.batch < length and not stopped:
@@ -105,12 +107,8 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
                     model,
                     batch,
                     generators,
-                    weights,
-                    epipolar=options.reward == "epipolar",
-                    visibility=not options.original_reward,
-                    threshold=options.reward_threshold,
+                    objective,
                     bf16=options.precision == "bf16",
-                    share=options.keypoint_share,
                 )
                 batches.prepare()
             *values, finite = reduce_gradients(group, model.parameters(), sums)
@@ -151,6 +149,16 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     if group.leads:
         save_weights(final, averaged)
     return final
+
+
+def _objective(options: TrainOptions, epoch: int) -> Objective:
+    return Objective(
+        weights=weights_at(options.schedule, epoch, options.keypoint_penalty),
+        threshold=options.reward_threshold,
+        visibility=not options.original_reward,
+        epipolar=options.reward == "epipolar",
+        share=options.keypoint_share,
+    )
 
 
 def _rate(options: TrainOptions, epoch: int, batch: int) -> float:

@@ -1,67 +1,127 @@
-"""The gradient of a pair of images: REINFORCE with the exact expectation over matches."""
+"""The gradient of pairs of images: REINFORCE with the exact expectation over matches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from disk.features import Features
 from disk.matching.distribution import MatchDistribution
-from disk.shapes import Float, Tensor
+from disk.model.kernels import has_kernels
+from disk.rewards.matches import match_rewards
+from disk.rewards.terms import PairTerms
+from disk.shapes import Float, Int, Tensor
+
+# matches of pairs that are taken together where there is no kernel: six matrices of their size exist at a time
+_MATCHES_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True)
-class PairGradient:
-    """Of minus the expected reward, with respect to the two sets of features; and expectations to log.
+class PairGradients:
+    """Of some pairs: the gradient of minus the expected reward, and expectations.
 
-    reward, matches, right: the sum of rewards, the number of matches and of those with a positive reward.
+    descriptors1, descriptors2: gradients; of padding they are 0. rewards1, rewards2: the expected reward of the matches
+    of each keypoint; minus it is the gradient of the keypoint's log-probability. matches, right: the expected numbers
+    of matches and of those with a positive reward.
     """
 
-    descriptors1: Float[Tensor, "n d"]
-    descriptors2: Float[Tensor, "m d"]
-    scores1: Float[Tensor, " n"]
-    scores2: Float[Tensor, " m"]
-    reward: Float[Tensor, ""]
-    matches: Float[Tensor, ""]
-    right: Float[Tensor, ""]
+    descriptors1: Float[Tensor, "p n d"]
+    descriptors2: Float[Tensor, "p m d"]
+    rewards1: Float[Tensor, "p n"]
+    rewards2: Float[Tensor, "p m"]
+    matches: Float[Tensor, " p"]
+    right: Float[Tensor, " p"]
 
 
 @torch.no_grad()
-def pair_gradient(
-    features1: Features, features2: Features, rewards: Float[Tensor, "n m"], theta: float, keypoint: float
-) -> PairGradient:
-    """The gradient for sampled keypoints, with log-probabilities as scores.
+def pair_gradients(
+    d1: Float[Tensor, "p n d"],
+    d2: Float[Tensor, "p m d"],
+    counts1: Sequence[int],
+    counts2: Sequence[int],
+    terms: PairTerms,
+    theta: float,
+    together: bool = False,
+) -> PairGradients:
+    """The gradients of pairs with these descriptors, of which the first counts1[p] and counts2[p] are features.
 
-    rewards: of each match; theta: inverse temperature of matching; keypoint: reward (a penalty below 0) of each
-    keypoint. DISK (Tyszkiewicz et al. 2020), section 3.3: given the keypoints, the expectation over matches is a sum
-    over all (i, j), so only keypoints add noise. With w_ij = R_ij p_ij held fixed the loss is
-    -sum_ij w_ij (log p_ij + logp_i + logp_j) - keypoint (sum_i logp_i + sum_j logp_j).
+    terms: of the keypoints, for the rewards; theta: inverse temperature of matching; together: many pairs at once, for
+    a GPU. Where there are kernels for it no matrix of all matches is written. Descriptors of half precision are taken
+    as they are, and all else is done in single precision.
+    """
+    if fusible(d1):
+        from disk.training import fused
+
+        n1, n2 = (torch.tensor(c, dtype=torch.int32, device=d1.device) for c in (counts1, counts2))
+        return PairGradients(*fused.pair_gradients(d1, d2, n1, n2, terms, theta))
+    d1, d2 = d1.to(terms.one.dtype), d2.to(terms.one.dtype)
+    found = PairGradients(
+        torch.zeros_like(d1),
+        torch.zeros_like(d2),
+        d1.new_zeros(d1.shape[:2]),
+        d2.new_zeros(d2.shape[:2]),
+        d1.new_zeros(len(d1)),
+        d1.new_zeros(len(d1)),
+    )
+    step = max(_MATCHES_AT_ONCE // max(d1.shape[1] * d2.shape[1], 1), 1) if together else 1
+    for some in (slice(first, first + step) for first in range(0, len(d1), step)):
+        n, m = max(counts1[some]), max(counts2[some])
+        rewards = match_rewards(terms.part(some, n, m))
+        if min(counts1[some]) < n or min(counts2[some]) < m:
+            n1, n2 = (torch.tensor(c[some], device=d1.device) for c in (counts1, counts2))
+            part = expected_gradients(d1[some, :n], d2[some, :m], rewards, theta, n1, n2)
+        else:
+            part = expected_gradients(d1[some, :n], d2[some, :m], rewards, theta)
+        found.descriptors1[some, :n], found.descriptors2[some, :m] = part.descriptors1, part.descriptors2
+        found.rewards1[some, :n], found.rewards2[some, :m] = part.rewards1, part.rewards2
+        found.matches[some], found.right[some] = part.matches, part.right
+    return found
+
+
+@torch.no_grad()
+def expected_gradients(
+    d1: Float[Tensor, "p n d"],
+    d2: Float[Tensor, "p m d"],
+    rewards: Float[Tensor, "p n m"],
+    theta: float,
+    counts1: Int[Tensor, " p"] | None = None,
+    counts2: Int[Tensor, " p"] | None = None,
+) -> PairGradients:
+    """The gradients for given rewards of all matches; without counts all rows are features.
+
+    DISK (Tyszkiewicz et al. 2020), section 3.3: given the keypoints, the expectation over matches is a sum over all
+    (i, j), so only keypoints add noise. With w_ij = R_ij p_ij held fixed the loss is
+    -sum_ij w_ij (log p_ij + logp_i + logp_j) for keypoints of log-probabilities logp.
 
     log p_ij = 2 s_ij - logsumexp_j s_ij - logsumexp_i s_ij with s = -theta * distance, hence
     d loss / d s_ij = -(2 w_ij - f_ij sum_j w_ij - b_ij sum_i w_ij) for the two softmaxes f and b; and as the
     distance is sqrt(2 - 2 a_ij) for a_ij = d1_i . d2_j, d s_ij / d a_ij = theta / distance.
     """
-    d1, d2 = features1.descriptors, features2.descriptors
-    matching = MatchDistribution(d1, d2, theta)
-    of_row, of_column = d1.new_zeros(len(d1)), d1.new_zeros(len(d2))
-    matches, right = d1.new_zeros(()), d1.new_zeros(())
+    matching = MatchDistribution(d1, d2, theta, counts1, counts2)
+    of_row, of_column = d1.new_zeros(d1.shape[:2]), d2.new_zeros(d2.shape[:2])
+    matches, right = d1.new_zeros(2, len(d1))
     for block in matching.blocks():
         forward, backward = matching.choices(matching.distance(block), block)
         p = forward.mul_(backward)
-        matches += p.sum()
-        right += p[rewards[block] > 0].sum()
-        weight = p.mul_(rewards[block])
-        of_row[block] = weight.sum(1)
-        of_column += weight.sum(0)
+        matches += p.sum((1, 2))
+        right += torch.where(rewards[:, block] > 0, p, 0.0).sum((1, 2))
+        weight = p.mul_(rewards[:, block])
+        of_row[:, block] = weight.sum(2)
+        of_column += weight.sum(1)
 
     grad1, grad2 = torch.zeros_like(d1), torch.zeros_like(d2)
     for block in matching.blocks():
         distance = matching.distance(block)
         forward, backward = matching.choices(distance, block)
-        slope = (forward * backward).mul_(rewards[block]).mul_(-2)
-        slope.addcmul_(forward, of_row[block, None]).addcmul_(backward, of_column)
+        slope = (forward * backward).mul_(rewards[:, block]).mul_(-2)
+        slope.addcmul_(forward, of_row[:, block, None]).addcmul_(backward, of_column[:, None])
         slope.mul_(theta).div_(distance).masked_fill_(distance <= matching.floor, 0)
-        grad1[block] = slope @ d2
-        grad2.addmm_(slope.T, d1[block])
-    return PairGradient(grad1, grad2, -(of_row + keypoint), -(of_column + keypoint), of_row.sum(), matches, right)
+        grad1[:, block] = slope @ d2
+        grad2.baddbmm_(slope.mT, d1[:, block])
+    return PairGradients(grad1, grad2, of_row, of_column, matches, right)
+
+
+def fusible(descriptors: Tensor) -> bool:
+    """Whether `disk.training.fused` takes these: on a GPU with Triton, at single or half precision."""
+    return descriptors.is_cuda and descriptors.dtype.itemsize <= 4 and has_kernels(descriptors.device)

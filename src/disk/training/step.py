@@ -5,22 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from disk.datasets.records import PosedImage
-from disk.features import Features
-from disk.model.detection import CELL, sample_grid
+from disk.model.detection import Sample, sample_cells
 from disk.model.disk import DISK
-from disk.rewards.depth import depth_reward
-from disk.rewards.epipolar import epipolar_reward
-from disk.shapes import Float, Tensor
-from disk.training.loss import pair_gradient
+from disk.rewards.terms import RewardOptions, pair_terms
+from disk.shapes import Float, Int, Tensor
+from disk.training.loss import PairGradients, pair_gradients
+from disk.training.network import lean, whole
 from disk.training.schedule import Weights
 
-_REWARDS_AT_ONCE = {"cpu": 1 << 19, "other": 1 << 26}
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a step maximises.
+
+    weights: of the epoch. threshold: within which a match is right, in pixels. visibility: test rewards for occlusion
+    and for points behind a camera. epipolar: do not use depth. share: of the grid's cells that may have a keypoint free
+    of charge, 0 for all; beyond it a keypoint costs up to the mean reward of its image.
+    """
+
+    weights: Weights
+    threshold: float = 1.5
+    visibility: bool = True
+    epipolar: bool = False
+    share: float = 0.0
+
+    @property
+    def rewards(self) -> RewardOptions:
+        """The part that concerns matches."""
+        return RewardOptions(
+            positive=self.weights.positive,
+            negative=self.weights.negative,
+            threshold=self.threshold,
+            visibility=self.visibility,
+            epipolar=self.epipolar,
+        )
 
 
 @dataclass(frozen=True)
@@ -39,97 +63,136 @@ def accumulate_gradient(
     model: DISK,
     batch: Sequence[Sequence[PosedImage]],
     generators: Sequence[torch.Generator],
-    weights: Weights,
+    objective: Objective,
     *,
-    epipolar: bool = False,
-    visibility: bool = True,
-    threshold: float = 1.5,
     bf16: bool = False,
-    share: float = 0.0,
+    together: bool | None = None,
 ) -> Float[Tensor, " 6"]:
     """Add the gradient of minus the reward, summed over all pairs of each tuple, to the parameters of the model.
 
-    generators: for the keypoints of each tuple. share: of the grid's cells that may have a keypoint free of charge, 0
-    for all; beyond it a keypoint costs up to the mean reward of its image. Returns the fields of `Totals` as a tensor
-    on the device. On a processor the tuples go through the network one by one, which takes less memory and no more
-    time.
+    generators: for the keypoints of each tuple. bf16: precision of the network. together: all tuples at once, without
+    loops over images or pairs, which is what a CUDA GPU needs and does by default; elsewhere the tuples, and their
+    pairs, are taken one by one: less memory and, on a processor, no more time. Returns the fields of `Totals` on the
+    device.
     """
-    groups = [[i] for i in range(len(batch))] if _on_cpu(model) else [list(range(len(batch)))]
-    totals = [
-        _accumulate(
-            model,
-            [batch[i] for i in group],
-            [generators[i] for i in group],
-            weights,
-            epipolar=epipolar,
-            visibility=visibility,
-            threshold=threshold,
-            bf16=bf16,
-            share=share,
-        )
-        for group in groups
-        if group
-    ]
-    return torch.stack(totals).sum(0)
+    if together is None:
+        together = next(model.parameters()).device.type == "cuda"
+    tuples = [(views, generator) for views, generator in zip(batch, generators, strict=True) if len(views) > 0]
+    groups = [tuples] if together else [[each] for each in tuples]
+    return torch.stack([_accumulate(model, group, objective, bf16, together) for group in groups if group]).sum(0)
 
 
 def _accumulate(
     model: DISK,
-    tuples: list[Sequence[PosedImage]],
-    generators: list[torch.Generator],
-    weights: Weights,
-    *,
-    epipolar: bool,
-    visibility: bool,
-    threshold: float,
+    tuples: list[tuple[Sequence[PosedImage], torch.Generator]],
+    objective: Objective,
     bf16: bool,
-    share: float,
+    together: bool,
 ) -> Float[Tensor, " 6"]:
-    features = _sample(model, tuples, generators, bf16)
-    outputs = [t for f in features for t in (f.descriptors, f.scores)]
-    gradients = [torch.zeros_like(t) for t in outputs]
-    views = [view for views in tuples for view in views]
-    sums = views[0].image.new_zeros(3)
-    pairs = _pairs([len(views) for views in tuples])
-    for i, j in pairs:
-        rewards = pair_rewards(
-            features[i].keypoints,
-            features[j].keypoints,
-            views[i],
-            views[j],
-            weights,
-            epipolar=epipolar,
-            visibility=visibility,
-            threshold=threshold,
-        )
-        pair = pair_gradient(features[i], features[j], rewards, weights.theta, weights.keypoint)
-        gradients[2 * i] += pair.descriptors1
-        gradients[2 * i + 1] += pair.scores1
-        gradients[2 * j] += pair.descriptors2
-        gradients[2 * j + 1] += pair.scores2
-        sums += torch.stack([pair.reward, pair.matches, pair.right])
+    lengths = [len(views) for views, _ in tuples]
+    views = [view for tuple_, _ in tuples for view in tuple_]
+    images = torch.stack([view.image for view in views])
+    heatmap, describe = (whole if together else lean)(model, images, bf16)
+    sample = sample_cells(heatmap, [(generator, len(tuple_)) for tuple_, generator in tuples])
+    keypoints = _Keypoints.of(sample)
+    descriptors = describe(keypoints.image, keypoints.points)
 
-    if share > 0:
-        for view, score_gradient in zip(views, gradients[1::2], strict=True):
-            score_gradient += _price(-score_gradient, share * view.image[0].numel() / CELL**2)
+    pairs = _pairs(lengths)
+    with torch.no_grad():
+        gradients = _expectations(views, keypoints, descriptors.detach(), pairs, objective, together)
+        sides = _sides(pairs, len(views)).to(images.device)
+        of_descriptors = _per_image(gradients.descriptors1, gradients.descriptors2, sides)
+        rewards = _per_image(gradients.rewards1, gradients.rewards2, sides)
+        in_pairs = (sides < 2 * len(pairs)).sum(1, keepdim=True).to(rewards.dtype)
+        rewards = rewards + objective.weights.keypoint * in_pairs
+        if objective.share > 0:
+            rewards = rewards - _price(rewards, keypoints, objective.share * sample.accepted.shape[1])
+        of_scores = torch.zeros_like(sample.log_probability)
+        of_scores[keypoints.image, keypoints.cell] = -keypoints.flat(rewards)
 
-    # images without keypoints may leave no graph
-    graph = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
-    if graph:
-        torch.autograd.backward([output for output, _ in graph], [gradient for _, gradient in graph])
-    keypoints = sum(len(f) for f in features)
-    return torch.cat([sums, sums.new_tensor([len(pairs), keypoints, len(views)])])
+    outputs, grads = [sample.log_probability], [of_scores]
+    # without keypoints there is no graph
+    if descriptors.requires_grad:
+        outputs.append(descriptors)
+        grads.append(keypoints.flat(of_descriptors))
+    torch.autograd.backward(outputs, grads)
+    sums = torch.stack([gradients.rewards1.sum(), gradients.matches.sum(), gradients.right.sum()])
+    return torch.cat([sums, sums.new_tensor([len(pairs), len(keypoints.image), len(views)])])
 
 
-def _price(rewards: Float[Tensor, " n"], free: float) -> Tensor | float:
+@dataclass(frozen=True)
+class _Keypoints:
+    """The keypoints of a batch, image by image: `counts` of them, at `points` in the given cells of their images.
+
+    Arrays with a row for each image have the keypoints first, in `slot`, and zeros after them.
+    """
+
+    counts: list[int]
+    image: Int[Tensor, " k"]
+    cell: Int[Tensor, " k"]
+    slot: Int[Tensor, " k"]
+    points: Int[Tensor, "k 2"]
+
+    @staticmethod
+    def of(sample: Sample) -> _Keypoints:
+        """Those that are accepted."""
+        image, cell = torch.nonzero(sample.accepted, as_tuple=True)
+        slot = (sample.accepted.cumsum(1) - 1)[image, cell]
+        return _Keypoints(sample.accepted.sum(1).tolist(), image, cell, slot, sample.points[image, cell])
+
+    def rows(self, flat: Float[Tensor, k * rest]) -> Float[Tensor, "i n *rest"]:
+        """An array with a row for each image from one with one for each keypoint."""
+        rows = flat.new_zeros(len(self.counts), max(self.counts), *flat.shape[1:])
+        rows[self.image, self.slot] = flat
+        return rows
+
+    def flat(self, rows: Float[Tensor, "i n *rest"]) -> Float[Tensor, k * rest]:
+        """The inverse of `rows`."""
+        return rows[self.image, self.slot]
+
+
+def _expectations(
+    views: list[PosedImage],
+    keypoints: _Keypoints,
+    descriptors: Float[Tensor, "k d"],
+    pairs: list[tuple[int, int]],
+    objective: Objective,
+    together: bool,
+) -> PairGradients:
+    device, dtype = descriptors.device, views[0].image.dtype
+    has_depth = [view.depth is not None for view in views]
+    depth = descriptors.new_full(keypoints.image.shape, torch.nan, dtype=dtype)
+    if any(has_depth):
+        shape = views[0].image.shape[1:]
+        maps = [view.depth if view.depth is not None else view.image.new_zeros(shape) for view in views]
+        x, y = keypoints.points.unbind(1)
+        found = torch.stack(maps)[keypoints.image, y, x].to(dtype)
+        depth = torch.where(found > 0, found, torch.nan)
+    first, second = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
+    terms = pair_terms(
+        [view.camera for view in views],
+        keypoints.rows(keypoints.points.to(dtype)),
+        keypoints.rows(depth),
+        torch.tensor(has_depth, device=device),
+        first,
+        second,
+        objective.rewards,
+    )
+    rows = keypoints.rows(descriptors)
+    counts1, counts2 = ([keypoints.counts[pair[side]] for pair in pairs] for side in (0, 1))
+    return pair_gradients(rows[first], rows[second], counts1, counts2, terms, objective.weights.theta, together)
+
+
+def _price(rewards: Float[Tensor, "i n"], keypoints: _Keypoints, free: float) -> Float[Tensor, "i 1"]:
     """What each keypoint of an image costs, given their rewards: 0 for up to `free`, their mean from twice as many on.
 
     A price for all keypoints alike teaches which are worth more than others; one that falls to nothing with their
     number cannot drive them out.
     """
-    if len(rewards) <= free:
-        return 0.0
-    return rewards.mean().clamp(min=0) * min(len(rewards) / free - 1, 1.0)
+    counts = torch.tensor(keypoints.counts, device=rewards.device, dtype=rewards.dtype)[:, None]
+    inside = torch.arange(rewards.shape[1], device=rewards.device) < counts
+    mean = torch.where(inside, rewards, 0.0).sum(1, keepdim=True) / counts.clamp(min=1)
+    return mean.clamp(min=0) * (counts / free - 1).clamp(0, 1)
 
 
 def _pairs(lengths: list[int]) -> list[tuple[int, int]]:
@@ -142,58 +205,26 @@ def _pairs(lengths: list[int]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _sample(
-    model: DISK, tuples: list[Sequence[PosedImage]], generators: list[torch.Generator], bf16: bool
-) -> list[Features]:
-    """Keypoints drawn for each image of each tuple, with gradients, in the precision of the images."""
-    images = torch.stack([view.image for views in tuples for view in views])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        encoding = model.encode(images)
-        heatmaps = model.heatmap(encoding).to(images.dtype).split([len(views) for views in tuples])
-        drawn = [
-            sample
-            for heatmap, generator in zip(heatmaps, generators, strict=True)
-            for sample in sample_grid(heatmap, generator)
-        ]
-        descriptors = model.describe(encoding, [points for points, _ in drawn])
-    return [
-        Features(points.to(images.dtype), descriptor.to(images.dtype), log_p)
-        for (points, log_p), descriptor in zip(drawn, descriptors, strict=True)
-    ]
+def _sides(pairs: list[tuple[int, int]], images: int) -> Int[Tensor, "i v"]:
+    """Where each image is: p as the first of pair p, len(pairs) + p as the second; 2 len(pairs) fills the rows up."""
+    sides: list[list[int]] = [[] for _ in range(images)]
+    for number, (i, j) in enumerate(pairs):
+        sides[i].append(number)
+        sides[j].append(len(pairs) + number)
+    most = max(len(own) for own in sides)
+    rows = [own + [2 * len(pairs)] * (most - len(own)) for own in sides]
+    return torch.tensor(rows, dtype=torch.int64).view(images, most)
 
 
-@torch.no_grad()
-def pair_rewards(
-    kps1: Float[Tensor, "n 2"],
-    kps2: Float[Tensor, "m 2"],
-    view1: PosedImage,
-    view2: PosedImage,
-    weights: Weights,
-    *,
-    epipolar: bool = False,
-    visibility: bool = True,
-    threshold: float = 1.5,
-) -> Float[Tensor, "n m"]:
-    """Reward of every match: by depth where both images have it (unless `epipolar`), else by epipolar geometry.
-
-    threshold: within which a match is right, in pixels.
-    """
-    options: dict[str, Any] = {
-        "positive": weights.positive,
-        "negative": weights.negative,
-        "threshold": threshold,
-        "visibility": visibility,
-    }
-    rewards = kps1.new_empty(len(kps1), len(kps2))
-    # in blocks of rows: a test of all pairs takes many matrices of their size
-    step = max(_REWARDS_AT_ONCE["cpu" if kps1.device.type == "cpu" else "other"] // max(len(kps2), 1), 1)
-    for block in (slice(first, first + step) for first in range(0, len(kps1), step)):
-        some, cameras = kps1[block], (view1.camera, view2.camera)
-        if epipolar or view1.depth is None or view2.depth is None:
-            rewards[block] = epipolar_reward(some, kps2, *cameras, **options)
-        else:
-            rewards[block] = depth_reward(some, kps2, *cameras, view1.depth, view2.depth, **options)
-    return rewards
+def _per_image(
+    one: Float[Tensor, "p n *rest"], two: Float[Tensor, "p n *rest"], sides: Int[Tensor, "i v"]
+) -> Float[Tensor, "i n *rest"]:
+    """The sums over the pairs of each image, in a fixed order, which `index_add_` on a GPU does not keep."""
+    both = torch.cat([one, two, one.new_zeros(1, *one.shape[1:])])
+    total = one.new_zeros(len(sides), *one.shape[1:])
+    for column in sides.unbind(1):
+        total += both[column]
+    return total
 
 
 def tuple_generator(
@@ -202,7 +233,3 @@ def tuple_generator(
     """The randomness of one training tuple: it depends on its number alone, so a stopped run resumes exactly."""
     sequence = np.random.SeedSequence([seed, number, ("keypoints", "augmentation").index(purpose)])
     return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-
-
-def _on_cpu(model: DISK) -> bool:
-    return next(model.parameters()).device.type == "cpu"

@@ -17,7 +17,8 @@ from disk.geometry.camera import relative_pose
 from disk.geometry.pose import rotation_error, translation_error
 from disk.matching.api import match
 from disk.model.disk import DISK
-from disk.rewards.epipolar import epipolar_consistent
+from disk.rewards.matches import matched_rewards
+from disk.rewards.terms import RewardOptions
 from disk.shapes import Float, Tensor
 
 KEYPOINTS = 2048  # most keypoints of an image
@@ -86,8 +87,8 @@ def pose_scalars(result: PairResult) -> dict[str, float]:
 def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedImage) -> PairResult:
     indices = match(f1, f2, ratio=None).indices.to(f1.keypoints.device)
     kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
-    on_line = epipolar_consistent(kps1, kps2, view1.camera, view2.camera, threshold=1.5, visibility=False)
-    right = int(on_line.sum())
+    options = RewardOptions(epipolar=True, visibility=False)
+    right = int((matched_rewards(kps1, kps2, view1.camera, view2.camera, options=options) > 0).sum())
     rotation, translation, inliers = _pose_errors(kps1, kps2, view1, view2)
     return PairResult(
         keypoints=(len(f1) + len(f2)) / 2,

@@ -17,7 +17,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def operations(device: torch.device, dtype: torch.dtype) -> ModuleType:
     """Triton's kernels on a GPU that has them, where no gradients are needed; plain torch otherwise."""
-    if device.type == "cuda" and dtype in _DTYPES and not torch.is_grad_enabled() and _has_kernels(device):
+    if device.type == "cuda" and dtype in _DTYPES and not torch.is_grad_enabled() and has_kernels(device):
         from disk.model.kernels import fused
 
         return fused
@@ -27,6 +27,7 @@ def operations(device: torch.device, dtype: torch.dtype) -> ModuleType:
 
 
 @functools.cache
-def _has_kernels(device: torch.device) -> bool:
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton compiles kernels for this GPU."""
     # Triton comes with torch on Linux, and not on Windows
     return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= _CAPABILITY
