@@ -184,10 +184,10 @@ def test_what_another_format_does_not_use_is_said(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, format="hloc", single_camera=True, camera_model="opencv", database_path=None)
-    assert "not used: --single-camera is for --format colmap" in caplog.text
-    assert "not used: --camera-model is for --format colmap" in caplog.text
+    assert "not used: single_camera is for format='colmap'" in caplog.text
+    assert "not used: camera_model is for format='colmap'" in caplog.text
     run(tmp_path, output=tmp_path / "x")
-    assert "not used: --output is for --format imw or hloc" in caplog.text
+    assert "not used: output is for format='imw' or hloc" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_many_parameters_for_each_image_are_warned_of(
 ) -> None:
     """The original refuses OPENCV without a shared camera."""
     run(tmp_path, camera_model=model, single_camera=single)
-    assert ("--camera-model opencv has 8 parameters, and each image gets its own" in caplog.text) == warned
+    assert ("camera_model='opencv' has 8 parameters, and each image gets its own" in caplog.text) == warned
 
 
 def test_distortion_starts_at_zero(scene: Scene, tmp_path: Path) -> None:

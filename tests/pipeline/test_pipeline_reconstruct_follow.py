@@ -203,8 +203,8 @@ def test_an_output_among_the_photos(folder: SceneFolder) -> None:
 
 def test_flags_without_effect_are_named(folder: SceneFolder, caplog: pytest.LogCaptureFixture) -> None:
     result = folder.run(overlap=3, top_k=5)
-    assert result.unused == ["--overlap is for --pairs sequential", "--top-k is for --pairs retrieval"]
-    assert "not used: --overlap is for --pairs sequential" in caplog.text
+    assert result.unused == ["overlap is for pairs='sequential'", "top_k is for pairs='retrieval'"]
+    assert "not used: overlap is for pairs='sequential'" in caplog.text
 
 
 def test_artifacts_of_the_stages_are_taken_up(folder: SceneFolder) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
 from disk.images.listing import ImageFile, list_images
 from disk.images.reading import image_size
+from disk.options import option
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -89,7 +90,9 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
 def check_export(options: ExportOptions) -> None:
     """Raise DiskError for values that contradict each other."""
     if options.single_camera and options.camera_per == "folder":
-        raise DiskError("--single-camera and --camera-per folder contradict each other; leave one out")
+        raise DiskError(
+            f"{option('single_camera')} and {option('camera_per', 'folder')} contradict each other; leave one out"
+        )
 
 
 def who_shares_cameras(options: ExportOptions) -> Literal["image", "folder", "collection"]:
@@ -101,8 +104,8 @@ def unused_by_export(options: ExportOptions) -> list[str]:
     """Flags that were given but are not for this format, with the reason."""
     of_colmap = ("database_path", "camera_model", "camera_per", "single_camera")
     if options.format == "colmap":
-        return unused_flags(options, {"output": "--format imw or hloc"})
-    return unused_flags(options, dict.fromkeys(of_colmap, "--format colmap"))
+        return unused_flags(options, {"output": option("format", "imw") + " or hloc"})
+    return unused_flags(options, dict.fromkeys(of_colmap, option("format", "colmap")))
 
 
 def _warn_of_many_parameters(model: str, per: str) -> None:
@@ -112,9 +115,9 @@ def _warn_of_many_parameters(model: str, per: str) -> None:
     if per == "image" and count > MANY_PARAMETERS:
         name = model.lower().replace("_", "-")
         log.warning(
-            "--camera-model %s has %d parameters, and each image gets its own: too many to be found reliably from one "
-            "image; use --single-camera or --camera-per folder if the images were taken with one camera and zoom",
-            name, count,
+            "%s has %d parameters, and each image gets its own: too many to be found reliably from one "
+            "image; use %s or %s if the images were taken with one camera and zoom",
+            option("camera_model", name), count, option("single_camera"), option("camera_per", "folder"),
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from disk.errors import ColmapError, PartialFailureError
 from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
-from disk.options import Precision
+from disk.options import Precision, option
 from disk.pairs.choose import from_file, sequential
 from disk.pipeline.cluster import RayCluster
 from disk.pipeline.detect import DetectOptions, check_detect, detect
@@ -264,9 +264,9 @@ def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportO
 def _unused(count: int, options: ReconstructOptions) -> list[str]:
     """Flags that were given but have no effect beside the others."""
     pairs = options.pairs if options.pairs != "auto" else ("exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval")
-    only_for = {} if pairs == "sequential" else {"overlap": "--pairs sequential"}
+    only_for = {} if pairs == "sequential" else {"overlap": option("pairs", "sequential")}
     if pairs != "retrieval":
-        only_for["top_k"] = "--pairs retrieval"
+        only_for["top_k"] = option("pairs", "retrieval")
     return unused_flags(options, only_for)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 
 from disk.errors import ArtifactError, ColmapError, DiskError
+from disk.options import option
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import (
     INLIERS,
@@ -154,16 +155,16 @@ def turning_message(turning: int, connected: int) -> str:
 def check_verify(options: VerifyOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
     if not 0 < options.max_error < math.inf:
-        raise DiskError(f"--max-error {options.max_error}: must be more than 0, and finite")
+        raise DiskError(f"{option('max_error', options.max_error)}: must be more than 0, and finite")
     if not 1 <= options.min_inliers < 2**31:
-        raise DiskError(f"--min-inliers {options.min_inliers}: must be at least 1 and below 2^31")
+        raise DiskError(f"{option('min_inliers', options.min_inliers)}: must be at least 1 and below 2^31")
     check_seed(options.seed)
 
 
 def check_seed(seed: int) -> None:
     """Raise DiskError for a seed that the robust estimators do not take."""
     if not 0 <= seed < 2**31:
-        raise DiskError(f"--seed {seed}: must be at least 0 and below 2^31")
+        raise DiskError(f"{option('seed', seed)}: must be at least 0 and below 2^31")
 
 
 def _attributes(matches: MatchStore, options: VerifyOptions, cameras: str) -> dict[str, str]:
