@@ -41,15 +41,17 @@ from disk.features import Features  # noqa: E402
 from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs  # noqa: E402
 from disk.model.detection import sample_grid  # noqa: E402
 from disk.model.disk import DISK  # noqa: E402
+from disk.rewards.matches import pair_rewards  # noqa: E402
 from disk.training.augment import augment  # noqa: E402
 from disk.training.data import Mix  # noqa: E402
 from disk.training.rendering import RenderJob, rendered  # noqa: E402
 from disk.training.schedule import weights_at  # noqa: E402
-from disk.training.step import accumulate_gradient, pair_rewards, tuple_generator  # noqa: E402
+from disk.training.step import Objective, accumulate_gradient, tuple_generator  # noqa: E402
 
 Row = dict[str, Any]
 RATIO = 0.95
 WEIGHTS = weights_at("default", 5)
+OBJECTIVE = Objective(weights=WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ def match_many(pairs: list[tuple[Tensor, Tensor]]) -> Any:
 
 def gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
     """The gradient of one training step."""
-    accumulate_gradient(model, batch, generators, WEIGHTS, bf16=bf16)
+    accumulate_gradient(model, batch, generators, OBJECTIVE, bf16=bf16)
 
 
 def rewards(f1: Features, f2: Features, view1: Any, view2: Any) -> Tensor:
     """The reward of every match of a pair."""
-    return pair_rewards(f1.keypoints, f2.keypoints, view1, view2, WEIGHTS)
+    return pair_rewards(
+        f1.keypoints, f2.keypoints, view1.camera, view2.camera, view1.depth, view2.depth, OBJECTIVE.rewards
+    )
 
 
 # The tables.
