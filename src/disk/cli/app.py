@@ -51,10 +51,10 @@ def run_group(
 
 
 def print_json(summary: Any) -> None:
-    """Print what a stage found, a dataclass, as one JSON object: the fields of its summary by name.
+    """Print what a stage found, a dataclass or a dict, as one JSON object: the fields of its summary by name.
 
     Those that several stages have mean the same in each: `failed` {path: reason} of images that could not be used,
     `stale` what was done again or left out because its input had changed, `unused` what was given but had no effect,
     `rotated` {path: degrees} of images that were turned, `watermarks` the pairs that share nothing but a watermark.
     """
-    print(json.dumps(asdict(summary), indent=2))
+    print(json.dumps(summary if isinstance(summary, dict) else asdict(summary), indent=2))

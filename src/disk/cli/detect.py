@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from disk.cli.app import run
+from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import detect as stage
 from disk.pipeline.detect import DetectOptions
 
@@ -16,18 +16,21 @@ def detect(
     artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
     images: Annotated[Positional[Path], arg(metavar="IMAGES")],
     options: DetectOptions = DetectOptions(),
+    json: AsJson = False,
 ) -> None:
     """Find keypoints and descriptors in every image below a folder.
 
-    Writes keypoints.h5, descriptors.h5 and scores.h5. Images that are done are skipped: after an
-    interruption the same command goes on.
+    Writes keypoints.h5, descriptors.h5 and scores.h5. Images that are done and have not changed are skipped, so the
+    same command resumes after an interruption.
 
     Args:
         artifacts: folder for the results, created when missing.
         images: folder of images, sub-folders included; an image's name is its path without extension.
         options: how to detect.
     """
-    stage.detect(artifacts, images, options)
+    summary = stage.detect(artifacts, images, options)
+    if json:
+        print_json(summary)
 
 
 def main(argv: list[str]) -> int:

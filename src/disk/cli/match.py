@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from disk.cli.app import run
+from disk.cli.app import AsJson, print_json, run
 from disk.errors import DiskError
 from disk.options import option
 from disk.pipeline import match as stage
@@ -21,6 +21,7 @@ def match(
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="ARTIFACTS | PHOTO PHOTO")],
     options: MatchOptions = MatchOptions(),
     photos: PhotoOptions = PhotoOptions(),
+    json: AsJson = False,
 ) -> None:
     """Match the features of pairs of images: mutual nearest neighbours, or LightGlue.
 
@@ -34,13 +35,21 @@ def match(
     """
     if len(paths) == 1:
         _refuse(photos, PhotoOptions(), (), "for two photos: disk match a.jpg b.jpg")
-        inner = paths[0] / "artifacts"  # a folder of `disk reconstruct` stands for the artifacts in it
-        stage.match(inner if inner.is_dir() else paths[0], options)
+        summary: Any = stage.match(paths[0], options)
     elif len(paths) == 2:
         _refuse(options, MatchOptions(), _OF_BOTH, "for a folder of artifacts: disk match artifacts/")
-        match_photos(paths[0], paths[1], options, photos)
+        found = match_photos(paths[0], paths[1], options, photos)
+        summary = {
+            "keypoints": found.keypoints,
+            "matches": len(found.matches),
+            "inliers": int(found.inliers.sum()),
+            "verified": bool(found.verified),
+            "picture": str(found.picture) if found.picture else None,
+        }
     else:
         raise DiskError(f"disk match takes a folder of artifacts or two photos, not {len(paths)} names")
+    if json:
+        print_json(summary)
 
 
 def _refuse(given: Any, defaults: Any, but: tuple[str, ...], what_for: str) -> None:

@@ -8,7 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -27,9 +27,10 @@ from disk.model.engine import Backend, resolve_precision
 from disk.model.options import DetectionOptions
 from disk.options import Precision, check_at_least, option
 from disk.pipeline.cluster import Cluster, RayCluster
+from disk.pipeline.follow import follow_folder
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
 from disk.progress import log, progress_bar
-from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer
+from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, artifacts_folder, feature_writer
 from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
@@ -75,12 +76,18 @@ class DetectOptions(DetectionOptions):
 
 @dataclass(frozen=True)
 class DetectSummary:
-    """What a run did: images in the folder, those done now, their keypoints, and why others failed."""
+    """What a run did: images in the folder, those done now, and their keypoints.
+
+    failed: why others could not be read; stale: images done again because they or their masks had changed; unused:
+    other files in the folder, by extension.
+    """
 
     images: int
     detected: int
     keypoints: int
     failed: dict[str, str]
+    stale: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions()) -> DetectSummary:
@@ -90,6 +97,7 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     PartialFailureError when some images could not be read and the rest was done.
     """
     check_detect(options)
+    artifacts = artifacts_folder(artifacts)
     files = list_images(images, options.image_extension)
     unused = unused_files(images, files)
     if unused:
@@ -111,7 +119,8 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
     start = perf_counter()
     with folder_lock(artifacts):
         writer = feature_writer(artifacts, decisive, weights_hash(model), options.overwrite, SHARD_BYTES)
-        _forget_other_masks(writer, masks, artifacts)
+        stale = follow_folder(artifacts, files, images, keep_gone=True).changed
+        stale += _forget_other_masks(writer, masks, artifacts)
         done = writer.done()
         _check_names(done, files, artifacts)
         todo = [file for file in files if file.name not in done]
@@ -119,18 +128,21 @@ def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions
         if todo:
             keypoints, failed, slowest = _detect_all(todo, masks, model, writer, options, len(files) - len(todo))
         writer.finish()
-    summary = DetectSummary(len(files), len(todo) - len(failed), keypoints, failed)
+    summary = DetectSummary(
+        len(files), len(todo) - len(failed), keypoints, failed, sorted({*stale}), unused.split(", ") if unused else []
+    )
     _report(summary, artifacts, perf_counter() - start, slowest, options.keep_going)
     return summary
 
 
-def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> None:
-    """Take away what was found with another mask than an image has now."""
+def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> list[str]:
+    """Take away what was found with another mask than an image has now; the names of these images."""
     before = {name: digest or "" for name, digest in writer.values("mask").items()}
     stale = sorted(name for name, digest in before.items() if digest != mask_digest(masks.get(name)))
     if stale:
         log.warning("the masks of %d images have changed: detecting these anew: %s", len(stale), named(stale))
         forget_images(artifacts, stale)
+    return stale
 
 
 def check_detect(options: DetectOptions) -> None:

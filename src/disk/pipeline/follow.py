@@ -38,18 +38,24 @@ class _Photo:
     sha256: str
 
 
-def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path) -> Changes:
+def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, keep_gone: bool = False) -> Changes:
     """Forget the features, matches and inliers of images that are no longer in the folder, or are others there.
 
-    A photo is the same while its size and time are, or else its content. Raises ArtifactError, before anything changes,
-    when the folder holds none of the known photos. The caller holds `folder_lock`.
+    A photo is the same while its size and time are, or else its content. keep_gone: photos that are not in the folder
+    keep what they have, so that artifacts may be made of several folders. Raises ArtifactError, before anything
+    changes, when the folder holds none of the known photos. The caller holds `folder_lock`.
     """
     known, before = known_images(artifacts), _read(artifacts / PHOTOS)
+    if keep_gone:
+        kept = known - {file.name for file in files}
+        if kept:
+            log.info("%d images in %s are not in %s and keep their features", len(kept), artifacts, folder)
+        known -= kept
     now = {file.name: _photo(file, before.get(file.name)) for file in track(files, "photos", "photo")}
     by_name = {file.name: file for file in files}
     gone = sorted(known - set(now))
     changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
-    if known and len(gone) + len(changed) == len(known):
+    if known and not keep_gone and len(gone) + len(changed) == len(known):
         raise ArtifactError(
             f"{folder} holds none of the {len(known)} photos that {artifacts} was made of, such as {min(known)!r}: "
             "the wrong folder? Use another output, or --overwrite"
@@ -57,8 +63,9 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path) -> 
     changes = Changes(gone, changed, sorted(set(now) - known))
     # first what is stale goes, then the note of what the photos were: a run killed in between does it again
     forget_images(artifacts, {*gone, *changed})
-    if before != now:
-        write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(now.items())})
+    noted = before | now if keep_gone else now
+    if before != noted:
+        write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(noted.items())})
     for names, what in ((gone, "no longer in the folder, left out"), (changed, "changed, done again")):
         if names:
             log.warning("%d photos are %s: %s", len(names), what, _some(names))

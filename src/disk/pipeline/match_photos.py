@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from disk.images.reading import Upright, read_upright
 from disk.matching.matcher import make_matcher
 from disk.model.checkpoints import load
 from disk.model.options import DetectionOptions
-from disk.options import check_at_least, option
+from disk.options import option
 from disk.pipeline.match import MatchOptions, check_match, ratio_of, read_lightglue
 from disk.pipeline.verify import VerifyOptions
 from disk.progress import log
@@ -32,8 +33,8 @@ class PhotoOptions:
 
     save: Path | None = None
     """Two photos: file for a picture of their matches (.jpg, .png, .svg or .pdf), or a folder that is there."""
-    n: int | None = 4096
-    """Two photos: keypoint budget of each, the best by score; None: all."""
+    n: int | Literal["auto"] | None = DetectionOptions.n
+    """Two photos: keypoint budget of each, the best by score; auto: 4096; None: all."""
     max_size: int = DetectionOptions.max_size
     """Two photos: shrink them before detection if their long side is longer, in pixels; 0: never."""
     model_path: str = "default"
@@ -70,12 +71,13 @@ def match_photos(
     """
     paths = find_photo(first), find_photo(second)
     check_match(matching)
-    check_at_least(options, n=1, max_size=0)
+    detection = DetectionOptions(n=options.n, max_size=options.max_size)
+    detection.check()
     if not options.max_error > 0:
         raise DiskError(f"{option('max_error', options.max_error)}: must be more than 0")
     weights = read_lightglue(matching.matcher_weights) if matching.matcher == "lightglue" else None
     model = load(options.model_path, matching.device)
-    f0, f1 = (model.detect(path, n=options.n, max_size=options.max_size) for path in paths)
+    f0, f1 = (model.detect(path, detection) for path in paths)
     photos = [read_upright(path) for path in paths]
     upright = [_upright(features, photo) for features, photo in zip((f0, f1), photos, strict=True)]
     sizes = [(photo.pixels.shape[1], photo.pixels.shape[0]) for photo in photos]

@@ -31,6 +31,7 @@ from disk.pipeline.precheck import (
     check_shared,
     read_sizes,
 )
+from disk.pipeline.rotations import rotated_images, turn_unconnected
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
@@ -44,7 +45,7 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file")
+_FREE = ("device", "ray", "rotations", "keep_going", "overwrite", "pairs_file")
 T = TypeVar("T")
 
 
@@ -92,6 +93,8 @@ class ReconstructOptions:
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = VerifyOptions.min_inliers
     """A pair with fewer inliers, or as few as chance brings, keeps none."""
+    rotations: Literal["off", "auto"] = "auto"
+    """auto: images that connect to nothing are tried at the other quarter turns, and kept at the best."""
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     seed: int = 0
@@ -134,24 +137,48 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
         failed |= dict.fromkeys(undecoded, "could not be decoded")
         if len(names) < 2:
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
-        with _timed(seconds, "match"):
-            pairs = _pairs(len(names), options)
-            match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
-            _forget_other_pairs(artifacts, names, pairs, options)
-        with _timed(seconds, "export"):
-            choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
-            if not _is_exported(artifacts, images, database, choice):
-                export(artifacts, images, choice)
-        with _timed(seconds, "verify"):
-            verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
-        # between here and mapping, images that connect to nothing may be tried rotated
+        _connect(artifacts, images, database, names, options, seconds)
+        if options.rotations == "auto":
+            with _timed(seconds, "rotate"):
+                rotated = _turn(artifacts, images, options)
+            if rotated:
+                _connect(artifacts, images, database, names, options, seconds)
         with _timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
+        result = replace(result, rotated=rotated_images(artifacts, files))
         result = _complete(out, result, seconds, failed, changes, unused)
     if partial:
         raise partial
     return result
+
+
+def _connect(
+    artifacts: Path,
+    images: Path,
+    database: Path,
+    names: set[str],
+    options: ReconstructOptions,
+    seconds: dict[str, float],
+) -> None:
+    """The stages from features to verified pairs."""
+    with _timed(seconds, "match"):
+        pairs = _pairs(len(names), options)
+        match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
+        _forget_other_pairs(artifacts, names, pairs, options)
+    with _timed(seconds, "export"):
+        choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
+        if not _is_exported(artifacts, images, database, choice):
+            export(artifacts, images, choice)
+    with _timed(seconds, "verify"):
+        verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
+
+
+def _turn(artifacts: Path, images: Path, options: ReconstructOptions) -> list[str]:
+    detection = _options_of(DetectOptions, options, overwrite=False)
+    return turn_unconnected(
+        artifacts, images, detection, _ratio(options), options.max_error, options.min_inliers, options.seed
+    )
 
 
 def _complete(
