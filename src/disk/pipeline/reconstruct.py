@@ -31,6 +31,7 @@ from disk.pipeline.precheck import (
     check_shared,
     read_sizes,
 )
+from disk.pipeline.rotations import rotated_images, turn_unconnected
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
@@ -92,6 +93,8 @@ class ReconstructOptions:
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = VerifyOptions.min_inliers
     """A pair with fewer inliers, or as few as chance brings, keeps none."""
+    rotations: Literal["auto", "off"] = "auto"
+    """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     seed: int = 0
@@ -134,24 +137,47 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
         failed |= dict.fromkeys(undecoded, "could not be decoded")
         if len(names) < 2:
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
-        with _timed(seconds, "match"):
-            pairs = _pairs(len(names), options)
-            match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
-            _forget_other_pairs(artifacts, names, pairs, options)
-        with _timed(seconds, "export"):
-            choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
-            if not _is_exported(artifacts, images, database, choice):
-                export(artifacts, images, choice)
-        with _timed(seconds, "verify"):
-            verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
-        # between here and mapping, images that connect to nothing may be tried rotated
+        _connect(artifacts, images, database, names, options, seconds)
+        if options.rotations == "auto":
+            with _timed(seconds, "rotations"):
+                turned = turn_unconnected(
+                    artifacts,
+                    images,
+                    _options_of(DetectOptions, options, overwrite=False),
+                    max_error=options.max_error,
+                    min_inliers=options.min_inliers,
+                    seed=options.seed,
+                )
+            if turned:
+                _connect(artifacts, images, database, names, options, seconds)
         with _timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
-        result = _complete(out, result, seconds, failed, changes, unused)
+        result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
     if partial:
         raise partial
     return result
+
+
+def _connect(
+    artifacts: Path,
+    images: Path,
+    database: Path,
+    names: set[str],
+    options: ReconstructOptions,
+    seconds: dict[str, float],
+) -> None:
+    """Match, export and verify whatever is not yet."""
+    with _timed(seconds, "match"):
+        pairs = _pairs(len(names), options)
+        match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
+        _forget_other_pairs(artifacts, names, pairs, options)
+    with _timed(seconds, "export"):
+        choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
+        if not _is_exported(artifacts, images, database, choice):
+            export(artifacts, images, choice)
+    with _timed(seconds, "verify"):
+        verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
 
 
 def _complete(
@@ -161,10 +187,11 @@ def _complete(
     failed: dict[str, str],
     changes: Changes,
     unused: list[str],
+    rotated: dict[str, int],
 ) -> Reconstruction:
     """Add to the summary what only the whole run knows; the file stays as it is where nothing is new."""
     stale = sorted({*changes.gone, *changes.changed})
-    whole = replace(result, failed=failed, unused=unused, stale=stale)
+    whole = replace(result, failed=failed, unused=unused, stale=stale, rotated=rotated)
     if list(result.seconds) == ["map"]:  # mapped now
         whole = replace(whole, seconds={stage: round(value, 3) for stage, value in seconds.items()})
     if whole != result:
@@ -274,4 +301,4 @@ def _unused(count: int, options: ReconstructOptions) -> list[str]:
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = perf_counter()
     yield
-    seconds[stage] = perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - start
