@@ -24,6 +24,8 @@ class SceneFolder:
         self.before_writing: Callable[[], None] = lambda: None
         write_photos(scene, self.photos, suffix)
         monkeypatch.setattr(stage, "detect", self.detect)
+        # which asks the network itself
+        monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
 
     def detect(self, artifacts: Path, images: Path, options: Any) -> None:
         """As `disk detect`: the features of those images of the folder that have none yet."""

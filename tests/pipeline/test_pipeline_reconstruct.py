@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +18,8 @@ from disk.geometry.pose import align_similarity, rotation_error
 from disk.matching.nearest import DEFAULT_RATIO
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, read_summary, reconstruct
+from disk.storage.forget import forget_images
+from disk.storage.locks import folder_lock
 from synthetic_scene import Scene, make_scene, write_features, write_photos
 
 NAMES = ["a", "b", "c", "sub/d"]
@@ -39,6 +42,8 @@ def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
             write_features(scene, artifacts)
 
         monkeypatch.setattr(stage, "detect", found)
+        # which asks the network itself
+        monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
         return calls
 
     return install
@@ -56,6 +61,32 @@ def unrelated(scene: Scene, name: str, count: int = 12) -> Scene:
     return scene
 
 
+def test_images_that_were_turned_are_matched_anew_and_named(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image has other keypoints after it was tried turned: they get into the model, and the summary says so."""
+    scene = make_scene(NAMES, points=200)
+    detector(scene)
+    turned: list[str] = []
+
+    def turn(artifacts: Path, *arguments: Any, **options: Any) -> list[str]:
+        turned.append(NAMES[1])
+        with folder_lock(artifacts):
+            forget_images(artifacts, [NAMES[1]])
+        write_features(scene, artifacts, [NAMES[1]])
+        with h5py.File(artifacts / "keypoints.h5", "r+") as file:
+            file[NAMES[1]].attrs["orientation"] = 8
+        return [NAMES[1]]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "turn_unconnected", turn)
+        assert run(tmp_path, single_camera=True, rotations="off").rotated == {}
+        assert not turned
+        result = run(tmp_path, single_camera=True, overwrite=True)
+    assert result.registered == 4
+    assert result.rotated == {f"{NAMES[1]}.jpg": 90}
+
+
 @pytest.mark.parametrize("mapper", ["incremental", "global"])
 def test_from_photos_to_the_true_cameras(detector: Detector, tmp_path: Path, mapper: str) -> None:
     import pycolmap
@@ -68,7 +99,7 @@ def test_from_photos_to_the_true_cameras(detector: Detector, tmp_path: Path, map
     assert result.points >= 199
     assert result.track_length > 3.9
     assert result.reprojection_error < 1e-3
-    assert list(result.seconds) == ["detect", "match", "export", "verify", "map"]
+    assert list(result.seconds) == ["detect", "match", "export", "verify", "rotations", "map"]
     assert result == read_summary(tmp_path / "out")
     found = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
     poses = {image.name.removesuffix(".jpg"): image.cam_from_world() for image in found.images.values()}

@@ -45,7 +45,7 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "rotations", "keep_going", "overwrite", "pairs_file")
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file")
 T = TypeVar("T")
 
 
@@ -93,8 +93,8 @@ class ReconstructOptions:
     """How far a match may be off the geometry of its two views, in pixels."""
     min_inliers: int = VerifyOptions.min_inliers
     """A pair with fewer inliers, or as few as chance brings, keeps none."""
-    rotations: Literal["off", "auto"] = "auto"
-    """auto: images that connect to nothing are tried at the other quarter turns, and kept at the best."""
+    rotations: Literal["auto", "off"] = "auto"
+    """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     seed: int = 0
@@ -139,15 +139,21 @@ def reconstruct(images: Path, out: Path, options: ReconstructOptions = Reconstru
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
         _connect(artifacts, images, database, names, options, seconds)
         if options.rotations == "auto":
-            with _timed(seconds, "rotate"):
-                rotated = _turn(artifacts, images, options)
-            if rotated:
+            with _timed(seconds, "rotations"):
+                turned = turn_unconnected(
+                    artifacts,
+                    images,
+                    _options_of(DetectOptions, options, overwrite=False),
+                    max_error=options.max_error,
+                    min_inliers=options.min_inliers,
+                    seed=options.seed,
+                )
+            if turned:
                 _connect(artifacts, images, database, names, options, seconds)
         with _timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
-        result = replace(result, rotated=rotated_images(artifacts, files))
-        result = _complete(out, result, seconds, failed, changes, unused)
+        result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
     if partial:
         raise partial
     return result
@@ -161,7 +167,7 @@ def _connect(
     options: ReconstructOptions,
     seconds: dict[str, float],
 ) -> None:
-    """The stages from features to verified pairs."""
+    """Match, export and verify whatever is not yet."""
     with _timed(seconds, "match"):
         pairs = _pairs(len(names), options)
         match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
@@ -174,13 +180,6 @@ def _connect(
         verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
 
 
-def _turn(artifacts: Path, images: Path, options: ReconstructOptions) -> list[str]:
-    detection = _options_of(DetectOptions, options, overwrite=False)
-    return turn_unconnected(
-        artifacts, images, detection, _ratio(options), options.max_error, options.min_inliers, options.seed
-    )
-
-
 def _complete(
     out: Path,
     result: Reconstruction,
@@ -188,10 +187,11 @@ def _complete(
     failed: dict[str, str],
     changes: Changes,
     unused: list[str],
+    rotated: dict[str, int],
 ) -> Reconstruction:
     """Add to the summary what only the whole run knows; the file stays as it is where nothing is new."""
     stale = sorted({*changes.gone, *changes.changed})
-    whole = replace(result, failed=failed, unused=unused, stale=stale)
+    whole = replace(result, failed=failed, unused=unused, stale=stale, rotated=rotated)
     if list(result.seconds) == ["map"]:  # mapped now
         whole = replace(whole, seconds={stage: round(value, 3) for stage, value in seconds.items()})
     if whole != result:
@@ -301,4 +301,4 @@ def _unused(count: int, options: ReconstructOptions) -> list[str]:
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = perf_counter()
     yield
-    seconds[stage] = perf_counter() - start
+    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - start

@@ -19,7 +19,7 @@ from disk.images.listing import ImageFile, list_images
 from disk.images.masks import find_masks
 from disk.images.orientation import turned, upright_points, upright_size
 from disk.images.reading import image_orientation
-from disk.matching.nearest import mutual_nearest
+from disk.matching.nearest import DEFAULT_RATIO, mutual_nearest
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.pairs.choose import Pair
@@ -61,7 +61,7 @@ def turn_unconnected(
     artifacts: Path,
     images: Path,
     options: DetectOptions = DetectOptions(),
-    ratio: float | None = 0.95,
+    ratio: float | None = DEFAULT_RATIO,
     max_error: float = 4.0,
     min_inliers: int = 15,
     seed: int = 0,
