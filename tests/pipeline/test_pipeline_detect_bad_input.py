@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import disk.pipeline.batches as batches
 import disk.pipeline.detect as stage
 import disk.pipeline.loading as loading
 from disk.cli.main import main
@@ -234,7 +235,7 @@ def test_too_large_for_the_memory(
 
 
 def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    real, calls = stage._start, 0
+    real, calls = batches._start, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -244,7 +245,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_start", interrupted)
+        patch.setattr(batches, "_start", interrupted)
         code, lines = run(capsys, tmp_path / "out", photo_folder)
     assert code == 130
     assert lines == ["disk detect: interrupted; the same command goes on where it stopped"]

@@ -12,17 +12,24 @@ KEYPOINTS = 4096  # most keypoints of an image by default
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
+class Budget:
+    """How much of an image is kept."""
+
+    n: int | Literal["auto"] | None = "auto"
+    """Keypoint budget of an image, the best by score; auto: 4096, all of them for mode rng; None: all."""
+    max_size: int = 1600
+    """Shrink images whose long side is longer, in pixels; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions(Budget):
     """Which features of an image are found."""
 
     height: int | None = None
-    """Fit images into a box of this height and --width, padded on the right and below; alone: resize to it."""
+    """In place of max-size: fit images into a box of this height and width, padded on the right and below; alone:
+    resize to it."""
     width: int | None = None
     """Width of that box."""
-    max_size: int = 1600
-    """Shrink images whose long side is longer, in pixels; 0: never. Not used with --height or --width."""
-    n: int | Literal["auto"] | None = "auto"
-    """Keypoint budget of an image, the best by score; auto: 4096 for mode nms, all for mode rng; None: all."""
     window: int = 5
     """Side of the non-maximum suppression window, odd, in pixels."""
     subpixel: bool = True

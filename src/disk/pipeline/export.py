@@ -10,6 +10,7 @@ from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
 from disk.images.listing import ImageFile, list_images
 from disk.images.reading import image_size
 from disk.options import option
+from disk.pipeline.options import CameraChoice, ChosenImages
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -26,22 +27,13 @@ MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a came
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(CameraChoice, ChosenImages):
     """What is written where."""
 
     format: Literal["colmap", "imw", "hloc"] = "colmap"
     """colmap: a database; imw: the benchmark's HDF5 files, a folder per sequence; hloc: its HDF5 files."""
     database_path: Path | None = None
     """colmap: the database to write; one that exists is refused; default: database.db beside ARTIFACTS."""
-    camera_model: str = "simple-radial"
-    """colmap: any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv or opencv-fisheye; its distortion
-    starts at 0."""
-    camera_per: Literal["image", "folder", "collection"] = "image"
-    """colmap: which images share a camera: none, those in one folder, or all."""
-    single_camera: bool = False
-    """colmap: the same as --camera-per collection."""
-    image_extension: str | None = None
-    """Only images with this extension, any case; default: every supported type."""
     output: Path | None = None
     """imw, hloc: the folder to write into; default: ARTIFACTS/imw or ARTIFACTS/hloc."""
     overwrite: bool = False

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 from disk.errors import ArtifactError, ColmapError
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
+from disk.pipeline.options import ChosenImages, MapperChoice, Seed
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -31,19 +32,13 @@ SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions:
+class MapOptions(Seed, MapperChoice, ChosenImages):
     """How verified pairs become a model."""
 
     database_path: Path | None = None
     """The database that `disk verify` verified; default: database.db beside ARTIFACTS."""
     output: Path | None = None
     """The folder that gets sparse/, points.ply and summary.json; default: the one that ARTIFACTS lies in."""
-    image_extension: str | None = None
-    """Only images with this extension, any case; default: every supported type."""
-    mapper: Literal["incremental", "global"] = "incremental"
-    """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
-    seed: int = 0
-    """The same seed gives the same model (global: up to rounding)."""
     overwrite: bool = False
     """Map anew, also where a model by another program is in the way."""
 

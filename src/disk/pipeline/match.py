@@ -21,15 +21,15 @@ from disk.devices import choose_device
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
-from disk.matching.matcher import ImagePair, Matcher, MatcherName, make_matcher
-from disk.matching.nearest import DEFAULT_RATIO
+from disk.matching.matcher import ImagePair, Matcher, make_matcher
 from disk.model.checkpoints import cache_folder, read_state
 from disk.options import check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
-from disk.pipeline.cluster import Cluster, RayCluster
+from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
 from disk.pipeline.match_writers import MatchWriters
+from disk.pipeline.options import MatcherChoice, PairChoice, Place
 from disk.progress import log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
@@ -39,11 +39,9 @@ from disk.storage.shards import keep_what_is_done
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchOptions:
+class MatchOptions(Place, PairChoice, MatcherChoice):
     """How features are matched."""
 
-    rt: float | None = DEFAULT_RATIO
-    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
     f16: bool = False
     """Match descriptors in half precision."""
     u16: bool = False
@@ -54,22 +52,8 @@ class MatchOptions:
     """At most this many similarities are held at once; never changes the result."""
     pairs: Literal["exhaustive", "sequential", "list", "retrieval"] = "exhaustive"
     """Which images are matched: all pairs, neighbours by name, those of --pairs-file, or those that look alike."""
-    overlap: int = 10
-    """sequential: images after each one that it is matched with."""
-    pairs_file: Path | None = None
-    """list: text file of `name0 name1` lines, names with or without extension."""
-    top_k: int = 20
-    """retrieval: most similar images that each one is matched with."""
-    matcher: MatcherName = "mnn"
-    """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
-    matcher_weights: Path | None = None
-    """lightglue: file of its weights; default: fetched."""
-    device: str = "auto"
-    """Where to match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     cache_mb: int = 2048
     """Memory for descriptors in megabytes; if all fit, each is read once."""
-    ray: RayCluster = "off"
-    """auto: on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one, by Ray."""
     overwrite: bool = False
     """Delete the matches in the folder and start anew."""
 

@@ -14,14 +14,26 @@ from disk.errors import ColmapError, PartialFailureError
 from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
-from disk.options import Precision, option
+from disk.model.options import Budget
+from disk.options import option
 from disk.pairs.choose import from_file, sequential
-from disk.pipeline.cluster import RayCluster
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, check_export, export, files_of_features, who_shares_cameras
 from disk.pipeline.follow import Changes, follow_folder
 from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
 from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.options import (
+    CameraChoice,
+    ChosenImages,
+    MapperChoice,
+    MaskFolder,
+    MatcherChoice,
+    Network,
+    PairChoice,
+    Place,
+    Seed,
+    TwoViews,
+)
 from disk.pipeline.precheck import (
     Sizes,
     check_matcher,
@@ -50,55 +62,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructOptions:
+class ReconstructOptions(
+    Seed,
+    MapperChoice,
+    TwoViews,
+    CameraChoice,
+    MatcherChoice,
+    PairChoice,
+    Place,
+    Network,
+    MaskFolder,
+    ChosenImages,
+    Budget,
+):  # fmt: skip
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
-    n: int | Literal["auto"] | None = DetectOptions.n
-    """Keypoint budget of an image, the best by score; auto: 4096; None: all."""
-    max_size: int = DetectOptions.max_size
-    """Shrink images whose long side is longer before detection, in pixels; 0: never."""
-    image_extension: str | None = None
-    """Only images with this extension, any case; default: every supported type."""
-    mask_dir: Path | None = None
-    """Folder of masks, 0 where no features may be: that of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
-    model_path: str = DetectOptions.model_path
-    """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
-    precision: Precision = DetectOptions.precision
-    """Arithmetic of the network; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
-    device: str = "auto"
-    """Where to detect and match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
-    ray: RayCluster = DetectOptions.ray
-    """auto: detect and match on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one."""
     pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval"] = "auto"
     """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike."""
-    overlap: int = MatchOptions.overlap
-    """sequential: images after each one that it is matched with."""
-    pairs_file: Path | None = None
-    """list: text file of `name0 name1` lines, names with or without extension."""
-    top_k: int = MatchOptions.top_k
-    """retrieval: most similar images that each one is matched with."""
-    rt: float | None = MatchOptions.rt
-    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
-    matcher: Literal["mnn", "lightglue"] = MatchOptions.matcher
-    """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
-    matcher_weights: Path | None = None
-    """lightglue: file of its weights; default: fetched."""
-    camera_model: str = ExportOptions.camera_model
-    """Any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv or opencv-fisheye."""
-    camera_per: Literal["image", "folder", "collection"] = ExportOptions.camera_per
-    """Which images share a camera: none, those in one folder, or all."""
-    single_camera: bool = False
-    """The same as --camera-per collection."""
-    max_error: float = VerifyOptions.max_error
-    """How far a match may be off the geometry of its two views, in pixels."""
-    min_inliers: int = VerifyOptions.min_inliers
-    """A pair with fewer inliers, or as few as chance brings, keeps none."""
     rotations: Literal["auto", "off"] = "auto"
     """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
-    mapper: Literal["incremental", "global"] = "incremental"
-    """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
-    seed: int = 0
-    """Of robust estimation and mapping: the same seed gives the same model (global: up to rounding)."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
     overwrite: bool = False

@@ -14,6 +14,7 @@ import h5py
 
 from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.options import option
+from disk.pipeline.options import Seed, TwoViews
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import (
     INLIERS,
@@ -29,17 +30,11 @@ from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done, ope
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
+class VerifyOptions(Seed, TwoViews):
     """How matches are verified."""
 
     database_path: Path | None = None
     """The database that `disk export` wrote; default: database.db beside ARTIFACTS."""
-    max_error: float = 4.0
-    """How far a match may be off the geometry of its two views, in pixels."""
-    min_inliers: int = 15
-    """A pair with fewer inliers, or as few as chance brings, keeps none."""
-    seed: int = 0
-    """Of the robust estimation: the same seed gives the same inliers."""
     overwrite: bool = False
     """Verify all pairs anew."""
 
