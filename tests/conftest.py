@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import interpreted  # isort: skip  # noqa: F401  # before anything imports triton
+
 from collections.abc import Iterator
 from pathlib import Path
 

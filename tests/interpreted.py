@@ -1,4 +1,4 @@
-"""Import this before a module with Triton's kernels: where there is no GPU they are interpreted, on the CPU."""
+"""Import this before triton: where there is no GPU its kernels are interpreted, on the CPU."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import os
 import torch
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, those of triton itself included
 
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle

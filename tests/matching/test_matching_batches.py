@@ -20,8 +20,6 @@ from disk.matching.nearest import _batches, _match_batch, mutual_nearest, mutual
 from disk.matching.top_two import TopTwo, top_two_in_tiles, top_two_of_matrix
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported for the first time
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -62,7 +62,7 @@ def test_a_folder_gives_what_the_model_gives(photo_folder: Path, tmp_path: Path,
             torch.testing.assert_close(found.keypoints, expected.keypoints, rtol=0, atol=2e-3 if subpixel else 0)
             torch.testing.assert_close(found.descriptors, expected.descriptors, rtol=0, atol=1e-4)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".lock", "descriptors.h5", "keypoints.h5", "scores.h5",
+        ".lock", "descriptors.h5", "keypoints.h5", "photos.json", "scores.h5",
     ]  # fmt: skip
 
 

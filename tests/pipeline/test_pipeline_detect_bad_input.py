@@ -174,7 +174,7 @@ def test_a_full_disk(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatc
     def fill(descriptor: int) -> None:
         nonlocal calls
         calls += 1
-        if calls >= 5:  # a shard syncs the file and the folder
+        if calls >= 7:  # the note of the photos and each shard sync the file and the folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
@@ -183,7 +183,7 @@ def test_a_full_disk(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatc
         line = refuses(capsys, tmp_path / "out", photo_folder)
     assert "No space left on device; complete results are kept" in line
     kept = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert kept == [".features-000000.h5", ".features-000001.h5", ".lock"]
+    assert kept == [".features-000000.h5", ".features-000001.h5", ".lock", "photos.json"]
     read = []
     load_image = loading.read_upright
     monkeypatch.setattr(loading, "read_upright", lambda path: read.append(path.name) or load_image(path))

@@ -66,7 +66,9 @@ def test_the_same_command_ends_with_the_same_contents(tmp_path: Path) -> None:
         assert len(expected) == 12
         for shards in MOMENTS:
             folder = tmp_path / f"killed{shards}"
-            assert {path.name for path in folder.iterdir()} == {".lock", "keypoints.h5", "descriptors.h5", "scores.h5"}
+            assert {path.name for path in folder.iterdir()} == {
+                ".lock", "keypoints.h5", "descriptors.h5", "scores.h5", "photos.json",
+            }  # fmt: skip
             with read_features(folder) as store:
                 assert store.names == expected.names
                 assert store.attributes == expected.attributes

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import interpreted  # noqa: F401
 from disk.geometry.camera import Camera
 from disk.rewards.matches import match_rewards
 from disk.rewards.terms import RewardOptions, pair_terms
