@@ -30,8 +30,8 @@ class DemoOptions:
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     n: int = 2048
     """Keep this many best keypoints of an image."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to detect and match the scene's views; auto: a GPU if there is one."""
+    device: str = "auto"
+    """Where to detect and match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     views: int = 12
     """Views of the rendered scene."""
     width: int = 800
