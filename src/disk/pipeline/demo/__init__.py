@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 from disk.errors import ArtifactError, DiskError
 from disk.pipeline.demo.model import SceneResult, run_scene
