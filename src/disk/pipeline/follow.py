@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from disk.errors import ArtifactError, ImageError
@@ -51,7 +51,7 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
         if kept:
             log.info("%d images in %s are not in %s and keep their features", len(kept), artifacts, folder)
         known -= kept
-    now = {file.name: _photo(file, before.get(file.name)) for file in track(files, "photos", "photo")}
+    now = _photos(files, before)
     by_name = {file.name: file for file in files}
     gone = sorted(known - set(now))
     changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
@@ -89,11 +89,21 @@ def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: 
             return False
 
 
-def _photo(file: ImageFile, before: _Photo | None) -> _Photo:
-    status = file.path.stat()
-    if before and (before.bytes, before.modified) == (status.st_size, status.st_mtime_ns):
-        return _Photo(file.relative, status.st_size, status.st_mtime_ns, before.sha256)
-    return _Photo(file.relative, status.st_size, status.st_mtime_ns, file_hash(file.path, "sha256"))
+def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, _Photo]:
+    """What the files are now, by name; the content is read of those alone whose size or time is another."""
+    found = {}
+    unread = []
+    for file in files:
+        status, known = file.path.stat(), before.get(file.name)
+        sha256 = ""
+        if known is not None and (known.bytes, known.modified) == (status.st_size, status.st_mtime_ns):
+            sha256 = known.sha256
+        else:
+            unread.append(file)
+        found[file.name] = _Photo(file.relative, status.st_size, status.st_mtime_ns, sha256)
+    for file in track(unread, "read photos", "photo") if unread else ():
+        found[file.name] = replace(found[file.name], sha256=file_hash(file.path, "sha256"))
+    return found
 
 
 def _read(path: Path) -> dict[str, _Photo]:
