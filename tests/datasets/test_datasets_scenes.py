@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from disk.datasets.scenes import SceneSet, write_dataset_json
-from disk.errors import DatasetError
+from disk.errors import ArtifactError, DatasetError
 
 
 def test_reads_relative_and_absolute_folders(maker, tmp_path: Path) -> None:
@@ -121,6 +121,6 @@ def test_a_full_disk_leaves_the_old_file(maker, monkeypatch: pytest.MonkeyPatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ArtifactError, match="No space left on device; make room"):
         write_dataset_json(path, scenes, relative=False)
     assert path.read_text() == before

@@ -38,3 +38,32 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):
         write_text(tmp_path / "file" / "inside", "x")
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "file")
+    write_text(tmp_path / "link", "through it")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "file").read_text() == "through it"
+
+
+def test_a_device_is_written_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("renamed over a device")
+
+    monkeypatch.setattr("disk.storage.new_file.put_in_place", refuse)
+    write_text(Path("/dev/null"), "nowhere")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_rivals_do_not_share_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    with new_file(path, rivals=True) as ours:
+        ours.write_text("ours")
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with new_file(path, rivals=True) as theirs:
+            theirs.write_text("theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours"
+    assert os.listdir(tmp_path) == ["file"]

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from disk.errors import DatasetError, DiskError, PartialFailureError
 from disk.progress import log
 from disk.storage.download import download, fetch_text, file_hash
+from disk.storage.new_file import write_text
 
 DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
 _DEPTH = 3  # folders around a scene in its archive
@@ -99,7 +100,7 @@ def _fetch(out: Path, url: str, file: RemoteFile, description: str) -> None:
     )
     if file.path.endswith(_ARCHIVES):
         _unpack(target)
-        _mark(target).write_text(file.md5)
+        write_text(_mark(target), file.md5)
         target.unlink()
 
 

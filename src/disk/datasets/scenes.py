@@ -17,6 +17,7 @@ from disk.datasets.files import cut_name, find_calibration, find_depth, find_ima
 from disk.errors import DatasetError
 from disk.options import option
 from disk.shapes import Int
+from disk.storage.new_file import write_text
 
 _KEYS = ("image_path", "depth_path", "calib_path", "images", "tuples")
 
@@ -123,12 +124,7 @@ def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> N
         }
         for scene in scenes
     }
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(data, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_text(path, json.dumps(data))
 
 
 def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from disk.errors import EvaluationError
+from disk.storage.new_file import write_json
 
 Value = float | int | str | None
 
@@ -59,7 +59,7 @@ def write_report(report: Report, options: Any, json_file: Path | None, plot: Pat
     """Print the table; write JSON and curves where a file is given."""
     print_table(report)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(report, options), indent=1) + "\n", encoding="utf-8")
+        write_json(json_file, as_json(report, options))
     if plot is not None:
         plot_curves(report, plot)
 
@@ -127,6 +127,8 @@ def plot_curves(report: Report, file: Path) -> None:
     """Draw the curve of each method to a file."""
     from matplotlib.figure import Figure
 
+    from disk.viewing.canvas import save
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for result in report.results:
@@ -136,4 +138,4 @@ def plot_curves(report: Report, file: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=150)
+    save(figure, file, dpi=150)

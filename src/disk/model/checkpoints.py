@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from disk.model.engine import Backend
 from disk.options import Precision, option
 from disk.shapes import Tensor
 from disk.storage.download import cache_folder, download, file_hash
+from disk.storage.new_file import write_bytes
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
 _WRAPPERS = ("disk", "extractor")  # keys of the training script's and of the released checkpoints
@@ -133,23 +133,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save(model: DISK, path: Path) -> None:
-    """Write the weights: safetensors, or for a .pth the layout of the released checkpoints. Atomic."""
+    """Write the weights: safetensors, or for a .pth the layout of the released checkpoints; whole or not at all."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save as to_bytes
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save as to_bytes
 
-            part.write_bytes(to_bytes(state))
-        elif path.suffix == ".pth":
-            content = io.BytesIO()
-            torch.save({"extractor": state}, content)
-            part.write_bytes(content.getbuffer())
-        else:
-            raise CheckpointError(f"{path}: name it .safetensors or .pth")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        write_bytes(path, to_bytes(state))
+    elif path.suffix == ".pth":
+        write_checkpoint(path, {"extractor": state})
+    else:
+        raise CheckpointError(f"{path}: name it .safetensors or .pth")
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """torch.save, whole or not at all. Raises ArtifactError when it cannot be written."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def weights_hash(model: DISK) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from disk.pairs.choose import Pair
 from disk.progress import log
 from disk.storage.artifacts import MATCHES, UNMATCHED
 from disk.storage.names import decode_name, pair_key
-from disk.storage.new_file import new_h5
+from disk.storage.new_file import new_file
+from disk.storage.new_h5 import new_h5
 from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, open_h5
 
 
@@ -81,13 +81,10 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
         keys = dataset_keys(file)
         if not keys or not all(_is_of(file[key], key.split("/"), counts) for key in keys):
             return  # the writer says that it is another program's
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.copyfile(path, temporary)
-    with h5py.File(temporary, "a") as file:
-        file.attrs.update(attributes)
-    with temporary.open("rb") as copy:
-        os.fsync(copy.fileno())
-    temporary.replace(path)
+    with new_file(path) as temporary:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "a") as file:
+            file.attrs.update(attributes)
     log.warning(
         "%s is the original's, which does not tell its options: its %d pairs are kept as they are; --overwrite "
         "matches them anew", path, len(keys),

@@ -15,6 +15,7 @@ from typing import Literal
 
 from disk.errors import DownloadError
 from disk.progress import log, progress_bar
+from disk.storage.new_file import put_in_place
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -58,7 +59,7 @@ def _fetch(url: str, target: Path, check: Callable[[Path], bool], description: s
     while True:
         _fetch_to_the_end(url, part, description)
         if check(part):
-            os.replace(part, target)
+            put_in_place(part, target)
             return target
         part.unlink()
         if not continued:

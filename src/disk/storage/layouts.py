@@ -29,7 +29,8 @@ from disk.storage.artifacts import (
     artifacts_folder,
     read_features,
 )
-from disk.storage.new_file import new_h5, write_text
+from disk.storage.new_file import write_text
+from disk.storage.new_h5 import new_h5
 from disk.storage.shards import dataset_keys, open_h5
 
 IMW_MATCHES = "matches.h5"

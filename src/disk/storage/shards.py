@@ -23,7 +23,7 @@ import numpy as np
 
 from disk.errors import ArtifactError
 from disk.progress import log, progress_bar
-from disk.storage.new_file import put_in_place
+from disk.storage.new_file import new_file, temporary_of
 
 SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
@@ -67,7 +67,7 @@ class ShardWriter:
         self.attributes, self.shard_bytes = dict(attributes), shard_bytes
         self._buffer: h5py.File | None = None
         self._buffered, self._flushed = 0, monotonic()
-        for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(self._temporary(file) for file in files)]:
+        for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(temporary_of(artifacts / file) for file in files)]:
             leftover.unlink(missing_ok=True)
         self._overwrites = overwrite
         if not overwrite:
@@ -133,14 +133,8 @@ class ShardWriter:
         self.remove_old()
         path = self._shard_path(self._next_shard)
         self._next_shard += 1
-        temporary = path.with_name(path.name + ".tmp")
-        try:
+        with self._new_file(path) as temporary:
             temporary.write_bytes(content)
-            put_in_place(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise self._write_error(error) from error
 
     def finish(self) -> None:
         """Merge the shards into the artifacts and remove them."""
@@ -156,14 +150,8 @@ class ShardWriter:
         # doing this again after a crash gives the same files: shards go only when all have been replaced
         with progress_bar("merge", "shard", total=len(shards) * len(self.files)) as bar:
             for name in self.files:
-                temporary = self._temporary(name)
-                try:
+                with self._new_file(self.artifacts / name) as temporary:
                     self._merge_into(temporary, name, shards, bar.update)
-                    put_in_place(temporary, self.artifacts / name)
-                except (OSError, RuntimeError) as error:
-                    with contextlib.suppress(OSError):
-                        temporary.unlink(missing_ok=True)
-                    raise self._write_error(error) from error
         for shard in shards:
             shard.unlink()
 
@@ -187,14 +175,19 @@ class ShardWriter:
                         source.copy(source[name][key], target, key)
                 update(1)
 
-    def _write_error(self, error: Exception) -> ArtifactError:
+    @contextlib.contextmanager
+    def _new_file(self, path: Path) -> Iterator[Path]:
+        try:
+            with new_file(path) as temporary:
+                yield temporary
+        except (ArtifactError, RuntimeError) as error:  # HDF5's are RuntimeErrors too
+            raise self._write_error(error.__cause__ or error) from error
+
+    def _write_error(self, error: BaseException) -> ArtifactError:
         return ArtifactError(
             f"cannot write in {self.artifacts}: {_reason(error)}; complete results are kept: "
             "make room and run the same command again"
         )
-
-    def _temporary(self, name: str) -> Path:
-        return self.artifacts / f".{name}.tmp"
 
     def _shard_path(self, number: int) -> Path:
         return self.artifacts / f".{self.stem}-{number:06d}.h5"
@@ -240,7 +233,7 @@ def _shards(artifacts: Path, stem: str) -> list[Path]:
     return sorted(artifacts.glob(f".{stem}-*.h5"))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     # HDF5 hides the system's reason in a long message
     number = getattr(error, "errno", None)
     if number is None and "errno = " in str(error):

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from disk.errors import TrainingError, require
+from disk.storage.new_file import write_text
 from disk.training.step import Totals
 
 
@@ -23,7 +24,7 @@ class Logs:
         path = folder / "log.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if _step_of(line) <= step), encoding="utf-8")
+            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
         self._lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed in close()
 

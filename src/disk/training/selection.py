@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disk.errors import TrainingError
+from disk.errors import ArtifactError, TrainingError
 from disk.geometry.auc import mean_average_accuracy
 from disk.options import option
 from disk.shapes import Float
@@ -91,6 +91,8 @@ def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
     """Draw mAA(10) over the epochs of some trainings into an image file. Raises TrainingError if it cannot."""
     from matplotlib.figure import Figure
 
+    from disk.viewing.canvas import save
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, scores in curves.items():
@@ -99,8 +101,8 @@ def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
+        save(figure, path)
+    except (ArtifactError, ValueError) as error:
         raise TrainingError(f"{path}: cannot draw there ({error}); use a .png or .svg file") from error
 
 

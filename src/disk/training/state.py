@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from disk.errors import CheckpointError
-from disk.model.checkpoints import load_state
+from disk.errors import ArtifactError, CheckpointError
+from disk.model.checkpoints import load_state, write_checkpoint
 from disk.model.disk import DISK
 from disk.options import option
 from disk.training.options import TrainOptions
@@ -125,18 +124,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     """The file appears when it is complete: whatever happens, the previous one survives."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        kept = "the previous one is kept; " if path.exists() else ""
-        raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); {kept}make room and continue with --resume"
-        ) from error
+        write_checkpoint(path, state)
+    except ArtifactError as error:
+        kept = "; the previous one is kept" if path.exists() else ""
+        raise CheckpointError(f"{error}{kept}; then continue with {option('resume', True)}") from error

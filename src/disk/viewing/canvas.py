@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from disk.shapes import UInt8
+from disk.storage.new_file import new_file
 
 DPI = 100
 INK = "#1b1f24"
@@ -86,10 +87,14 @@ def pale(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return (0.85 * (0.65 * grey[..., None] + 0.35 * colour)).astype(np.uint8)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as its suffix says (.png, .jpg, .pdf, .svg), making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
+    """Write the figure as its suffix says (.png, .jpg, .pdf, .svg), making the folder; errors as for `new_file`.
+
+    Raises ValueError for a suffix that is no kind of picture.
+    """
+    kind = path.suffix.lower()[1:]
     # full chroma resolution: thin coloured lines smear otherwise
-    figure.savefig(path, dpi=DPI, pil_kwargs={"quality": 90, "subsampling": 0} if jpeg else None)
+    more = {"quality": 90, "subsampling": 0} if kind in ("jpg", "jpeg") else None
+    with new_file(path) as temporary:
+        figure.savefig(temporary, format=kind or "png", dpi=dpi, pil_kwargs=more)
     return path

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from disk.storage.new_file import write_text
+
 _TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -42,8 +44,7 @@ def write_report(path: Path, title: str, intro: str, sections: Sequence[Section]
     """Write the page. Texts are plain: whatever HTML means something by is escaped."""
     body = "\n".join(_section(section) for section in sections)
     page = _PAGE.replace("@title", escape(title)).replace("@intro", escape(intro)).replace("@body", body)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

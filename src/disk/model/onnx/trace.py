@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import nn
 
 from disk.errors import require
 from disk.shapes import Tensor
+from disk.storage.new_file import write_bytes
 
 _OPSET = 18
 
@@ -35,12 +35,7 @@ def write(model: Any, path: Path, described: Mapping[str, str], options: Mapping
     about = {"about": "DISK local features (arXiv 2006.13566)", **described, **{k: str(v) for k, v in options.items()}}
     for key, text in about.items():
         model.metadata_props.add(key=key, value=text)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(model.SerializeToString())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, model.SerializeToString())
 
 
 def _shape(description: str) -> list[str]:
