@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
 import pycolmap
 
+from disk.ahead import map_ahead
 from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
@@ -44,29 +44,19 @@ def verify_pairs(
         camera = database.read_camera(database.read_image(image_id).camera_id)
         return camera, np.asarray(database.read_keypoints(image_id)[:, :2], np.float64)
 
-    def estimate(first: int, second: int) -> Future[pycolmap.TwoViewGeometry]:
-        return pool.submit(_estimate, view(first), view(second), database.read_matches(first, second), options)
+    # the database is read and written in this thread alone
+    problems = ((view(first), view(second), database.read_matches(first, second)) for first, second in pairs)
+
+    def estimate(problem: tuple[_View, _View, np.ndarray]) -> pycolmap.TwoViewGeometry:
+        return _estimate(*problem, options)
 
     workers = os.cpu_count() or 1
-    waiting: deque[tuple[int, int, Future[pycolmap.TwoViewGeometry]]] = deque()
-    upcoming = iter(pairs)
-    pool = ThreadPoolExecutor(workers, "verify")
-    try:
-        while True:
-            for first, second in upcoming:
-                waiting.append((first, second, estimate(first, second)))
-                if len(waiting) >= workers * _AHEAD:
-                    break
-            if not waiting:
-                return
-            first, second, future = waiting.popleft()
-            geometry = future.result()
+    with contextlib.closing(map_ahead(estimate, problems, workers, workers * _AHEAD)) as geometries:
+        for (first, second), geometry in zip(pairs, geometries, strict=True):
             if database.exists_two_view_geometry(first, second):
                 database.delete_two_view_geometry(first, second)
             database.write_two_view_geometry(first, second, geometry)  # also without inliers, as COLMAP
             yield np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2).T
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def kinds_of_pairs(database: pycolmap.Database, pairs: Iterable[tuple[int, int]]) -> list[str]:

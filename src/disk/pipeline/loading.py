@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from disk.ahead import map_ahead
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
 from disk.images.masks import load_mask, mask_digest
@@ -37,28 +36,21 @@ def load_ahead(
     failed: dict[str, str],
 ) -> Iterator[Loaded]:
     """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out."""
-    waiting: deque[tuple[ImageFile, Future[Loaded]]] = deque()
-    pool = ThreadPoolExecutor(workers, "decode")
-    upcoming = iter(files)
-    try:
-        while True:
-            for file in upcoming:
-                waiting.append((file, pool.submit(load, file)))
-                if len(waiting) >= ahead:
-                    break
-            if not waiting:
-                return
-            file, future = waiting.popleft()
-            try:
-                loaded = future.result()
-            except DiskError as error:
-                failed[file.relative] = str(error)
-                log.warning("%s", error)
-            else:
-                del future  # the decoded image lives no longer than its batch
-                yield loaded
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def attempt(file: ImageFile) -> Loaded | tuple[ImageFile, DiskError]:
+        try:
+            return load(file)
+        except DiskError as error:
+            return file, error
+
+    for loaded in map_ahead(attempt, files, workers, ahead):
+        if isinstance(loaded, Loaded):
+            yield loaded
+        else:
+            file, error = loaded
+            failed[file.relative] = str(error)
+            log.warning("%s", error)
+        del loaded  # a decoded image lives no longer than its batch
 
 
 def load_image(

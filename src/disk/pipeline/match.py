@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from disk.ahead import map_ahead
 from disk.devices import choose_device
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
@@ -260,23 +259,14 @@ def _in_threads(
     matcher: Matcher, workers: int, batches: Iterable[list[Task]]
 ) -> Generator[tuple[Pair, Matches], None, None]:
     """The matches of each task, in order."""
-    waiting: deque[tuple[list[Task], Future[list[Matches]]]] = deque()
-    pool = ThreadPoolExecutor(workers, "match")
 
-    def finished() -> Iterator[tuple[Pair, Matches]]:
-        done, future = waiting.popleft()
-        for (pair, _), matches in zip(done, future.result(), strict=True):
-            yield pair, matches
+    def match_batch(batch: list[Task]) -> list[tuple[Pair, Matches]]:
+        found = matcher([images for _, images in batch])
+        return [(pair, matches) for (pair, _), matches in zip(batch, found, strict=True)]
 
-    try:
-        for batch in batches:
-            waiting.append((batch, pool.submit(matcher, [images for _, images in batch])))
-            if len(waiting) > 2 * workers:
-                yield from finished()
-        while waiting:
-            yield from finished()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with contextlib.closing(map_ahead(match_batch, batches, workers, 2 * workers + 1)) as found:
+        for matches in found:
+            yield from matches
 
 
 def _match_all(
