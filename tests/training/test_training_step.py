@@ -163,7 +163,7 @@ def rough(number: int, seed: int, depth: bool = True) -> PosedImage:
 )
 def test_all_at_once_is_one_by_one(objective: Objective, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tuples of different lengths, with and without depth in one tuple, in chunks of pairs of any size."""
-    monkeypatch.setattr(loss, "_MATCHES_AT_ONCE", chunk)
+    monkeypatch.setitem(loss._MATCHES_AT_ONCE, "cpu", chunk)
     batch = [[rough(0, 1), rough(1, 2, depth=False)], [rough(k, k) for k in (2, 3, 4, 5)], [rough(6, 3)]]
     batch.append([rough(7, 4, depth=False), rough(8, 5, depth=False)])
     found = []

@@ -6,10 +6,9 @@ the row, feature j an i with that over the column; they match when the two agree
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
+from disk.blocks import blocks, rows_at_once
 from disk.shapes import Float, Int, Tensor
 
 # elements of a block of rows: on a processor it stays in the cache
@@ -58,14 +57,12 @@ class MatchDistribution:
         for sums in (self._rows, self._columns):
             sums.masked_fill_(sums == -torch.inf, torch.inf)
 
-    def blocks(self) -> Iterator[slice]:
+    def blocks(self) -> list[slice]:
         """Slices of rows that together are all of them; none if either side is empty."""
         pairs, m = self.d1.shape[:2]
         if pairs * m == 0:
-            return
-        step = max(_BLOCK["cpu" if self.d0.device.type == "cpu" else "other"] // (pairs * m), 1)
-        for first in range(0, self.d0.shape[1], step):
-            yield slice(first, first + step)
+            return []
+        return blocks(self.d0.shape[1], rows_at_once(pairs * m, self.d0.device, _BLOCK))
 
     def distance(self, block: slice) -> Float[Tensor, "p b m"]:
         """Euclidean distances, at least `self.floor`: nearer than that they are rounding."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
+from disk.blocks import blocks
 from disk.features import Features
 from disk.images.inputs import ImageLike
 from disk.model import head
@@ -184,10 +185,9 @@ class DISK(nn.Module):
         for rows in _equal_shapes(canvases):
             height, width = canvases[rows[0]].pixels.shape[1:]
             step = 1 if options.mode == "rng" else self.images_at_once(height, width)
-            for first in range(0, len(rows), step):
-                some = rows[first : first + step]
-                features = self.start([canvases[i] for i in some], options, generator)()
-                for i, each in zip(some, features, strict=True):
+            for some in blocks(len(rows), step):
+                features = self.start([canvases[i] for i in rows[some]], options, generator)()
+                for i, each in zip(rows[some], features, strict=True):
                     found[i] = each
         results = [features for features in found if features is not None]
         return results[0] if single else results

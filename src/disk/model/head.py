@@ -18,8 +18,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from disk.blocks import blocks, rows_at_once
+from disk.model import strips
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace, rows_at_once, strips
+from disk.model.strips import Strip, Workspace
 from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Float, Int, Tensor
 
@@ -146,4 +148,4 @@ class _Heatmap(torch.autograd.Function):
 
 def _strips(skip: Tensor, channels: int) -> list[slice]:
     """The rows of each strip, in pairs of rows."""
-    return strips(skip.shape[2], 2 * rows_at_once(2 * skip.shape[3] * channels, skip.device))
+    return blocks(skip.shape[2], 2 * rows_at_once(2 * skip.shape[3] * channels, skip.device, strips.STRIP_ELEMENTS))

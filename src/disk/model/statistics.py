@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from disk.model.strips import rows_at_once, strips
+from disk.blocks import blocks, rows_at_once
+from disk.model import strips
 from disk.shapes import Float, Tensor
 
 EPS = 1e-5  # of every instance normalisation
@@ -72,7 +73,7 @@ def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
     """(B, C): of the map, or of the upsampled map; in groups of rows."""
     batch, channels, height, width = centred.shape
     total = centred.new_zeros(batch, channels, dtype=_statistics_dtype(centred))
-    for part in strips(height, rows_at_once(batch * channels * width, centred.device)):
+    for part in blocks(height, rows_at_once(batch * channels * width, centred.device, strips.STRIP_ELEMENTS)):
         rows = centred[:, :, part.start : part.stop + 1].to(total.dtype)
         own = rows[:, :, : part.stop - part.start]
         if not upsampled:

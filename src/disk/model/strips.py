@@ -33,16 +33,6 @@ class Workspace:
 STRIP_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 26}
 
 
-def rows_at_once(row: int, device: torch.device) -> int:
-    """How many rows of `row` elements make a strip, at least one."""
-    return max(1, STRIP_ELEMENTS["cpu" if device.type == "cpu" else "other"] // row)
-
-
-def strips(height: int, rows: int) -> list[slice]:
-    """The rows of each strip of at most `rows` rows."""
-    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
-
-
 class Strip:
     """Some rows of one image, with `margin` more on every side, zero outside the image, before the PReLU.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from disk.blocks import blocks
 from disk.model import winograd
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace, strips
+from disk.model.strips import Strip, Workspace
 from disk.model.winograd import MARGIN, TILE
 from disk.shapes import Float, Tensor
 
@@ -72,4 +73,4 @@ class _Convolution(torch.autograd.Function):
 
 def _strips(skip: Tensor) -> list[slice]:
     _, _, height, width = skip.shape
-    return strips(height, TILE * max(1, _TILES_AT_ONCE // (width // TILE + 1)))
+    return blocks(height, TILE * max(1, _TILES_AT_ONCE // (width // TILE + 1)))

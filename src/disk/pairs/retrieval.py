@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.nn.functional import normalize
 
+from disk.blocks import blocks
 from disk.errors import PairsError
 from disk.features import Features
 from disk.pairs.choose import Pair
@@ -57,18 +58,17 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0) -> list[Pair]:
         return []
     words = k_means(torch.cat(samples), _WORDS, generator)
     vectors = torch.empty(len(names), words.numel(), device=words.device)
-    for start in track(range(0, len(names), _BATCH), "describe images", "batch"):
-        batch = [features[name].descriptors.float() for name in names[start : start + _BATCH]]
-        vectors[start : start + len(batch)] = vlad(batch, words)
+    for some in track(blocks(len(names), _BATCH), "describe images", "batch"):
+        vectors[some] = vlad([features[name].descriptors.float() for name in names[some]], words)
     return _nearest_images(names, vectors, top_k)
 
 
 def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int) -> list[Pair]:
     pairs = set()
-    for start in range(0, len(names), _BLOCK):
-        similarity = vectors[start : start + _BLOCK] @ vectors.T
-        similarity.diagonal(start).fill_(-torch.inf)  # an image is not its own neighbour
-        for i, others in enumerate(similarity.topk(min(top_k, len(names) - 1)).indices.tolist(), start):
+    for some in blocks(len(names), _BLOCK):
+        similarity = vectors[some] @ vectors.T
+        similarity.diagonal(some.start).fill_(-torch.inf)  # an image is not its own neighbour
+        for i, others in enumerate(similarity.topk(min(top_k, len(names) - 1)).indices.tolist(), some.start):
             pairs |= {(names[min(i, j)], names[max(i, j)]) for j in others}
     return sorted(pairs)
 

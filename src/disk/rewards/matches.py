@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from disk.blocks import blocks, rows_at_once
 from disk.geometry.camera import Camera
 from disk.rewards.terms import PairTerms, RewardOptions, Terms, depth_at, pair_terms
 from disk.shapes import Float, Tensor
@@ -52,9 +53,8 @@ def match_rewards(terms: PairTerms) -> Float[Tensor, "p n m"]:
     one, two = Terms(*terms.one.unbind(1)), Terms(*terms.two.unbind(1))
     lines = torch.stack([one.line_a, one.line_b, one.line_c], 2)
     ends = torch.stack([two.x, two.y, torch.ones_like(two.x)], 1)
-    at_once = _AT_ONCE["cpu" if rewards.device.type == "cpu" else "other"]
-    step = max(at_once // max(pairs * m, 1), 1)
-    for rows in (slice(row, row + step) for row in range(0, n, step)):
+    at_once = rows_at_once(1, rewards.device, _AT_ONCE)
+    for rows in blocks(n, rows_at_once(pairs * m, rewards.device, _AT_ONCE)):
         # the few that are worth a closer look: what is far from the line is wrong
         near = (lines[:, rows] @ ends).abs_() < terms.options.threshold + _MARGIN
         for p, i, j in zip(*(index.split(at_once) for index in torch.nonzero(near, as_tuple=True)), strict=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from disk.blocks import blocks, rows_at_once
 from disk.matching.distribution import MatchDistribution
 from disk.model.kernels import has_kernels
 from disk.rewards.matches import match_rewards
@@ -14,7 +15,7 @@ from disk.rewards.terms import PairTerms
 from disk.shapes import Float, Int, Tensor
 
 # matches of pairs that are taken together where there is no kernel: six matrices of their size exist at a time
-_MATCHES_AT_ONCE = 1 << 26
+_MATCHES_AT_ONCE = {"cpu": 1 << 26, "other": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def pair_gradients(
         d1.new_zeros(len(d1)),
         d1.new_zeros(len(d1)),
     )
-    step = max(_MATCHES_AT_ONCE // max(d1.shape[1] * d2.shape[1], 1), 1) if together else 1
-    for some in (slice(first, first + step) for first in range(0, len(d1), step)):
+    step = rows_at_once(d1.shape[1] * d2.shape[1], d1.device, _MATCHES_AT_ONCE) if together else 1
+    for some in blocks(len(d1), step):
         n, m = max(counts1[some]), max(counts2[some])
         rewards = match_rewards(terms.part(some, n, m))
         if min(counts1[some]) < n or min(counts2[some]) < m:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from disk.blocks import blocks, rows_at_once
 from disk.errors import DatasetError
 from disk.progress import log
 from disk.shapes import Float, Int, Tensor
@@ -23,7 +24,7 @@ _FRAME = 8  # pixels cut off all around: scans have borders, which mirroring wou
 PLACES, _TILES = 12, 5
 _MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
 _PROBES = 2
-_CHUNK, _CHUNK_ON_GPU = 1 << 14, 1 << 22  # pixels at a time: temporaries in a CPU's cache, of a gigabyte
+_AT_ONCE = {"cpu": 1 << 14, "other": 1 << 22}  # pixels at a time: temporaries in a CPU's cache, of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,9 @@ def lookup(
     position: x and y in texels of level 0, (0, 0) the centre of the first.
     jacobian: texels per pixel of the rendered image: dx/dx', dx/dy', dy/dx', dy/dy'.
     """
-    step = _CHUNK if position.device.type == "cpu" else _CHUNK_ON_GPU
     parts = [
-        _lookup(store, photo[i : i + step], position[:, i : i + step], jacobian[:, i : i + step])
-        for i in range(0, photo.shape[0], step)
+        _lookup(store, photo[some], position[:, some], jacobian[:, some])
+        for some in blocks(photo.shape[0], rows_at_once(1, position.device, _AT_ONCE))
     ]
     return torch.cat(parts, dim=1) if parts else position.new_zeros(3, 0)
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
+from disk.blocks import rows_at_once
 from disk.datasets.synthesis.relief import Relief
 from disk.datasets.synthesis.scene import Scenes
 from disk.shapes import Float, Int, Tensor
 
 _EDGE_ON = 20.0  # tangent of the angle to a plane's normal from which float32 depth is too coarse: unknown
-_CHUNK, _CHUNK_ON_GPU = 1 << 18, 1 << 28  # numbers per temporary: to stay in a CPU's cache, to take a gigabyte
+_AT_ONCE = {"cpu": 1 << 18, "other": 1 << 28}  # numbers per temporary: to stay in a CPU's cache, to take a gigabyte
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s
     # rows: u/z of all planes, v/z of all, 1/z of all
     maps = (planes.maps * scale[..., None]).transpose(2, 3).reshape(S * V, 3 * P, 3).float()
     flat = pixels.reshape(S * V, 2, G * k)
-    numbers = _CHUNK if flat.device.type == "cpu" else _CHUNK_ON_GPU
-    chunk = max(1, numbers // (3 * P * S * V))
+    chunk = rows_at_once(3 * P * S * V, flat.device, _AT_ONCE)
     slots = []
     for part in flat.float().split(chunk, dim=2):
         # no matrix product, which a GPU may round to fewer digits
