@@ -15,7 +15,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_blocks_are_all_rows_once_in_order(count: int, step: int) -> None:
     rows = list(range(count))
     found = [rows[block] for block in blocks(count, step)]
-    assert sum(found, []) == rows
+    assert [row for block in found for row in block] == rows
     assert all(len(block) == step for block in found[:-1])
     assert all(block.stop <= count for block in blocks(count, step))
 

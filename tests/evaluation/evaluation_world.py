@@ -7,9 +7,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from skimage import data
+
+from disk.evaluation.ground_truth import View
+from disk.features import Features
 
 WIDTH, HEIGHT = 640, 480
 K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
@@ -89,3 +93,15 @@ def make_world(root: Path, scale: int = 1, noise: float = 0.0, points: int = 80,
 def photo(height: int, width: int, offset: int = 0) -> np.ndarray:
     """A piece of a photograph, uint8 (height, width, 3); another one for each offset."""
     return np.ascontiguousarray(data.astronaut()[offset : offset + height, offset : offset + width])
+
+
+def spots(image: np.ndarray, n: int) -> Features:
+    """A detector that finds the pixels that are pure red."""
+    y, x = np.nonzero((image == [255, 0, 0]).all(axis=2))
+    points = torch.from_numpy(np.stack([x, y], 1)).float()[:n]
+    return Features(points, torch.ones(len(points), 1), torch.ones(len(points)))
+
+
+def write_photo(path: Path, seed: int = 0) -> View:
+    Image.fromarray(photo(96, 128, seed)).save(path)
+    return View(path, path.stem)

@@ -172,7 +172,7 @@ def test_the_cache_file_of_d2net(planes, tmp_path):
     assert matches[:5].tolist() == [150] * 5
     assert (matches[5:] == keypoints[7:]).all()
     assert len(keypoints) == 12
-    with pytest.raises(EvaluationError, match="no folder --out"):
+    with pytest.raises(EvaluationError, match="no such folder"):
         evaluate_homography(planes, options_of(planes, format="d2net", out=tmp_path / "none"))
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from evaluation_world import make_world, unit, write_artifacts
 
-from disk.errors import EvaluationError
+from disk.errors import DiskError
 from disk.evaluation.ground_truth import read_pose_pairs
-from disk.evaluation.pose import PoseOptions, Setting, evaluate_pose, figures_of, measure
+from disk.evaluation.options import PoseOptions
+from disk.evaluation.pose import evaluate_pose
+from disk.evaluation.poses import Setting, figures_of, measure
 from disk.evaluation.sources import open_sources
 
 QUICK = {"threshold": (1.0,), "ratio": (0.9,)}
@@ -153,15 +155,15 @@ def test_a_real_image_seen_from_another_side(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": ()}, "--threshold"),
-        ({"threshold": (0.0,)}, "--threshold"),
-        ({"estimator": ()}, "--estimator"),
-        ({"runs": 0}, "--runs 0"),
-        ({"workers": 0}, "--workers 0"),
-        ({"plot": Path("curves.xls")}, "--plot curves.xls"),
+        ({"threshold": ()}, "^threshold: "),
+        ({"threshold": (0.0,)}, "^threshold: "),
+        ({"estimator": ()}, "^estimator: "),
+        ({"runs": 0}, "runs=0"),
+        ({"workers": 0}, "workers=0"),
+        ({"plot": Path("curves.xls")}, "plot=.curves.xls"),
         ({"json": Path("nowhere/at/all.json")}, "cannot write nowhere"),
     ],
 )
 def test_options_that_make_no_sense(world, changes, message):
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(DiskError, match=message):
         evaluate_pose(world.pairs, world.images, replace(options_of(world), **changes))

@@ -15,7 +15,7 @@ from disk.evaluation import pose as pose_stage
 from disk.evaluation import reconstruction as reconstruction_stage
 from disk.evaluation.homography import HomographyOptions
 from disk.evaluation.imw import ImwOptions
-from disk.evaluation.pose import PoseOptions
+from disk.evaluation.options import PoseOptions
 from disk.evaluation.reconstruction import ReconstructionOptions
 
 

@@ -12,13 +12,16 @@ import numpy as np
 
 from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import HomographyPair, read_homography_pairs
+from disk.evaluation.matching import Matcher
 from disk.evaluation.metrics import corner_error, covisible, matching_score, repeatability, transfer_error
-from disk.evaluation.pose import Setting, best_of, check_robust
+from disk.evaluation.options import FeatureOptions, check_robust
+from disk.evaluation.poses import Setting, best_of, label_of, views
 from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
-from disk.evaluation.sources import FeatureOptions, Matcher, Source, open_sources
+from disk.evaluation.sources import Source, open_sources
 from disk.geometry.auc import pose_auc
 from disk.geometry.robust import estimate_homography
 from disk.images.reading import image_size
+from disk.options import check_at_least, option
 from disk.progress import log, track
 from disk.shapes import Float
 
@@ -53,6 +56,15 @@ class HomographyOptions(FeatureOptions):
     plot: Path | None = None
     """Draw mean matching accuracy over pixels to this file (.png, .svg or .pdf)."""
 
+    def check(self) -> None:
+        """Raise DiskError for options that make no sense."""
+        super().check()
+        check_at_least(self, runs=1)
+        check_robust(self.threshold, self.estimator)
+        check_outputs(self.json, self.plot)
+        if self.format is not None and not self.out.is_dir():
+            raise EvaluationError(f"{option('out', str(self.out))}: no such folder")
+
 
 @dataclass(frozen=True)
 class PairResult:
@@ -70,14 +82,11 @@ def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptio
 
     Raises EvaluationError for a folder in another layout or missing files.
     """
-    check_robust(options.threshold, options.estimator, options.runs)
-    check_outputs(options.json, options.plot)
-    if options.format is not None and not options.out.is_dir():
-        raise EvaluationError(f"no folder --out {options.out}")
+    options.check()
     pairs = read_homography_pairs(root, _D2NET_WITHOUT if options.format == "d2net" else ())
     results = []
     for source in open_sources(options):
-        seconds = source.prepare(list(dict.fromkeys(view for pair in pairs for view in (pair.view0, pair.view1))))
+        seconds = source.prepare(views(pairs))
         matched, corners, match_seconds = _measure(source, pairs, options)
         for estimator in options.estimator:
             mine = {setting: errors for setting, errors in corners.items() if setting.estimator == estimator}
@@ -90,8 +99,9 @@ def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptio
                 "settings": [asdict(s) | {"figures": figures_of(matched[s.ratio], e)} for s, e in mine.items()],
                 "corner errors": mine[best].tolist(),
             }
-            label = source.label if len(options.estimator) == 1 else f"{source.label} {estimator}"
-            results.append(Result(label, figures, (list(_MMA), accuracy), details))
+            results.append(
+                Result(label_of(source, estimator, options.estimator), figures, (list(_MMA), accuracy), details)
+            )
         if options.format == "d2net":
             _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[best.ratio])
     names = [(pair.view0.name, pair.view1.name) for pair in pairs]

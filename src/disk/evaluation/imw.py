@@ -10,13 +10,12 @@ import numpy as np
 
 from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import read_imw_scene
-from disk.evaluation.pose import (
+from disk.evaluation.options import PoseOptions
+from disk.evaluation.poses import (
     AXES,
     FORMATS,
     Outcome,
-    PoseOptions,
     best_of,
-    check_options,
     figures_of,
     label_of,
     measure,
@@ -48,7 +47,7 @@ def evaluate_imw(scenes: Sequence[Path], options: ImwOptions = ImwOptions()) -> 
     For several scenes, --features FOLDER may hold a folder of artifacts per scene, as in a submission. Ratio
     and threshold are chosen once for all scenes. Raises EvaluationError for a scene that cannot be used.
     """
-    check_options(options)
+    options.check()
     if not scenes:
         raise EvaluationError("no scenes; name one or more scene folders")
     ground_truth = {scene.resolve().name: read_imw_scene(scene, options.visibility) for scene in scenes}
@@ -82,7 +81,7 @@ def evaluate_imw(scenes: Sequence[Path], options: ImwOptions = ImwOptions()) -> 
                 for name in ground_truth
             }
             errors = np.concatenate([outcomes[name, i][best].errors for name in ground_truth])
-            label = label_of(source, estimator, options)
+            label = label_of(source, estimator, options.estimator)
             results.append(Result(label, figures, recall_curve(errors), {"scenes": details}))
     count = sum(map(len, ground_truth.values()))
     title = f"IMW stereo, {count} pairs of {', '.join(ground_truth)}"

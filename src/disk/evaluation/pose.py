@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
-from typing import Literal
 
-import numpy as np
-
-from disk.errors import EvaluationError
-from disk.evaluation.ground_truth import PosePair, View, read_pose_pairs
-from disk.evaluation.metrics import symmetric_epipolar_distance
-from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
-from disk.evaluation.sources import FeatureOptions, Matcher, Source, open_sources
-from disk.geometry.auc import mean_average_accuracy, pose_auc
-from disk.geometry.pose import rotation_error, translation_error
-from disk.geometry.robust import RelativePose, estimate_relative_pose
-from disk.progress import track
-from disk.shapes import Float
-
-# a match is correct below this squared distance in normalised coordinates (SuperGlue)
-_CORRECT = 5e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoseOptions(FeatureOptions):
-    """How relative poses are measured."""
-
-    threshold: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
-    """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
-    estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
-    """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
-    runs: int = 1
-    """Estimate every pose this often, with other random samples: the figures are over all of them."""
-    workers: int = 1
-    """Processes that estimate poses; they change no figure."""
-    json: Path | None = None
-    """Write all figures, for every ratio and threshold, and the errors of each pair to this file."""
-    plot: Path | None = None
-    """Draw recall over pose error to this file (.png, .svg or .pdf)."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is varied for each method. ratio: None where the matcher has none."""
-
-    estimator: str
-    ratio: float | None
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one setting gave. Errors in degrees, infinite where there is no pose: (pairs * runs,), pair by pair."""
-
-    rotation: Float[np.ndarray, " n"]
-    translation: Float[np.ndarray, " n"]
-    inliers: Float[np.ndarray, " n"]
-    matches: float
-    precision: float
-    match_seconds: float
-    pose_seconds: float
-
-    @property
-    def errors(self) -> Float[np.ndarray, " n"]:
-        """The larger of both errors."""
-        return np.maximum(self.rotation, self.translation)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One pair, to be estimated at all thresholds, by all estimators."""
-
-    p0: Float[np.ndarray, "n 2"]
-    p1: Float[np.ndarray, "n 2"]
-    pair: PosePair
-    settings: tuple[Setting, ...]
-    runs: int
+from disk.evaluation.ground_truth import read_pose_pairs
+from disk.evaluation.options import PoseOptions
+from disk.evaluation.poses import (
+    AXES,
+    FORMATS,
+    best_of,
+    figures_of,
+    label_of,
+    measure,
+    recall_curve,
+    seconds_of,
+    settings_of,
+    views,
+)
+from disk.evaluation.report import Report, Result, write_report
+from disk.evaluation.sources import open_sources
+from disk.geometry.auc import pose_auc
 
 
 def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOptions()) -> Report:
@@ -88,7 +28,7 @@ def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOpt
 
     Raises EvaluationError, with the line number, for ground truth that cannot be used.
     """
-    check_options(options)
+    options.check()
     pairs = read_pose_pairs(pairs_file, images)
     results = []
     for source in open_sources(options):
@@ -100,7 +40,7 @@ def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOpt
             figures = figures_of(mine[best]) | {"ratio": best.ratio, "threshold": best.threshold}
             results.append(
                 Result(
-                    label_of(source, estimator, options),
+                    label_of(source, estimator, options.estimator),
                     {"": figures | {"seconds per image": seconds} | seconds_of(mine[best])},
                     recall_curve(mine[best].errors),
                     {"settings": settings_of(mine), "errors": mine[best].errors.tolist()},
@@ -118,151 +58,3 @@ def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOpt
     )
     write_report(report, options, options.json, options.plot)
     return report
-
-
-def check_options(options: PoseOptions) -> None:
-    """Raise EvaluationError for options that make no sense."""
-    check_robust(options.threshold, options.estimator, options.runs)
-    check_outputs(options.json, options.plot)
-    if options.workers < 1:
-        raise EvaluationError(f"--workers {options.workers}: at least 1")
-
-
-def check_robust(thresholds: Sequence[float], estimators: Sequence[str], runs: int) -> None:
-    """Raise EvaluationError for options of robust estimation that make no sense."""
-    if not thresholds or not all(0 < threshold < float("inf") for threshold in thresholds):
-        raise EvaluationError("--threshold: numbers above 0, in pixels")
-    if not estimators:
-        raise EvaluationError("--estimator: poselib, pycolmap, or both")
-    if runs < 1:
-        raise EvaluationError(f"--runs {runs}: at least 1")
-
-
-def views(pairs: Iterable[PosePair]) -> list[View]:
-    """All views of some pairs, each once, in order."""
-    return list(dict.fromkeys(view for pair in pairs for view in (pair.view0, pair.view1)))
-
-
-def measure(source: Source, pairs: Sequence[PosePair], options: PoseOptions) -> dict[Setting, Outcome]:
-    """Match and estimate all pairs at every setting. The order of pairs and the workers change no figure."""
-    matcher = Matcher(options)
-    outcomes: dict[Setting, Outcome] = {}
-    for ratio in matcher.ratios:
-        settings = tuple(Setting(e, ratio, t) for e in options.estimator for t in options.threshold)
-        jobs, precision, start = [], [], perf_counter()
-        for pair in track(pairs, f"{source.label}: matches{'' if ratio is None else f' at {ratio:g}'}", "pair"):
-            indices = matcher.match(source, pair.view0, pair.view1, ratio).indices
-            p0 = source.features(pair.view0).keypoints[indices[:, 0]].double().numpy()
-            p1 = source.features(pair.view1).keypoints[indices[:, 1]].double().numpy()
-            jobs.append(_Job(p0, p1, pair, settings, options.runs))
-            precision.append(_precision(p0, p1, pair))
-        match_seconds = (perf_counter() - start) / len(pairs)
-        results = np.array(_estimate_all(jobs, options.workers, source.label))  # pairs, settings, runs, 4
-        for i, setting in enumerate(settings):
-            rotation, translation, inliers, seconds = results[:, i].reshape(-1, 4).T
-            matches = float(np.mean([len(job.p0) for job in jobs]))
-            outcomes[setting] = Outcome(
-                rotation, translation, inliers, matches, float(np.mean(precision)), match_seconds, seconds.mean()
-            )
-    return outcomes
-
-
-def _precision(p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"], pair: PosePair) -> float:
-    if len(p0) == 0:
-        return 0.0
-    distance = symmetric_epipolar_distance(p0, p1, pair.K0, pair.K1, pair.R, pair.t)
-    return float((distance < _CORRECT).mean())
-
-
-def _estimate_all(jobs: list[_Job], workers: int, label: str) -> list[np.ndarray]:
-    name = f"{label}: poses"
-    if workers == 1:
-        return [_estimate(job) for job in track(jobs, name, "pair")]
-    # a fork would copy the locks of torch's threads
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return list(track(pool.map(_estimate, jobs, chunksize=4), name, "pair", total=len(jobs)))
-
-
-def _estimate(job: _Job) -> np.ndarray:
-    """(settings, runs, 4): rotation error, translation error, inliers, seconds."""
-    results = np.empty((len(job.settings), job.runs, 4))
-    for i, setting in enumerate(job.settings):
-        for run in range(job.runs):
-            start = perf_counter()
-            pose = _estimator(setting.estimator)(
-                job.p0, job.p1, job.pair.K0, job.pair.K1, threshold=setting.threshold, seed=run
-            )
-            seconds = perf_counter() - start
-            if pose is None:
-                results[i, run] = np.inf, np.inf, 0, seconds
-            else:
-                rotation = rotation_error(pose.R, job.pair.R)
-                results[i, run] = rotation, translation_error(pose.t, job.pair.t), pose.inliers.sum(), seconds
-    return results
-
-
-def _estimator(name: str) -> Callable[..., RelativePose | None]:
-    if name == "poselib":
-        return estimate_relative_pose
-    from disk.colmap.estimation import estimate_relative_pose as by_pycolmap
-
-    return by_pycolmap
-
-
-def figures_of(outcome: Outcome) -> dict[str, Value]:
-    """The figures of one setting; shares in percent."""
-    auc = pose_auc(outcome.errors, [5, 10, 20])
-    return {
-        "AUC@5": 100 * auc[0],
-        "AUC@10": 100 * auc[1],
-        "AUC@20": 100 * auc[2],
-        "mAA(10)": 100 * mean_average_accuracy(outcome.errors),
-        "precision": 100 * outcome.precision,
-        "matches": outcome.matches,
-        "inliers": float(outcome.inliers.mean()),
-        "failures": int(np.isinf(outcome.errors).sum()),
-    }
-
-
-def seconds_of(outcome: Outcome) -> dict[str, Value]:
-    """What matching a pair and estimating its pose took."""
-    return {"seconds per match": outcome.match_seconds, "seconds per pose": outcome.pose_seconds}
-
-
-def settings_of(outcomes: dict[Setting, Outcome]) -> list[dict[str, Value]]:
-    """The figures of every setting, for --json."""
-    return [{**asdict(setting), **figures_of(outcome)} for setting, outcome in outcomes.items()]
-
-
-def label_of(source: Source, estimator: str, options: PoseOptions) -> str:
-    """A method's name in the table, with the estimator where there are several."""
-    return source.label if len(options.estimator) == 1 else f"{source.label} {estimator}"
-
-
-def recall_curve(errors: Float[np.ndarray, " n"]) -> tuple[list[float], list[float]]:
-    """Share of errors at most x, for x from 0 to 20 degrees."""
-    x = np.linspace(0, 20, 201)
-    return x.tolist(), np.mean(errors[:, None] <= x, axis=0).tolist()
-
-
-def best_of(figure: str, ratios: Sequence[float], thresholds: Sequence[float], matcher: str) -> str:
-    """What the reader of a table must know about how its columns were chosen; empty where nothing was."""
-    tried = []
-    if len(ratios) > 1 and matcher == "mnn":
-        tried.append(f"ratios {' '.join(f'{ratio:g}' for ratio in ratios)}")
-    if len(thresholds) > 1:
-        tried.append(f"thresholds {' '.join(f'{threshold:g}' for threshold in thresholds)} px")
-    return f"each column is its best by {figure} of {' and '.join(tried)}" if tried else ""
-
-
-FORMATS = {
-    "matches": ".0f",
-    "inliers": ".0f",
-    "failures": "d",
-    "ratio": "g",
-    "threshold": "g",
-    "seconds per image": ".3f",
-    "seconds per match": ".3f",
-    "seconds per pose": ".3f",
-}
-AXES = ("pose error (degrees)", "share of pairs")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from disk.errors import EvaluationError
+from disk.options import option
 from disk.storage.new_file import write_json
 
 Value = float | int | str | None
@@ -52,7 +53,7 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
         if path is not None and not path.absolute().parent.is_dir():
             raise EvaluationError(f"cannot write {path}: there is no folder {path.absolute().parent}")
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise EvaluationError(f"--plot {plot}: name it .png, .svg or .pdf")
+        raise EvaluationError(f"{option('plot', str(plot))}: name it .png, .svg or .pdf")
 
 
 def write_report(report: Report, options: Any, json_file: Path | None, plot: Path | None) -> None:

@@ -7,6 +7,7 @@ a window. Everything drawn here is sized for the picture, never for the photo.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -94,7 +95,7 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """
     kind = path.suffix.lower()[1:]
     # full chroma resolution: thin coloured lines smear otherwise
-    more = {"quality": 90, "subsampling": 0} if kind in ("jpg", "jpeg") else None
+    jpeg: dict[str, Any] = {"pil_kwargs": {"quality": 90, "subsampling": 0}} if kind in ("jpg", "jpeg") else {}
     with new_file(path) as temporary:
-        figure.savefig(temporary, format=kind or "png", dpi=dpi, pil_kwargs=more)
+        figure.savefig(temporary, format=kind or "png", dpi=dpi, **jpeg)
     return path

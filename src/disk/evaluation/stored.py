@@ -1,0 +1,57 @@
+"""Features found elsewhere: artifacts in our layout or IMW's, or files in hloc's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disk.errors import ArtifactError
+from disk.evaluation.ground_truth import View
+from disk.features import Features
+from disk.options import option
+from disk.progress import log
+from disk.storage.layouts import HlocFeatures, open_features
+
+
+class StoredFeatures:
+    """The best features of each view; ArtifactError where `path` holds none."""
+
+    def __init__(self, label: str, path: Path, n: int) -> None:
+        self.label = label
+        self._path, self._n = path, n
+        self._store: Any = open_features(path)
+
+    def prepare(self, views: Iterable[View]) -> None:
+        """Raise ArtifactError unless all views have features, and scores where the best have to be chosen."""
+        names = sorted({view.name for view in views})
+        missing = [name for name in names if name not in self._store.names]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ArtifactError(f"{self._path} has no features of {missing[0]!r}{more}")
+        if isinstance(self._store, HlocFeatures):  # in the other layouts the best come first
+            self._check_scores(self._store, names)
+
+    def _check_scores(self, store: HlocFeatures, names: Sequence[str]) -> None:
+        counts = {name: len(store.keypoints(name)) for name in names if not store.has_scores(name)}
+        if not counts:
+            return
+        name = max(counts, key=lambda name: counts[name])
+        if counts[name] > self._n:
+            raise ArtifactError(
+                f"{self._path} has no scores of {name!r}, so the best {self._n} of its {counts[name]} keypoints cannot "
+                f"be told; use {option('n', counts[name])} or more"
+            )
+        log.warning("%s has no scores of %d images: all of their keypoints are used", self._path, len(counts))
+
+    def features(self, view: View) -> Features:
+        """The n best features of a view, with descriptors of unit length."""
+        found = self._store[view.name]
+        best = torch.argsort(found.scores, descending=True, stable=True)[: self._n]
+        descriptors = found.descriptors[best]
+        length = torch.linalg.vector_norm(descriptors, dim=1, keepdim=True)
+        if (length - 1).abs().max().item() > 1e-2 if len(best) else False:
+            descriptors = descriptors / length.clamp(min=1e-9)
+        return Features(found.keypoints[best], descriptors, found.scores[best])

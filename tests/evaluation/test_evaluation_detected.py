@@ -1,0 +1,86 @@
+"""Features found here are kept, and found anew when anything that decides them changes."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation_world import write_photo
+
+from disk.evaluation import detected, sources
+from disk.evaluation.baselines import detect_baseline
+from disk.evaluation.ground_truth import View
+from disk.evaluation.options import FeatureOptions
+from disk.evaluation.sources import open_sources
+from disk.features import Features
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The baselines that ran, in order; the detection itself is OpenCV's."""
+    calls: list[str] = []
+
+    def count(method: str, image: np.ndarray, n: int) -> Features:
+        calls.append(method)
+        return detect_baseline(method, image, n)
+
+    monkeypatch.setattr(sources, "detect_baseline", count)
+    return calls
+
+
+def test_features_are_found_once_and_kept(tmp_path, counted):
+    view = write_photo(tmp_path / "a.png")
+    options = FeatureOptions(method=("sift",), n=50, cache=tmp_path / "kept")
+    (first,) = open_sources(options)
+    seconds = first.prepare([view, view])
+    found = first.features(view)
+    assert counted == ["sift"]
+    (second,) = open_sources(options)
+    assert second.prepare([view]) == seconds
+    torch.testing.assert_close(second.features(view).keypoints, found.keypoints, atol=0, rtol=0)
+    assert counted == ["sift"]
+
+
+def test_whatever_decides_the_features_finds_them_anew(tmp_path, counted):
+    view = write_photo(tmp_path / "a.png")
+
+    def runs(view: View, **options: object) -> int:
+        before = len(counted)
+        (source,) = open_sources(FeatureOptions(**{"method": ("sift",), "n": 50, **options}))
+        source.prepare([view])
+        return len(counted) - before
+
+    assert runs(view) == 1
+    assert runs(view) == 0
+    assert runs(view, n=51) == 1
+    assert runs(view, max_size=64) == 1
+    assert runs(view, method=("rootsift",)) == 1
+    assert runs(view, degrade=True) == 0  # only the second image of a pair is spoilt
+    second = View(view.path, view.name, second=True)
+    assert runs(second) == 0
+    assert runs(second, degrade=True) == 1
+    assert runs(second, degrade=True, seed=1) == 1
+    assert runs(View(view.path, view.name, turns=1)) == 1
+    write_photo(view.path, seed=5)  # the same name, another image
+    assert runs(view) == 1
+
+
+def test_a_damaged_file_of_the_cache_is_replaced(tmp_path, counted):
+    view = write_photo(tmp_path / "a.png")
+    options = FeatureOptions(method=("sift",), n=50, cache=tmp_path / "kept")
+    open_sources(options)[0].prepare([view])
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    (source,) = open_sources(options)
+    source.prepare([view])
+    assert len(counted) == 2
+    assert len(source.features(view)) > 0
+
+
+def test_the_cache_loses_what_was_not_used_for_longest(tmp_path):
+    import os
+
+    for age, name in enumerate(["new", "mid", "old", "needed"]):
+        file = tmp_path / f"{name}.npz"
+        file.write_bytes(bytes(100))
+        os.utime(file, (1000 - age, 1000 - age))
+    detected._prune(tmp_path, keep={tmp_path / "needed.npz"}, limit=200)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["mid", "needed", "new"]

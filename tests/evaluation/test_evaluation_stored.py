@@ -1,0 +1,69 @@
+"""Features found elsewhere."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from evaluation_world import unit
+
+from disk.errors import ArtifactError
+from disk.evaluation.ground_truth import View
+from disk.evaluation.options import FeatureOptions
+from disk.evaluation.sources import open_sources
+
+
+def write_layout(layout: str, folder: Path, keypoints: np.ndarray, descriptors: np.ndarray, scores: np.ndarray) -> Path:
+    """hloc's layout with the name of its scores behind a colon, or ours."""
+    folder.mkdir()
+    if layout.startswith("hloc"):
+        with h5py.File(folder / "feats.h5", "w") as file:
+            group = file.create_group("sub/a.jpg")
+            group["keypoints"], group["descriptors"] = keypoints, descriptors.T
+            if layout != "hloc":
+                group[layout.removeprefix("hloc:")] = scores
+        return folder / "feats.h5"
+    for name, data in (("keypoints", keypoints), ("descriptors", descriptors), ("scores", scores)):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["sub/a"] = data
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["ours", "hloc:keypoint_scores", "hloc:scores"])
+def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path, layout):
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(0, 100, (6, 2)).astype(np.float32)
+    descriptors, scores = 300 * unit(rng, 6, 8).astype(np.float32), np.float32([3, 1, 6, 2, 5, 4])
+    path = write_layout(layout, tmp_path / "elsewhere", keypoints, descriptors, scores)
+    (source,) = open_sources(FeatureOptions(features=(path,), n=3))
+    view = View(tmp_path / "sub" / "a.jpg", "sub/a")
+    assert source.prepare([view]) is None
+    found = source.features(view)
+    np.testing.assert_array_equal(found.keypoints.numpy(), keypoints[[2, 4, 5]])
+    np.testing.assert_allclose(found.descriptors.numpy(), descriptors[[2, 4, 5]] / 300, rtol=1e-5)
+    with pytest.raises(ArtifactError, match="no features of 'b' and 1 more"):
+        source.prepare([view, View(tmp_path / "b.jpg", "b"), View(tmp_path / "c.jpg", "c")])
+
+
+def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)
+    path = write_layout("hloc", tmp_path / "elsewhere", *arrays)
+    view = View(tmp_path / "sub" / "a.jpg", "sub/a")
+    (source,) = open_sources(FeatureOptions(features=(path,), n=5))
+    with pytest.raises(ArtifactError, match=r"no scores of 'sub/a'.*n=6 or more"):
+        source.prepare([view])
+    (source,) = open_sources(FeatureOptions(features=(path,), n=6))
+    source.prepare([view])
+    assert "no scores of 1 images: all" in caplog.text
+    assert len(source.features(view)) == 6
+
+
+def test_a_folder_of_several_scenes_is_entered(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)
+    (tmp_path / "submission").mkdir()
+    write_layout("ours", tmp_path / "submission" / "rome", *arrays)
+    (source,) = open_sources(FeatureOptions(features=(tmp_path / "submission",)), "rome")
+    assert source.label == "submission"
+    assert len(source.features(View(tmp_path / "a.jpg", "sub/a"))) == 6

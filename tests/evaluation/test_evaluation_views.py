@@ -1,0 +1,49 @@
+"""The images under test, and what is found in them in pixels of the stored image."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation_world import spots
+from PIL import Image, ImageOps
+
+from disk.evaluation.ground_truth import View
+from disk.evaluation.views import degrade, describe, read_view
+from disk.features import Features
+from disk.images.reading import Upright
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("tag", [1, 6, 7])
+def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns, tag):
+    """Turns of the ground truth are of the stored image, and take the place of its EXIF orientation."""
+    image = np.zeros((30, 50, 3), np.uint8)
+    image[7, 41] = image[20, 3] = [255, 0, 0]
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    upright = read_view(View(tmp_path / "a.png", "a", turns))
+    expected = np.rot90(image, turns) if turns else ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    np.testing.assert_array_equal(upright.pixels, expected)
+    found = describe(upright, spots, 10, 0)
+    assert sorted(map(tuple, found.keypoints.tolist())) == [(3, 20), (41, 7)]
+
+
+def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
+    def middle(image: np.ndarray, n: int) -> Features:
+        assert image.shape == (20, 40, 3)
+        return Features(torch.tensor([[19.5, 9.5], [0.0, 0.0]]), torch.ones(2, 1), torch.ones(2))
+
+    found = describe(Upright(np.zeros((40, 80, 3), np.uint8), 1), middle, 10, 40)
+    assert found.keypoints.tolist() == [[39.5, 19.5], [0.5, 0.5]]
+
+
+def test_degraded_images_are_darker_flatter_and_the_same_every_time():
+    image = np.tile(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], (200, 1, 3))
+    spoilt = degrade(image, seed=0)
+    curve = spoilt.mean(axis=(0, 2)) / 255
+    power = (np.arange(256) / 255) ** 2.2
+    expected = power.mean() + 0.5 * (power - power.mean())
+    np.testing.assert_allclose(curve, expected, atol=0.006)
+    assert spoilt.std(axis=0).mean() / 255 == pytest.approx(0.03, rel=0.05)
+    np.testing.assert_array_equal(spoilt, degrade(image, seed=0))
+    assert (spoilt != degrade(image, seed=1)).any()

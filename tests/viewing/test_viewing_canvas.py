@@ -1,0 +1,25 @@
+"""Figures are written as their suffix says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from disk.viewing import canvas
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.png", b"\x89PNG"), ("a.JPG", b"\xff\xd8"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")],
+)
+def test_the_suffix_decides(tmp_path: Path, name: str, start: bytes) -> None:
+    assert canvas.save(canvas.new_figure(), tmp_path / "folder" / name) == tmp_path / "folder" / name
+    assert (tmp_path / "folder" / name).read_bytes().startswith(start)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
+
+
+def test_a_suffix_of_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="xls"):
+        canvas.save(canvas.new_figure(), tmp_path / "a.xls")
+    assert not list(tmp_path.iterdir())
