@@ -35,6 +35,10 @@ def option(name: str, value: object = None) -> str:
 def check_at_least(options: Any, **least: int) -> None:
     """Raise DiskError for a field below its minimum; None passes."""
     for name, minimum in least.items():
-        value = getattr(options, name)
-        if value is not None and not value >= minimum:
-            raise DiskError(f"{option(name, value)}: must be at least {minimum}")
+        check_minimum(name, getattr(options, name), minimum)
+
+
+def check_minimum(name: str, value: float | None, minimum: int) -> None:
+    """Raise DiskError for an option below its minimum; None passes."""
+    if value is not None and not value >= minimum:
+        raise DiskError(f"{option(name, value)}: must be at least {minimum}")

@@ -128,7 +128,7 @@ def test_takes_the_largest_of_several_models(tmp_path: Path) -> None:
 
 def test_images_elsewhere(tmp_path: Path) -> None:
     make_workspace(tmp_path, folder="model/sparse/0")
-    with pytest.raises(ColmapError, match=r"model/images: no such folder; .*--images"):
+    with pytest.raises(ColmapError, match=r"model/images: no such folder; .*images"):
         open_workspace(tmp_path / "model")
     workspace = open_workspace(tmp_path / "model", tmp_path / "images")
     assert workspace.image_folder == tmp_path / "images"

@@ -14,7 +14,7 @@ from PIL import Image
 from disk.datasets.import_colmap import ImportOptions, import_colmap
 from disk.datasets.scenes import SceneSet
 from disk.datasets.tuples import TupleDataset
-from disk.errors import ColmapError, DatasetError, PartialFailureError
+from disk.errors import ColmapError, DatasetError, DiskError, PartialFailureError
 from disk.geometry.camera import project, unproject
 
 WIDTH, HEIGHT = 80, 64
@@ -194,7 +194,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no 3 images share 0\.9 to 1 .*the best pair shares 0\.75"):
         import_colmap(workspace, ImportOptions(min_overlap=0.9, max_overlap=1.0))
     assert not (workspace / "dataset").exists()
-    with pytest.raises(DatasetError, match="at least 2"):
+    with pytest.raises(DiskError, match="at least 2"):
         import_colmap(workspace, ImportOptions(tuple_size=1))
     with pytest.raises(DatasetError, match="0 < min <= max <= 1"):
         import_colmap(workspace, ImportOptions(min_overlap=0.9))

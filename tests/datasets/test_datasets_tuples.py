@@ -12,7 +12,7 @@ from PIL import Image
 
 from disk.datasets.scenes import SceneSet
 from disk.datasets.tuples import TupleDataset, shown_size
-from disk.errors import DatasetError, ImageError
+from disk.errors import DatasetError, DiskError, ImageError
 from disk.geometry.camera import project, relative_pose
 from disk.rewards.matches import pair_rewards
 
@@ -224,7 +224,7 @@ def test_faults_in_the_data_show_at_the_start(maker) -> None:
     with pytest.raises(DatasetError, match=r"no image .*b\.png"):
         dataset(maker)
     maker.scene()
-    with pytest.raises(DatasetError, match="limit of 0"):
+    with pytest.raises(DiskError, match="scene_limit=0"):
         dataset(maker, scene_limit=0)
 
 

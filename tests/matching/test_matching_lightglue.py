@@ -138,7 +138,7 @@ def test_weights_are_fetched_once(network, tmp_path):
     Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        with pytest.raises(CheckpointError, match="--matcher-weights") as caught:
+        with pytest.raises(CheckpointError, match="matcher_weights") as caught:
             fetch_weights(tmp_path / "cache", f"{address}/page.html")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "cache" / "disk_lightglue.pth").exists()
@@ -150,7 +150,7 @@ def test_weights_are_fetched_once(network, tmp_path):
     finally:
         server.shutdown()
         server.server_close()
-    with pytest.raises(CheckpointError, match=r"cannot be reached.*--matcher-weights"):
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*matcher_weights"):
         fetch_weights(tmp_path / "other", f"{address}/released.pth")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disk.errors import PairsError
+from disk.errors import DiskError, PairsError
 from disk.pairs.choose import connected, exhaustive, from_file, sequential
 
 _names = st.lists(st.text("ab1/", min_size=1, max_size=4), unique=True, max_size=12)
@@ -43,7 +43,7 @@ def test_sequential_orders_names_that_mix_text_and_numbers():
 
 
 def test_an_overlap_of_nothing_is_refused():
-    with pytest.raises(PairsError, match="overlap"):
+    with pytest.raises(DiskError, match="overlap"):
         sequential(["a", "b"], 0)
 
 

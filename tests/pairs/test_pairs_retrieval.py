@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from disk.errors import PairsError
+from disk.errors import DiskError
 from disk.features import Features
 from disk.pairs.choose import exhaustive
 from disk.pairs.retrieval import k_means, retrieval, vlad
@@ -58,7 +58,7 @@ def test_too_few_images_give_no_pairs():
 
 
 def test_top_k_of_nothing_is_refused():
-    with pytest.raises(PairsError, match="at least 1"):
+    with pytest.raises(DiskError, match="at least 1"):
         retrieval(scenes(), 0)
 
 

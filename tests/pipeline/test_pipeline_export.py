@@ -79,7 +79,7 @@ def test_imw_and_hloc(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFix
         assert file["sub/b.JPG/image_size"][()].tolist() == [640, 480]
     assert (out / "pairs.txt").read_text().splitlines()[0] == "a.JPG sub/b.JPG"
     for options in ({"format": "imw"}, {"format": "hloc", "output": tmp_path / "hloc"}):
-        with pytest.raises(ArtifactError, match=r"exists; choose another --output"):
+        with pytest.raises(ArtifactError, match=r"exists; choose another output"):
             run(tmp_path, **options)
         run(tmp_path, **options, overwrite=True)
 

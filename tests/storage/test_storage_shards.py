@@ -154,7 +154,7 @@ def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
     write(tmp_path, KEYS[:2]).finish()
     write(tmp_path, KEYS[:3])  # leaves a shard
     other = ATTRIBUTES | {"options": '{"n": 6, "mode": "nms"}', "weights": "def"}
-    with pytest.raises(ArtifactError, match=r"\(n 5 there, 6 now; weights abc there, def now\).*--overwrite"):
+    with pytest.raises(ArtifactError, match=r"\(n 5 there, 6 now; weights abc there, def now\).*overwrite=True"):
         write(tmp_path, attributes=other)
     (tmp_path / "x.h5").unlink()
     (tmp_path / "y.h5").unlink()

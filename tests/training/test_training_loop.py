@@ -240,7 +240,7 @@ def test_machines_with_folders_of_their_own_are_noticed(
     monkeypatch.setattr(Group, "gather", lambda self, value: [value, Position(0, 0, 0)])
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
     train(None, options)
-    with pytest.raises(TrainingError, match="--save-dir on a disk they all share"):
+    with pytest.raises(TrainingError, match="save_dir on a disk they all share"):
         train(None, replace(options, resume=True))
 
 
@@ -364,10 +364,10 @@ def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: 
     train(data, options)
     with pytest.raises(CheckpointError, match="weights of another network"):
         train(data, replace(options, desc_dim=16, resume=True))
-    with pytest.raises(CheckpointError, match="use --desc-dim 8"):
+    with pytest.raises(CheckpointError, match="use desc_dim=8"):
         train(data, replace(options, save_dir=tmp_path / "b", desc_dim=16, load=str(tmp_path / "run" / "final.pth")))
     (tmp_path / "run" / "final.pth").replace(tmp_path / "run" / "last.pth")
-    with pytest.raises(CheckpointError, match="to start from its weights use --load"):
+    with pytest.raises(CheckpointError, match="to start from its weights use load"):
         train(data, replace(options, resume=True))
     (tmp_path / "run" / "last.pth").write_bytes(b"PK damaged")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):

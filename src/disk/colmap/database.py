@@ -17,6 +17,7 @@ from disk.colmap.schema import keep_readable, make_readable
 from disk.errors import ColmapError
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
+from disk.options import option
 from disk.progress import track
 from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.locks import file_lock
@@ -97,7 +98,7 @@ def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> 
         if (first_width, first_height) != (width, height):
             raise ColmapError(
                 f"{first.relative} is {first_width} x {first_height} and {image.relative} "
-                f"{width} x {height}: they cannot share a camera; use --camera-per image, or folder"
+                f"{width} x {height}: they cannot share a camera; use {option('camera_per', 'image')}, or folder"
             )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pycolmap
 
 from disk.errors import ColmapError
+from disk.options import option
 from disk.progress import log
 from disk.shapes import Float, Int
 
@@ -86,7 +87,7 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
         log.info("%s: taking the largest of %d models, %s", root, len(models), model)
     folder = root / "images" if image_folder is None else image_folder
     if not folder.is_dir():
-        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with --images")
+        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with {option('images')}")
     if not images_of[model]:
         raise ColmapError(f"{model}: no image of the model has a pose")
     return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])

@@ -15,7 +15,7 @@ from disk.datasets.files import Calibration, find_depth, write_calibration, writ
 from disk.datasets.scenes import Scene, write_dataset_json
 from disk.errors import ColmapError, DatasetError, ImageError, PartialFailureError
 from disk.images.reading import image_size
-from disk.options import option
+from disk.options import check_at_least, option
 from disk.progress import log, track
 from disk.shapes import Float, Int
 
@@ -54,8 +54,7 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
     # here, so that the other dataset commands run without pycolmap
     from disk.colmap.workspace import open_workspace, undistort
 
-    if options.tuple_size < 2:
-        raise DatasetError(f"{option('tuple_size', options.tuple_size)}: a tuple needs at least 2 images")
+    check_at_least(options, tuple_size=2)
     if not 0 < options.min_overlap <= options.max_overlap <= 1:
         raise DatasetError(
             f"{option('min_overlap', options.min_overlap)}, {option('max_overlap', options.max_overlap)}: must satisfy "

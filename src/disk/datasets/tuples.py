@@ -16,6 +16,7 @@ from disk.geometry.camera import Camera
 from disk.images.orientation import AS_STORED, is_mirrored, to_stored, to_upright, upright_size
 from disk.images.reading import Upright, image_orientation, image_size, read_upright
 from disk.images.resizing import Placement, place, to_tensor
+from disk.options import check_minimum
 from disk.progress import track
 from disk.shapes import Float, Int
 
@@ -31,8 +32,7 @@ class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
     def __init__(
         self, scene_set: SceneSet, height: int, width: int, scene_limit: int | None = None, seed: int = 0
     ) -> None:
-        if scene_limit is not None and scene_limit < 1:
-            raise DatasetError(f"a limit of {scene_limit} tuples a scene leaves nothing to train on; use at least 1")
+        check_minimum("scene_limit", scene_limit, 1)
         self.scenes = scene_set.scenes
         self.height, self.width = height, width
         self.scene_limit, self.seed = scene_limit, seed

@@ -10,6 +10,7 @@ import torch
 
 from disk.errors import CheckpointError, DiskError, DownloadError, require
 from disk.features import Features, Matches
+from disk.options import option
 from disk.shapes import Tensor
 from disk.storage.download import download
 
@@ -45,7 +46,7 @@ class LightGlue:
             if features.descriptors.shape[1] != _LENGTH:
                 raise DiskError(
                     f"LightGlue wants descriptors of length {_LENGTH}, these have {features.descriptors.shape[1]}; "
-                    "use --matcher mnn"
+                    f"use {option('matcher', 'mnn')}"
                 )
         if len(f0) == 0 or len(f1) == 0:
             indices = torch.empty((0, 2), dtype=torch.int64, device=self.device)
@@ -71,7 +72,9 @@ def fetch_weights(folder: Path, url: str = URL) -> Path:
     try:
         return download(url, folder / "disk_lightglue.pth", check=_can_be_read, description="LightGlue's weights")
     except DownloadError as error:
-        raise CheckpointError(f"{error}; or get the file elsewhere and name it with --matcher-weights") from error
+        raise CheckpointError(
+            f"{error}; or get the file elsewhere and name it with {option('matcher_weights')}"
+        ) from error
 
 
 def _can_be_read(path: Path) -> bool:

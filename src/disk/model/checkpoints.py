@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from disk.devices import choose_device
-from disk.errors import CheckpointError, DiskError
+from disk.errors import CheckpointError
 from disk.model.disk import DISK
 from disk.model.engine import Backend
-from disk.options import Precision, option
+from disk.options import Precision, check_minimum
 from disk.shapes import Tensor
 from disk.storage.download import cache_folder, download, file_hash
 from disk.storage.new_file import write_bytes
@@ -54,8 +54,7 @@ def load(
     model = DISK(desc_dim=state[_LAST].shape[0] - 1)
     load_state(model, state, path)
     if threads is not None:
-        if threads < 1:
-            raise DiskError(f"{option('threads', threads)}: must be at least 1")
+        check_minimum("threads", threads, 1)
         torch.set_num_threads(threads)
     model.precision, model.backend = precision, backend
     return model.to(choose_device(device)).eval()

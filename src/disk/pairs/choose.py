@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from disk.errors import PairsError
+from disk.options import check_minimum
 from disk.storage.names import find_name
 
 Pair = tuple[str, str]
@@ -24,10 +25,9 @@ def exhaustive(names: Iterable[str]) -> list[Pair]:
 def sequential(names: Iterable[str], overlap: int) -> list[Pair]:
     """Each image with the `overlap` images after it, numbers in names counted as numbers: frame2 before frame10.
 
-    Raises PairsError for an overlap below 1.
+    Raises DiskError for an overlap below 1.
     """
-    if overlap < 1:
-        raise PairsError(f"an overlap of {overlap} pairs nothing; choose at least 1")
+    check_minimum("overlap", overlap, 1)
     order = sorted(set(names), key=_natural)
     return _tidy((name, other) for i, name in enumerate(order) for other in order[i + 1 : i + 1 + overlap])
 

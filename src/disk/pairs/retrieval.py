@@ -13,8 +13,8 @@ import torch
 from torch.nn.functional import normalize
 
 from disk.blocks import blocks
-from disk.errors import PairsError
 from disk.features import Features
+from disk.options import check_minimum
 from disk.pairs.choose import Pair
 from disk.progress import track
 from disk.shapes import Float, Tensor
@@ -41,10 +41,9 @@ class FeatureSource(Protocol):
 def retrieval(features: FeatureSource, top_k: int, seed: int = 0) -> list[Pair]:
     """Each image with the `top_k` most similar others; an image without features is paired with none.
 
-    The visual words come from a seeded sample of these images' descriptors. Raises PairsError for top_k below 1.
+    The visual words come from a seeded sample of these images' descriptors. Raises DiskError for top_k below 1.
     """
-    if top_k < 1:
-        raise PairsError(f"retrieving {top_k} images pairs nothing; choose at least 1")
+    check_minimum("top_k", top_k, 1)
     generator = torch.Generator().manual_seed(seed)
     share = max(1, _SAMPLE // max(1, len(features.names)))
     names, samples = [], []

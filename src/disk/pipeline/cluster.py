@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
 from disk.errors import DiskError, require
+from disk.options import option
 from disk.progress import log
 
 RayCluster = Literal["off", "auto", "local"]
@@ -40,7 +41,8 @@ class Cluster(Generic[Result]):
         except (ConnectionError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise DiskError(
-                f"--ray {where}: no Ray cluster ({reason}); start one with `ray start --head`, or use --ray local"
+                f"{option('ray', where)}: no Ray cluster ({reason}); start one with `ray start --head`, or use "
+                f"{option('ray', 'local')}"
             ) from error
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))

@@ -7,12 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from disk.options import option
 from disk.pairs.choose import Pair
 from disk.pipeline.precheck import connected_groups, describe_groups
 from disk.pipeline.verify import turning_message
 from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_matches
-
-_REMEDY = "they need more overlap, more features (--n), or --max-size 0"
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,10 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         if found.watermarks:
             return (
                 "the images agree on a watermark alone, such as a date stamp or a frame "
-                f"({len(found.watermarks)} pairs); beside it {_REMEDY}"
+                f"({len(found.watermarks)} pairs); beside it {_remedy()}"
             )
         hint = f" The list {listed} does not connect: {describe_groups(groups)}." if listed and len(groups) > 1 else ""
-        return f"no two of the images have enough matches that agree, and more than agree by chance: {_REMEDY}.{hint}"
+        return f"no two of the images have enough matches that agree, and more than agree by chance: {_remedy()}.{hint}"
     if found.mostly_turning:
         return found.mostly_turning
     connected = connected_groups(list(found.inliers))
@@ -105,7 +104,7 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         return (
             f"{len(connected[0])} images are connected by verified pairs, but no pair is good to start from, not even "
             f"{best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or keep "
-            "more features (--n)"
+            f"more features ({option('n')})"
         )
     if listed and len(groups) > 1:
         return f"the list {listed} does not connect: {describe_groups(groups)}; a model needs pairs that share images"
@@ -116,5 +115,9 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         )
     return (
         f"{verified}, but no third image is verified with either, and two from almost the same place do not make a "
-        f"model: {_REMEDY}"
+        f"model: {_remedy()}"
     )
+
+
+def _remedy() -> str:
+    return f"they need more overlap, more features ({option('n')}), or {option('max_size', 0)}"

@@ -58,7 +58,9 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
             model = camera_model(options.camera_model)
             out = options.database_path or default_database(artifacts)
             if out.exists() and not options.overwrite:
-                raise ColmapError(f"{out} exists; choose another --database-path or --overwrite it")
+                raise ColmapError(
+                    f"{out} exists; choose another {option('database_path')}, or use {option('overwrite', True)}"
+                )
             files = files_of_features(features, images, options.image_extension)
             per = who_shares_cameras(options)
             _warn_of_many_parameters(model, per)
@@ -125,7 +127,7 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
     if missing:
         raise ImageError(
             f"{images} has no image {missing[0]!r} of the features ({len(missing)} missing); put it back, or run "
-            "`disk detect` anew with --overwrite (`disk reconstruct` follows the folder by itself)"
+            f"`disk detect` anew with {option('overwrite', True)} (`disk reconstruct` follows the folder by itself)"
         )
     files = [by_name[name] for name in features.names]
     for file in files:
@@ -133,7 +135,7 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
         if then not in (None, now):
             raise ImageError(
                 f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were found; "
-                "put the old one back, or start anew with --overwrite of detection"
+                f"put the old one back, or start anew with {option('overwrite', True)} of detection"
             )
     if len(files) < len(by_name):
         log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
@@ -167,4 +169,4 @@ def _refuse_existing(out: Path, options: ExportOptions) -> None:
     find = out.glob if options.format == "hloc" else out.rglob
     there = sorted(path for name in names for path in find(name))
     if there and not options.overwrite:
-        raise ArtifactError(f"{there[0]} exists; choose another --output or --overwrite it")
+        raise ArtifactError(f"{there[0]} exists; choose another {option('output')}, or use {option('overwrite', True)}")

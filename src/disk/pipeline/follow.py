@@ -10,6 +10,7 @@ from pathlib import Path
 from disk.errors import ArtifactError, ImageError
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
+from disk.options import option
 from disk.progress import log, track
 from disk.storage.artifacts import KEYPOINTS, read_features
 from disk.storage.download import file_hash
@@ -58,7 +59,7 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     if known and not keep_gone and len(gone) + len(changed) == len(known):
         raise ArtifactError(
             f"{folder} holds none of the {len(known)} photos that {artifacts} was made of, such as {min(known)!r}: "
-            "the wrong folder? Use another output, or --overwrite"
+            f"the wrong folder? Use another output, or {option('overwrite', True)}"
         )
     changes = Changes(gone, changed, sorted(set(now) - known))
     # first what is stale goes, then the note of what the photos were: a run killed in between does it again

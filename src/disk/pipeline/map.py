@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from disk.errors import ArtifactError, ColmapError
+from disk.options import option
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
 from disk.pipeline.options import ChosenImages, MapperChoice, Seed
@@ -98,7 +99,10 @@ def map_models(
     with file_lock(sparse):
         fingerprint = {"made of": _fingerprint(artifacts, database), "mapper": options.mapper, "seed": options.seed}
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
-            raise ArtifactError(f"{sparse} was made by another program; choose another --output, or --overwrite it")
+            raise ArtifactError(
+                f"{sparse} was made by another program; choose another {option('output')}, "
+                f"or use {option('overwrite', True)}"
+            )
         if not options.overwrite and made_from(sparse) == fingerprint and _is_complete(out):
             log.info("%s is complete", sparse)
             return read_summary(out)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from disk.features import Matches
+from disk.options import option
 from disk.pairs.choose import Pair
 from disk.progress import log
 from disk.storage.artifacts import MATCHES, UNMATCHED
@@ -86,8 +87,8 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
         with h5py.File(temporary, "a") as file:
             file.attrs.update(attributes)
     log.warning(
-        "%s is the original's, which does not tell its options: its %d pairs are kept as they are; --overwrite "
-        "matches them anew", path, len(keys),
+        "%s is the original's, which does not tell its options: its %d pairs are kept as they are; %s "
+        "matches them anew", path, len(keys), option("overwrite", True),
     )  # fmt: skip
 
 

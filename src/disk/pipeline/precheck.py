@@ -11,6 +11,7 @@ from typing import Literal
 from disk.errors import ArtifactError, ColmapError, ImageError, require
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
+from disk.options import option
 from disk.pairs.choose import Pair, from_file
 
 _PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
@@ -48,7 +49,7 @@ def check_output(files: Sequence[ImageFile], out: Path, overwrite: bool) -> None
     foreign = [name for name in ("sparse", "database.db", "points.ply") if (out / name).exists()]
     if foreign and not ours and not overwrite:
         raise ArtifactError(
-            f"{out / foreign[0]} was not made by `disk reconstruct`; use another output, or --overwrite"
+            f"{out / foreign[0]} was not made by `disk reconstruct`; use another output, or {option('overwrite', True)}"
         )
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
@@ -71,7 +72,7 @@ def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
     if free < need:
         raise ArtifactError(
             f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where {free / 1e9:.2f} GB "
-            "are free; make room, use another disk, or keep fewer keypoints (--n)"
+            f"are free; make room, use another disk, or keep fewer keypoints ({option('n')})"
         )
 
 

@@ -237,8 +237,8 @@ def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "se
     if count <= ALL_PAIRS_UP_TO:
         return "exhaustive"
     log.info(
-        "%d images: each is matched with the %d that look most alike; --pairs exhaustive matches all pairs",
-        count, options.top_k,
+        "%d images: each is matched with the %d that look most alike; %s matches all pairs",
+        count, options.top_k, option("pairs", "exhaustive"),
     )  # fmt: skip
     return "retrieval"
 

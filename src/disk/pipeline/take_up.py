@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from disk.errors import ArtifactError
+from disk.options import option
 from disk.pipeline.follow import PHOTOS
 from disk.pipeline.map import SUMMARY
 from disk.storage.artifacts import IN_MODEL
@@ -44,7 +45,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise ArtifactError(f"{path} is damaged; use another folder, or --overwrite") from None
+        raise ArtifactError(f"{path} is damaged; use another folder, or {option('overwrite', True)}") from None
     return {key: value for key, value in before.items() if key not in _LEFT_OUT}
 
 

@@ -11,7 +11,7 @@ from disk.progress import log
 
 
 def unused_flags(options: Any, only_for: Mapping[str, str]) -> list[str]:
-    """Those of the named options that are not at their defaults, as `--overlap is for --pairs sequential`.
+    """Those of the named options that are not at their defaults, as `overlap is for pairs=.sequential.`.
 
     only_for: what each option is for, when it is known not to be used.
     """

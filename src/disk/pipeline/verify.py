@@ -84,7 +84,8 @@ def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifyS
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
-                f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, with --overwrite"
+                f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, "
+                f"with {option('overwrite', True)}"
             )
         if stale:
             log.warning("the images or cameras in %s are not those of %s: all pairs are verified again", path, INLIERS)

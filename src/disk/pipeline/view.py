@@ -14,6 +14,7 @@ from disk.errors import ArtifactError, ColmapError, ImageError, PairsError, Part
 from disk.images.listing import list_images, path_of
 from disk.images.orientation import upright_points
 from disk.images.reading import Upright, read_upright
+from disk.options import check_at_least, option
 from disk.pairs.choose import from_file
 from disk.pipeline.map import read_summary
 from disk.progress import log, track
@@ -69,8 +70,7 @@ def view(
     """
     artifacts = artifacts_folder(artifacts)
     images = images or _photos_of(artifacts)
-    if options.limit is not None and options.limit < 1:
-        raise ArtifactError(f"--limit must be at least 1, got {options.limit}")
+    check_at_least(options, limit=1)
     paths = {file.name: file.path for file in list_images(images, options.image_extension)}
     with read_features(artifacts) as features:
         if not set(features.names) & set(paths):
@@ -132,7 +132,7 @@ def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, 
     if len(wanted) == 1 and (Path(wanted[0]).is_file() or find_name(wanted[0], known) is None):
         return from_file(Path(wanted[0]), names)
     if len(wanted) % 2:
-        raise PairsError(f"--pairs takes names two by two, or one file; got {len(wanted)} names")
+        raise PairsError(f"{option('pairs')} takes names two by two, or one file; got {len(wanted)} names")
     found = {word: find_name(word, known) for word in wanted}
     unknown = [f"{word}{did_you_mean(word, known)}" for word, name in found.items() if name is None]
     if unknown:
@@ -141,7 +141,7 @@ def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, 
     pairs = {(min(a, b), max(a, b)) for a, b in zip(chosen[::2], chosen[1::2], strict=True)}
     alone = [a for a, b in pairs if a == b]
     if alone:
-        raise PairsError(f"--pairs: {alone[0]!r} is paired with itself")
+        raise PairsError(f"{option('pairs')}: {alone[0]!r} is paired with itself")
     return sorted(pairs)
 
 

@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from disk.errors import ArtifactError
+from disk.options import option
 from disk.progress import log, progress_bar
 from disk.storage.new_file import new_file, temporary_of
 
@@ -250,13 +251,16 @@ def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str]) ->
     ]
     if changes:
         raise ArtifactError(
-            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, another folder, or --overwrite"
+            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, another folder, or "
+            f"{option('overwrite', True)}"
         )
 
 
 def _check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[str, str]) -> None:
     if "format" not in found:
-        raise ArtifactError(f"{path} was not written by this command; use another folder, or --overwrite")
+        raise ArtifactError(
+            f"{path} was not written by this command; use another folder, or {option('overwrite', True)}"
+        )
     check_same(path, _flat(found), _flat(expected))
 
 

@@ -63,14 +63,19 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     elif options.resume:
         log.info("%s is not there: a new training begins", last)
     if len(set(group.gather(position))) > 1:
-        raise TrainingError(f"the processes find different states in {folder}; put --save-dir on a disk they all share")
+        raise TrainingError(
+            f"the processes find different states in {folder}; put {option('save_dir')} on a disk they all share"
+        )
     begun = position.total
     end = options.epoch_offset + options.n_epochs
     if position.epoch >= end:
         log.info("all %d epochs are done; a larger %s trains on", options.n_epochs, option("n_epochs"))
     group.broadcast(model.state_dict().values())
     if options.compile and group.device.type == "cuda":
-        log.warning("--compile is not used on a GPU: there the network runs in another form, in few operations")
+        log.warning(
+            "%s is not used on a GPU: there the network runs in another form, in few operations",
+            option("compile", True),
+        )
     elif options.compile:
         model.unet.trunk = _compiled(model.unet.trunk)  # type: ignore[method-assign]
     source = TrainingData(data, options, group)
@@ -207,7 +212,8 @@ def _initial_model(weights: str | None, desc_dim: int) -> DISK:
         return DISK(desc_dim)
     model = load(weights, "cpu")
     if model.desc_dim != desc_dim:
-        raise CheckpointError(f"{weights}: descriptors of length {model.desc_dim}; use --desc-dim {model.desc_dim}")
+        length = model.desc_dim
+        raise CheckpointError(f"{weights}: descriptors of length {length}; use {option('desc_dim', length)}")
     return model
 
 
@@ -222,6 +228,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return compiled(*args)
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-            raise TrainingError(f"--compile: torch.compile does not work here ({reason}); leave it out") from error
+            raise TrainingError(
+                f"{option('compile', True)}: torch.compile does not work here ({reason}); leave it out"
+            ) from error
 
     return call

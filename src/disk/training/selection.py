@@ -10,7 +10,7 @@ import numpy as np
 
 from disk.errors import ArtifactError, TrainingError
 from disk.geometry.auc import mean_average_accuracy
-from disk.options import option
+from disk.options import check_minimum, option
 from disk.shapes import Float
 from disk.training.logs import read_scalars
 from disk.training.validation import FAILED, ROTATION_ERROR, TRANSLATION_ERROR
@@ -43,8 +43,7 @@ def validation_scores(log: Path, validation_length: int | None = None, legacy: b
     are then left as they are; ours have half the angle of rotation, but no sign. A pair without a pose has an error
     of 180 degrees. Raises TrainingError for logs without validation.
     """
-    if validation_length is not None and validation_length < 1:
-        raise TrainingError(f"{option('validation_length', validation_length)}: must be at least 1")
+    check_minimum("validation_length", validation_length, 1)
     scalars = read_scalars(log)
     tags = next((tags for tags in _TAGS if scalars.get(tags[0]) and scalars.get(tags[1])), None)
     if tags is None:

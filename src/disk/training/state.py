@@ -116,9 +116,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for each kind of damage
-        raise CheckpointError(f"{path}: not a readable checkpoint; start from a save-*.pth with --load") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint; start from a save-*.pth with {option('load')}"
+        ) from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise CheckpointError(f"{path}: not the state of a training; to start from its weights use --load")
+        raise CheckpointError(f"{path}: not the state of a training; to start from its weights use {option('load')}")
     return state
 
 

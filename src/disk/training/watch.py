@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from disk.errors import TrainingError
+from disk.options import option
 from disk.progress import log, progress_bar
 from disk.training.step import Totals
 
@@ -91,8 +92,8 @@ class CollapseWatch:
         self.unrewarded = self.unrewarded + 1 if totals.right < 1e-3 * totals.pairs else 0
         self.broken = 0 if finite else self.broken + 1
         remedy = (
-            "start again from an earlier save-*.pth with --load, and a longer --warmup, larger --chunk-size (penalties "
-            "then come later) or smaller --lr"
+            f"start again from an earlier save-*.pth with {option('load')}, and a longer {option('warmup')}, larger "
+            f"{option('chunk_size')} (penalties then come later) or smaller {option('lr')}"
         )
         for count, what in (
             (self.broken, "the gradient is not finite"),

@@ -26,6 +26,6 @@ class ExportOptions:
         """Raise DiskError for a value that cannot be used."""
         check_at_least(self, n=1, window=1)
         if self.window % 2 == 0:
-            raise DiskError(f"{option('window', self.window)}: must be odd and at least 1")
+            raise DiskError(f"{option('window', self.window)}: must be odd")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise DiskError(f"{option('ratio', self.ratio)}: must be above 0 and at most 1")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from disk.errors import ArtifactError, DiskError
+from disk.errors import ArtifactError
+from disk.options import check_at_least, option
 from disk.pipeline.demo.model import SceneResult, run_scene
 from disk.pipeline.demo.page import write_page
 from disk.pipeline.demo.photos import photo_folder
@@ -57,9 +58,7 @@ def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
 
     start = perf_counter()
     out = options.output
-    for name, least in {"views": 2, "width": 64, "n": 1}.items():
-        if getattr(options, name) < least:
-            raise DiskError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    check_at_least(options, views=2, width=64, n=1)
     model = load(options.model_path, options.device)
     photo_folder()
     _prepare(out)
@@ -77,7 +76,7 @@ def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
 def _prepare(out: Path) -> None:
     """Make the folder, or empty it of an earlier demo."""
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
-        raise ArtifactError(f"{out} holds something else than a demo; choose another folder with --output")
+        raise ArtifactError(f"{out} holds something else than a demo; choose another folder with {option('output')}")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
     for part in PARTS:
