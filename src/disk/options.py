@@ -38,7 +38,7 @@ def check_at_least(options: Any, **least: int) -> None:
         check_minimum(name, getattr(options, name), minimum)
 
 
-def check_minimum(name: str, value: float | None, minimum: int) -> None:
+def check_minimum(name: str, value: int | float | None, minimum: int) -> None:
     """Raise DiskError for an option below its minimum; None passes."""
     if value is not None and not value >= minimum:
         raise DiskError(f"{option(name, value)}: must be at least {minimum}")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,12 +14,9 @@ import pytest
 import torch
 from made_features import COUNTS, contents, expected, make_artifacts
 
-import disk.pipeline.match as stage
 from disk.cli.main import main
-from disk.errors import ArtifactError, CheckpointError, DiskError
-from disk.features import Matches
-from disk.matching.nearest import _match_batch, mutual_nearest, mutual_nearest_pairs
-from disk.options import spelt_as_flags
+from disk.errors import ArtifactError
+from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs
 from disk.pipeline.match import MatchOptions, match
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
@@ -194,153 +189,6 @@ def test_lists_and_retrieval_choose_pairs(artifacts, tmp_path):
     match(artifacts, MatchOptions(device="cpu", pairs="retrieval", top_k=1))
     with read_matches(artifacts) as store:
         assert "blank" not in set(itertools.chain(*store.pairs()))
-
-
-def test_lightglue_matches_and_remembers_its_weights(artifacts, tmp_path):
-    kornia = pytest.importorskip("kornia.feature")
-    torch.manual_seed(0)
-    network = kornia.LightGlue(None, input_dim=128)
-    for seed, name in enumerate(("one.pth", "two.pth")):
-        torch.nn.init.constant_(network.log_assignment[-1].matchability.bias, 5.0 + seed)
-        torch.save(network.state_dict(), tmp_path / name)
-    options = {"matcher": "lightglue", "device": "cpu"}
-    assert match(artifacts, MatchOptions(**options, matcher_weights=tmp_path / "one.pth")).pairs == 10
-    with h5py.File(artifacts / "matches.h5") as file:
-        assert json.loads(file.attrs["options"])["matcher"] == "lightglue"
-        assert file["a"]["blank"].shape == (2, 0)
-    with pytest.raises(ArtifactError, match="matcher_weights"):
-        match(artifacts, MatchOptions(**options, matcher_weights=tmp_path / "two.pth"))
-    with pytest.raises(CheckpointError, match=r"none\.pth"):
-        match(artifacts, MatchOptions(**options, matcher_weights=tmp_path / "none.pth"))
-    with spelt_as_flags(), pytest.raises(DiskError, match="--rt"):
-        match(artifacts, MatchOptions(**options, rt=0.9))
-
-
-def test_lightglue_is_given_each_image_with_its_own_size(tmp_path, monkeypatch):
-    sizes = {"a": (60, 60), "b": (90, 50), "c": (40, 70)}
-    artifacts = make_artifacts(tmp_path / "sized", dict.fromkeys(sizes, 20), sizes=sizes)
-    given = {}
-
-    class Recorder:
-        def __init__(self, *arguments):
-            pass
-
-        def match(self, f0, f1, size0, size1):
-            with read_features(artifacts) as store:
-                names = [next(n for n in sizes if torch.equal(store[n].keypoints, f.keypoints)) for f in (f0, f1)]
-            given[tuple(names)] = (size0, size1)
-            return Matches(torch.tensor([[0, 1]]), torch.zeros(1), torch.ones(1))
-
-    monkeypatch.setattr("disk.matching.matcher.LightGlue", Recorder)
-    torch.save({}, tmp_path / "w.pth")
-    match(artifacts, MatchOptions(matcher="lightglue", matcher_weights=tmp_path / "w.pth", device="cpu"))
-    assert given == {pair: (sizes[pair[0]], sizes[pair[1]]) for pair in itertools.combinations(sizes, 2)}
-    assert contents(artifacts / "matches.h5")["a b"][1] == [[0], [1]]
-
-
-def test_lightglue_sees_turned_photos_upright(tmp_path, monkeypatch):
-    """Of a photo stored as 60 x 90 with EXIF 6, the pixel (10, 20) is at (90 - 1 - 20, 10) when it is upright."""
-    artifacts = make_artifacts(tmp_path / "turned", {"a": 20, "b": 20}, sizes={"a": (60, 90), "b": (60, 90)})
-    with h5py.File(artifacts / "keypoints.h5", "r+") as file:
-        file["b"].attrs["orientation"] = 6
-        file["b"][0] = (10, 20)
-    given = []
-
-    class Recorder:
-        def __init__(self, *arguments):
-            pass
-
-        def match(self, *arguments):
-            given.extend(arguments)
-            return Matches(torch.tensor([[0, 1]]), torch.zeros(1), torch.ones(1))
-
-    monkeypatch.setattr("disk.matching.matcher.LightGlue", Recorder)
-    torch.save({}, tmp_path / "w.pth")
-    match(artifacts, MatchOptions(matcher="lightglue", matcher_weights=tmp_path / "w.pth", device="cpu"))
-    f0, f1, size0, size1 = given
-    assert (size0, size1) == ((60, 90), (90, 60))
-    assert f1.keypoints[0].tolist() == [69, 10]
-    with read_features(artifacts) as store:
-        assert torch.equal(f0.keypoints, store["a"].keypoints)
-
-
-def test_batches_of_a_gpu_are_bounded_and_lose_nothing(artifacts):
-    with read_features(artifacts) as store:
-        features = {name: store[name] for name in COUNTS}
-    pairs = list(itertools.combinations(sorted(COUNTS), 2))
-    tasks = [(pair, (features[pair[0]], features[pair[1]], None, None)) for pair in pairs]
-    for most, entries in ((64, 10**9), (3, 10**9), (64, 1300), (64, 1)):
-        batches = list(stage._batches(iter(tasks), most, entries))
-        assert [task for batch in batches for task in batch] == tasks
-        for batch in batches:
-            size = sum(len(f0) * len(f1) for _, (f0, f1, *_) in batch)
-            assert len(batch) <= most
-            assert size <= entries or len([None for _, (f0, f1, *_) in batch if len(f0) * len(f1)]) == 1
-    assert len(list(stage._batches(iter(tasks), 64, 10**9))) == 1
-    assert len(list(stage._batches(iter(tasks), 3, 10**9))) == 4
-
-
-def as_a_batch(pairs, ratio=None, entries=None, device=None):
-    """What happens on a GPU, here: the pairs that have features in one batch."""
-    found = iter(pairs)
-    some = [pair for pair in found if len(pair[0]) and len(pair[1])]
-    matches, counts = _match_batch(some, ratio, entries) if some else (None, [])
-    parts = iter(matches.indices.split(counts) if some else ())
-    none = torch.empty(0, 2, dtype=torch.int64)
-    indices = [next(parts) if len(d0) and len(d1) else none for d0, d1 in pairs]
-    return [Matches(part, torch.zeros(len(part))) for part in indices]
-
-
-def test_batches_write_the_same_file(artifacts, tmp_path, monkeypatch):
-    match(artifacts, MatchOptions(rt=0.9, device="cpu"))
-    calls = []
-    monkeypatch.setattr("disk.matching.matcher.mutual_nearest_pairs", lambda *a: calls.append(a) or as_a_batch(*a))
-    real = stage._batches
-    monkeypatch.setattr(stage, "_batches", lambda tasks, most, entries: real(tasks, 4, entries))
-    other = make_artifacts(tmp_path / "other")
-    match(other, MatchOptions(rt=0.9, device="cpu"))
-    assert [len(pairs) for pairs, *_ in calls] == [4, 4, 2]
-    assert contents(other / "matches.h5") == contents(artifacts / "matches.h5")
-
-
-def theirs(artifacts: Path, **groups: dict[str, list]) -> Path:
-    """A matches.h5 as the original writes it: no attributes."""
-    with h5py.File(artifacts / "matches.h5", "w") as file:
-        for first, seconds in groups.items():
-            for second, matches in seconds.items():
-                file.create_group(first, track_order=False) if first not in file else None
-                file[first][second] = np.array(matches, np.int64).reshape(2, -1)
-    return artifacts / "matches.h5"
-
-
-def test_the_originals_matches_are_continued(artifacts, caplog):
-    theirs(artifacts, a={"b": [[0, 1], [2, 3]], "sub|one": []})
-    summary = match(artifacts, MatchOptions(rt=0.9, device="cpu"))
-    assert (summary.pairs, summary.matched) == (10, 8)
-    assert "its 2 pairs are kept" in caplog.text
-    found = contents(artifacts / "matches.h5")
-    assert len(found) == 10
-    assert found["a b"][1] == [[0, 1], [2, 3]]
-    np.testing.assert_array_equal(found["b sub|c"][1], expected(artifacts, ("b", "sub/c"), 0.9))
-    # from now on it is ours, and other options do not continue it
-    with pytest.raises(ArtifactError, match=r"rt 0\.9 there, 0\.8 now"):
-        match(artifacts, MatchOptions(rt=0.8, device="cpu"))
-
-
-@pytest.mark.parametrize(
-    "groups",
-    [
-        {"a": {"b": [[0, 40], [2, 3]]}},  # `a` has 40 features
-        {"a": {"b": [[0, 1], [2, -3]]}},
-        {"a": {"nobody": [[0], [2]]}},
-        {},
-    ],
-)
-def test_matches_of_other_features_are_not(artifacts, groups):
-    before = theirs(artifacts, **groups).read_bytes()
-    with pytest.raises(ArtifactError, match="not written by this command"):
-        match(artifacts, MatchOptions(device="cpu"))
-    assert (artifacts / "matches.h5").read_bytes() == before
 
 
 def test_a_fractional_threshold_counts_as_the_next_whole_one(artifacts, tmp_path):

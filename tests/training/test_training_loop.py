@@ -1,10 +1,8 @@
-"""The whole loop on tiny data: exact resumption, stopping, collapse, bad input."""
+"""The whole loop on tiny data: exact resumption, schedule, stopping, what it logs."""
 
 from __future__ import annotations
 
-import json
 import math
-import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,35 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from wall import write_wall
+from tiny import TINY, records, weights
 
-from disk.errors import CheckpointError, DatasetError, DiskError, ImageError, TrainingError
 from disk.model import engine
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
-from disk.training import loop, watch
+from disk.training import loop
 from disk.training.data import TrainingData
 from disk.training.distributed import Group
 from disk.training.logs import Logs
 from disk.training.loop import train
-from disk.training.options import TrainOptions
-from disk.training.state import Position, restore, running_average, save_state, saved_options
+from disk.training.state import Position, saved_options
 from disk.training.validation import PairResult
-
-TINY = TrainOptions(
-    height=48, width=48, desc_dim=8, batch_size=1, chunk_size=3, warmup=3, n_epochs=2, test_scene_limit=1, workers=0,
-    views=2, lr=1e-3,
-)  # fmt: skip
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["disk"]
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -223,161 +204,3 @@ def test_a_validation_of_triplets_is_whole_or_none(photos: Path, monkeypatch: py
     asked = iter([False, False, True])
     assert loop._validate(DISK(8), source, group, lambda: next(asked)) is None
     assert loop._validate(DISK(8), source, group, lambda: False) == [result] * 9
-
-
-def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None:
-    options = replace(TINY, synthesize=photos, save_dir=tmp_path / "run", time_limit=0.0)
-    torch.save({"disk": DISK(8).state_dict()}, tmp_path / "start.pth")
-    train(None, replace(options, load=str(tmp_path / "start.pth")))
-    (tmp_path / "start.pth").unlink()
-    train(None, replace(options, load=str(tmp_path / "start.pth"), resume=True))
-    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["position"] == [0, 2, 2]
-
-
-def test_machines_with_folders_of_their_own_are_noticed(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Group, "gather", lambda self, value: [value, Position(0, 0, 0)])
-    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
-    train(None, options)
-    with pytest.raises(TrainingError, match="save_dir on a disk they all share"):
-        train(None, replace(options, resume=True))
-
-
-def test_an_existing_training_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
-    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
-    train(None, options)
-    with pytest.raises(TrainingError, match="resume"):
-        train(None, options)
-
-
-def test_collapse_is_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "PATIENCE", 2)
-    model = DISK(8)
-    with torch.no_grad():
-        model.unet.path_up[-1].conv[3].bias[-1] = -1e4
-    dead = tmp_path / "dead.pth"
-    torch.save({"disk": model.state_dict()}, dead)
-    with pytest.raises(TrainingError, match="collapsed: for 2 steps up to step 2 the network finds less than one"):
-        train(data, replace(TINY, save_dir=tmp_path / "run", load=str(dead)))
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accumulate = loop.accumulate_gradient
-
-    def broken(model: DISK, *args: Any, **kwargs: Any) -> torch.Tensor:
-        totals = accumulate(model, *args, **kwargs)
-        gradient = next(model.parameters()).grad
-        assert gradient is not None
-        gradient[0] = torch.nan
-        return totals
-
-    monkeypatch.setattr(loop, "accumulate_gradient", broken)
-    options = replace(TINY, synthesize=photos, test_scene_limit=0)
-    final = train(None, replace(options, save_dir=tmp_path / "one", time_limit=0.0))
-    torch.manual_seed(options.seed)
-    fresh = DISK(8).state_dict()
-    assert all(torch.equal(value, fresh[key]) for key, value in weights(final).items())
-
-    monkeypatch.setattr(watch, "PATIENCE", 2)
-    with pytest.raises(TrainingError, match="the gradient is not finite"):
-        train(None, replace(options, save_dir=tmp_path / "many"))
-
-
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
-    model = DISK(8)
-    average = running_average(model, 0.0)
-    optimizer = torch.optim.Adam(model.parameters())
-    path = tmp_path / "last.pth"
-    save_state(path, model, average, optimizer, Position(1, 2, 3), None, TINY)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(CheckpointError, match="the previous one is kept"):
-            save_state(path, model, average, optimizer, Position(4, 5, 6), None, TINY)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert restore(path, model, average, optimizer) == Position(1, 2, 3)
-    assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
-
-
-@settings(max_examples=20)
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([0.0, 0.5, 0.99]))
-def test_running_average_is_the_weighted_mean(values: list[float], decay: float) -> None:
-    """Against the sum written out: value k weighs (1 - d_k) times the product of all later decays d."""
-    model = DISK(8)
-    average = running_average(model, decay)
-    bias = "unet.path_down.0.1.3.bias"
-    for value in values:
-        with torch.no_grad():
-            model.get_parameter(bias).fill_(value)
-        average.update_parameters(model)
-    decays = [0.0] + [min(decay, (1 + k) / (10 + k)) for k in range(1, len(values))]
-    expected = sum(value * (1 - decays[k]) * math.prod(decays[k + 1 :]) for k, value in enumerate(values))
-    found = average.module.get_parameter(bias)
-    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"height": 50}, "height[ =]50: must be a multiple of 16"),
-        ({"batch_size": 0}, "batch[-_]size[ =]0: must be at least 1"),
-        ({"workers": -1}, "workers[ =]-1: must be at least 0"),
-        ({"views": 1}, "views[ =]1: must be at least 2"),
-        ({"chunk_size": 7}, "6 tuples make 6 batches of 1, an epoch needs 7; use .*chunk[-_]size[ =]6"),
-        ({"device": "cuda:77"}, "device[ =].?cuda:77"),
-        ({"device": "tpu"}, "device[ =].?tpu"),
-        ({"lr": float("nan")}, "lr[ =]nan"),
-        ({"lr_final": 0.1, "lr_schedule": "cosine"}, "lr_final=0.1: must not be above lr=0.001"),
-        ({"lr_warmup": -1}, "lr_warmup=-1: must be at least 0"),
-        ({"time_limit": -1.0}, "time_limit=-1.0: must be at least 0"),
-        ({"time_limit": float("inf")}, "time_limit=inf: must be a finite number"),
-        ({"train_scene_limit": 0}, "train_scene_limit=0: must be at least 1"),
-        ({"renderers": -1}, "renderers=-1: must be at least 0"),
-        ({"seed": 1 << 63}, "seed=9223372036854775808: must be below"),
-        ({"chunk_size": None, "batch_size": 7}, "6 tuples make 0 batches of 7.*add data"),
-        ({"reward_threshold": 0.0}, "reward[-_]threshold[ =]0.0: must be above 0"),
-        ({"average": 1.0}, "average[ =]1.0: must lie from 0 to below 1"),
-        ({"keypoint_penalty": -0.1}, "keypoint[-_]penalty[ =]-0.1: must be at least 0"),
-        ({"keypoint_share": 1.5}, "keypoint[-_]share[ =]1.5: must lie from 0 to 1"),
-        ({"synthetic_share": 2.0}, "synthetic[-_]share"),
-        ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
-    ],
-)
-def test_options_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=message):
-        train(data, replace(TINY, save_dir=tmp_path / "run", **changes))
-
-
-def test_nothing_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="nothing to train on"):
-        train(None, replace(TINY, save_dir=tmp_path))
-    with pytest.raises(DatasetError, match="no such file"):
-        train(tmp_path / "absent", replace(TINY, save_dir=tmp_path))
-
-
-def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: Path) -> None:
-    options = replace(TINY, save_dir=tmp_path / "run", time_limit=0.0)
-    train(data, options)
-    with pytest.raises(CheckpointError, match="weights of another network"):
-        train(data, replace(options, desc_dim=16, resume=True))
-    with pytest.raises(CheckpointError, match="use desc_dim=8"):
-        train(data, replace(options, save_dir=tmp_path / "b", desc_dim=16, load=str(tmp_path / "run" / "final.pth")))
-    (tmp_path / "run" / "final.pth").replace(tmp_path / "run" / "last.pth")
-    with pytest.raises(CheckpointError, match="to start from its weights use load"):
-        train(data, replace(options, resume=True))
-    (tmp_path / "run" / "last.pth").write_bytes(b"PK damaged")
-    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        train(data, replace(options, resume=True))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_one_clear_line(workers: int, tmp_path: Path) -> None:
-    write_wall(tmp_path / "wall", [[0, 1, 2]] * 4)
-    (tmp_path / "wall" / "images" / "1.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"1\.png") as raised:
-        train(tmp_path / "wall", replace(TINY, save_dir=tmp_path / "run", workers=workers))
-    assert "\n" not in str(raised.value)

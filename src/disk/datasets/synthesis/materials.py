@@ -33,6 +33,18 @@ class Materials:
         return Materials(*(x.to(device) for x in vars(self).values()))
 
 
+@dataclass(frozen=True)
+class Cover:
+    """What is seen on each rectangle of scenes.
+
+    photo: index of its photograph. to_texels: from (u, v, 1) on it to texels (x, y, 1). light: its brightness.
+    """
+
+    photo: Int[Tensor, "s q"]
+    to_texels: Float[Tensor, "s q 3 3"]
+    light: Float[Tensor, "s q"]
+
+
 def draw_materials(dice: Dice, scenes: Scenes, store: PhotoStore) -> Materials:
     """Random photographs for all surfaces of scenes on the CPU; the faces of a box share one."""
     # drawn for as many objects as there can be, so that a scene does not depend on others in the batch

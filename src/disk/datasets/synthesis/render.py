@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from disk.datasets.synthesis.materials import Materials, brightness, texture_maps
+from disk.datasets.synthesis.materials import Cover, Materials, brightness, texture_maps
 from disk.datasets.synthesis.relief import GRID, REACH, interpolate, to_cells
 from disk.datasets.synthesis.scene import Scenes
 from disk.datasets.synthesis.textures import PhotoStore, lookup
@@ -32,7 +32,18 @@ def render(
         torch.linspace(-0.5, width - 0.5, _COARSE, device=device, dtype=torch.float64),
     )
     coarse = trace(scenes, views, planes, border.expand(S, V, 2, -1)[..., None])
-    shader = _Shader(scenes, views, planes, materials, store, texture_maps(scenes, views, materials, coarse))
+    to_texels = texture_maps(scenes, views, materials, coarse)
+    cover = Cover(materials.photo, to_texels, brightness(scenes.outward, scenes.light[:, None]))
+    return render_covered(scenes, views, planes, cover, store, height, width)
+
+
+def render_covered(
+    scenes: Scenes, views: Views, planes: Planes, cover: Cover, store: PhotoStore, height: int, width: int
+) -> tuple[Float[Tensor, "s v 3 h w"], Float[Tensor, "s v h w"]]:
+    """The same with surfaces covered as they are told to be."""
+    S, V = views.t.shape[:2]
+    device = views.t.device
+    shader = _Shader(scenes, views, planes, cover, store)
     # pixels block by block, up to the next multiple of a block
     rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
     pixels = _grid(
@@ -72,21 +83,20 @@ class _Shader:
         scenes: Scenes,
         views: Views,
         planes: Planes,
-        materials: Materials,
+        cover: Cover,
         store: PhotoStore,
-        to_texels: Tensor,
     ) -> None:
         S, V, self.P = planes.index.shape
         self.S, self.V, self.Q = S, V, scenes.centre.shape[1]
         rows = torch.arange(S, device=views.t.device)[:, None, None]
         # pixels to homogeneous texels, (9, s * v * p)
-        maps = (to_texels[rows, planes.index] @ planes.maps).flatten(0, 2)
+        maps = (cover.to_texels[rows, planes.index] @ planes.maps).flatten(0, 2)
         self.maps = maps.flatten(1).T.float().contiguous()
-        self.light = brightness(scenes.outward, scenes.light[:, None]).flatten()
-        self.photo = materials.photo.to(torch.int32).flatten()
+        self.light = cover.light.flatten()
+        self.photo = cover.photo.to(torch.int32).flatten()
         self.store = store
         # for the relief
-        self.on_main = to_texels[:, 0, :2].flatten(1).T.float().contiguous()
+        self.on_main = cover.to_texels[:, 0, :2].flatten(1).T.float().contiguous()
         self.ray_of = (views.R.mT @ torch.linalg.inv(views.K)).flatten(0, 1).flatten(1).T.float().contiguous()
         self.centres = views.centres.flatten(0, 1).T.float().contiguous()
         cell = 2 * REACH / (GRID - 1)

@@ -1,7 +1,7 @@
 """A rendered room of photographs: boxes covered with them on a patchwork floor, seen from an arc of cameras.
 
 The world is right-handed with z up, its unit about a metre; the floor is z = 0 and the boxes stand around
-the origin. Everything is flat, so that an image is one homography for each face.
+the origin. The renderer is that of the training scenes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from disk.datasets.synthesis.textures import PhotoStore, build_store, lookup
+from disk.datasets.synthesis.materials import Cover
+from disk.datasets.synthesis.render import render_covered
+from disk.datasets.synthesis.scene import Scenes
+from disk.datasets.synthesis.textures import PhotoStore, build_store
+from disk.datasets.synthesis.trace import Views, visible_planes
 from disk.geometry.camera import Camera
 from disk.images.resizing import Placement
 from disk.pipeline.demo.photos import centre_crop, load_photo
-from disk.shapes import Float, Int, Tensor, UInt8
+from disk.shapes import UInt8
 from disk.viewing.cloud import looking_at
 
 FLOOR = (("gravel.png", "grass.png"), ("brick.png", "moon.png"))
@@ -37,7 +41,7 @@ STEP = 15.0  # degrees from one camera to the next, around the boxes
 DISTANCE = 3.3
 LIGHT = np.array([-0.3, -0.55, 0.78])  # the direction to it
 SUPERSAMPLING = 2  # rays along a pixel's side
-STRIP = 50  # rows rendered at once, to bound the memory
+FAR = 1e3  # metres
 
 
 @dataclass(frozen=True)
@@ -86,64 +90,46 @@ def orbit(count: int, width: int, height: int) -> list[Camera]:
 
 @torch.no_grad()
 def render_view(room: Room, camera: Camera, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The room from one camera: each pixel the mean over a grid of rays, textures filtered for their spacing."""
+    """The room from one camera: each pixel the mean over a grid of rays. What no face covers is black."""
     scale = float(SUPERSAMPLING)
     finer = Placement(width * SUPERSAMPLING, height * SUPERSAMPLING, scale, scale)
     K = torch.from_numpy(finer.from_original()) @ camera.K
-    maps, shown = _plane_maps(room, Camera(K, camera.R, camera.t))
-    sizes = room.photos.sizes[shown].double()
-    # from (u, v, 1) in [-1, 1] to texels (x, y, 1): the photo fills the face
-    to_texels = torch.diag_embed(torch.cat([sizes / 2, torch.ones(len(sizes), 1)], dim=1))
+    views = Views(K[None, None], camera.R[None, None], camera.t[None, None])
+    eye = camera.centre.numpy()
+    shown = [i for i, face in enumerate(room.faces) if (eye - face.centre) @ face.outward > 0]
+    faces = [_backdrop(camera), *(room.faces[i] for i in shown)]
+    photo = torch.tensor([0, *shown])
+    scenes = _scene(faces)
+    light = torch.tensor([0.0, *(0.7 + 0.3 * max(0.0, float(face.outward @ LIGHT)) for face in faces[1:])])
+    # the photo fills the face
+    sizes = room.photos.sizes[photo].double()
+    to_texels = torch.diag_embed(torch.cat([sizes / 2 / scenes.half[0], torch.ones(len(sizes), 1)], dim=1))
     to_texels[:, :2, 2] = (sizes - 1) / 2
-    texels = (to_texels @ maps).float().flatten(1)
-    light = torch.tensor([0.7 + 0.3 * max(0.0, float(room.faces[face].outward @ LIGHT)) for face in shown])
-    strips = []
-    for top in range(0, height, STRIP):
-        rows, columns = min(STRIP, height - top) * SUPERSAMPLING, width * SUPERSAMPLING
-        y, x = torch.meshgrid(torch.arange(rows) + top * SUPERSAMPLING, torch.arange(columns), indexing="ij")
-        pixels = torch.stack([x, y]).flatten(1).float()
-        nearest, is_hit = _first_hit(maps.float(), pixels)
-        position, jacobian = _texel_positions(texels[nearest].T, pixels)
-        colour = lookup(room.photos, shown[nearest], position, jacobian) * light[nearest] * is_hit
-        strips.append(F.avg_pool2d(colour.view(3, rows, columns), SUPERSAMPLING))
-    image = (255 * torch.cat(strips, dim=1)).round().clamp(0, 255).byte()
+    cover = Cover(photo[None], to_texels[None], light[None])
+    size = (height * SUPERSAMPLING, width * SUPERSAMPLING)
+    images, _ = render_covered(scenes, views, visible_planes(scenes, views), cover, room.photos, *size)
+    image = (255 * F.avg_pool2d(images[0, 0], SUPERSAMPLING)).round().clamp(0, 255).byte()
     return image.permute(1, 2, 0).numpy()
 
 
-def _plane_maps(room: Room, camera: Camera) -> tuple[Float[Tensor, "q 3 3"], Int[Tensor, " q"]]:
-    """Maps from pixels (x, y, 1) to (u, v, 1) / z on each face turned to the camera, and which faces these are.
-
-    u and v run from -1 to 1 over a face: a point of it is centre + u right + v down = z K^-1 (x, y, 1) for the
-    camera.
-    """
-    eye = camera.centre.numpy()
-    shown = [i for i, face in enumerate(room.faces) if (eye - face.centre) @ face.outward > 0]
-    bases = np.stack([np.stack([f.right, f.down, f.centre], axis=1) for f in (room.faces[i] for i in shown)])
-    in_camera = camera.R @ torch.from_numpy(bases)
-    in_camera[:, :, 2] += camera.t
-    return torch.linalg.inv(camera.K @ in_camera), torch.tensor(shown)
-
-
-def _first_hit(
-    maps: Float[Tensor, "q 3 3"], pixels: Float[Tensor, "2 m"]
-) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """The face each ray meets first, and 1 for rays that meet any, else 0.
-
-    A ray is inside where |u/z| and |v/z| are at most 1/z, and the nearest face has the largest 1/z.
-    """
-    u, v, w = maps[:, :, :2].transpose(0, 1) @ pixels + maps[:, :, 2].T[..., None]
-    best = (w * (torch.maximum(u.abs(), v.abs()) <= w)).max(0)
-    return best.indices, (best.values > 0).float()
+def _scene(faces: list[Face]) -> Scenes:
+    """The faces as one scene for the renderer, of rectangles alone."""
+    centre, right, down, outward = (
+        torch.from_numpy(np.stack([getattr(face, name) for face in faces])[None]).double()
+        for name in ("centre", "right", "down", "outward")
+    )
+    half = torch.stack([right.norm(dim=-1), down.norm(dim=-1)], dim=-1)
+    axes = torch.stack([right, down], dim=2) / half[..., None]
+    up = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    light = torch.from_numpy(LIGHT / np.linalg.norm(LIGHT))[None]
+    return Scenes(centre, axes, half, outward, len(faces), torch.zeros(1, 2, 2, dtype=torch.float64), up, light)
 
 
-def _texel_positions(
-    maps: Float[Tensor, "9 m"], pixels: Float[Tensor, "2 m"]
-) -> tuple[Float[Tensor, "2 m"], Float[Tensor, "4 m"]]:
-    """Texels under pixels, each with its own map (row by row), and dx/dx', dx/dy', dy/dx', dy/dy' there."""
-    across, along, inverse_depth = (maps[k] * pixels[0] + maps[k + 1] * pixels[1] + maps[k + 2] for k in (0, 3, 6))
-    x, y = across / inverse_depth, along / inverse_depth
-    jacobian = torch.stack([maps[i] - at * maps[j] for i, at, j in ((0, x, 6), (1, x, 7), (3, y, 6), (4, y, 7))])
-    return torch.stack([x, y]), jacobian / inverse_depth
+def _backdrop(camera: Camera) -> Face:
+    """What every ray meets in the end."""
+    right, down, forward = camera.R.numpy()
+    away = camera.centre.numpy() + FAR * forward
+    return Face(away, FAR * FAR * right, FAR * FAR * down, np.zeros((1, 1, 3), np.uint8))
 
 
 def _floor_and_walls() -> list[Face]:

@@ -1,0 +1,95 @@
+"""What a training saves, and what it refuses to continue."""
+
+from __future__ import annotations
+
+import math
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import TINY
+
+from disk.errors import CheckpointError, TrainingError
+from disk.model.disk import DISK
+from disk.training.distributed import Group
+from disk.training.loop import train
+from disk.training.state import Position, restore, running_average, save_state
+
+
+def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path / "run", time_limit=0.0)
+    torch.save({"disk": DISK(8).state_dict()}, tmp_path / "start.pth")
+    train(None, replace(options, load=str(tmp_path / "start.pth")))
+    (tmp_path / "start.pth").unlink()
+    train(None, replace(options, load=str(tmp_path / "start.pth"), resume=True))
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["position"] == [0, 2, 2]
+
+
+def test_machines_with_folders_of_their_own_are_noticed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Group, "gather", lambda self, value: [value, Position(0, 0, 0)])
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    with pytest.raises(TrainingError, match="save_dir on a disk they all share"):
+        train(None, replace(options, resume=True))
+
+
+def test_an_existing_training_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
+    train(None, options)
+    with pytest.raises(TrainingError, match="resume"):
+        train(None, options)
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    model = DISK(8)
+    average = running_average(model, 0.0)
+    optimizer = torch.optim.Adam(model.parameters())
+    path = tmp_path / "last.pth"
+    save_state(path, model, average, optimizer, Position(1, 2, 3), None, TINY)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="the previous one is kept"):
+            save_state(path, model, average, optimizer, Position(4, 5, 6), None, TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert restore(path, model, average, optimizer) == Position(1, 2, 3)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([0.0, 0.5, 0.99]))
+def test_running_average_is_the_weighted_mean(values: list[float], decay: float) -> None:
+    """Against the sum written out: value k weighs (1 - d_k) times the product of all later decays d."""
+    model = DISK(8)
+    average = running_average(model, decay)
+    bias = "unet.path_down.0.1.3.bias"
+    for value in values:
+        with torch.no_grad():
+            model.get_parameter(bias).fill_(value)
+        average.update_parameters(model)
+    decays = [0.0] + [min(decay, (1 + k) / (10 + k)) for k in range(1, len(values))]
+    expected = sum(value * (1 - decays[k]) * math.prod(decays[k + 1 :]) for k, value in enumerate(values))
+    found = average.module.get_parameter(bias)
+    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: Path) -> None:
+    options = replace(TINY, save_dir=tmp_path / "run", time_limit=0.0)
+    train(data, options)
+    with pytest.raises(CheckpointError, match="weights of another network"):
+        train(data, replace(options, desc_dim=16, resume=True))
+    with pytest.raises(CheckpointError, match="use desc_dim=8"):
+        train(data, replace(options, save_dir=tmp_path / "b", desc_dim=16, load=str(tmp_path / "run" / "final.pth")))
+    (tmp_path / "run" / "final.pth").replace(tmp_path / "run" / "last.pth")
+    with pytest.raises(CheckpointError, match="to start from its weights use load"):
+        train(data, replace(options, resume=True))
+    (tmp_path / "run" / "last.pth").write_bytes(b"PK damaged")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        train(data, replace(options, resume=True))
