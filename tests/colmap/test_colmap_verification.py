@@ -11,7 +11,7 @@ import pytest
 
 from disk.colmap.database import image_ids, open_database, write_database
 from disk.colmap.verification import _estimate, verify_pairs
-from disk.geometry.epipolar import log10_false_alarms
+from disk.geometry.chance import log10_false_alarms
 from disk.images.listing import list_images
 from disk.storage.artifacts import read_features, read_matches
 from synthetic_scene import Scene, make_scene, write_features, write_matches, write_photos

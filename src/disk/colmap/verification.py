@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 
 from disk.ahead import map_ahead
-from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
+from disk.geometry.chance import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
 _STILL = 0.02  # baseline over distance; below it nothing can be triangulated

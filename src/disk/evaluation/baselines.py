@@ -10,7 +10,6 @@ import torch
 from disk.errors import require
 from disk.features import Features
 
-BASELINES = ("rootsift", "sift", "orb")
 # every image shall give as many keypoints as are asked for; with the usual 0.04 a third of them is missing
 _CONTRAST = 0.0
 

@@ -12,7 +12,7 @@ import torch
 from disk.devices import choose_device
 from disk.errors import DiskError, ImageError
 from disk.features import Features, Matches
-from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
+from disk.geometry.chance import chance_of_inlier, log10_false_alarms
 from disk.geometry.robust import estimate_fundamental
 from disk.images.listing import EXTENSIONS
 from disk.images.orientation import upright_points

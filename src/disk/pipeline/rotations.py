@@ -13,7 +13,7 @@ import numpy as np
 
 from disk.devices import choose_device
 from disk.features import Features
-from disk.geometry.epipolar import chance_of_inlier, log10_false_alarms
+from disk.geometry.chance import chance_of_inlier, log10_false_alarms
 from disk.geometry.robust import estimate_fundamental
 from disk.images.listing import ImageFile, list_images
 from disk.images.masks import find_masks

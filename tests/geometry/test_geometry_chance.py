@@ -1,0 +1,42 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from scipy.special import gammaln, logsumexp
+from scipy.stats import binom
+
+from disk.geometry.chance import chance_of_inlier, log10_false_alarms
+
+
+@example(142, 0.78125, 0.001)
+@given(st.integers(9, 3000), st.floats(0, 1), st.floats(1e-3, 0.2))
+def test_false_alarms_are_a_bound_on_the_tail_of_the_binomial_distribution(n: int, share: float, chance: float):
+    """Each of the C(n, 7) samples proposes three geometries, that the other n - 7 matches join by chance."""
+    k = 8 + round(share * (n - 8))
+    log10_samples = (gammaln(n + 1) - gammaln(8) - gammaln(n - 6)) / math.log(10)
+    found = log10_false_alarms(n, k, chance)
+    tail = logsumexp(binom.logpmf(np.arange(k - 7, n - 6), n - 7, chance))  # scipy's own tail loses digits and ends
+    expected = math.log10(3) + log10_samples + tail / math.log(10)
+    assert found > expected - 1e-6
+    # tight for rare events, but for the factors (n - 7) and (1 - chance)^(n - k)
+    assume(k > 7 + 2 * chance * (n - 7))
+    assert found < expected + math.log10(n - 7) - (n - k) * math.log10(1 - chance) + 1e-6
+
+
+def test_the_seven_of_the_sample_prove_nothing():
+    for matches in (0, 7, 500):
+        assert log10_false_alarms(matches, min(matches, 7), 0.01) == math.inf
+    assert log10_false_alarms(20, 15, 0.01) < 0 < log10_false_alarms(500, 15, 0.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 900), (1, 1)])
+def test_chance_of_an_inlier_against_random_lines(width: int, height: int):
+    rng = np.random.default_rng(0)
+    corner = np.array([width, height])
+    on_line, points = rng.uniform(size=(2, 100_000, 2)) * corner
+    angle = rng.uniform(0, np.pi, 100_000)
+    distance = np.abs(((points - on_line) * np.stack([np.sin(angle), np.cos(angle)], 1)).sum(1))
+    share = (distance < 4).mean()
+    assert share <= chance_of_inlier(width, height, 4) < 3 * share
