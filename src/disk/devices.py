@@ -1,11 +1,18 @@
-"""Which device the work runs on."""
+"""Which device the work runs on, and on how many cores."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from disk.errors import DiskError
 from disk.options import option
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use, which a scheduler or a container can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -16,6 +16,7 @@ import pycolmap
 
 from disk.colmap.database import clear_errors
 from disk.colmap.schema import keep_readable
+from disk.devices import usable_cores
 from disk.errors import ColmapError
 from disk.images.reading import one_large_at_a_time, read_image
 from disk.progress import log, progress_bar, track
@@ -190,7 +191,7 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
 
     registered = [model.image(image_id) for image_id in sorted(model.reg_image_ids())]
     registered = [image for image in registered if image.num_points3D]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         sampled = list(track(pool.map(sample, registered), "colour points", "image", len(registered)))
     points, owner = np.unique(np.concatenate([ids for ids, _ in sampled]), return_inverse=True)
     total = np.zeros((len(points), 3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
 
@@ -11,6 +10,7 @@ import numpy as np
 import pycolmap
 
 from disk.ahead import map_ahead
+from disk.devices import usable_cores
 from disk.geometry.chance import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
@@ -50,7 +50,7 @@ def verify_pairs(
     def estimate(problem: tuple[_View, _View, np.ndarray]) -> pycolmap.TwoViewGeometry:
         return _estimate(*problem, options)
 
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with contextlib.closing(map_ahead(estimate, problems, workers, workers * _AHEAD)) as geometries:
         for (first, second), geometry in zip(pairs, geometries, strict=True):
             if database.exists_two_view_geometry(first, second):

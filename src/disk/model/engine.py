@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
+from disk.devices import usable_cores
 from disk.errors import DiskError, require
 from disk.features import Features
 from disk.model.canvas import Canvas
@@ -160,7 +161,7 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
 @lru_cache(maxsize=1)
 def hint_at_rivals() -> None:
     """Log a hint, once a process, where other work already fills the cores that this one's threads count on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if torch.get_num_threads() > 1 and busy > _CROWDED * cores:
         log.warning(

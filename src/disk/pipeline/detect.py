@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from disk.devices import choose_device
+from disk.devices import choose_device, usable_cores
 from disk.errors import ArtifactError, CheckpointError, ImageError, PartialFailureError
 from disk.features import Features
 from disk.images.listing import ImageFile, images_in_images, list_images, named, unused_files
@@ -178,7 +177,7 @@ def _detect_all(
     """Number of keypoints found, the images that could not be read with the reasons, what was waited for most."""
     failed: dict[str, str] = {}
     keypoints = 0
-    workers = options.workers or min(8, os.cpu_count() or 1)
+    workers = options.workers or min(8, usable_cores())
     loading = partial(
         load_image,
         max_size=options.max_size,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from disk.devices import choose_device
+from disk.devices import choose_device, usable_cores
 from disk.errors import TrainingError
 from disk.options import option
 from disk.progress import log
@@ -39,9 +39,7 @@ class Group:
     @property
     def cores(self) -> int:
         """The CPU cores of this machine that are this process's share."""
-        affinity = getattr(os, "sched_getaffinity", None)
-        here = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return max(here // self.local_size, 1)
+        return max(usable_cores() // self.local_size, 1)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors with those of rank 0."""
