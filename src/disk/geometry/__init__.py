@@ -1,1 +1,1 @@
-"""Cameras, epipolar geometry, poses and their errors, robust estimation."""
+"""Cameras, poses and their errors, robust estimation, agreement by chance."""

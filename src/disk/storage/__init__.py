@@ -1,1 +1,1 @@
-"""HDF5 artifacts: write, resume, merge shards, IMW and hloc layouts."""
+"""HDF5 artifacts: write, resume, merge shards; layouts of IMW and hloc; locks, downloads and new files."""
