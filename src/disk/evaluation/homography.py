@@ -14,14 +14,14 @@ from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import HomographyPair, read_homography_pairs
 from disk.evaluation.matching import Matcher
 from disk.evaluation.metrics import corner_error, covisible, matching_score, repeatability, transfer_error
-from disk.evaluation.options import FeatureOptions, check_robust
+from disk.evaluation.options import RobustOptions
 from disk.evaluation.poses import Setting, best_of, label_of, views
-from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
+from disk.evaluation.report import Report, Result, Value, write_report
 from disk.evaluation.sources import Source, open_sources
 from disk.geometry.auc import pose_auc
 from disk.geometry.robust import estimate_homography
 from disk.images.reading import image_size
-from disk.options import check_at_least, option
+from disk.options import option
 from disk.progress import log, track
 from disk.shapes import Float
 
@@ -38,30 +38,19 @@ _D2NET_WITHOUT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class HomographyOptions(FeatureOptions):
+class HomographyOptions(RobustOptions):
     """How matches on planes are measured."""
 
     threshold: tuple[float, ...] = (1.0, 2.0, 3.0)
     """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
-    estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
-    """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
-    runs: int = 1
-    """Estimate every homography this often, with other random samples: the figures are over all of them."""
     format: Literal["d2net"] | None = None
     """d2net: also write OUT/METHOD.npy as D2-Net's published results are stored, without its eight large sequences."""
     out: Path = Path()
     """Folder for those files."""
-    json: Path | None = None
-    """Write all figures, for every ratio and threshold, and the figures of each pair to this file."""
-    plot: Path | None = None
-    """Draw mean matching accuracy over pixels to this file (.png, .svg or .pdf)."""
 
     def check(self) -> None:
         """Raise DiskError for options that make no sense."""
         super().check()
-        check_at_least(self, runs=1)
-        check_robust(self.threshold, self.estimator)
-        check_outputs(self.json, self.plot)
         if self.format is not None and not self.out.is_dir():
             raise EvaluationError(f"{option('out', str(self.out))}: no such folder")
 

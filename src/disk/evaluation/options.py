@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,33 +60,39 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseOptions(FeatureOptions):
-    """How relative poses are measured."""
+class RobustOptions(FeatureOptions):
+    """How the geometry of two images is estimated from their matches, and where the figures go."""
 
     threshold: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
     """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
     estimator: tuple[Literal["poselib", "pycolmap"], ...] = ("poselib",)
     """Robust estimators; pycolmap is a second opinion. Several: a column each, from the same features."""
     runs: int = 1
-    """Estimate every pose this often, with other random samples: the figures are over all of them."""
-    workers: int = 1
-    """Processes that estimate poses; they change no figure."""
+    """Estimate the geometry of every pair this often, with other random samples: the figures are over all of them."""
     json: Path | None = None
-    """Write all figures, for every ratio and threshold, and the errors of each pair to this file."""
+    """Write all figures, for every ratio and threshold, and those of each pair to this file."""
     plot: Path | None = None
-    """Draw recall over pose error to this file (.png, .svg or .pdf)."""
+    """Draw recall over pose error, for planes mean matching accuracy over pixels, to this file (.png, .svg or .pdf)."""
 
     def check(self) -> None:
         """Raise DiskError for options that make no sense."""
         super().check()
-        check_at_least(self, runs=1, workers=1)
-        check_robust(self.threshold, self.estimator)
+        check_at_least(self, runs=1)
+        if not self.threshold or not all(0 < threshold < float("inf") for threshold in self.threshold):
+            raise EvaluationError(f"{option('threshold')}: numbers above 0, in pixels")
+        if not self.estimator:
+            raise EvaluationError(f"{option('estimator')}: poselib, pycolmap, or both")
         check_outputs(self.json, self.plot)
 
 
-def check_robust(thresholds: Sequence[float], estimators: Sequence[str]) -> None:
-    """Raise EvaluationError for options of robust estimation that make no sense."""
-    if not thresholds or not all(0 < threshold < float("inf") for threshold in thresholds):
-        raise EvaluationError(f"{option('threshold')}: numbers above 0, in pixels")
-    if not estimators:
-        raise EvaluationError(f"{option('estimator')}: poselib, pycolmap, or both")
+@dataclass(frozen=True, kw_only=True)
+class PoseOptions(RobustOptions):
+    """How relative poses are measured."""
+
+    workers: int = 1
+    """Processes that estimate poses; they change no figure."""
+
+    def check(self) -> None:
+        """Raise DiskError for options that make no sense."""
+        super().check()
+        check_at_least(self, workers=1)
