@@ -24,6 +24,7 @@ from disk.images.reading import image_size
 from disk.options import option
 from disk.progress import log, track
 from disk.shapes import Float
+from disk.storage.new_file import new_file
 
 # a keypoint is repeated and a match is correct within this many pixels
 _CORRECT = 3.0
@@ -218,7 +219,8 @@ def _write_d2net(path: Path, pairs: Sequence[HomographyPair], results: Sequence[
         np.array(list(keypoints.values())),
         np.array([len(r.errors) for r in results]),
     ]
-    np.save(path, stored, allow_pickle=True)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, stored, allow_pickle=True)
     log.info("wrote %s", path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from disk.shapes import UInt8
+from disk.storage.new_file import new_file
 from disk.viewing.canvas import fit
 
 WIDTH = 1600
@@ -24,6 +25,6 @@ def save_sheet(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int, path:
     for index, image in enumerate(images):
         small = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
         sheet.paste(small, (index % columns * (width + GAP), index // columns * (height + GAP)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, quality=88)
+    with new_file(path) as temporary:
+        sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()], quality=88)
     return path
