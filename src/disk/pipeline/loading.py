@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +44,15 @@ def load_ahead(
         except DiskError as error:
             return file, error
 
-    for loaded in map_ahead(attempt, files, workers, ahead):
-        if isinstance(loaded, Loaded):
-            yield loaded
-        else:
-            file, error = loaded
-            failed[file.relative] = str(error)
-            log.warning("%s", error)
-        del loaded  # a decoded image lives no longer than its batch
+    with contextlib.closing(map_ahead(attempt, files, workers, ahead)) as found:
+        for loaded in found:
+            if isinstance(loaded, Loaded):
+                yield loaded
+            else:
+                file, error = loaded
+                failed[file.relative] = str(error)
+                log.warning("%s", error)
+            del loaded  # a decoded image lives no longer than its batch
 
 
 def load_image(
