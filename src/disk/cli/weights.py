@@ -41,7 +41,7 @@ def convert(source: Positional[str], target: Positional[Path]) -> None:
         target: the file to write; its ending chooses the format.
     """
     model = checkpoints.load(source, "cpu")
-    _refuse_existing(target)
+    _check_target(target)
     checkpoints.save(model, target)
 
 
@@ -70,7 +70,7 @@ def export_onnx(
     if graph == "dense" and options != ExportOptions():
         raise DiskError("--graph dense finds no keypoints: --n, --window and --no-subpixel have no effect; drop them")
     options.check()
-    _refuse_existing(target)
+    _check_target(target)
     model = checkpoints.load(source, "cpu")
     if graph == "dense":
         export.export_dense(model, target)
@@ -82,9 +82,11 @@ def export_onnx(
         export.export_detector(model, target, options)
 
 
-def _refuse_existing(target: Path) -> None:
+def _check_target(target: Path) -> None:
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another name or delete it")
+    if not target.absolute().parent.is_dir():
+        raise CheckpointError(f"cannot write {target}: No such file or directory: {target.parent}")
 
 
 def main(argv: list[str]) -> int:
