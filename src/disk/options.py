@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
+import os
+import types
 from collections.abc import Iterator
-from typing import Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from disk.errors import DiskError
 
+AnyPath: TypeAlias = str | os.PathLike[str]  # a path as users give it
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 _as_flags = False
@@ -42,3 +48,80 @@ def check_minimum(name: str, value: int | float | None, minimum: int) -> None:
     """Raise DiskError for an option below its minimum; None passes."""
     if value is not None and not value >= minimum:
         raise DiskError(f"{option(name, value)}: must be at least {minimum}")
+
+
+class Options:
+    """What the records of options inherit: values are taken as they are meant, or refused.
+
+    Text is a path where a path is meant, and numbers of NumPy are Python's, so that what is noted of a run does not
+    depend on how it was asked for. DiskError for a value that the type of its field does not take.
+    """
+
+    def __post_init__(self) -> None:
+        record: Any = type(self)
+        for name, kind in _kinds(record).items():
+            object.__setattr__(self, name, as_meant(name, getattr(self, name), kind))
+
+
+def as_meant(name: str, value: Any, kind: Any) -> Any:
+    """The value of an option as the type of its field, such as `int | None`; DiskError where it is none."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for one in kinds:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return _convert(value, one)
+    raise DiskError(f"{option(name, value)}: must be {' or '.join(map(_described, kinds))}")
+
+
+@cache
+def _kinds(record: Any) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """A value as one type; TypeError or ValueError where it cannot be. Types that no option has stay as they are."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _convert(value, inner[0])
+    if origin is Literal:
+        return inner[[str(choice) for choice in inner].index(_text(value))]
+    if origin is tuple:
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_convert(each, inner[0]) for each in several)
+    if kind is type(None) and value is not None:
+        raise TypeError
+    if kind is bool:
+        return (False, True)[(0, 1).index(value)]
+    if kind in (int, float):
+        return _number(value, kind)
+    if kind is Path:
+        return Path(value)
+    return _text(value) if kind is str else value
+
+
+def _number(value: Any, kind: type[int] | type[float]) -> int | float:
+    # 0-dimensional arrays and tensors count, text and switches do not
+    if isinstance(value, str | bytes) or str(getattr(value, "dtype", type(value).__name__)).endswith("bool"):
+        raise TypeError
+    if isinstance(value, numbers.Integral):
+        return kind(value)
+    number = float(value)
+    if kind is int and not number.is_integer():
+        raise ValueError
+    return kind(number)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    if type(value).__name__ == "device":  # torch's
+        return str(value)
+    return os.fspath(value)
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"one or several, each {_described(get_args(kind)[0])}"
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
+    return "None" if kind is type(None) else words.get(kind, str(kind))

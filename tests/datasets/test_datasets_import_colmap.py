@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,16 @@ def test_poses_without_points(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DatasetError, match=r"has poses, but no 3D points.*colmap point_triangulator"):
         import_colmap(tmp_path)
+
+
+def test_a_data_set_of_other_images_stays(tmp_path: Path) -> None:
+    first, second = make_workspace(tmp_path / "first"), make_workspace(tmp_path / "second")
+    out = tmp_path / "data"
+    options = ImportOptions(out=out, no_depth=True, min_overlap=0.1, max_overlap=1.0)
+    import_colmap(first, options)
+    before = (out / "dataset.json").read_bytes()
+    with pytest.raises(DatasetError, match="holds the scene first of other images; choose another out"):
+        import_colmap(second, options)
+    assert (out / "dataset.json").read_bytes() == before
+    import_colmap(first, replace(options, tuple_size=2))  # the same images, otherwise
+    assert (out / "dataset.json").read_bytes() != before

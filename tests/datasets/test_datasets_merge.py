@@ -71,3 +71,14 @@ def test_a_data_set_given_twice(three: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"one/dataset\.json is given 2 times"):
         merge([three[0], three[1], three[0].parent], tmp_path / "merged.json")
     assert not (tmp_path / "merged.json").exists()
+
+
+def test_nothing_but_a_data_set_is_replaced(three: list[Path], tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_text("precious")
+    with pytest.raises(DatasetError, match=r"photo\.jpg: a data set is a \.json file"):
+        merge(three, photo)
+    assert photo.read_text() == "precious"
+    (tmp_path / "all").mkdir()
+    merge(three, tmp_path / "all")  # a folder stands for the file in it
+    assert len(SceneSet.load(tmp_path / "all" / "dataset.json").scenes) == 4

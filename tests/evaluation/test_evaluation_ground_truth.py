@@ -173,3 +173,9 @@ def test_sequences_that_cannot_be_used(sequences, tmp_path):
     (sequences / "i_light" / "4.ppm").unlink()
     with pytest.raises(EvaluationError, match="i_light has homographies, but no image 4"):
         read_homography_pairs(sequences)
+
+
+def test_a_byte_order_mark_and_comments_are_no_names(world):
+    plain = read_pose_pairs(world.pairs, world.images)
+    world.pairs.write_text("# name0 name1 ...\n" + world.pairs.read_text(), encoding="utf-8-sig")
+    assert len(read_pose_pairs(world.pairs, world.images)) == len(plain)

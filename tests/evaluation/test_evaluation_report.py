@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from disk.errors import EvaluationError
+from disk.errors import DiskError, EvaluationError
 from disk.evaluation.report import Report, Result, as_json, check_outputs, write_report
 
 
@@ -52,3 +52,15 @@ def test_files_that_could_not_be_written(tmp_path):
         check_outputs(tmp_path / "none" / "r.json", None)
     with pytest.raises(EvaluationError, match=r"name it \.png"):
         check_outputs(None, tmp_path / "r.txt")
+
+
+def test_outputs_that_would_replace_something_else_are_refused_before_the_work(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    for json_file, plot, words in (
+        (tmp_path / "folder.json", None, "it is a folder"),
+        (tmp_path / "photo.png", None, r"does not end in \.json"),
+        (None, tmp_path / "photo.png", "was not drawn by this program"),
+    ):
+        with pytest.raises(DiskError, match=words):
+            check_outputs(json_file, plot)

@@ -12,6 +12,7 @@ from disk.errors import ImageError
 from disk.images.listing import list_images
 from disk.images.masks import find_masks, load_mask, mask_digest
 from disk.images.orientation import to_stored, to_upright
+from disk.images.reading import read_mask
 from disk.images.resizing import Placement, fit
 
 HERE = Placement(4, 3, 1.0, 1.0)
@@ -163,3 +164,18 @@ def test_orientations_turn_masks_as_images() -> None:
         size = stored.shape[::-1] if orientation <= 4 else stored.shape
         seen = load_mask(stored, fit(size, orientation=orientation))
         np.testing.assert_array_equal(seen, to_upright(stored, orientation))
+
+
+def test_a_mask_without_a_zero_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noisy = np.full((20, 30), 3, np.uint8)
+    noisy[:, 15:] = 252
+    labels = Image.fromarray((noisy > 9).astype(np.uint8), "P")
+    labels.putpalette([128, 0, 0, 0, 255, 0])
+    for mask in (Image.fromarray(noisy), labels):
+        mask.save(tmp_path / "a.png")
+        assert read_mask(tmp_path / "a.png")[0].all()
+        assert "a.png has no pixel that is 0, so it masks nothing" in caplog.text
+        caplog.clear()
+    Image.new("L", (30, 20), 255).save(tmp_path / "white.png")  # means that nothing is masked
+    assert read_mask(tmp_path / "white.png")[0].all()
+    assert not caplog.text

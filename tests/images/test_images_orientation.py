@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from disk.images.inputs import as_pixels
 from disk.images.orientation import is_orientation, to_stored, to_upright, turned
 from disk.images.reading import image_size, orientation_of, read_image, read_upright
 from disk.images.resizing import Placement, place
@@ -129,3 +130,19 @@ def test_matrix_and_points_are_inverse(
 def test_subpixel_points_keep_every_digit_without_a_resize() -> None:
     points = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * 1000
     assert torch.equal(Placement(1000, 1000, 1.0, 1.0).to_original(points), points)
+
+
+@pytest.mark.parametrize("orientation", ALL)
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "RGBA", "CMYK", "P"])
+def test_a_turned_tiff_of_any_mode_is_read_as_a_png_is(tmp_path: Path, orientation: int, mode: str) -> None:
+    # Pillow maps some of these into memory, by the wrong size
+    grey = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image.save(tmp_path / "a.tif", exif=tagged(orientation))
+    image.convert("RGB" if mode == "CMYK" else image.mode).save(tmp_path / "a.png", exif=tagged(orientation))
+    tiff, png = read_upright(tmp_path / "a.tif"), read_upright(tmp_path / "a.png")
+    assert tiff.orientation == png.orientation == orientation
+    np.testing.assert_array_equal(tiff.pixels, png.pixels)
+    with Image.open(tmp_path / "a.tif") as opened:
+        pixels = as_pixels(opened)[0][0].pixels
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), png.pixels)

@@ -52,7 +52,7 @@ def test_folders_that_are_none(tmp_path: Path, capsys: Any) -> None:
     code, lines = run(capsys, tmp_path / "out2", tmp_path / "text")
     assert code == 2
     assert "a.jpg is not an image" in lines[0]
-    assert lines[1] == "disk detect: none of the 1 images could be read"
+    assert lines[1].startswith("disk detect: none of the 1 images could be used; the first: ")
     assert not (tmp_path / "out").exists()
 
 
@@ -254,3 +254,16 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
     monkeypatch.setattr(loading, "read_upright", lambda path: read.append(path.name) or load_image(path))
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
     assert sorted(read) == ["c.jpg", "d.jpg"]
+
+
+def test_a_link_to_nowhere_is_named_and_the_rest_is_done(tmp_path: Path, capsys: Any) -> None:
+    photos = tmp_path / "in"
+    photos.mkdir()
+    Image.new("RGB", (64, 48)).save(photos / "a.png")
+    (photos / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    for _ in range(2):
+        code, lines = run(capsys, tmp_path / "out", photos)
+        assert code == 1
+        assert lines[-1] == "disk detect: 1 of 2 images could not be read: gone.jpg; the rest is done"
+    with read_features(tmp_path / "out") as features:
+        assert features.names == ["a"]

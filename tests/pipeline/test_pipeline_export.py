@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,9 @@ from PIL import Image
 from disk.cli.main import main
 from disk.colmap.database import open_database
 from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
+from disk.images.listing import list_images
 from disk.pipeline.export import ExportOptions, export
+from disk.storage.download import file_hash
 from synthetic_scene import Scene, full_disk, make_scene, write_features, write_matches, write_photos
 
 
@@ -62,7 +65,11 @@ def test_an_existing_database_is_refused(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "database.db").write_text("precious")
     with pytest.raises(ColmapError, match=r"database\.db exists"):
         run(tmp_path)
+    with pytest.raises(ColmapError, match="no database, and is not replaced"):
+        run(tmp_path, overwrite=True)
     assert (tmp_path / "database.db").read_text() == "precious"
+    (tmp_path / "database.db").unlink()
+    run(tmp_path)
     with open_database(run(tmp_path, overwrite=True)) as database:
         assert database.num_images() == 3
 
@@ -211,3 +218,31 @@ def test_the_wrong_folder(scene: Scene, tmp_path: Path) -> None:
     Image.new("RGB", (640, 480)).save(tmp_path / "other" / "x.jpg")
     with pytest.raises(ImageError, match="holds none of the 3 images"):
         export(tmp_path / "artifacts", tmp_path / "other")
+
+
+def test_nothing_but_an_export_is_replaced(scene: Scene, tmp_path: Path) -> None:
+    artifacts, photo = tmp_path / "artifacts", tmp_path / "photos" / "a.JPG"
+    files = [*artifacts.glob("*.h5"), photo]
+    before = [file.read_bytes() for file in files]
+    for database in (photo, artifacts / "keypoints.h5", artifacts):
+        with pytest.raises(ColmapError, match="is not replaced by one"):
+            run(tmp_path, database_path=database, overwrite=True)
+    for layout in ("imw", "hloc"):
+        with pytest.raises(ArtifactError, match=r"h5 is an artifact of this program, which format='\w+' would replace"):
+            run(tmp_path, database_path=None, format=layout, output=artifacts, overwrite=True)
+        for _ in range(2):
+            run(tmp_path, database_path=None, format=layout, output=tmp_path / layout, overwrite=True)
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_photo_replaced_since_detection_is_refused(scene: Scene, tmp_path: Path) -> None:
+    photos = list_images(tmp_path / "photos")
+    noted = {
+        photo.name: {"relative": photo.relative, "bytes": 0, "modified": 0, "sha256": file_hash(photo.path, "sha256")}
+        for photo in photos
+    }
+    (tmp_path / "artifacts" / "photos.json").write_text(json.dumps(noted))
+    run(tmp_path)
+    Image.open(tmp_path / "photos" / "sub" / "b.JPG").rotate(180).save(tmp_path / "photos" / "sub" / "b.JPG")
+    with pytest.raises(ImageError, match=r"1 photos in .* are not those that the features were found in: sub/b;"):
+        run(tmp_path, overwrite=True)

@@ -235,3 +235,12 @@ def test_the_command(artifacts, tmp_path, capsys):
         main(["match", "--help"])
     assert caught.value.code == 0
     assert "disk match artifacts/" in capsys.readouterr().out
+
+
+def test_overwriting_takes_inliers_of_the_old_matches_away(artifacts):
+    match(artifacts, MatchOptions(device="cpu"))
+    (artifacts / "inliers.h5").write_bytes((artifacts / "matches.h5").read_bytes())
+    match(artifacts, MatchOptions(device="cpu"))
+    assert (artifacts / "inliers.h5").exists()
+    match(artifacts, MatchOptions(device="cpu", rt=0.8, overwrite=True))
+    assert not (artifacts / "inliers.h5").exists()

@@ -17,6 +17,7 @@ from disk.errors import DiskError, ImageError
 from disk.geometry.chance import log10_false_alarms
 from disk.pipeline.match import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, find_photo, match_photos
+from disk.viewing import canvas
 
 CPU = MatchOptions(rt=0.9, device="cpu")
 SHIFT = (24, 8)  # of the second photo's corner in the first's pixels
@@ -135,3 +136,19 @@ def test_options_without_sense_are_refused(folder):
     for options in (PhotoOptions(n=0), PhotoOptions(max_size=-1), PhotoOptions(max_error=0)):
         with pytest.raises(DiskError, match="must be"):
             match_photos(folder / "first", folder / "second", CPU, options)
+
+
+def test_a_picture_replaces_pictures_alone(folder, tmp_path):
+    other = tmp_path / "holiday.jpg"
+    Image.fromarray(data.coffee()).save(other)
+    before = other.read_bytes()
+    for save in (folder / "first.png", other, tmp_path / "holiday"):
+        with pytest.raises(ImageError, match="was not drawn by this program and is not replaced"):
+            match_photos(folder / "first", folder / "second", CPU, PhotoOptions(n=100, save=save))
+    assert other.read_bytes() == before
+    for name in ("a.jpg", "a.png", "a.svg", "a.pdf"):
+        for _ in range(2):  # its own is drawn anew
+            file = canvas.save(canvas.new_figure(), tmp_path / name)
+            assert canvas.is_drawn(file)
+    with pytest.raises(ImageError, match=r"a\.xyz: name it"):
+        canvas.save(canvas.new_figure(), tmp_path / "a.xyz")

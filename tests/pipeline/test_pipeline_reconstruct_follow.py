@@ -226,3 +226,17 @@ def test_unreadable_photos_are_in_the_summary(folder: SceneFolder) -> None:
     result = folder.run()
     assert list(result.failed) == ["f.jpg"]
     assert "f.jpg" in result.failed["f.jpg"]
+
+
+def test_one_photo_is_refused_before_the_work(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    with pytest.raises(ColmapError, match="holds one image that can be read; a model needs at least two"):
+        stage.reconstruct(tmp_path / "a.png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_spelling_of_a_camera_is_no_change(folder: SceneFolder) -> None:
+    folder.run(camera_model="pinhole")
+    folder.run(camera_model="PINHOLE")
+    folder.run(camera_model="Pinhole")
+    assert cameras(folder.out) == {"PINHOLE"}

@@ -283,3 +283,19 @@ def test_names_longer_than_a_file_system_takes(images: Path, tmp_path: Path) -> 
     saved = view(folder, images, "matches", ViewOptions(save=tmp_path / "out"))
     assert len({path.name for path in saved}) == 2
     assert all(path.is_file() for path in saved)
+
+
+@pytest.mark.parametrize("place", [".", "pictures", "sub"])
+def test_pictures_never_go_among_the_photos(artifacts: Path, images: Path, place: str) -> None:
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match="pictures would be taken for photos"):
+        view(artifacts, images, "keypoints", ViewOptions(save=images / place))
+    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
+
+
+def test_photos_that_are_others_now_are_named(artifacts, images, tmp_path, caplog) -> None:
+    (artifacts / "photos.json").write_text(
+        json.dumps({"a": {"relative": "a.jpg", "bytes": 1, "modified": 1, "sha256": "another"}})
+    )
+    view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
+    assert "1 photos have changed since their features were found: a" in caplog.text

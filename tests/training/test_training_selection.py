@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from disk.cli.main import main
-from disk.errors import TrainingError
+from disk.errors import ImageError, TrainingError
 from disk.geometry.auc import mean_average_accuracy
 from disk.training.logs import Logs, read_scalars
-from disk.training.selection import best, validation_scores
+from disk.training.selection import EpochScore, best, plot_scores, validation_scores
 from disk.training.validation import PairResult, pose_scalars, summarise
 
 # rotation and translation errors of two validations of four pairs each
@@ -208,3 +209,16 @@ def test_summary_of_a_validation() -> None:
     assert summary["test/reward_per_pair"] == pytest.approx(3 - 0.25)
     errors = np.maximum(ROTATION[0], TRANSLATION[0])
     assert summary["test/pose/mAA10"] == mean_average_accuracy(errors)
+
+
+def test_a_plot_replaces_plots_alone(tmp_path):
+    curves = {"run": [EpochScore(0, 10, 0.5), EpochScore(1, 10, 0.6)]}
+    for name in ("a.png", "a.jpg", "a.svg"):
+        for _ in range(2):
+            plot_scores(curves, tmp_path / name)
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    before = photo.read_bytes()
+    with pytest.raises(ImageError, match="was not drawn by this program"):
+        plot_scores(curves, photo)
+    assert photo.read_bytes() == before

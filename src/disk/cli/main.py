@@ -78,7 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, MemoryError) as error:
-        print(f"disk {name}: {error or 'out of memory'}", file=sys.stderr)
+        # `photos/a.jpg: File exists` in place of `[Errno 17] File exists: 'photos/a.jpg'`
+        file = getattr(error, "filename", None)
+        what = f"{file}: {getattr(error, 'strerror', error)}" if file else str(error) or "out of memory"
+        print(f"disk {name}: {what}", file=sys.stderr)
         return 2
     finally:
         if before is not None:

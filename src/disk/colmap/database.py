@@ -144,6 +144,17 @@ def _fingerprint(images: list[tuple[str, int, pycolmap.Camera]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def refuse_other_file(path: Path) -> None:
+    """Raise ColmapError for a file that is there and no database: writing a database must not replace it."""
+    if path.is_dir() or (path.exists() and path.stat().st_size and not _is_sqlite(path)):
+        raise ColmapError(f"{path} is {'a folder' if path.is_dir() else 'no database'}, and is not replaced by one")
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15) == b"SQLite format 3"
+
+
 @contextlib.contextmanager
 def open_database(path: Path) -> Iterator[pycolmap.Database]:
     """An existing COLMAP database, for this run alone.
@@ -153,9 +164,8 @@ def open_database(path: Path) -> Iterator[pycolmap.Database]:
     """
     if not path.is_file():
         raise ColmapError(f"no database {path}; run `disk export` first")
-    with path.open("rb") as file:
-        if file.read(15) != b"SQLite format 3":
-            raise ColmapError(f"{path} is no COLMAP database")
+    if not _is_sqlite(path):
+        raise ColmapError(f"{path} is no COLMAP database")
     with file_lock(path):
         with _opened(path, "cannot use") as database:
             if not database.num_images():

@@ -17,6 +17,7 @@ from disk.datasets.scenes import Scene, SceneSet
 from disk.datasets.tuples import load_posed_image, shown_size
 from disk.errors import DatasetError, DiskError
 from disk.geometry.camera import project, unproject
+from disk.options import AnyPath
 from disk.progress import progress_bar
 from disk.shapes import Float, Tensor
 
@@ -37,12 +38,13 @@ class SceneReport:
     problems: list[str]
 
 
-def check(data: Path) -> list[SceneReport]:
+def check(data: AnyPath) -> list[SceneReport]:
     """Read every image, calibration and depth map of a data set, and see whether its tuples overlap.
 
     data: a dataset.json, its folder, or a folder with train/ and test/. Raises DatasetError if a dataset.json is
     not of the right shape.
     """
+    data = Path(data)
     parts = [data / part for part in ("train", "test") if (data / part / "dataset.json").is_file()]
     scenes = [scene for part in parts or [data] for scene in SceneSet.load(part).scenes]
     return [check_scene(scene) for scene in scenes]

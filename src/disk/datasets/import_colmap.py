@@ -12,10 +12,10 @@ import numpy as np
 
 from disk.datasets.covisibility import choose_tuples, covisibility
 from disk.datasets.files import Calibration, find_depth, write_calibration, write_depth
-from disk.datasets.scenes import Scene, write_dataset_json
+from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.errors import ColmapError, DatasetError, ImageError, PartialFailureError
 from disk.images.reading import image_size
-from disk.options import check_at_least, option
+from disk.options import AnyPath, Options, check_at_least, option
 from disk.progress import log, track
 from disk.shapes import Float, Int
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
+class ImportOptions(Options):
     """How to make a data set from a COLMAP workspace."""
 
     name: str | None = None
@@ -45,7 +45,7 @@ class ImportOptions:
     """Write folders relative to dataset.json, so that all can be moved together."""
 
 
-def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> Scene:
+def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) -> Scene:
     """Make a data set of one scene from a COLMAP workspace or a `disk reconstruct` result.
 
     Images of other cameras than pinhole ones are undistorted into the data set's folder on the way. Raises
@@ -54,6 +54,7 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
     # here, so that the other dataset commands run without pycolmap
     from disk.colmap.workspace import open_workspace, undistort
 
+    workspace = Path(workspace)
     check_at_least(options, tuple_size=2)
     if not 0 < options.min_overlap <= options.max_overlap <= 1:
         raise DatasetError(
@@ -76,6 +77,7 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
             f"cameras; give the folder that COLMAP's image_undistorter wrote, or {option('no_depth', True)}"
         )
 
+    _refuse_another_scene(out / "dataset.json", source.image_folder)
     # from here on an older data set of this folder is no longer valid; the new json appears at the very end
     out.mkdir(parents=True, exist_ok=True)
     (out / "dataset.json").unlink(missing_ok=True)
@@ -109,6 +111,21 @@ def import_colmap(workspace: Path, options: ImportOptions = ImportOptions()) -> 
     if faults:
         raise PartialFailureError(f"{out}: done, but without {len(faults)} files: {'; '.join(faults)}")
     return scene
+
+
+def _refuse_another_scene(path: Path, images: Path) -> None:
+    """Raise DatasetError for a data set of other images, which a new one in its place would take away."""
+    try:
+        scenes = SceneSet.load(path).scenes if path.exists() else []
+    except DatasetError:
+        return  # left by a run that did not finish
+    # undistorted images lie in the data set's own folder
+    others = [scene.name for scene in scenes if scene.image_path.resolve() != images.resolve()]
+    if others and not (path.parent / "undistorted").is_dir():
+        raise DatasetError(
+            f"{path} holds the scene {others[0]} of other images; choose another {option('out')}, and join them by "
+            "`disk dataset merge`"
+        )
 
 
 def _usable_images(source: Workspace) -> tuple[list[WorkspaceImage], list[str]]:

@@ -9,18 +9,22 @@ from pathlib import Path
 
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.errors import DatasetError
-from disk.options import option
+from disk.options import AnyPath, option
 
 
-def merge(sources: Sequence[Path], out: Path, relative: bool = False) -> list[Scene]:
+def merge(sources: Sequence[AnyPath], out: AnyPath, relative: bool = False) -> list[Scene]:
     """Write the scenes of several dataset.json into one; their files stay where they are.
 
     A name that occurs again gets a number: rock, rock-2. Raises DatasetError if a source cannot be read or is
-    given twice, and if their tuples differ in length.
+    given twice, if `out` is no .json file, and if their tuples differ in length.
     """
     if not sources:
         raise DatasetError("nothing to merge; give the dataset.json of two or more data sets")
-    sets = [SceneSet.load(source) for source in sources]
+    out = Path(out)
+    out = out / "dataset.json" if out.is_dir() else out
+    if out.suffix.lower() != ".json":
+        raise DatasetError(f"{out}: a data set is a .json file; choose such a name for {option('out')}")
+    sets = [SceneSet.load(Path(source)) for source in sources]
     for path, count in Counter(each.path.resolve() for each in sets).items():
         if count > 1:
             raise DatasetError(f"{path} is given {count} times; its tuples would count as often")

@@ -14,11 +14,13 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import View
 from disk.evaluation.options import FeatureOptions
 from disk.evaluation.views import degrade, describe, read_view
 from disk.features import Features
 from disk.images.reading import Upright
+from disk.options import option
 from disk.progress import track
 from disk.storage.download import cache_folder
 from disk.storage.new_file import new_file
@@ -38,7 +40,13 @@ class DetectedFeatures:
         self._detect, self._options = detect, options
         self._key = f"{_CACHE_VERSION} {key} {options.n} {options.max_size}"
         self._folder = options.cache or cache_folder() / "evaluation"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = "it is a file" if self._folder.is_file() else error.strerror
+            raise EvaluationError(
+                f"cannot keep features in {self._folder}: {why}; choose another {option('cache')}"
+            ) from None
         self._hash = lru_cache(maxsize=None)(lambda path: hashlib.sha1(path.read_bytes()).hexdigest())
         self._load = lru_cache(maxsize=128)(self._read)
 

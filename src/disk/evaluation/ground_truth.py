@@ -60,11 +60,12 @@ _COLUMNS = 2 + 2 + 9 + 9 + 16
 def read_pose_pairs(file: Path, images: Path) -> list[PosePair]:
     """Pairs of `name0 name1 rot0 rot1 K0 K1 T_0to1` lines, as used for MegaDepth-1500, ScanNet-1500 and YFCC.
 
-    Names are paths below `images`. Blank lines are left out. Raises EvaluationError, with the line number, for
-    anything else: no ground truth, wrong columns, a missing image, a K of another image size, no rotation.
+    Names are paths below `images`. Blank lines and those that start with # are left out. Raises EvaluationError, with
+    the line number, for anything else: no ground truth, wrong columns, a missing image, a K of another image size, no
+    rotation.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise EvaluationError(f"no file {file}") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -75,7 +76,7 @@ def read_pose_pairs(file: Path, images: Path) -> list[PosePair]:
     pairs = [
         _pose_pair(line.split(), images, sizes, f"{file}:{number}")
         for number, line in enumerate(lines, 1)
-        if line.strip()
+        if line.strip() and not line.lstrip().startswith("#")
     ]
     if not pairs:
         raise EvaluationError(f"{file} holds no pairs")

@@ -21,7 +21,7 @@ from disk.evaluation.sources import Source, open_sources
 from disk.geometry.auc import pose_auc
 from disk.geometry.robust import estimate_homography
 from disk.images.reading import image_size
-from disk.options import option
+from disk.options import AnyPath, option
 from disk.progress import log, track
 from disk.shapes import Float
 from disk.storage.new_file import new_file
@@ -67,13 +67,13 @@ class PairResult:
     matching_score: float
 
 
-def evaluate_homography(root: Path, options: HomographyOptions = HomographyOptions()) -> Report:
+def evaluate_homography(root: AnyPath, options: HomographyOptions = HomographyOptions()) -> Report:
     """Matching and homography estimation on HPatches sequences; prints the table, writes what the options ask for.
 
     Raises EvaluationError for a folder in another layout or missing files.
     """
     options.check()
-    pairs = read_homography_pairs(root, _D2NET_WITHOUT if options.format == "d2net" else ())
+    pairs = read_homography_pairs(Path(root), _D2NET_WITHOUT if options.format == "d2net" else ())
     results = []
     for source in open_sources(options):
         seconds = source.prepare(views(pairs))

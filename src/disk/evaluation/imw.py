@@ -27,6 +27,7 @@ from disk.evaluation.poses import (
 from disk.evaluation.report import Report, Result, Value, write_report
 from disk.evaluation.sources import open_sources
 from disk.geometry.auc import mean_average_accuracy
+from disk.options import AnyPath
 
 _MEAN = "mean of the scenes"
 
@@ -41,7 +42,7 @@ class ImwOptions(PoseOptions):
     """Also mAA(10) with half the rotation angle, as the original DISK logged it: too good, for comparison alone."""
 
 
-def evaluate_imw(scenes: Sequence[Path], options: ImwOptions = ImwOptions()) -> Report:
+def evaluate_imw(scenes: Sequence[AnyPath], options: ImwOptions = ImwOptions()) -> Report:
     """Stereo mAA(10) on scene folders, for each and their mean; prints the table, writes what the options ask for.
 
     For several scenes, --features FOLDER may hold a folder of artifacts per scene, as in a submission. Ratio
@@ -50,7 +51,8 @@ def evaluate_imw(scenes: Sequence[Path], options: ImwOptions = ImwOptions()) -> 
     options.check()
     if not scenes:
         raise EvaluationError("no scenes; name one or more scene folders")
-    ground_truth = {scene.resolve().name: read_imw_scene(scene, options.visibility) for scene in scenes}
+    folders = [Path(scene) for scene in scenes]
+    ground_truth = {scene.resolve().name: read_imw_scene(scene, options.visibility) for scene in folders}
     if len(ground_truth) < len(scenes):
         raise EvaluationError("two scenes share a name; measure them apart")
     outcomes = {}

@@ -9,11 +9,11 @@ from typing import Literal
 from disk.errors import EvaluationError
 from disk.evaluation.report import check_outputs
 from disk.matching.matcher import MatcherName
-from disk.options import check_at_least, option
+from disk.options import Options, check_at_least, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureOptions:
+class FeatureOptions(Options):
     """Which features are measured, and how they are matched."""
 
     method: tuple[Literal["disk", "rootsift", "sift", "orb"], ...] = ()

@@ -21,15 +21,16 @@ from disk.evaluation.poses import (
 from disk.evaluation.report import Report, Result, write_report
 from disk.evaluation.sources import open_sources
 from disk.geometry.auc import pose_auc
+from disk.options import AnyPath
 
 
-def evaluate_pose(pairs_file: Path, images: Path, options: PoseOptions = PoseOptions()) -> Report:
+def evaluate_pose(pairs_file: AnyPath, images: AnyPath, options: PoseOptions = PoseOptions()) -> Report:
     """Relative pose on a list of pairs with ground truth; prints the table and writes what the options ask for.
 
     Raises EvaluationError, with the line number, for ground truth that cannot be used.
     """
     options.check()
-    pairs = read_pose_pairs(pairs_file, images)
+    pairs = read_pose_pairs(Path(pairs_file), Path(images))
     results = []
     for source in open_sources(options):
         seconds = source.prepare(views(pairs))

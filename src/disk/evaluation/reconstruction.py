@@ -14,6 +14,7 @@ import numpy as np
 from disk.errors import ColmapError, EvaluationError
 from disk.evaluation.report import Report, Result, Value, check_outputs, write_report
 from disk.images.listing import list_images
+from disk.options import AnyPath, Options
 from disk.pipeline.export import ExportOptions
 from disk.pipeline.reconstruct import ReconstructOptions, reconstruct
 from disk.pipeline.verify import VerifyOptions
@@ -22,7 +23,7 @@ from disk.storage.artifacts import read_features
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructionOptions:
+class ReconstructionOptions(Options):
     """How models are compared."""
 
     weights: tuple[str, ...] = ("default",)
@@ -45,7 +46,9 @@ class ReconstructionOptions:
     """Write all figures to this file."""
 
 
-def evaluate_reconstruction(images: Sequence[Path], options: ReconstructionOptions = ReconstructionOptions()) -> Report:
+def evaluate_reconstruction(
+    images: Sequence[AnyPath], options: ReconstructionOptions = ReconstructionOptions()
+) -> Report:
     """Reconstruct each folder of images with all pairs matched; prints the table, writes what the options ask for.
 
     A method that connects no images has zeros. Raises the errors of `disk reconstruct` for anything else.
@@ -53,7 +56,7 @@ def evaluate_reconstruction(images: Sequence[Path], options: ReconstructionOptio
     check_outputs(options.json, None)
     if not images:
         raise EvaluationError("no images; name one or more folders")
-    scenes = {_name(folder): folder for folder in images}
+    scenes = {_name(Path(folder)): Path(folder) for folder in images}
     if len(scenes) < len(images):
         raise EvaluationError("two folders share a name; measure them apart")
     methods = {"disk" if name == "default" else f"disk {name}": name for name in options.weights}

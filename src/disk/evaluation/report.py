@@ -52,8 +52,18 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
     for path in (json_file, plot):
         if path is not None and not path.absolute().parent.is_dir():
             raise EvaluationError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+        if path is not None and path.is_dir():
+            raise EvaluationError(f"cannot write {path}: it is a folder")
+    if json_file is not None and json_file.exists() and json_file.suffix.lower() != ".json":
+        raise EvaluationError(
+            f"{option('json', str(json_file))}: there is such a file, and its name does not end in .json"
+        )
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise EvaluationError(f"{option('plot', str(plot))}: name it .png, .svg or .pdf")
+    if plot is not None and plot.exists():
+        from disk.viewing.canvas import refuse_other_picture
+
+        refuse_other_picture(plot)
 
 
 def write_report(report: Report, options: Any, json_file: Path | None, plot: Path | None) -> None:

@@ -67,6 +67,8 @@ def as_pixels(image: Any) -> tuple[list[Pixels], bool]:
     if isinstance(image, Image.Image):
         return [_from_pil(image)], True
     if isinstance(image, Tensor):
+        if image.is_meta or image.layout != torch.strided:
+            raise ImageError(f"cannot use {_describe(image)} without values, or a sparse one, as an image: {_WANTED}")
         return _split(image.detach(), _from_tensor)
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         return _split(np.asarray(image), _from_array)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from disk.errors import ImageError
+from disk.options import AnyPath
 from disk.progress import log
 
 EXTENSIONS = (
@@ -30,7 +31,7 @@ class ImageFile:
     relative: str
 
 
-def list_images(root: Path, extension: str | None = None) -> list[ImageFile]:
+def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
     """All images below a folder, sorted by name, but hidden ones and those of a folder that was met by another way.
 
     root: the folder, or one image, which is a collection of one. extension: only files with this one (`jpg` or `.jpg`),

@@ -32,7 +32,7 @@ def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
     The extensions may differ in case. Raises ImageError where not a single image has a mask.
     """
     if not folder.is_dir():
-        raise ImageError(f"mask folder {folder} does not exist")
+        raise ImageError(f"mask folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
     there: dict[str, list[Path]] = defaultdict(list)
     for path in walk(folder):
         there[_lower_extensions(text_of(path.relative_to(folder)))].append(path)

@@ -112,9 +112,11 @@ def read_mask(path: Path) -> tuple[Bool[np.ndarray, "h w"], int]:
 
 def to_mask(image: Image.Image, name: str) -> Bool[np.ndarray, "h w"]:
     """A loaded image as a mask: False where all channels, or alpha, are zero."""
-    if image.mode in ("1", "L") or _is_deep(image):
-        return np.not_equal(np.asarray(image), 0)
-    return np.any(to_rgb(image, name), axis=2)
+    values = np.asarray(image) if image.mode in ("1", "L") or _is_deep(image) else to_rgb(image, name).max(axis=2)
+    mask = np.not_equal(values, 0)
+    if mask.all() and np.ptp(values):
+        log.warning("%s has no pixel that is 0, so it masks nothing; its values begin at %d", name, values.min())
+    return mask
 
 
 def _decode(path: Path, convert: Callable[[Image.Image, str], np.ndarray]) -> tuple[np.ndarray, int]:
@@ -186,11 +188,28 @@ def decode(image: Image.Image, name: str) -> None:
     """Decode an open image now; ImageError, by that name, if it is damaged."""
     # Pillow's plugins raise whatever their parsers stumble over when a file is damaged
     try:
-        image.load()
+        with _read_into_memory(image):
+            image.load()
     except MemoryError:
         raise ImageError(f"{name} ({image.width} x {image.height}) does not fit into memory") from None
     except Exception as error:
         raise ImageError(f"{name} is damaged: {error}") from error
+
+
+@contextlib.contextmanager
+def _read_into_memory(image: Image.Image) -> Iterator[None]:
+    """Keep Pillow from mapping a grey TIFF into memory: it takes the upright size for that of the file, and garbles it.
+
+    Pillow maps files that it knows the name of.
+    """
+    if not isinstance(image, TiffImageFile):
+        yield
+        return
+    name, image.filename = image.filename, ""
+    try:
+        yield
+    finally:
+        image.filename = name
 
 
 def _bomb(path: Path) -> ImageError:

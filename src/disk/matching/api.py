@@ -10,6 +10,7 @@ import torch
 from disk.errors import DiskError
 from disk.features import Features, Matches
 from disk.matching.nearest import DEFAULT_RATIO, mutual_nearest_pairs
+from disk.options import as_meant
 from disk.shapes import Tensor
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def match(
     [4, 2]
     """
     others = list(f1) if isinstance(f1, (list, tuple)) else [f1]
+    ratio = as_meant("ratio", ratio, float | None)
     d0 = _descriptors(f0)
     pairs = [(d0, _descriptors(other).to(d0.device)) for other in others]
     found = mutual_nearest_pairs(pairs, ratio)
@@ -58,6 +60,8 @@ def match(
 def _descriptors(given: Any) -> Tensor:
     if isinstance(given, Features):
         return given.descriptors
+    if isinstance(given, list | tuple):
+        raise DiskError("only the second argument may be a list, of the features of many images")
     if not isinstance(given, Tensor):
         import numpy as np
 

@@ -14,7 +14,7 @@ from disk.devices import choose_device
 from disk.errors import CheckpointError
 from disk.model.disk import DISK
 from disk.model.engine import Backend
-from disk.options import Precision, check_minimum
+from disk.options import Precision, as_meant, check_minimum
 from disk.shapes import Tensor
 from disk.storage.download import cache_folder, download, file_hash
 from disk.storage.new_file import write_bytes
@@ -47,7 +47,8 @@ def load(
     the user's cache folder, and verified; anything else is a .pth or .safetensors file. Raises CheckpointError when it
     is missing, damaged, holds pickled code or another network, DownloadError when it cannot be fetched.
     """
-    path = resolve(name_or_path)
+    precision, backend = as_meant("precision", precision, Precision), as_meant("backend", backend, Backend)
+    path = resolve(as_meant("name_or_path", name_or_path, str))
     state = read_state(path)
     if _LAST not in state or state[_LAST].ndim != 4:
         raise CheckpointError(f"{path}: weights of another network, not of DISK (there is no {_LAST})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal, TypedDict, cast, overload
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from disk.blocks import blocks
+from disk.errors import DiskError
 from disk.features import Features
 from disk.images.inputs import ImageLike
 from disk.model import head
@@ -176,6 +177,11 @@ class DISK(nn.Module):
         >>> len(features), features.descriptors.shape[1], features.image_size
         (20, 128, (64, 48))
         """
+        unknown = set(changes) - {field.name for field in fields(options)}
+        if unknown:
+            raise DiskError(
+                f"detect has no option {', '.join(sorted(unknown))}; it has {', '.join(Changes.__annotations__)}"
+            )
         options = replace(options, **changes)
         options.check()
         canvases, single = make_canvases(image, options, masks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from disk.errors import DiskError
-from disk.options import check_at_least, option
+from disk.options import Options, check_at_least, option
 
 KEYPOINTS = 4096  # most keypoints of an image by default
 
@@ -22,7 +22,7 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionOptions(Budget):
+class DetectionOptions(Budget, Options):
     """Which features of an image are found."""
 
     height: int | None = None

@@ -21,7 +21,7 @@ from disk.model.checkpoints import load, weights_hash
 from disk.model.disk import DISK
 from disk.model.engine import Backend, resolve_precision
 from disk.model.options import DetectionOptions
-from disk.options import check_at_least, option
+from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.batches import Waiting, network
 from disk.pipeline.follow import follow_folder
 from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
@@ -74,14 +74,14 @@ class DetectSummary:
     unused: list[str] = field(default_factory=list)
 
 
-def detect(artifacts: Path, images: Path, options: DetectOptions = DetectOptions()) -> DetectSummary:
+def detect(artifacts: AnyPath, images: AnyPath, options: DetectOptions = DetectOptions()) -> DetectSummary:
     """Detect features in every image below a folder: keypoints.h5, descriptors.h5 and scores.h5.
 
     Images already done are skipped, so the same command goes on after an interruption. Raises
     PartialFailureError when some images could not be read and the rest was done.
     """
     check_detect(options)
-    artifacts = artifacts_folder(artifacts)
+    artifacts, images = artifacts_folder(artifacts), Path(images)
     files = list_images(images, options.image_extension)
     unused = unused_files(images, files)
     if unused:
@@ -134,7 +134,8 @@ def check_detect(options: DetectOptions) -> None:
     options.check()
     check_at_least(options, batch_size=0, workers=0)
     if options.mask_dir is not None and not options.mask_dir.is_dir():
-        raise ImageError(f"mask folder {options.mask_dir} does not exist")
+        what = "is a file" if options.mask_dir.exists() else "does not exist"
+        raise ImageError(f"mask folder {options.mask_dir} {what}")
 
 
 def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> None:
@@ -155,7 +156,8 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: st
     if not summary.failed:
         return
     if len(summary.failed) == summary.images:
-        raise ImageError(f"none of the {summary.images} images could be read")
+        first = next(iter(summary.failed.values()))
+        raise ImageError(f"none of the {summary.images} images could be used; the first: {first}")
     names = list(summary.failed)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     message = (

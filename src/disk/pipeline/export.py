@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
-from disk.images.listing import ImageFile, list_images
+from disk.images.listing import ImageFile, list_images, named
 from disk.images.reading import image_size
-from disk.options import option
+from disk.options import AnyPath, Options, option
+from disk.pipeline.follow import changed_photos
 from disk.pipeline.options import CameraChoice, ChosenImages
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log
@@ -18,6 +19,7 @@ from disk.storage.artifacts import (
     MatchStore,
     artifacts_folder,
     default_database,
+    is_artifact,
     read_features,
     read_matches,
 )
@@ -27,7 +29,7 @@ MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a came
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(CameraChoice, ChosenImages):
+class ExportOptions(CameraChoice, ChosenImages, Options):
     """What is written where."""
 
     format: Literal["colmap", "imw", "hloc"] = "colmap"
@@ -40,7 +42,7 @@ class ExportOptions(CameraChoice, ChosenImages):
     """Replace what was exported before."""
 
 
-def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions()) -> Path:
+def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportOptions()) -> Path:
     """Write the artifacts of a folder of images in another program's format; returns where.
 
     Raises ArtifactError without features or matches or when files would be replaced, ImageError when
@@ -48,12 +50,12 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
     """
     check_export(options)
     log_unused(unused_by_export(options))
-    artifacts = artifacts_folder(artifacts)
+    artifacts, images = artifacts_folder(artifacts), Path(images)
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         _check_matches(features, matches, artifacts)
         if options.format == "colmap":
             from disk.colmap.cameras import camera_model
-            from disk.colmap.database import write_database
+            from disk.colmap.database import refuse_other_file, write_database
 
             model = camera_model(options.camera_model)
             out = options.database_path or default_database(artifacts)
@@ -61,6 +63,7 @@ def export(artifacts: Path, images: Path, options: ExportOptions = ExportOptions
                 raise ColmapError(
                     f"{out} exists; choose another {option('database_path')}, or use {option('overwrite', True)}"
                 )
+            refuse_other_file(out)
             files = files_of_features(features, images, options.image_extension)
             per = who_shares_cameras(options)
             _warn_of_many_parameters(model, per)
@@ -137,6 +140,12 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
                 f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were found; "
                 f"put the old one back, or start anew with {option('overwrite', True)} of detection"
             )
+    changed = changed_photos(features.artifacts, files)
+    if changed:
+        raise ImageError(
+            f"{len(changed)} photos in {images} are not those that the features were found in: {named(changed)}; run "
+            "`disk detect`, which does them again, and `disk match`"
+        )
     if len(files) < len(by_name):
         log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
     return files
@@ -170,3 +179,9 @@ def _refuse_existing(out: Path, options: ExportOptions) -> None:
     there = sorted(path for name in names for path in find(name))
     if there and not options.overwrite:
         raise ArtifactError(f"{there[0]} exists; choose another {option('output')}, or use {option('overwrite', True)}")
+    own = [path for path in there if path.suffix == ".h5" and is_artifact(path)]
+    if own:
+        raise ArtifactError(
+            f"{own[0]} is an artifact of this program, which {option('format', options.format)} would replace; choose "
+            f"another {option('output')}"
+        )

@@ -54,7 +54,7 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
         known -= kept
     now = _photos(files, before)
     by_name = {file.name: file for file in files}
-    gone = sorted(known - set(now))
+    gone = sorted(known - set(by_name))
     changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
     if known and not keep_gone and len(gone) + len(changed) == len(known):
         raise ArtifactError(
@@ -64,7 +64,7 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     changes = Changes(gone, changed, sorted(set(now) - known))
     # first what is stale goes, then the note of what the photos were: a run killed in between does it again
     forget_images(artifacts, {*gone, *changed})
-    noted = before | now if keep_gone else now
+    noted = before | now if keep_gone else {name: photo for name, photo in (before | now).items() if name in by_name}
     if before != noted:
         write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(noted.items())})
     for names, what in ((gone, "no longer in the folder, left out"), (changed, "changed, done again")):
@@ -73,6 +73,13 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     if known and changes.new:
         log.info("%d photos are new: %s", len(changes.new), _some(changes.new))
     return changes
+
+
+def changed_photos(artifacts: Path, files: Sequence[ImageFile]) -> list[str]:
+    """Names of the files that are not the photos any more that their features were found in."""
+    before = _read(artifacts / PHOTOS)
+    now = _photos([file for file in files if file.name in before], before)
+    return sorted(name for name, photo in now.items() if photo.sha256 != before[name].sha256)
 
 
 def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: dict[str, _Photo]) -> bool:
@@ -91,11 +98,17 @@ def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: 
 
 
 def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, _Photo]:
-    """What the files are now, by name; the content is read of those alone whose size or time is another."""
+    """What the files are now, by name; the content is read of those alone whose size or time is another.
+
+    Files that cannot be read, such as links to nowhere, are left out: detection names them.
+    """
     found = {}
     unread = []
     for file in files:
-        status, known = file.path.stat(), before.get(file.name)
+        try:
+            status, known = file.path.stat(), before.get(file.name)
+        except OSError:
+            continue
         sha256 = ""
         if known is not None and (known.bytes, known.modified) == (status.st_size, status.st_mtime_ns):
             sha256 = known.sha256
@@ -103,7 +116,10 @@ def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, 
             unread.append(file)
         found[file.name] = _Photo(file.relative, status.st_size, status.st_mtime_ns, sha256)
     for file in track(unread, "read photos", "photo") if unread else ():
-        found[file.name] = replace(found[file.name], sha256=file_hash(file.path, "sha256"))
+        try:
+            found[file.name] = replace(found[file.name], sha256=file_hash(file.path, "sha256"))
+        except OSError:
+            del found[file.name]
     return found
 
 

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from disk.errors import ArtifactError, ColmapError
-from disk.options import option
+from disk.options import AnyPath, Options, option
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
 from disk.pipeline.options import ChosenImages, MapperChoice, Seed
@@ -33,7 +33,7 @@ SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions(Seed, MapperChoice, ChosenImages):
+class MapOptions(Seed, MapperChoice, ChosenImages, Options):
     """How verified pairs become a model."""
 
     database_path: Path | None = None
@@ -78,7 +78,7 @@ class Reconstruction:
 
 
 def map_models(
-    artifacts: Path, images: Path, options: MapOptions = MapOptions(), pairs_file: Path | None = None
+    artifacts: AnyPath, images: AnyPath, options: MapOptions = MapOptions(), pairs_file: Path | None = None
 ) -> Reconstruction:
     """Map a verified database into OUT/sparse/0 (the largest model), OUT/points.ply and OUT/summary.json.
 
@@ -89,7 +89,7 @@ def map_models(
     from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
 
     check_seed(options.seed)
-    artifacts = artifacts_folder(artifacts)
+    artifacts, images = artifacts_folder(artifacts), Path(images)
     out = options.output or beside(artifacts)
     database = options.database_path or default_database(artifacts)
     sparse, summary = out / "sparse", out / SUMMARY
@@ -144,9 +144,9 @@ def map_models(
     return result
 
 
-def read_summary(out: Path) -> Reconstruction:
+def read_summary(out: AnyPath) -> Reconstruction:
     """What mapping came to, from out/summary.json; ColmapError when it did not finish."""
-    path = out / SUMMARY
+    path = Path(out) / SUMMARY
     try:
         return Reconstruction(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

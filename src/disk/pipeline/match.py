@@ -22,7 +22,7 @@ from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, make_matcher
 from disk.model.checkpoints import cache_folder, read_state
-from disk.options import check_at_least, option
+from disk.options import AnyPath, Options, check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
 from disk.pipeline.cluster import Cluster
@@ -38,7 +38,7 @@ from disk.storage.shards import keep_what_is_done
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchOptions(Place, PairChoice, MatcherChoice):
+class MatchOptions(Place, PairChoice, MatcherChoice, Options):
     """How features are matched."""
 
     f16: bool = False
@@ -76,7 +76,7 @@ Task = tuple[Pair, ImagePair]
 Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
-def match(artifacts: Path, options: MatchOptions = MatchOptions()) -> MatchSummary:
+def match(artifacts: AnyPath, options: MatchOptions = MatchOptions()) -> MatchSummary:
     """Match pairs of images of a folder of artifacts: matches.h5.
 
     Pairs already done are skipped, so the same command goes on after an interruption. Raises ArtifactError when

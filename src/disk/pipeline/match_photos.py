@@ -20,7 +20,7 @@ from disk.images.reading import Upright, read_upright
 from disk.matching.matcher import make_matcher
 from disk.model.checkpoints import load
 from disk.model.options import DetectionOptions
-from disk.options import option
+from disk.options import AnyPath, Options, option
 from disk.pipeline.match import MatchOptions, check_match, ratio_of, read_lightglue
 from disk.pipeline.verify import VerifyOptions
 from disk.progress import log
@@ -28,7 +28,7 @@ from disk.shapes import Bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoOptions:
+class PhotoOptions(Options):
     """What two photos need beside the options of matching."""
 
     save: Path | None = None
@@ -59,8 +59,8 @@ class PhotoMatch:
 
 
 def match_photos(
-    first: Path,
-    second: Path,
+    first: AnyPath,
+    second: AnyPath,
     matching: MatchOptions = MatchOptions(),
     options: PhotoOptions = PhotoOptions(),
 ) -> PhotoMatch:
@@ -75,6 +75,12 @@ def match_photos(
     detection.check()
     if not options.max_error > 0:
         raise DiskError(f"{option('max_error', options.max_error)}: must be more than 0")
+    names = (paths[0].name, paths[1].name)
+    picture = None if options.save is None else _picture_file(options.save, names)
+    if picture is not None:
+        from disk.viewing.canvas import refuse_other_picture
+
+        refuse_other_picture(picture)
     weights = read_lightglue(matching.matcher_weights) if matching.matcher == "lightglue" else None
     model = load(options.model_path, matching.device)
     f0, f1 = (model.detect(path, detection) for path in paths)
@@ -86,10 +92,7 @@ def match_photos(
     inliers = estimate_fundamental(*_points(matches), threshold=options.max_error)
     chance = max(chance_of_inlier(*size, options.max_error) for size in sizes)
     verified = log10_false_alarms(len(matches), int(inliers.sum()), chance) < 0
-    picture = None
-    if options.save is not None:
-        names = (paths[0].name, paths[1].name)
-        picture = _picture_file(options.save, names)
+    if picture is not None:
         shown = matches.between(upright[0].cpu(), upright[1].cpu())
         _draw(picture, (photos[0].pixels, photos[1].pixels), shown, inliers & verified, names)
     found = PhotoMatch((len(f0), len(f1)), matches, inliers, verified, picture)
@@ -97,8 +100,9 @@ def match_photos(
     return found
 
 
-def find_photo(path: Path) -> Path:
+def find_photo(path: AnyPath) -> Path:
     """The photo of this name, with or without extension. Raises ImageError where there is none, or more than one."""
+    path = Path(path)
     if path.is_file():
         return path
     if path.is_dir():

@@ -13,11 +13,11 @@ from disk.features import Matches
 from disk.options import option
 from disk.pairs.choose import Pair
 from disk.progress import log
-from disk.storage.artifacts import MATCHES, UNMATCHED
+from disk.storage.artifacts import INLIERS, MATCHES, UNMATCHED
 from disk.storage.names import decode_name, pair_key
 from disk.storage.new_file import new_file
 from disk.storage.new_h5 import new_h5
-from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, open_h5
+from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, open_h5, remove_artifacts
 
 
 class MatchWriters:
@@ -38,6 +38,7 @@ class MatchWriters:
             ShardWriter(artifacts, Path(file).stem, [file], attributes, overwrite, SHARD_BYTES)
             for file in (MATCHES, UNMATCHED)
         )
+        self._overwrites = overwrite
         self._threshold, self._dtype = threshold, np.uint16 if u16 else np.int64
         self._done = self._matches.done() | self._unmatched.done()
         self.stored = self.matches = 0
@@ -48,8 +49,11 @@ class MatchWriters:
 
     def add(self, pair: Pair, matches: Matches) -> None:
         """Store or count the matches of a pair."""
-        # or an interruption would leave matches of now beside pairs without them of then
+        # or an interruption would leave matches of now beside pairs without them, or inliers, of then
         self._unmatched.remove_old()
+        if self._overwrites:
+            remove_artifacts(self._path.parent, Path(INLIERS).stem, [INLIERS])
+            self._overwrites = False
         indices = matches.indices.T.contiguous().numpy()
         if len(matches) < self._threshold:
             self._unmatched.add(pair_key(*pair), {UNMATCHED: np.array(len(matches))})

@@ -15,7 +15,7 @@ from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
 from disk.model.options import Budget
-from disk.options import option
+from disk.options import AnyPath, Options, option
 from disk.pairs.choose import from_file, sequential
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, check_export, export, files_of_features, who_shares_cameras
@@ -74,6 +74,7 @@ class ReconstructOptions(
     MaskFolder,
     ChosenImages,
     Budget,
+    Options,
 ):  # fmt: skip
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
@@ -87,16 +88,19 @@ class ReconstructOptions(
     """Start anew."""
 
 
-def reconstruct(images: Path, out: Path, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
+def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
     """Reconstruct a folder of photos into out/sparse/0, out/points.ply and out/summary.json.
 
     Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
     are added. Raises the errors of the stages, ArtifactError when `out` was made with other options or of other photos,
     ColmapError when no images can be connected, PartialFailureError when the rest was done but some could not be read.
     """
+    images, out = Path(images), Path(out)
     _check(options)
     files = list_images(images, options.image_extension)
     sizes, failed = read_sizes(files)
+    if len(sizes) < 2:
+        raise ColmapError(f"{images} holds one image that can be read; a model needs at least two")
     check_output(files, out, options.overwrite)
     check_shared(files, sizes, who_shares_cameras(_options_of(ExportOptions, options)))
     if options.pairs_file is not None:
@@ -217,7 +221,8 @@ def _follow(images: Path, out: Path, files: list[ImageFile], sizes: Sizes, optio
 def _decisive(options: ReconstructOptions) -> dict[str, str]:
     """The options that a run must share with the one it continues; the content of files is checked by the stages."""
     noted = {key: value for key, value in asdict(options).items() if key not in _FREE}
-    # what auto stands for here, so that naming it later is no change
+    # what auto and other spellings stand for here, so that naming it otherwise later is no change
+    noted["camera_model"] = options.camera_model.lower().replace("_", "-")
     noted["n"] = _options_of(DetectOptions, options).budget
     if options.ray == "off":
         noted["precision"] = resolve_precision(options.precision, choose_device(options.device))

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 
 from disk.errors import ArtifactError, ColmapError, DiskError
-from disk.options import option
+from disk.options import AnyPath, Options, option
 from disk.pipeline.options import Seed, TwoViews
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import (
@@ -30,7 +30,7 @@ from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done, ope
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions(Seed, TwoViews):
+class VerifyOptions(Seed, TwoViews, Options):
     """How matches are verified."""
 
     database_path: Path | None = None
@@ -58,7 +58,7 @@ class VerifySummary:
     stale: int
 
 
-def verify(artifacts: Path, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
+def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
     """Verify all matched pairs into the database and inliers.h5, which is laid out as matches.h5 is.
 
     Pairs already done are skipped. Raises ArtifactError without matches or when inliers.h5 was made with

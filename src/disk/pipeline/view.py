@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from disk.errors import ArtifactError, ColmapError, ImageError, PairsError, PartialFailureError
-from disk.images.listing import list_images, path_of
+from disk.images.listing import list_images, named, path_of
 from disk.images.orientation import upright_points
 from disk.images.reading import Upright, read_upright
-from disk.options import check_at_least, option
+from disk.options import AnyPath, Options, as_meant, check_at_least, option
 from disk.pairs.choose import from_file
+from disk.pipeline.follow import changed_photos
 from disk.pipeline.map import read_summary
 from disk.progress import log, track
 from disk.storage.artifacts import (
@@ -32,11 +33,12 @@ from disk.storage.names import did_you_mean, find_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+What = Literal["keypoints", "matches"]
 _LONGEST = 200  # bytes of a file's name; file systems take 255, of which suffixes need some
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewOptions:
+class ViewOptions(Options):
     """Which pictures to draw and where they go."""
 
     save: Path | None = None
@@ -58,9 +60,9 @@ class _Picture:
 
 
 def view(
-    artifacts: Path,
-    images: Path | None = None,
-    what: Literal["keypoints", "matches"] = "matches",
+    artifacts: AnyPath,
+    images: AnyPath | None = None,
+    what: What = "matches",
     options: ViewOptions = ViewOptions(),
 ) -> list[Path]:
     """Draw keypoints coloured by score, or matches coloured by verified or not. Returns the files saved.
@@ -68,20 +70,27 @@ def view(
     images: the folder of photos; None: the one that the model lying beside the artifacts was made of. Raises
     PartialFailureError when some images are missing or damaged and the rest was done.
     """
+    what = as_meant("what", what, What)
     artifacts = artifacts_folder(artifacts)
-    images = images or _photos_of(artifacts)
+    images = _photos_of(artifacts) if images is None else Path(images)
     check_at_least(options, limit=1)
-    paths = {file.name: file.path for file in list_images(images, options.image_extension)}
+    target = _target(artifacts, options.save)
+    files = list_images(images, options.image_extension)
+    _refuse_among_photos(target, images)
+    paths = {file.name: file.path for file in files}
     with read_features(artifacts) as features:
         if not set(features.names) & set(paths):
             raise ImageError(f"{images} holds none of the {len(features)} images of {artifacts}")
+        changed = changed_photos(artifacts, [file for file in files if file.name in features.names])
+        if changed:
+            log.warning("%d photos have changed since their features were found: %s", len(changed), named(changed))
         pairs = _chosen_pairs(options.pairs, features.names)
         if what == "keypoints":
             # one image in place of a folder is what is wanted of all that have features
             wanted = [name for name in features.names if name in paths] if images.is_file() else features.names
             names = wanted if pairs is None else sorted({name for pair in pairs for name in pair})
             pictures = [_Picture(name, _keypoints_of(features, paths, name)) for name in names[: options.limit]]
-            return _produce(pictures, _target(artifacts, options.save))
+            return _produce(pictures, target)
         with read_matches(artifacts) as matches:
             chosen = _strongest(matches, pairs, options.limit)
             inliers = read_matches(artifacts, INLIERS) if (artifacts / INLIERS).is_file() else None
@@ -90,7 +99,7 @@ def view(
             pictures = [
                 _Picture(picture_name(pair), _matches_of(features, matches, inliers, paths, pair)) for pair in chosen
             ]
-            return _produce(pictures, _target(artifacts, options.save))
+            return _produce(pictures, target)
 
 
 def _photos_of(artifacts: Path) -> Path:
@@ -216,6 +225,16 @@ def _target(artifacts: Path, save: Path | None) -> Path | None:
         return save
     log.info("no display here: saving the pictures to %s", artifacts / "view")
     return artifacts / "view"
+
+
+def _refuse_among_photos(target: Path | None, images: Path) -> None:
+    """Raise ArtifactError for a place where pictures would replace photos, or be taken for photos later."""
+    photos = (images if images.is_dir() else images.parent).resolve()
+    if target is not None and photos in (target.resolve(), *target.resolve().parents):
+        raise ArtifactError(
+            f"{target} is in the folder of photos {images}, where pictures would be taken for photos; choose another "
+            f"{option('save')}"
+        )
 
 
 def _has_display() -> bool:

@@ -19,6 +19,7 @@ import torch
 
 from disk.errors import ArtifactError
 from disk.features import Features
+from disk.options import AnyPath
 from disk.storage.names import decode_name, pair_key
 from disk.storage.shards import ShardWriter, dataset_keys, open_h5, remove_artifacts
 
@@ -152,30 +153,39 @@ class MatchStore:
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
 
-def artifacts_folder(folder: Path) -> Path:
+def is_artifact(path: Path) -> bool:
+    """Whether a file is one of the artifacts of this program, and not another program's of the same name."""
+    try:
+        with open_h5(path) as file:
+            return str(file.attrs.get("format", "")).startswith("disk ")
+    except ArtifactError:
+        return False
+
+
+def artifacts_folder(folder: AnyPath) -> Path:
     """The folder of artifacts that is meant: a model of `disk reconstruct` stands for those it was made of."""
     folder = Path(folder)
     inside = folder / IN_MODEL
     return inside if not (folder / KEYPOINTS).is_file() and (inside / KEYPOINTS).is_file() else folder
 
 
-def beside(artifacts: Path) -> Path:
+def beside(artifacts: AnyPath) -> Path:
     """The folder that the folder of artifacts lies in: where what is made of them goes unless another is named."""
     folder = artifacts_folder(artifacts)
     return folder.parent if folder.name not in ("", "..") else folder.resolve().parent
 
 
-def default_database(artifacts: Path) -> Path:
+def default_database(artifacts: AnyPath) -> Path:
     """Where the COLMAP database of a folder of artifacts lies unless another place is named."""
     return beside(artifacts) / "database.db"
 
 
-def read_features(artifacts: Path) -> FeatureStore:
+def read_features(artifacts: AnyPath) -> FeatureStore:
     """The features that `disk detect` (or the original) wrote; ArtifactError when there are none."""
     return FeatureStore(artifacts_folder(artifacts))
 
 
-def read_matches(artifacts: Path, file: str = MATCHES) -> MatchStore:
+def read_matches(artifacts: AnyPath, file: str = MATCHES) -> MatchStore:
     """The matches of a folder of artifacts; ArtifactError when there are none."""
     path = artifacts_folder(artifacts) / file
     if not path.is_file():

@@ -15,7 +15,7 @@ from disk.errors import CheckpointError, TrainingError
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.model.engine import warn_of_emulation
-from disk.options import option
+from disk.options import AnyPath, option
 from disk.progress import log, progress_bar
 from disk.training.data import Ahead, TrainingData
 from disk.training.distributed import Group, joined, reduce_gradients
@@ -30,12 +30,13 @@ from disk.training.watch import CollapseWatch, Meter, Stop, stopping
 SAVE_EVERY = 600.0  # seconds between saves within an epoch
 
 
-def train(data: Path | None = None, options: TrainOptions = TrainOptions()) -> Path:
+def train(data: AnyPath | None = None, options: TrainOptions = TrainOptions()) -> Path:
     """Train the network on a data set, on scenes rendered from photographs, or on both.
 
     Returns the file with the final weights. SIGINT, SIGTERM and the time limit save and end it; `resume` continues.
     Raises TrainingError for options that cannot be used and for a training that collapses.
     """
+    data = None if data is None else Path(data)
     options.check()
     with stopping(options.time_limit) as stop, joined(options.device) as group, ExitStack() as cleanup:
         return _train(data, options, group, stop, cleanup)

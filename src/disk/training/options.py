@@ -9,12 +9,12 @@ from typing import Literal
 
 from disk.errors import DiskError, TrainingError
 from disk.model.disk import STRIDE
-from disk.options import check_at_least, option
+from disk.options import Options, check_at_least, option
 from disk.training.schedule import RateSchedule, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Options):
     """Options of `disk train`. A batch is some tuples of images; an epoch is a number of batches.
 
     A resumed training keeps the options it was started with, but for those that are given anew.

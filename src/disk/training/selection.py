@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disk.errors import ArtifactError, TrainingError
+from disk.errors import ArtifactError, ImageError, TrainingError
 from disk.geometry.auc import mean_average_accuracy
 from disk.options import check_minimum, option
 from disk.shapes import Float
@@ -87,10 +87,11 @@ def best(scores: Sequence[EpochScore]) -> EpochScore:
 
 
 def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
-    """Draw mAA(10) over the epochs of some trainings into an image file. Raises TrainingError if it cannot."""
+    """Draw mAA(10) over the epochs of some trainings into an image file. Raises TrainingError if it cannot,
+    ImageError where it would replace a picture that was not drawn by this program."""
     from matplotlib.figure import Figure
 
-    from disk.viewing.canvas import save
+    from disk.viewing.canvas import refuse_other_picture, save
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -99,9 +100,10 @@ def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
     axes.set(xlabel="epoch", ylabel="mAA(10), validation")
     axes.grid(alpha=0.3)
     axes.legend()
+    refuse_other_picture(path)
     try:
         save(figure, path)
-    except (ArtifactError, ValueError) as error:
+    except (ArtifactError, ImageError) as error:
         raise TrainingError(f"{path}: cannot draw there ({error}); use a .png or .svg file") from error
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from disk.errors import ImageError
 from disk.shapes import UInt8
 from disk.storage.new_file import new_file
 
@@ -23,6 +24,7 @@ FAINT = "#6a737d"
 MARGIN = 20  # pixels around everything
 HEADER = 64  # pixels above the picture, for its title
 Pixels = float | int
+_MARK = b"drawn by disk"
 
 
 def new_figure() -> Figure:
@@ -91,11 +93,30 @@ def pale(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     """Write the figure as its suffix says (.png, .jpg, .pdf, .svg), making the folder; errors as for `new_file`.
 
-    Raises ValueError for a suffix that is no kind of picture.
+    Raises ImageError for a suffix that is no kind of picture.
     """
-    kind = path.suffix.lower()[1:]
+    kind = path.suffix.lower()[1:] or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ImageError(f"cannot draw {path}: name it .jpg, .png, .svg or .pdf")
     # full chroma resolution: thin coloured lines smear otherwise
-    jpeg: dict[str, Any] = {"pil_kwargs": {"quality": 90, "subsampling": 0}} if kind in ("jpg", "jpeg") else {}
+    of_jpeg = {"quality": 90, "subsampling": 0, "comment": _MARK}
+    jpeg: dict[str, Any] = {"pil_kwargs": of_jpeg} if kind in ("jpg", "jpeg") else {}
     with new_file(path) as temporary:
-        figure.savefig(temporary, format=kind or "png", dpi=dpi, **jpeg)
+        figure.savefig(temporary, format=kind, dpi=dpi, **jpeg)
     return path
+
+
+def refuse_other_picture(path: Path) -> None:
+    """Raise ImageError for a picture that is there and was not drawn by this program: it may be a photo."""
+    if path.exists() and not is_drawn(path):
+        raise ImageError(f"{path} was not drawn by this program and is not replaced; choose another name")
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a picture was drawn by `save`, or by matplotlib elsewhere: that it is no photo."""
+    try:
+        with Image.open(path) as image:
+            marks = (image.info.get("comment", b""), image.info.get("Software", ""))
+    except OSError:  # vector graphics
+        return path.is_file() and path.suffix.lower() in (".svg", ".pdf")
+    return marks[0] == _MARK or "Matplotlib" in str(marks[1])

@@ -14,14 +14,14 @@ from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.datasets.synthesis.sampler import SceneSampler
 from disk.devices import choose_device
 from disk.errors import DatasetError, DiskError
-from disk.options import check_at_least
+from disk.options import AnyPath, Options, check_at_least
 from disk.progress import log, track
 
 _QUALITY = 95  # of the JPEG files; the original reads no other type
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesizeOptions:
+class SynthesizeOptions(Options):
     """Options of `disk dataset synthesize`."""
 
     scenes: int = 100
@@ -38,7 +38,7 @@ class SynthesizeOptions:
     """Where to render: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
 
 
-def synthesize(photos: Path, out: Path, options: SynthesizeOptions = SynthesizeOptions()) -> SceneSet:
+def synthesize(photos: AnyPath, out: AnyPath, options: SynthesizeOptions = SynthesizeOptions()) -> SceneSet:
     """Render scenes textured with the photographs of a folder, and write them with exact poses and depth.
 
     Writes OUT/images, OUT/calibration, OUT/depth (float32, 0 where unknown) and, last, OUT/dataset.json.
@@ -48,6 +48,7 @@ def synthesize(photos: Path, out: Path, options: SynthesizeOptions = SynthesizeO
         check_at_least(options, scenes=1, views=2, height=32, width=32, seed=0)
     except DiskError as error:
         raise DatasetError(str(error)) from None
+    photos, out = Path(photos), Path(out)
     target = out / "dataset.json"
     if target.exists():
         raise DatasetError(f"{target} exists already; remove it or write to another folder")

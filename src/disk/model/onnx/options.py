@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from disk.errors import DiskError
 from disk.model.options import KEYPOINTS
-from disk.options import check_at_least, option
+from disk.options import Options, check_at_least, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Options):
     """What an exported detector does, written into the graph."""
 
     n: int | None = KEYPOINTS

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from disk.errors import ArtifactError
-from disk.options import check_at_least, option
+from disk.options import Options, check_at_least, option
 from disk.pipeline.demo.model import SceneResult, run_scene
 from disk.pipeline.demo.page import write_page
 from disk.pipeline.demo.photos import photo_folder
@@ -21,7 +21,7 @@ PARTS = ("stereo", "scene", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(Options):
     """Where the demo goes and what it runs with."""
 
     output: Path = Path("disk-demo")
