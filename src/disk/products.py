@@ -1,0 +1,71 @@
+"""Products of matrices on a CPU, by the faster of torch's two libraries there.
+
+Behind `torch.bmm` is MKL in fp32, which uses AVX-512 on Intel's processors alone; oneDNN uses it on AMD's too. Which of
+them is faster depends on the processor and on the sizes, so it is measured, in a few milliseconds, where a product of
+such sizes is first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+from disk.shapes import Float, Tensor
+
+Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+_ROWS = 512  # of the products that are measured
+
+
+def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, "n m"]:
+    """a b^T."""
+    return product(a, b)(a[None], b[None], None)[0]
+
+
+def product(a: Float[Tensor, "*b n k"], b: Float[Tensor, "*b m k"]) -> Product:
+    """The fastest way to such products, for batches: (a, b, out or None) -> a b^T of each."""
+    learns = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if a.device.type != "cpu" or a.dtype != torch.float32 or learns:
+        return _by_bmm
+    batch = 1 if a.ndim == 2 else len(a)
+    return _fastest(batch, _power(a.shape[-1]), _power(min(b.shape[-2], _ROWS)), torch.get_num_threads())
+
+
+def _by_bmm(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
+    return torch.bmm(a, b.mT) if out is None else torch.bmm(a, b.mT, out=out)
+
+
+def _by_onednn(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    products = [multiply(x, y, None, "none", [], "") for x, y in zip(a, b, strict=True)]
+    if out is None:
+        return products[0][None] if len(products) == 1 else torch.stack(products)
+    return torch.cat(products, out=out.flatten(0, 1)).view_as(out)
+
+
+def _power(size: int) -> int:
+    """The next power of two: sizes that are alike are measured once."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+@functools.cache
+@torch.inference_mode()
+def _fastest(batch: int, inner: int, columns: int, threads: int) -> Product:
+    a, b = torch.ones(batch, _ROWS, inner), torch.ones(batch, columns, inner)
+    out, seconds = torch.empty(batch, _ROWS, columns), {}
+    for way in (_by_bmm, _by_onednn):
+        try:
+            way(a, b, out)
+        except (AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
+            continue
+        seconds[way] = min(_seconds(way, a, b, out) for _ in range(5))
+    return min(seconds, key=lambda way: seconds[way])
+
+
+def _seconds(way: Product, a: Tensor, b: Tensor, out: Tensor) -> float:
+    start = perf_counter()
+    way(a, b, out)
+    return perf_counter() - start
