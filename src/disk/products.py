@@ -28,7 +28,7 @@ def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, 
 def product(a: Float[Tensor, "*b n k"], b: Float[Tensor, "*b m k"]) -> Product:
     """The fastest way to such products, for batches: (a, b, out or None) -> a b^T of each."""
     learns = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if a.device.type != "cpu" or a.dtype != torch.float32 or learns:
+    if a.device.type != "cpu" or a.dtype != torch.float32 or learns or not a.numel():
         return _by_bmm
     batch = 1 if a.ndim == 2 else len(a)
     return _fastest(batch, _power(a.shape[-1]), _power(min(b.shape[-2], _ROWS)), torch.get_num_threads())

@@ -52,12 +52,9 @@ def describe(
 ) -> Float[Tensor, "n d"]:
     """Many output channels of the last block, at some pixels (x, y) of one image; the parts of its `Encoding`."""
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
-    # without a copy where the up block before had its channels innermost
-    rows = half.permute(1, 2, 0).flatten(0, 1)
-    size = (skip.shape[1], skip.shape[2])
     out = []
     for chunk in points.split(_POINTS_AT_ONCE):
-        arguments = (rows, skip.flatten(1), size, scale, chunk, slope, matrix, bias)
+        arguments = (half, skip, scale, chunk, slope, matrix, bias)
         if torch.is_grad_enabled():
             # the neighbourhoods, 2000 numbers a point, are rebuilt in the backward pass instead of kept
             out.append(checkpoint(_describe_points, *arguments, use_reentrant=False, preserve_rng_state=False))
@@ -67,23 +64,20 @@ def describe(
 
 
 def _describe_points(
-    half: Tensor, skip: Tensor, size: tuple[int, int], scale: Tensor, points: Tensor, slope: Tensor,
-    matrix: Tensor, bias: Tensor,
-) -> Tensor:  # fmt: skip
-    height, width = size
+    half: Tensor, skip: Tensor, scale: Tensor, points: Tensor, slope: Tensor, matrix: Tensor, bias: Tensor
+) -> Tensor:
+    _, height, width = skip.shape
     x, y = points.unbind(1)
     offsets = torch.arange(-MARGIN, MARGIN + 1, device=points.device)
     window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
     inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None, :]
-    full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1), width)
+    full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1))
 
     # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
     four = torch.arange(4, device=points.device)
     coarse_y = ((y - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, height // 2 - 1)
     coarse_x = ((x - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, width // 2 - 1)
-    index = coarse_y[:, :, None] * (width // 2) + coarse_x[:, None, :]
-    # embedding and gather rather than indexing, whose backward pass is slow on the CPU
-    coarse = F.embedding(index.flatten(1), half)
+    coarse = _gather(half, coarse_y, coarse_x)
     upsampling = _window_upsampling(half)[(y % 2) * 2 + x % 2]
     window = torch.cat([upsampling @ coarse, full], 2)
 
@@ -92,10 +86,14 @@ def _describe_points(
     return multiply(activation.flatten(1).to(matrix.dtype), matrix) + bias
 
 
-def _gather(plane: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
-    """plane (C, H*W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
-    index = (y[:, :, None] * width + x[:, None, :]).reshape(1, -1).expand(plane.shape[0], -1)
-    return torch.gather(plane, 1, index).view(plane.shape[0], y.shape[0], y.shape[1] * x.shape[1]).permute(1, 2, 0)
+def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """plane (C, H, W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
+    index = (y[:, :, None] * plane.shape[2] + x[:, None, :]).flatten(1)
+    # embedding and gather rather than indexing, whose backward pass is slow on the CPU
+    if plane.stride(0) == 1:  # channels innermost
+        return F.embedding(index, plane.permute(1, 2, 0).flatten(0, 1))
+    values = torch.gather(plane.flatten(1), 1, index.view(1, -1).expand(len(plane), -1))
+    return values.view(-1, *index.shape).permute(1, 2, 0)
 
 
 def _window_upsampling(like: Tensor) -> Tensor:
