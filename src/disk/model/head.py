@@ -92,8 +92,8 @@ def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
     # embedding and gather rather than indexing, whose backward pass is slow on the CPU
     if plane.stride(0) == 1:  # channels innermost
         return F.embedding(index, plane.permute(1, 2, 0).flatten(0, 1))
-    values = torch.gather(plane.flatten(1), 1, index.view(1, -1).expand(len(plane), -1))
-    return values.view(-1, *index.shape).permute(1, 2, 0)
+    values = torch.gather(plane.flatten(1), 1, index.reshape(1, -1).expand(len(plane), -1))
+    return values.view(len(plane), *index.shape).permute(1, 2, 0)
 
 
 def _window_upsampling(like: Tensor) -> Tensor:

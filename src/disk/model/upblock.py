@@ -15,7 +15,7 @@ from disk.shapes import Float, Tensor
 from disk.workers import share
 
 # a few megabytes, enough for the products to hide the cost of a call
-_TILES_AT_ONCE = 1024
+_TILES_AT_ONCE = 512
 
 
 def convolve(
