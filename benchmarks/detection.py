@@ -3,7 +3,8 @@
     python benchmarks/detection.py [--rounds 7] [--precision bf16] [--height 768 --width 1024] [--n 2048]
 
 Same weights, same photograph, one process for the times: in each round every method runs once and the ratios are
-taken within the round, so that a machine whose speed drifts does not decide. Peak memory is measured in a process
+taken within the round, so that a machine whose speed drifts does not decide. With one thread (OMP_NUM_THREADS=1) the
+times are processor time, which other work on the machine disturbs less. Peak memory is measured in a process
 of its own for each method, above what it takes to load the libraries and the network.
 """
 
@@ -134,15 +135,18 @@ def main(rounds: int = 7, precision: str = "fp32", height: int = 768, width: int
     methods = METHODS if precision == "fp32" else ("ours", "dense", "kornia")
     runs = {m: detector(m, n, precision) for m in methods}
     times: dict[str, list[float]] = {m: [] for m in methods}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for i in range(rounds + 1):
         for method, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run(image)
             if i:  # the first round warms up
-                times[method].append(time.perf_counter() - start)
+                times[method].append(clock() - start)
     memory = {m: peak_memory(m, n, precision, height, width) for m in methods}
 
-    print(f"{width}x{height}, n = {n}, {precision}, {torch.get_num_threads()} threads, {rounds} rounds")
+    print(
+        f"{width}x{height}, n = {n}, {precision}, {torch.get_num_threads()} threads, {rounds} rounds, {clock.__name__}"
+    )
     print(f"{'method':<12} {'seconds':>8} {'kornia / it':>12} {'peak MiB':>9} {'of kornia':>10}")
     for method in methods:
         ratio = median(k / t for k, t in zip(times["kornia"], times[method], strict=True))

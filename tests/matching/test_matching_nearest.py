@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from disk.errors import DiskError
 from disk.matching.nearest import mutual_nearest
-from disk.matching.top_two import _workers
+from disk.workers import _pool
 
 
 def reference(d0: torch.Tensor, d1: torch.Tensor, ratio: float | None) -> list[tuple[int, int]]:
@@ -167,7 +168,7 @@ def test_memory_is_bounded_by_the_tile():
             return result
 
     d0, d1 = unit(1000, 4, 10), unit(1200, 4, 11)
-    mutual_nearest(d0[:9], d1[:9])  # the first call measures which product is fastest here
+    mutual_nearest(d0, d1, 0.9, max_entries=10_000)  # the first call measures which product is fastest here
     with Largest() as largest:
         mutual_nearest(d0, d1, 0.9, max_entries=10_000)
     assert 5000 < largest.entries <= 10_000
@@ -179,7 +180,7 @@ def test_cores_share_the_work_and_agree(threads):
     threads(3)
     shared = mutual_nearest(d0, d1.clone().requires_grad_(), 0.99)
     assert torch.get_num_threads() == 3
-    assert list(_workers(3).map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
+    assert list(_pool(3, os.getpid()).map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
     assert len(alone) > 20
     assert torch.equal(alone.indices, shared.indices)
     assert torch.equal(alone.distances, shared.distances)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from disk.model import head, strips, winograd
+from disk.model import head, strips, upblock, winograd
 from disk.model.disk import DISK
 from disk.model.statistics import encode
 
@@ -88,6 +88,21 @@ def test_strips_do_not_change_the_result(monkeypatch):
     for elements in (1, 20_000):
         monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": elements, "other": elements})
         torch.testing.assert_close(model.heatmap(encoding), whole, atol=1e-5, rtol=0)
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": 20_000, "other": 20_000})
+    monkeypatch.setattr(upblock, "_TILES_AT_ONCE", 20)
+    model, before = random_model(), torch.get_num_threads()
+    found, image = [], torch.rand(3, 64, 96)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append(model.detect(image, n=None))
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(found[0].keypoints, found[1].keypoints)
+    torch.testing.assert_close(found[0].descriptors, found[1].descriptors)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 4)])

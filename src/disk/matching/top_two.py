@@ -6,19 +6,15 @@ matrices by plain operations, or a kernel that writes no matrix where Triton can
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Barrier
-from time import perf_counter
-from typing import cast
 
 import torch
 from torch.nn import functional as F
 
+from disk.products import multiply
 from disk.shapes import Bool, Float, Int, Tensor
+from disk.workers import share
 
 _LANES = 32
 # fewer similarities than this are not worth a second thread
@@ -118,7 +114,7 @@ def top_two_in_tiles(d0: Float[Tensor, "n d"], d1: Float[Tensor, "m d"], entries
         rows, columns = _best_of_tiles(d0, d1, entries)
     else:
         stripes = d0.split(_tile_side(len(d0), math.ceil(len(d0) / threads)))
-        parts = list(_workers(threads).map(lambda stripe: _best_of_tiles(stripe, d1, entries // threads), stripes))
+        parts = share(lambda stripe: _best_of_tiles(stripe, d1, entries // threads), stripes, d0.device)
         rows, columns = TopTwo.start(len(d0), d0.device), TopTwo.start(len(d1), d1.device)
         start = 0
         for of_rows, of_columns in parts:
@@ -129,30 +125,12 @@ def top_two_in_tiles(d0: Float[Tensor, "n d"], d1: Float[Tensor, "m d"], entries
     return TopTwo(best.top[None], best.second[None], best.index[None])
 
 
-@functools.cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch uses one core; torch's own would meet after every small step."""
-
-    def use_one_core() -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # the first call in a thread is what makes it so for good
-
-    pool = ThreadPoolExecutor(threads, "match", initializer=use_one_core)
-    started = Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(threads)  # as it was, for threads that start from now on
-    return pool
-
-
 def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[TopTwo, TopTwo]:
     n, m = len(d0), len(d1)
     rows, columns = TopTwo.start(n, d0.device), TopTwo.start(m, d0.device)
     entries = min(entries, tile_entries(d0.device))
     height = _tile_side(n, math.isqrt(entries))
     width = _tile_side(m, entries // height)
-    multiply = _fastest_product() if d0.device.type == "cpu" else _by_mm
     padded = F.pad(d0, (0, 0, 0, -n % _LANES))
     for y in range(0, n, height):
         a = padded[y : y + height]
@@ -175,33 +153,6 @@ def _tile_side(n: int, limit: int) -> int:
     limit = max(_LANES, limit // _LANES * _LANES)
     parts = math.ceil(n / limit)
     return math.ceil(n / parts / _LANES) * _LANES
-
-
-def _by_mm(a: Tensor, b: Tensor) -> Tensor:
-    return torch.mm(a, b.T)
-
-
-def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
-
-
-@functools.cache
-def _fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
-    """Which library multiplies fp32 fastest here; both are torch's, and AVX-512 of AMD is used by oneDNN alone."""
-    a, seconds = torch.ones(256, 128), {}
-    for multiply in (_by_mm, _by_onednn):
-        try:
-            multiply(a, a)
-        except (AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
-            continue
-        seconds[multiply] = min(_seconds(multiply, a) for _ in range(5))
-    return min(seconds, key=lambda multiply: seconds[multiply])
-
-
-def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], a: Tensor) -> float:
-    start = perf_counter()
-    multiply(a, a)
-    return perf_counter() - start
 
 
 def _best_of_rows(rows: Tensor) -> TopTwo:

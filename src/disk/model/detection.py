@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,24 +22,32 @@ def nms(
     `window` is odd, in pixels, and is cut at the border. Equal scores are ordered by row, then column. With `n`,
     exactly the n best, or all when there are fewer.
     """
-    width = heatmap.shape[1]
     reach = window // 2
-    rows = F.max_pool2d(heatmap[None], (1, window), 1, (0, reach))
-    highest = F.max_pool2d(rows, (window, 1), 1, (reach, 0))[0]
-    y, x = torch.nonzero((heatmap == highest) & (heatmap > 0), as_tuple=True)
+    height, width = heatmap.shape
+    padded = F.pad(heatmap[None], (reach,) * 4, value=-math.inf)[0]
+    peak = heatmap > 0
+    if reach:
+        # In a plateau only the first pixel in reading order is a peak: it exceeds what comes before it and is at least
+        # what comes after. Before are the pixels to the left and the rows above, each row as wide as the window.
+        beside = _running_maximum(padded[reach:-reach], 1, reach)
+        rows = _running_maximum(_running_maximum(padded, 1, window), 0, reach)
+        peak &= heatmap > torch.maximum(rows[:height], beside[:, :width])
+        peak &= heatmap >= torch.maximum(rows[-height:], beside[:, -width:])
+    y, x = torch.nonzero(peak, as_tuple=True)
     scores = heatmap[y, x]
-
-    # in a plateau only the first pixel of a window, in reading order, is its arg-max
-    first = torch.ones_like(scores, dtype=torch.bool)
-    for dy in range(-reach, 1):
-        for dx in range(-reach, reach + 1 if dy < 0 else 0):
-            ny, nx = y + dy, x + dx
-            inside = (ny >= 0) & (nx >= 0) & (nx < width)
-            first &= ~(inside & (heatmap[ny.clamp(min=0), nx.clamp(0, width - 1)] == scores))
-    x, y, scores = x[first], y[first], scores[first]
-
     order = torch.argsort(scores, descending=True, stable=True)[:n]
     return torch.stack([x[order], y[order]], 1), scores[order]
+
+
+def _running_maximum(x: Tensor, axis: int, count: int) -> Tensor:
+    """Of `count` neighbours along an axis, which gets shorter by count - 1."""
+    reached = 1
+    while reached < count:
+        step = min(reached, count - reached)
+        size = x.shape[axis] - step
+        x = torch.maximum(x.narrow(axis, 0, size), x.narrow(axis, step, size))
+        reached += step
+    return x
 
 
 def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:

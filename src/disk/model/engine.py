@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -19,6 +18,7 @@ from disk.model.canvas import Canvas
 from disk.model.detection import nms, refine, sample_grid
 from disk.model.options import DetectionOptions
 from disk.model.statistics import encode
+from disk.model.strips import large
 from disk.options import Precision, option
 from disk.progress import log
 from disk.shapes import Tensor
@@ -85,14 +85,13 @@ class StripEngine:
     def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool) -> None:
         parameter = next(model.parameters())
         self.name = "onnx" if onnx else "torch"
-        # weights of half precision are computed with in fp32: what saves time is the precision, by autocast
+        # weights of half precision are computed with in fp32, but for the coarse part
         self._model = copy.deepcopy(model).float() if parameter.dtype.itemsize < 4 else model
         self._dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         self._device = parameter.device
-        self._autocast = (
-            nullcontext() if precision == "fp32" else torch.autocast(self._device.type, dtype=_DTYPES[precision])
-        )
         self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
+        if precision != "fp32":
+            self._coarse = _in_half_precision(model, _DTYPES[precision])
         if onnx:
             require("onnxruntime")
             from disk.model.onnx import coarse_session
@@ -121,21 +120,31 @@ class StripEngine:
     ) -> list[Features]:
         images = torch.stack([canvas.pixels for canvas in canvases]).to(self._device)
         images = images.to(self._dtype).div_(255) if images.dtype == torch.uint8 else images.to(self._dtype)
-        with self._autocast:
-            encoding = encode(*self._model.unet.fine(*self._coarse(images.contiguous())))
-            logits = self._model.heatmap(encoding)
-            areas = [logits[i, : c.placement.height, : c.placement.width] for i, c in enumerate(canvases)]
-            if options.mode == "nms":
-                found = [nms(area, options.window) for area in areas]
-            else:
-                found = sample_grid(logits, generator)
-            kept = [_best(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
-            descriptors = self._model.describe(encoding, [points for points, _ in kept])
+        encoding = encode(*self._model.unet.fine(*self._coarse(images.contiguous())))
+        logits = self._model.heatmap(encoding)
+        areas = [logits[i, : c.placement.height, : c.placement.width] for i, c in enumerate(canvases)]
+        if options.mode == "nms":
+            found = [nms(area, options.window) for area in areas]
+        else:
+            found = sample_grid(logits, generator)
+        kept = [_best(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
+        descriptors = self._model.describe(encoding, [points for points, _ in kept])
         subpixel = options.subpixel and options.mode == "nms"
         return [
             Features(refine(area, points) if subpixel else points.float(), descriptor.float(), scores.float())
             for area, (points, scores), descriptor in zip(areas, kept, descriptors, strict=True)
         ]
+
+
+def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The coarse part in half precision; its maps in fp32, where Winograd's products save more than half precision."""
+    unet = copy.deepcopy(model.unet).to(dtype=dtype, memory_format=torch.channels_last)
+
+    def coarse(images: Tensor) -> Sequence[Tensor]:
+        maps = unet.coarse(images.to(dtype, memory_format=torch.channels_last))
+        return [large(images, *m.movedim(1, 3).shape).movedim(3, 1).copy_(m) for m in maps]
+
+    return coarse
 
 
 def _best(points: Tensor, scores: Tensor, canvas: Canvas, n: int | None) -> tuple[Tensor, Tensor]:

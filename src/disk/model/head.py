@@ -23,10 +23,12 @@ from disk.model import strips
 from disk.model.statistics import Encoding
 from disk.model.strips import Strip, Workspace
 from disk.model.winograd import KERNEL, MARGIN
+from disk.products import multiply
 from disk.shapes import Float, Int, Tensor
+from disk.workers import share
 
 _TAPS = KERNEL * KERNEL
-_POINTS_AT_ONCE = 2048
+_POINTS_AT_ONCE = 512
 
 
 def heatmap(
@@ -51,48 +53,49 @@ def describe(
     bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "n d"]:
     """Many output channels of the last block, at some pixels (x, y) of one image; the parts of its `Encoding`."""
-    matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
-    size = (skip.shape[1], skip.shape[2])
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)
     out = []
     for chunk in points.split(_POINTS_AT_ONCE):
-        arguments = (half.flatten(1), skip.flatten(1), size, scale, chunk, slope, matrix, bias)
+        arguments = (half, skip, scale, chunk, slope, matrix, bias)
         if torch.is_grad_enabled():
             # the neighbourhoods, 2000 numbers a point, are rebuilt in the backward pass instead of kept
             out.append(checkpoint(_describe_points, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
             out.append(_describe_points(*arguments))
-    return torch.cat(out) if out else matrix.new_zeros(0, matrix.shape[1])
+    return torch.cat(out) if out else matrix.new_zeros(0, len(matrix))
 
 
 def _describe_points(
-    half: Tensor, skip: Tensor, size: tuple[int, int], scale: Tensor, points: Tensor, slope: Tensor,
-    matrix: Tensor, bias: Tensor,
-) -> Tensor:  # fmt: skip
-    height, width = size
+    half: Tensor, skip: Tensor, scale: Tensor, points: Tensor, slope: Tensor, matrix: Tensor, bias: Tensor
+) -> Tensor:
+    _, height, width = skip.shape
     x, y = points.unbind(1)
     offsets = torch.arange(-MARGIN, MARGIN + 1, device=points.device)
     window_y, window_x = y[:, None] + offsets, x[:, None] + offsets
     inside = ((window_y >= 0) & (window_y < height))[:, :, None] & ((window_x >= 0) & (window_x < width))[:, None, :]
-    full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1), width)
+    full = _gather(skip, window_y.clamp(0, height - 1), window_x.clamp(0, width - 1))
 
     # the 5x5 window of the upsampled map is a linear function of 4x4 samples of the map
     four = torch.arange(4, device=points.device)
     coarse_y = ((y - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, height // 2 - 1)
     coarse_x = ((x - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, width // 2 - 1)
-    coarse = _gather(half, coarse_y, coarse_x, width // 2)
+    coarse = _gather(half, coarse_y, coarse_x)
     upsampling = _window_upsampling(half)[(y % 2) * 2 + x % 2]
     window = torch.cat([upsampling @ coarse, full], 2)
 
     scale = scale * inside.flatten(1)[:, :, None]
     activation = F.prelu(window.flatten(0, 1), slope).view_as(window) * scale
-    return torch.addmm(bias, activation.flatten(1).to(matrix.dtype), matrix)
+    return multiply(activation.flatten(1).to(matrix.dtype), matrix) + bias
 
 
-def _gather(plane: Tensor, y: Tensor, x: Tensor, width: int) -> Tensor:
-    """plane (C, H*W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
-    index = (y[:, :, None] * width + x[:, None, :]).reshape(1, -1).expand(plane.shape[0], -1)
-    # gather rather than indexing, whose backward pass is slow on the CPU
-    return torch.gather(plane, 1, index).view(plane.shape[0], y.shape[0], y.shape[1] * x.shape[1]).permute(1, 2, 0)
+def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """plane (C, H, W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
+    index = (y[:, :, None] * plane.shape[2] + x[:, None, :]).flatten(1)
+    # embedding and gather rather than indexing, whose backward pass is slow on the CPU
+    if plane.stride(0) == 1:  # channels innermost
+        return F.embedding(index, plane.permute(1, 2, 0).flatten(0, 1))
+    values = torch.gather(plane.flatten(1), 1, index.reshape(1, -1).expand(len(plane), -1))
+    return values.view(len(plane), *index.shape).permute(1, 2, 0)
 
 
 def _window_upsampling(like: Tensor) -> Tensor:
@@ -113,18 +116,28 @@ class _Heatmap(torch.autograd.Function):
     def forward(ctx: Any, half: Tensor, skip: Tensor, slope: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(half, skip, slope, taps)
         batch, _, height, width = skip.shape
-        out = taps.new_zeros(batch, height + 2 * MARGIN, width + 2 * MARGIN)
         workspace = Workspace(taps)
+
+        def add_up(part: tuple[int, slice]) -> Tensor:
+            """What a strip adds to the heatmap, to the rows in its margin too."""
+            b, rows = part
+            activation = Strip(half[b], skip[b], slope, rows, workspace).activation()
+            # what each pixel adds to each of its 25 neighbours
+            products = multiply(taps[b], activation.flatten(0, 1)).view(KERNEL, KERNEL, -1, width)
+            height = products.shape[2]
+            columns = taps.new_zeros(KERNEL, height + 2 * MARGIN, width)
+            total = taps.new_zeros(height + 2 * MARGIN, width + 2 * MARGIN)
+            for dy in range(KERNEL):
+                columns[:, dy : dy + height] += products[dy]
+            for dx in range(KERNEL):
+                total[:, dx : dx + width] += columns[dx]
+            return total
+
+        out = taps.new_zeros(batch, height + 2 * MARGIN, width + 2 * MARGIN)
+        parts = [(b, rows) for b in range(batch) for rows in _strips(skip, len(slope))]
         with torch.autocast(skip.device.type, enabled=False):
-            for b in range(batch):
-                for rows in _strips(skip, len(slope)):
-                    activation = Strip(half[b], skip[b], slope, rows, workspace).activation()
-                    # what each pixel adds to each of its 25 neighbours
-                    products = workspace.empty("products", KERNEL, KERNEL, rows.stop - rows.start, width)
-                    torch.mm(taps[b], activation.flatten(0, 1).T, out=products.view(_TAPS, -1))
-                    for dy in range(KERNEL):
-                        for dx in range(KERNEL):
-                            out[b, rows.start + dy : rows.stop + dy, dx : dx + width] += products[dy, dx]
+            for (b, rows), total in zip(parts, share(add_up, parts, skip.device), strict=True):
+                out[b, rows.start : rows.stop + 2 * MARGIN] += total
         return out[:, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous()
 
     @staticmethod

@@ -6,31 +6,52 @@ are innermost, so that a processor works on many of them at once and products ru
 
 from __future__ import annotations
 
+import threading
 from math import prod
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from disk.shapes import Float, Tensor
 
 
-class Workspace:
-    """Memory that is used again for each strip; fresh memory comes in pages which the system has to clear."""
+def large(like: Tensor, *shape: int) -> Tensor:
+    """Fresh memory; on a CPU in huge pages where the system has them, which numpy asks for and torch does not."""
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
+
+
+class Workspace(threading.local):
+    """Memory that is used again for each strip; fresh memory comes in pages which the system has to clear.
+
+    Each thread has its own, and on a CPU keeps it for the next image.
+    """
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers = _kept_buffers(like.dtype) if like.device.type == "cpu" else {}
 
     def empty(self, name: str, *shape: int) -> Tensor:
         """A tensor whose contents last until the next call with this name."""
         size = prod(shape)
         if name not in self._buffers or len(self._buffers[name]) < size:
-            self._buffers[name] = self._like.new_empty(size)
+            with torch.inference_mode(False):  # what is made in inference mode could not be used in training
+                self._buffers[name] = large(self._like, size)
         return self._buffers[name][:size].view(shape)
 
 
+_threads = threading.local()
+
+
+def _kept_buffers(dtype: torch.dtype) -> dict[str, Tensor]:
+    kept: dict[torch.dtype, dict[str, Tensor]] = _threads.__dict__
+    return kept.setdefault(dtype, {})
+
+
 # elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
-STRIP_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 26}
+STRIP_ELEMENTS = {"cpu": 1 << 20, "other": 1 << 26}
 
 
 class Strip:

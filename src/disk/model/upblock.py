@@ -9,12 +9,14 @@ import torch
 from disk.blocks import blocks
 from disk.model import winograd
 from disk.model.statistics import Encoding
-from disk.model.strips import Strip, Workspace
+from disk.model.strips import Strip, Workspace, large
 from disk.model.winograd import MARGIN, TILE
+from disk.products import product
 from disk.shapes import Float, Tensor
+from disk.workers import share
 
 # a few megabytes, enough for the products to hide the cost of a call
-_TILES_AT_ONCE = 256
+_TILES_AT_ONCE = 512
 
 
 def convolve(
@@ -24,31 +26,32 @@ def convolve(
     bias: Float[Tensor, " o"],
 ) -> Float[Tensor, "b o h w"]:
     """The block's output, channels innermost. Height and width are multiples of 4."""
-    kernel = winograd.transform_kernel(weight) * encoding.scale[:, None, None, :, None]
+    kernel = winograd.transform_kernel(weight) * encoding.scale[:, None, None, None, :]
     return _Convolution.apply(encoding.half, encoding.skip, slope, kernel, bias)
 
 
 class _Convolution(torch.autograd.Function):
     """The convolution in strips of rows of tiles; the backward pass rebuilds each strip.
 
-    half (B, C1, H/2, W/2), skip (B, C2, H, W), slope (C1+C2,), kernel (B, 8, 8, C1+C2, O), bias (O,) -> (B, O, H, W).
+    half (B, C1, H/2, W/2), skip (B, C2, H, W), slope (C1+C2,), kernel (B, 8, 8, O, C1+C2), bias (O,) -> (B, O, H, W).
     """
 
     @staticmethod
     def forward(ctx: Any, half: Tensor, skip: Tensor, slope: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(half, skip, slope, kernel)
         batch, _, height, width = skip.shape
-        out = half.new_empty(batch, height, width, len(bias))
+        out = large(half, batch, height, width, len(bias))
         workspace = Workspace(half)
-        for b in range(batch):
-            for rows in _strips(skip):
-                strip = Strip(half[b], skip[b], slope, rows, workspace, MARGIN)
-                windows = winograd.transform_windows(strip.activation(), workspace)
-                products = workspace.empty("products", 8, 8, windows.shape[1], len(bias))
-                for i in range(8):
-                    torch.bmm(windows[i].transpose(0, 1), kernel[b, i], out=products[i])
-                tiles = winograd.transform_products(products, width, workspace)
-                torch.add(tiles, bias, out=out[b, rows].view_as(tiles))
+
+        def convolve(part: tuple[int, slice]) -> None:
+            b, rows = part
+            strip = Strip(half[b], skip[b], slope, rows, workspace, MARGIN)
+            windows = winograd.transform_windows(strip.activation(), workspace)
+            products = (_multiply(*pair, workspace) for pair in zip(windows, kernel[b], strict=True))
+            tiles = winograd.transform_products(products, width, workspace)
+            torch.add(tiles, bias, out=out[b, rows].view_as(tiles))
+
+        share(convolve, [(b, rows) for b in range(batch) for rows in _strips(skip)], skip.device)
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -60,15 +63,19 @@ class _Convolution(torch.autograd.Function):
         for b in range(len(skip)):
             for rows in _strips(skip):
                 strip = Strip(half[b], skip[b], slope, rows, workspace, MARGIN)
-                windows = winograd.transform_windows(strip.activation(), workspace)
                 products = winograd.transform_products_adjoint(grad[b, :, rows].permute(1, 2, 0))
-                grad_windows = workspace.empty("gradient of windows", 8, 8, *windows.shape[1::2])
-                for i in range(8):
-                    grad_kernel[b, i].baddbmm_(windows[i].permute(1, 2, 0), products[i])
-                    torch.bmm(products[i], kernel[b, i].transpose(1, 2), out=grad_windows[i])
+                grad_windows = workspace.empty("gradient of windows", *products.shape[:3], len(slope))
+                for i, windows in enumerate(winograd.transform_windows(strip.activation(), workspace)):
+                    grad_kernel[b, i].baddbmm_(products[i].mT, windows)
+                    product(products[i], kernel[b, i].mT)(products[i], kernel[b, i].mT, grad_windows[i])
                 activation = winograd.transform_windows_adjoint(grad_windows, skip.shape[3])
                 strip.backward(activation, grad_half[b], grad_skip[b], grad_slope)
         return grad_half, grad_skip, grad_slope, grad_kernel, grad.sum((0, 2, 3))
+
+
+def _multiply(windows: Tensor, kernel: Tensor, workspace: Workspace) -> Tensor:
+    out = workspace.empty("products", *windows.shape[:2], kernel.shape[1])
+    return product(windows, kernel)(windows, kernel, out)
 
 
 def _strips(skip: Tensor) -> list[slice]:

@@ -11,8 +11,10 @@ that all tiles of a strip are evenly spaced in memory, and is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from disk.model.strips import Workspace
@@ -25,16 +27,18 @@ _WINDOW = TILE + KERNEL - 1
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
 
 
-def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 c o"]:
+def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 o c"]:
     """G g G^T. With gradients."""
     g = _matrices(torch.float64)[1]
     # in float64, because it is small and everything else is multiplied by it
-    wide = weight.double().permute(2, 3, 1, 0)
-    return torch.einsum("ia,jb,abco->ijco", g, g, wide).to(weight.dtype).contiguous()
+    return torch.einsum("ia,jb,ocab->ijoc", g, g, weight.double()).to(weight.dtype).contiguous()
 
 
-def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) -> Float[Tensor, "8 n 8 c"]:
-    """B^T d B as [i, tile, j] of each window of a strip with its margins (4 k + 4 rows, W + 4 columns)."""
+def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) -> Iterator[Float[Tensor, "8 n c"]]:
+    """B^T d B of each window of a strip with its margins (4 k + 4 rows, W + 4 columns): [j, tile] for each i in turn.
+
+    Each overwrites the one before.
+    """
     b = _matrices(strip.dtype)[2]
     height, width, channels = strip.shape
     rows, size = strip.view(height, width * channels), width * channels
@@ -45,11 +49,12 @@ def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) ->
     for k in range(count):
         torch.mm(b, rows[TILE * k : TILE * k + _WINDOW], out=columns[:, k * size : (k + 1) * size])
     tiles = count * width // TILE
-    out = workspace.empty("windows", _WINDOW, tiles, _WINDOW, channels)
+    out = workspace.empty("windows", _WINDOW, tiles, channels)
     for i in range(_WINDOW):
         windows = columns[i].as_strided((tiles, _WINDOW, channels), (TILE * channels, channels, 1))
-        torch.bmm(b.expand(tiles, -1, -1), windows, out=out[i])
-    return out
+        # numpy, unlike torch, writes the products of a batch where they belong
+        np.matmul(b.numpy(), windows.numpy(), out=out.transpose(0, 1).numpy())
+        yield out
 
 
 def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Float[Tensor, "rows w c"]:
@@ -70,16 +75,19 @@ def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Flo
 
 
 def transform_products(
-    products: Float[Tensor, "8 8 n o"], width: int, workspace: Workspace
+    products: Iterable[Float[Tensor, "8 n o"]], width: int, workspace: Workspace
 ) -> Float[Tensor, "k 4 t 4 o"]:
-    """A^T m A of each tile of a map `width` wide as [row of tiles, row, tile, column]: a view."""
-    a = _matrices(products.dtype)[0]
-    tiles, channels = width // TILE + 1, products.shape[3]
-    columns = workspace.empty("columns of products", _WINDOW, TILE, products[0, 0].numel())
-    torch.bmm(a.expand(_WINDOW, -1, -1), products.flatten(2), out=columns)
-    rows = workspace.empty("rows of products", TILE, columns[0].numel())
-    torch.mm(a, columns.view(_WINDOW, -1), out=rows)
-    return rows.view(TILE, TILE, -1, tiles, channels)[:, :, :, :-1].permute(2, 0, 3, 1, 4)
+    """A^T m A of each tile of a map `width` wide as [row of tiles, row, tile, column]: a view.
+
+    products: [j, tile] for each i in turn.
+    """
+    for i, product in enumerate(products):
+        a, (_, count, channels) = _matrices(product.dtype)[0], product.shape
+        columns = workspace.empty("columns of products", _WINDOW, TILE, count * channels)
+        torch.mm(a, product.flatten(1), out=columns[i])
+    rows = workspace.empty("rows of products", TILE, TILE * count * channels)
+    torch.mm(a, columns.flatten(1).view(_WINDOW, -1), out=rows)
+    return rows.view(TILE, TILE, -1, width // TILE + 1, channels)[:, :, :, :-1].permute(2, 0, 3, 1, 4)
 
 
 def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor, "8 8 n o"]:

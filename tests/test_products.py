@@ -1,0 +1,84 @@
+"""Products are the same by every library, and the chosen one is right."""
+
+import pytest
+import torch
+
+from disk import products
+from disk.products import multiply, product
+
+# of torch before 2.9 and of other processors
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul") or not torch.backends.mkldnn.is_available(), reason="no oneDNN"
+)
+WAYS = [products._by_bmm, products._by_onednn, products._by_onednn_in_batches]
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    products._fastest.cache_clear()
+    yield
+    products._fastest.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3), (64, 96, 25), (1, 1, 1), (0, 5, 3), (5, 4, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_equals_the_product_in_double_precision(shape, dtype):
+    n, k, m = shape
+    a, b = torch.randn(n, k).to(dtype), torch.randn(m, k).to(dtype)
+    got = multiply(a, b)
+    assert got.dtype == dtype
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got.double(), a.double() @ b.double().T, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_fills_a_batch_and_takes_matrices_with_gaps(way):
+    a, b = torch.randn(4, 9, 2, 6)[:, :, 0], torch.randn(4, 6, 5).mT
+    out = torch.empty(4, 9, 5)
+    expected = torch.einsum("bnk,bmk->bnm", a.double(), b.double()).float()
+    torch.testing.assert_close(way(a, b, out), expected)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(way(a, b, None), expected)
+
+
+def test_the_faster_way_is_taken_and_measured_once(monkeypatch):
+    measured = []
+
+    def seconds(way, *matrices):
+        measured.append(way)
+        return float(way is products._by_bmm)  # the slowest
+
+    monkeypatch.setattr(products, "_seconds", seconds)
+    a, b = torch.randn(9, 6), torch.randn(5, 6)
+    assert product(a, b) is products._by_onednn
+    count = len(measured)
+    assert product(a[:4], b[:5]) is products._by_onednn
+    assert len(measured) == count
+
+
+def test_a_way_that_rounds_or_fails_is_not_taken(monkeypatch):
+    def rounds(a, b, out):
+        return out.copy_(torch.bmm(a.bfloat16(), b.mT.bfloat16()))
+
+    def fails(a, b, out):
+        raise RuntimeError("no oneDNN")
+
+    monkeypatch.setattr(products, "_by_onednn_in_batches", rounds)
+    monkeypatch.setattr(products, "_by_onednn", fails)
+    monkeypatch.setattr(products, "_seconds", lambda way, *matrices: float(way is products._by_bmm))
+    assert product(torch.randn(9, 6), torch.randn(5, 6)) is products._by_bmm
+
+
+def test_the_users_setting_comes_back():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with products._Allowed():
+        with products._Allowed():
+            pass
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_gradients_pass():
+    a, b = (torch.randn(n, 4, dtype=torch.float32, requires_grad=True) for n in (3, 5))
+    multiply(a, b).sum().backward()
+    torch.testing.assert_close(a.grad, b.detach().sum(0).expand(3, 4))
