@@ -6,6 +6,7 @@ Where a quantity is not exactly what the original logs, its tag is another one t
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from disk.errors import TrainingError, require
@@ -25,6 +26,7 @@ class Logs:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if _step_of(line) <= step))
+        _wait_for_a_later_name(folder)
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
         self._lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed in close()
 
@@ -68,6 +70,14 @@ def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Until the file of events that is written next is read last: their names begin with the second they are from."""
+    names = [file.name.split(".") for file in folder.glob("events.out.tfevents.*")]
+    latest = max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
+    while latest <= time.time() < latest + 1:
+        time.sleep(0.05)
 
 
 def _step_of(line: str) -> float:
