@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from disk.errors import ImageError
 from disk.viewing import canvas
 
 
@@ -20,6 +21,6 @@ def test_the_suffix_decides(tmp_path: Path, name: str, start: bytes) -> None:
 
 
 def test_a_suffix_of_no_picture(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="xls"):
+    with pytest.raises(ImageError, match=r"a\.xls: name it"):
         canvas.save(canvas.new_figure(), tmp_path / "a.xls")
     assert not list(tmp_path.iterdir())
