@@ -37,7 +37,7 @@ def main() -> None:
     for name, (degrees, scale) in {**CASES, "15 degrees, not drawn": (15.0, 0.9)}.items():
         other, there = turn(right, degrees, scale)
         first, second = (model.detect(image, n=2048, subpixel=True) for image in (left, other))
-        found = disk.match(first, second).indices.numpy()
+        found = disk.match(first, second, ratio=None).indices.numpy()
         p0, p1 = first.keypoints.numpy()[found[:, 0]], second.keypoints.numpy()[found[:, 1]]
         upright = (p1 - there[:, 2]) @ np.linalg.inv(there[:, :2]).T
         errors = disparity_errors(p0, upright, load_disparity())
