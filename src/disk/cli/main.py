@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted, 143 terminated."""
     from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
-    from disk.progress import setup
+    from disk.progress import printable, setup
     from disk.storage.names import did_you_mean
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
             return int(module.main(arguments[1:]) or 0)
     except DiskError as error:
-        print(f"disk {name}: {error}", file=sys.stderr)
+        print(f"disk {name}: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         explained = explain_missing(error)
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, MemoryError) as error:
-        print(f"disk {name}: {error or 'out of memory'}", file=sys.stderr)
+        print(f"disk {name}: {printable(error) or 'out of memory'}", file=sys.stderr)
         return 2
     finally:
         if before is not None:
