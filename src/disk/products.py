@@ -1,17 +1,15 @@
 """Products of matrices on a CPU, by the faster of torch's two libraries there.
 
-Behind `torch.bmm` is MKL in fp32, which uses AVX-512 on Intel's processors alone; oneDNN uses it on AMD's too. Two ways
-lead to oneDNN: its linear layer, one matrix at a time, and `torch.bmm` itself where bf16 is allowed as a step of fp32
-products. oneDNN takes that step only on processors with AMX, where this way is found inexact and left out. Which way is
-fastest depends on the processor and on the sizes, so it is measured, in a few milliseconds, where a product of such
-sizes is first needed.
+Behind `torch.bmm` is MKL in fp32, which uses AVX-512 on Intel's processors alone; oneDNN, whose linear layer takes one
+matrix at a time, uses it on AMD's too. Which of them is faster depends on the processor and on the sizes, so it is
+measured, in a few milliseconds, where a product of such sizes is first needed. (`torch.bmm` leads to oneDNN as well
+where bf16 is allowed as a step of fp32 products, but that is a setting of the whole process, not ours to change.)
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from threading import Lock
 from time import perf_counter
 
 import torch
@@ -49,30 +47,6 @@ def _by_onednn(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
     return torch.cat(products, out=out.flatten(0, 1)).view_as(out)
 
 
-def _by_onednn_in_batches(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
-    with _Allowed():
-        return _by_bmm(a, b, out)
-
-
-class _Allowed:
-    """While any thread is in here, `torch.bmm` goes to oneDNN; the user's own setting comes back after."""
-
-    _lock, _inside, _before = Lock(), 0, "none"
-
-    def __enter__(self) -> None:
-        with _Allowed._lock:
-            if not _Allowed._inside:
-                _Allowed._before = torch.backends.mkldnn.matmul.fp32_precision
-                torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-            _Allowed._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with _Allowed._lock:
-            _Allowed._inside -= 1
-            if not _Allowed._inside:
-                torch.backends.mkldnn.matmul.fp32_precision = _Allowed._before
-
-
 def _power(size: int) -> int:
     """The next power of two: sizes that are alike are measured once."""
     return 1 << max(0, size - 1).bit_length()
@@ -84,12 +58,12 @@ def _fastest(batch: int, inner: int, columns: int, threads: int) -> Product:
     numbers = torch.Generator().manual_seed(0)
     a, b = (torch.rand(batch, rows, inner, generator=numbers) for rows in (_ROWS, columns))
     exact, out, seconds = _by_bmm(a, b, None), torch.empty(batch, _ROWS, columns), {}
-    for way in (_by_bmm, _by_onednn, _by_onednn_in_batches):
+    for way in (_by_bmm, _by_onednn):
         try:
             way(a, b, out)
         except (AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
             continue
-        # bf16 would be off by a thousandth
+        # a library that rounds to bf16, as a setting of its own may let it, would be off by a thousandth
         if torch.allclose(out, exact, rtol=1e-5, atol=0):
             seconds[way] = min(_seconds(way, a, b, out) for _ in range(5))
     return min(seconds, key=lambda way: seconds[way])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 T = TypeVar("T")
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 log = logging.getLogger("disk")
 
 
@@ -21,6 +22,11 @@ def setup(quiet: bool) -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
+
+
+def printable(text: object) -> str:
+    """A message on one line: names taken from files may hold newlines, and what terminals obey."""
+    return str(text).encode(errors="backslashreplace").decode().translate(_CONTROL)
 
 
 def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
@@ -56,4 +62,4 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=sys.stderr)

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted, 143 terminated."""
     from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
-    from disk.progress import setup
+    from disk.progress import printable, setup
     from disk.storage.names import did_you_mean
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
             return int(module.main(arguments[1:]) or 0)
     except DiskError as error:
-        print(f"disk {name}: {error}", file=sys.stderr)
+        print(f"disk {name}: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         explained = explain_missing(error)
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, MemoryError) as error:
         # `photos/a.jpg: File exists` in place of `[Errno 17] File exists: 'photos/a.jpg'`
         file = getattr(error, "filename", None)
-        what = f"{file}: {getattr(error, 'strerror', error)}" if file else str(error) or "out of memory"
-        print(f"disk {name}: {what}", file=sys.stderr)
+        what = f"{file}: {getattr(error, 'strerror', error)}" if file else str(error)
+        print(f"disk {name}: {printable(what) or 'out of memory'}", file=sys.stderr)
         return 2
     finally:
         if before is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import pycolmap
 
 from disk.colmap.cameras import guess_camera
-from disk.colmap.schema import keep_readable, make_readable
+from disk.colmap.schema import check_sound, keep_readable, make_readable
 from disk.errors import ColmapError
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
@@ -167,6 +167,7 @@ def open_database(path: Path) -> Iterator[pycolmap.Database]:
     if not _is_sqlite(path):
         raise ColmapError(f"{path} is no COLMAP database")
     with file_lock(path):
+        check_sound(path)
         with _opened(path, "cannot use") as database:
             if not database.num_images():
                 raise ColmapError(f"{path} holds no images; it is no COLMAP database, or an empty one")
@@ -213,6 +214,10 @@ def clear_errors(problem: str) -> Iterator[None]:
         else:
             raise
         raise ColmapError(f"{problem}: {reason}") from error
+    except ValueError as error:
+        if not str(error).startswith(("[", "Camera model")):  # [types.cc:107] Check failed: ...
+            raise
+        raise ColmapError(f"{problem}: it is damaged ({' '.join(str(error).split())})") from error
 
 
 @contextlib.contextmanager

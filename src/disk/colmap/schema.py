@@ -37,10 +37,34 @@ def keep_readable(path: Path) -> None:
                     database.execute(f"DROP TABLE {table}")
 
 
+def check_sound(path: Path) -> None:
+    """Raise ColmapError for a database that would take COLMAP round in circles, or past what it holds.
+
+    It is data alone, without views and triggers, the sizes of its blobs are true, and every image has a camera.
+    """
+    with _tables(path) as database:
+        tables = {}
+        for kind, name in database.execute("SELECT type, name FROM sqlite_master"):
+            if kind in ("view", "trigger"):
+                raise ColmapError(f"{path} is no database of COLMAP's: it has a {kind}, {name!r}")
+            tables[name] = kind
+        for table in ("keypoints", "matches", "two_view_geometries"):
+            wrong = f"SELECT 1 FROM {table} WHERE rows < 0 OR cols < 0 OR rows * cols * 4 != coalesce(length(data), 0)"
+            if table in tables and database.execute(f"{wrong} LIMIT 1").fetchone():
+                raise ColmapError(
+                    f"{path} is damaged: entries of {table} have another size than they say; export again"
+                )
+        orphans = "SELECT name FROM images WHERE camera_id NOT IN (SELECT camera_id FROM cameras) LIMIT 1"
+        if {"images", "cameras"} <= set(tables) and (image := database.execute(orphans).fetchone()):
+            raise ColmapError(f"{path} is damaged: it has no camera of {image[0]!r}; export again")
+
+
 @contextlib.contextmanager
 def _tables(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
             yield database
     except sqlite3.Error as error:
-        raise ColmapError(f"cannot write {path}: {error}; make room and run the same command again") from error
+        raise ColmapError(
+            f"cannot use {path}: {error}; export it again, or make room and run the same command again"
+        ) from error

@@ -163,7 +163,7 @@ def _open_model(folder: Path) -> pycolmap.Reconstruction:
             for image_id, name in _names_in_text(folder / "images.txt").items():
                 if image_id in model.images:
                     model.image(image_id).name = name
-    except (ValueError, RuntimeError, LookupError, OSError) as error:
+    except (ValueError, RuntimeError, LookupError, OSError, MemoryError) as error:
         raise ColmapError(f"{folder}: the COLMAP model cannot be read ({_line(error)})") from error
     return model
 
@@ -211,8 +211,9 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
 
 
 def _check_complete(folder: Path) -> None:
-    """pycolmap reads on for ever in files that were cut short; the others it refuses itself."""
-    sizes = {"points3D.bin": (43, "<Q", 8), "frames.bin": (64, "<I", 16)}
+    """pycolmap reads on for ever, or until the memory is full, in files that were cut short; others it refuses."""
+    # bytes before the number of items, its kind, bytes of an item; in images.bin a name comes before the number
+    sizes = {"points3D.bin": (43, "<Q", 8), "frames.bin": (64, "<I", 16), "images.bin": (64, "<Q", 24)}
     for name, (fixed, count, item) in sizes.items():
         path = folder / name
         if not path.exists():  # frames came with COLMAP 3.12
@@ -224,12 +225,21 @@ def _check_complete(folder: Path) -> None:
                 (records,) = struct.unpack_from("<Q", content)
                 end = 8
                 for _ in range(records):
+                    if name == "images.bin":
+                        end = _end_of_text(content, end + fixed) - fixed
                     (items,) = struct.unpack_from(count, content, end + fixed)
                     end += fixed + struct.calcsize(count) + item * items
-            except struct.error:
+            except (struct.error, ValueError):
                 end = size + 1
         if end > size:
             raise ColmapError(f"{path}: {_CUT_SHORT}")
+
+
+def _end_of_text(content: mmap.mmap | bytes, start: int) -> int:
+    end = content.find(b"\0", start)
+    if end < 0:
+        raise ValueError
+    return end + 1
 
 
 def _line(error: Exception) -> str:

@@ -26,6 +26,7 @@ DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
 _DEPTH = 3  # folders around a scene in its archive
 _ARCHIVES = (".tar", ".tar.gz")  # unpacked and deleted
 _LINKS = {"train": "megadepth", "test": "imw2020-val"}
+_SMALL, _MOST_TIMES = 1 << 30, 20  # bytes that any archive may unpack to, and times its size
 _FAILURES_IN_A_ROW = 3  # then the server or the disk is at fault, not an archive
 
 
@@ -113,7 +114,7 @@ def _unpack(archive: Path) -> None:
     work.mkdir()
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(str(work), filter=_inner)
+            tar.extractall(str(work), filter=_Bounded(archive.stat().st_size))
         entries = list(work.iterdir())
         if not entries:
             raise DatasetError(f"{archive}: holds nothing below {_DEPTH} folders; is it of the authors' data set?")
@@ -128,13 +129,27 @@ def _unpack(archive: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+class _Bounded:
+    """A filter for tarfile that gives up where a few bytes unpack to very many: pictures and depth hardly shrink."""
+
+    def __init__(self, packed: int) -> None:
+        self._left = max(_SMALL, _MOST_TIMES * packed)
+
+    def __call__(self, member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
+        self._left -= member.size
+        if self._left < 0:
+            raise tarfile.FilterError(f"it would unpack to more than {_MOST_TIMES} times its size")
+        return _inner(member, target)
+
+
 def _inner(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
     """The member without the folders around the scene, refused by tarfile if it leads out of the target."""
     name = _without_folders(member.name)
     if name is None:
         return None
-    link = _without_folders(member.linkname) if member.islnk() else member.linkname
-    return tarfile.data_filter(member.replace(name=name, linkname=link or "", deep=False), target)
+    if member.issym() or member.islnk():  # a scene has none, and tarfile's own checks of links have had holes
+        raise tarfile.FilterError(f"{member.name!r} is a link")
+    return tarfile.data_filter(member.replace(name=name, deep=False), target)
 
 
 def _without_folders(name: str) -> str | None:

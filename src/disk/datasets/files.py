@@ -14,8 +14,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from disk.errors import DatasetError
+from disk.errors import ArtifactError, DatasetError
 from disk.shapes import Float
+from disk.storage.reading import read_datasets
 
 _ORTHONORMAL = 1e-3  # largest entry of R R^T - I; float16 rotations and rounded text pass
 
@@ -55,9 +56,8 @@ def find_depth(folder: Path, name: str, cut: bool = False) -> Path | None:
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration. Raises DatasetError if it is damaged, not finite or its R is no rotation."""
     try:
-        with h5py.File(path, "r") as file:
-            parts = [np.asarray(file[key][()], dtype=np.float64) for key in ("K", "R", "T")]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        parts = [part.astype(np.float64) for part in read_datasets(path, ("K", "R", "T"))]
+    except ArtifactError as error:
         raise DatasetError(f"{path}: not a calibration with K, R and T ({error})") from error
     K, R, T = parts
     if K.shape != (3, 3) or R.shape != (3, 3) or T.size != 3:
@@ -84,9 +84,8 @@ def write_calibration(folder: Path, name: str, calibration: Calibration) -> None
 def read_depth(path: Path) -> Float[np.ndarray, "h w"]:
     """Read a depth map as float32; whatever is not finite and positive becomes 0. Raises DatasetError."""
     try:
-        with h5py.File(path, "r") as file:
-            depth = np.asarray(file["depth"][()], dtype=np.float32)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        depth = read_datasets(path, ("depth",))[0].astype(np.float32)
+    except ArtifactError as error:
         raise DatasetError(f"{path}: not a depth map ({error})") from error
     if depth.ndim != 2 or depth.size == 0:
         raise DatasetError(f"{path}: the depth map has shape {depth.shape} instead of (height, width)")

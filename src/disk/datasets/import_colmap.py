@@ -18,6 +18,7 @@ from disk.images.reading import image_size
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.progress import log, track
 from disk.shapes import Float, Int
+from disk.storage.names import leads_out
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
@@ -133,7 +134,7 @@ def _usable_images(source: Workspace) -> tuple[list[WorkspaceImage], list[str]]:
     usable, faults = [], []
     for image in source.images:
         path = source.image_folder / image.name
-        if ".." in path.parts[len(source.image_folder.parts) :] or PurePosixPath(image.name).is_absolute():
+        if leads_out(image.name):
             faults.append(f"{image.name} lies outside the image folder")
             continue
         try:

@@ -17,6 +17,7 @@ from disk.datasets.files import cut_name, find_calibration, find_depth, find_ima
 from disk.errors import DatasetError
 from disk.options import option
 from disk.shapes import Int
+from disk.storage.names import leads_out
 from disk.storage.new_file import write_text
 
 _KEYS = ("image_path", "depth_path", "calib_path", "images", "tuples")
@@ -82,7 +83,7 @@ class SceneSet:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise DatasetError(f"{path}: no such file; `disk dataset --help` tells how to get one") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path}: not a json file ({error})") from error
         if not isinstance(data, dict) or not data:
             raise DatasetError(f"{path}: not a data set; expected {{scene: {{{', '.join(_KEYS)}}}}}")
@@ -136,6 +137,9 @@ def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
     images = entry["images"]
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise DatasetError(f"{where}: images must be a list of file names")
+    outside = next((image for image in images if leads_out(image)), None)
+    if outside is not None:
+        raise DatasetError(f"{where}: image {outside!r} is no file below image_path; name the folder above there")
     return Scene(
         name=name,
         image_path=_folder(f"{where}: image_path", entry["image_path"], base),
@@ -150,7 +154,7 @@ def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
 def _folder(where: str, value: Any, base: Path) -> Path:
     if not isinstance(value, str):
         raise DatasetError(f"{where} must be the name of a folder")
-    if not (base / value).is_dir():
+    if "\0" in value or not (base / value).is_dir():
         raise DatasetError(f"{where} {base / value} is no folder; mend the path if the data were moved")
     return base / value
 

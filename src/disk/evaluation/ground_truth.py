@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from disk.errors import EvaluationError, ImageError
+from disk.errors import ArtifactError, EvaluationError, ImageError
 from disk.images.listing import EXTENSIONS, list_images
 from disk.images.reading import image_size
 from disk.shapes import Float
+from disk.storage.reading import read_datasets
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def read_imw_scene(scene: Path, visibility: str = "0.1") -> list[PosePair]:
     if not keys_file.is_file():
         raise EvaluationError(f"no {keys_file}: no scene of the IMW benchmark, or without this visibility")
     try:
-        keys = [str(key) for key in np.load(keys_file).ravel()]
-    except (ValueError, OSError, EOFError) as error:
+        keys = [str(key).encode().decode() for key in np.load(keys_file).ravel()]
+    except Exception as error:  # numpy parses the header as Python, and raises whatever that does
         raise EvaluationError(f"{keys_file} cannot be read: {error}") from None
     files = {image.name: image.path for image in list_images(folder / "images")}
     cameras: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
@@ -188,10 +188,9 @@ def _imw_folder(scene: Path) -> Path:
 def _imw_camera(folder: Path, name: str, image: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     path = folder / "calibration" / f"calibration_{name}.h5"
     try:
-        with h5py.File(path) as file:
-            K, R, T = (np.asarray(file[key], np.float64) for key in ("K", "R", "T"))
-    except (OSError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from None
+        K, R, T = (part.astype(np.float64) for part in read_datasets(path, ("K", "R", "T")))
+    except ArtifactError as error:
+        raise EvaluationError(f"{error}") from None
     if K.size != 9 or R.size != 9 or T.size != 3:
         raise EvaluationError(f"{path}: K, R, T have shapes {K.shape}, {R.shape}, {T.shape}")
     K, R, T = K.reshape(3, 3), R.reshape(3, 3), T.ravel()

@@ -13,6 +13,7 @@ from disk.features import Features, Matches
 from disk.options import option
 from disk.shapes import Tensor
 from disk.storage.download import download
+from disk.storage.tensors import load_tensors
 
 URL = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/disk_lightglue.pth"
 _LENGTH = 128  # of the descriptors it was trained for
@@ -70,7 +71,9 @@ class LightGlue:
 def fetch_weights(folder: Path, url: str = URL) -> Path:
     """The authors' weights for DISK, downloaded to `folder` unless they are there. Raises CheckpointError."""
     try:
-        return download(url, folder / "disk_lightglue.pth", check=_can_be_read, description="LightGlue's weights")
+        return download(
+            url, folder / "disk_lightglue.pth", check=_can_be_read, description="LightGlue's weights", most=1 << 30
+        )
     except DownloadError as error:
         raise CheckpointError(
             f"{error}; or get the file elsewhere and name it with {option('matcher_weights')}"
@@ -80,7 +83,7 @@ def fetch_weights(folder: Path, url: str = URL) -> Path:
 def _can_be_read(path: Path) -> bool:
     # its authors publish no checksum
     try:
-        return isinstance(torch.load(path, map_location="cpu", weights_only=True), dict)
+        return isinstance(load_tensors(path), dict)
     except Exception:  # torch has many for a damaged file
         return False
 

@@ -18,9 +18,11 @@ from disk.options import Precision, as_meant, check_minimum
 from disk.shapes import Tensor
 from disk.storage.download import cache_folder, download, file_hash
 from disk.storage.new_file import write_bytes
+from disk.storage.tensors import load_tensors
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
 _WRAPPERS = ("disk", "extractor")  # keys of the training script's and of the released checkpoints
+_MOST = 1 << 30  # bytes of a file of weights that is fetched
 _SUFFIXES = (".safetensors", ".pth")
 _LAST = "unet.path_up.3.conv.3.weight"
 
@@ -117,7 +119,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_tensors(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # each library has its own exceptions for a damaged file
@@ -171,4 +173,4 @@ def fetch(name: str, url: str | None = None) -> Path:
     file, blob = RELEASED[name]
     target = cache_folder() / file
     address = (url or RELEASED_URL).rstrip("/") + "/" + file
-    return download(address, target, check=lambda path: file_hash(path, "git") == blob, description=file)
+    return download(address, target, check=lambda path: file_hash(path, "git") == blob, description=file, most=_MOST)

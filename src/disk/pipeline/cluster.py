@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
@@ -31,6 +32,9 @@ class Cluster(Generic[Result]):
     def __init__(self, where: RayCluster, make: Callable[[], Callable[..., Result]], device: str, cores: int) -> None:
         ray: Any  # the methods of an actor are not in its annotations
         require("ray")
+        if where == "local" and not os.environ.get("RAY_AUTH_MODE"):
+            # its ports are open to the network, and who may speak to them may run programs
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray
 
         self._ray = ray
@@ -44,6 +48,11 @@ class Cluster(Generic[Result]):
                 f"{option('ray', where)}: no Ray cluster ({reason}); start one with `ray start --head`, or use "
                 f"{option('ray', 'local')}"
             ) from error
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            log.warning(
+                "this Ray cluster asks for no token: whoever reaches its ports can run programs on its machines; start "
+                "it with RAY_AUTH_MODE=token"
+            )
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
         self.has_gpus = gpus > 0 and device != "cpu"

@@ -17,7 +17,8 @@ from disk.storage.artifacts import INLIERS, MATCHES, UNMATCHED
 from disk.storage.names import decode_name, pair_key
 from disk.storage.new_file import new_file
 from disk.storage.new_h5 import new_h5
-from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, open_h5, remove_artifacts
+from disk.storage.reading import dataset_keys, open_h5, read_numbers, stored_dataset
+from disk.storage.shards import SHARD_BYTES, ShardWriter, remove_artifacts
 
 
 class MatchWriters:
@@ -84,7 +85,7 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
         if "format" in file.attrs:
             return
         keys = dataset_keys(file)
-        if not keys or not all(_is_of(file[key], key.split("/"), counts) for key in keys):
+        if not keys or not all(_is_of(stored_dataset(file, key), key.split("/"), counts) for key in keys):
             return  # the writer says that it is another program's
     with new_file(path) as temporary:
         shutil.copyfile(path, temporary)
@@ -96,9 +97,9 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
     )  # fmt: skip
 
 
-def _is_of(matches: h5py.Dataset, key: list[str], counts: Mapping[str, int]) -> bool:
+def _is_of(matches: h5py.Dataset | None, key: list[str], counts: Mapping[str, int]) -> bool:
     """Whether a dataset holds matches between the features of the two images of its key."""
-    if len(key) != 2 or matches.ndim != 2 or matches.shape[0] != 2 or matches.dtype.kind not in "iu":
+    if matches is None or len(key) != 2 or matches.ndim != 2 or matches.shape[0] != 2 or matches.dtype.kind not in "iu":
         return False
-    rows = zip(matches[()], (counts.get(decode_name(name), 0) for name in key), strict=True)
+    rows = zip(read_numbers(matches), (counts.get(decode_name(name), 0) for name in key), strict=True)
     return all(row.size == 0 or 0 <= row.min() <= row.max() < count for row, count in rows)

@@ -26,7 +26,8 @@ from disk.storage.artifacts import (
 )
 from disk.storage.locks import folder_lock
 from disk.storage.names import pair_key
-from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done, open_h5
+from disk.storage.reading import open_h5, stored_attributes
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,7 @@ def _check_inliers(artifacts: Path, attributes: dict[str, str], overwrite: bool)
     if overwrite or not found:
         return False
     with open_h5(found[0]) as file:
-        before = {key: str(value) for key, value in file.attrs.items() if key in ("format", "cameras")}
+        before = {key: str(value) for key, value in stored_attributes(file).items() if key in ("format", "cameras")}
     own = {key: value for key, value in attributes.items() if key not in ("format", "cameras")}
     ShardWriter(artifacts, "inliers", (INLIERS,), own | before, False, SHARD_BYTES)
     return before != {key: attributes[key] for key in ("format", "cameras")}

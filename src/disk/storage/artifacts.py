@@ -20,8 +20,9 @@ import torch
 from disk.errors import ArtifactError
 from disk.features import Features
 from disk.options import AnyPath
-from disk.storage.names import decode_name, pair_key
-from disk.storage.shards import ShardWriter, dataset_keys, open_h5, remove_artifacts
+from disk.storage.names import check_below, decode_name, pair_key
+from disk.storage.reading import dataset_keys, open_h5, read_numbers, reading, stored_attributes, stored_dataset
+from disk.storage.shards import ShardWriter, remove_artifacts
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
 MATCHES, UNMATCHED, INLIERS = "matches.h5", "unmatched.h5", "inliers.h5"
@@ -40,7 +41,9 @@ class FeatureStore:
         self._descriptors = open_h5(artifacts / DESCRIPTORS) if (artifacts / DESCRIPTORS).is_file() else None
         self._scores = open_h5(artifacts / SCORES) if (artifacts / SCORES).is_file() else None
         self.names: list[str] = dataset_keys(self._keypoints)
-        self.attributes: dict[str, str] = {k: str(v) for k, v in self._keypoints.attrs.items()}
+        for name in self.names:
+            check_below(name, str(artifacts / KEYPOINTS))
+        self.attributes: dict[str, str] = {k: str(v) for k, v in stored_attributes(self._keypoints).items()}
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -91,11 +94,13 @@ class FeatureStore:
 
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) of the image; ArtifactError where the file does not say (the original's do not)."""
-        size = self._attribute(name, "image_size")
+        size = np.asarray(self._attribute(name, "image_size"))
+        if size.shape != (2,) or size.dtype.kind not in "iu" or size.min() < 1:
+            raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has no image_size of two whole numbers")
         return int(size[0]), int(size[1])
 
     def _has_image_size(self, name: str) -> bool:
-        return "image_size" in _dataset(self._keypoints, name).attrs
+        return "image_size" in stored_attributes(_dataset(self._keypoints, name))
 
     def image_path(self, name: str) -> str:
         """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
@@ -103,10 +108,13 @@ class FeatureStore:
 
     def orientation(self, name: str) -> int:
         """The EXIF orientation, 1 to 8, by which the network saw the image; 1 where the file does not say."""
-        return int(_dataset(self._keypoints, name).attrs.get("orientation", 1))
+        value = stored_attributes(_dataset(self._keypoints, name)).get("orientation", 1)
+        if value not in range(1, 9):
+            raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has orientation {value!r}, not 1 to 8")
+        return int(value)
 
     def _attribute(self, name: str, key: str) -> Any:
-        value = _dataset(self._keypoints, name).attrs.get(key)
+        value = stored_attributes(_dataset(self._keypoints, name)).get(key)
         if value is None:
             raise ArtifactError(f"{self.artifacts / KEYPOINTS} has no {key} of {name!r}; run `disk detect` again")
         return value
@@ -129,15 +137,16 @@ class MatchStore:
     @property
     def attributes(self) -> dict[str, str]:
         """What the file says about how it was made."""
-        return {key: str(value) for key, value in self._file.attrs.items()}
+        return {key: str(value) for key, value in stored_attributes(self._file).items()}
 
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs (name0, name1), sorted."""
         pairs = []
-        for key0, group in self._file.items():
-            if not isinstance(group, h5py.Group):
-                raise ArtifactError(f"{self._file.filename} is no file of matches: {key0!r} is not a group")
-            pairs += [(decode_name(key0), decode_name(key1)) for key1 in group]
+        with reading(self._file.filename):
+            for key0, group in self._file.items():
+                if not isinstance(group, h5py.Group):
+                    raise ArtifactError(f"{self._file.filename} is no file of matches: {key0!r} is not a group")
+                pairs += [(decode_name(key0), decode_name(key1)) for key1 in group]
         return sorted(pairs)
 
     def __contains__(self, pair: object) -> bool:
@@ -214,8 +223,8 @@ def feature_writer(
 
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
-    item = file.get(key)
-    if not isinstance(item, h5py.Dataset):
+    item = stored_dataset(file, key)
+    if item is None:
         raise ArtifactError(f"{file.filename} has no {key!r}")
     return item
 
@@ -231,4 +240,4 @@ def _read(file: h5py.File, key: str, shape: tuple[int | None, ...], dtype: Any =
             f"{file.filename} was written by another program: {key!r} is {dataset.dtype} of shape "
             f"{dataset.shape}, not numbers of shape {wanted}"
         )
-    return dataset[()].astype(dtype, copy=False)
+    return read_numbers(dataset).astype(dtype, copy=False)

@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from time import monotonic
+from typing import Any, Literal
 
 from disk.errors import DownloadError
 from disk.progress import log, progress_bar
@@ -19,6 +20,9 @@ from disk.storage.new_file import put_in_place
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
+_SLOWEST = 1000  # bytes a second, over more than that time
+MOST = 100 << 30  # bytes, far beyond any file that is fetched here; a server may send without end
+_MOST_TEXT = 16 << 20
 
 
 def cache_folder() -> Path:
@@ -28,13 +32,14 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path(home) / "disk-features"
 
 
-def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str) -> Path:
+def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str, most: int = MOST) -> Path:
     """Fetch `url` to `target` and return it; a target that passes `check` already is left alone.
 
     The bytes go to `<target>.part`, which a later call continues, and the file gets its name only once
     `check` has accepted it. A continued file that fails the check is fetched once more from the start. A second
     process that wants the same file waits for the first. Raises DownloadError when the server cannot be reached,
-    refuses, breaks off or sends something else, when nothing can be written, and where DISK_OFFLINE forbids it.
+    refuses, breaks off, crawls, sends something else or more than `most` bytes, when nothing can be written, and
+    where DISK_OFFLINE forbids it.
     """
     if target.is_file():
         if check(target):
@@ -48,16 +53,16 @@ def download(url: str, target: Path, *, check: Callable[[Path], bool], descripti
             if target.is_file() and check(target):  # another process has fetched it
                 return target
             log.info("fetching %s from %s to %s", description, url, target)
-            return _fetch(url, target, check, description)
+            return _fetch(url, target, check, description, most)
     except OSError as error:
         raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
 
 
-def _fetch(url: str, target: Path, check: Callable[[Path], bool], description: str) -> Path:
+def _fetch(url: str, target: Path, check: Callable[[Path], bool], description: str, most: int) -> Path:
     part = target.with_name(target.name + ".part")
     continued = _size(part) > 0
     while True:
-        _fetch_to_the_end(url, part, description)
+        _fetch_to_the_end(url, part, description, most)
         if check(part):
             put_in_place(part, target)
             return target
@@ -96,7 +101,10 @@ def fetch_text(url: str) -> str:
     """The text of a small file on a server. Raises DownloadError."""
     with _open(url, 0) as response:
         try:
-            return response.read().decode("utf-8", errors="replace")
+            content = response.read(_MOST_TEXT + 1)
+            if len(content) > _MOST_TEXT:
+                raise DownloadError(f"{url}: the server sends more than the list that was asked for")
+            return content.decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException) as error:
             raise DownloadError(f"{url}: the connection broke off ({error}); run the command again") from error
 
@@ -110,11 +118,11 @@ def file_hash(path: Path, kind: Literal["md5", "sha256", "git"]) -> str:
     return digest.hexdigest()
 
 
-def _fetch_to_the_end(url: str, part: Path, description: str) -> None:
+def _fetch_to_the_end(url: str, part: Path, description: str, most: int) -> None:
     """Append to `part` until it is complete; a broken connection is taken up as long as bytes arrive."""
     while True:
         start = _size(part)
-        done, total = _fetch_once(url, part, description)
+        done, total = _fetch_once(url, part, description, most)
         if done:
             return
         if _size(part) <= start:
@@ -123,7 +131,7 @@ def _fetch_to_the_end(url: str, part: Path, description: str) -> None:
             raise DownloadError(f"{message} to continue")
 
 
-def _fetch_once(url: str, part: Path, description: str) -> tuple[bool, int | None]:
+def _fetch_once(url: str, part: Path, description: str, most: int) -> tuple[bool, int | None]:
     """One request for the rest of `part`. Returns whether it is complete, and the size of the whole."""
     start = _size(part)
     try:
@@ -132,17 +140,26 @@ def _fetch_once(url: str, part: Path, description: str) -> tuple[bool, int | Non
         if error.total == start:
             return True, start
         part.unlink()  # longer than the file on the server: a leftover of something else
-        return _fetch_once(url, part, description)
+        return _fetch_once(url, part, description, most)
     with response:
         if response.status != 206:
             start = 0  # the server sends the whole file again
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length is not None and length.isdigit() else None
+        total = None if response.length is None else start + response.length
+        if total is not None and total > most:
+            raise DownloadError(f"{url}: the server announces more than {most} bytes, which is not the file wanted")
+        begun, got = monotonic(), 0
         bar = progress_bar(description, "B", total, initial=start)
         with open(part, "ab" if start else "wb") as file, bar:
             while block := _read(response):
                 file.write(block)
                 bar.update(len(block))
+                got += len(block)
+                seconds = monotonic() - begun
+                if seconds > _TIMEOUT and got < _SLOWEST * seconds:
+                    raise DownloadError(f"{url}: the server sends {got / seconds:.0f} bytes a second; try again later")
+                if start + got > most:
+                    file.truncate(0)
+                    raise DownloadError(f"{url}: the server sends more than {most} bytes, which is not the file wanted")
     return total is None or _size(part) >= total, total
 
 
@@ -155,10 +172,10 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:
-            size = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            size = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""))
             raise _NothingLeft(int(size[1]) if size else None) from error
         raise DownloadError(f"{url}: the server answers {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
@@ -169,10 +186,25 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
     return response
 
 
+class _SameSafety(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but to nothing else than http, and never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
+        if not newurl.lower().startswith(allowed):
+            raise DownloadError(f"{req.full_url}: the server sends us to {newurl[:200]}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SameSafety)
+
+
 def _read(response: http.client.HTTPResponse) -> bytes:
     """The next block; empty at the end and when the connection breaks, which the size then tells."""
     try:
-        return response.read(_BLOCK)
+        return response.read1(_BLOCK)
     except (OSError, http.client.HTTPException):
         return b""
 

@@ -12,7 +12,7 @@ import h5py
 from disk.storage.artifacts import DESCRIPTORS, INLIERS, KEYPOINTS, MATCHES, SCORES, UNMATCHED
 from disk.storage.names import decode_name
 from disk.storage.new_file import new_file
-from disk.storage.shards import dataset_keys, open_h5
+from disk.storage.reading import dataset_keys, open_h5, reading
 
 _OF_PAIRS, _OF_IMAGES = (INLIERS, MATCHES, UNMATCHED), (KEYPOINTS, DESCRIPTORS, SCORES)
 Pair = tuple[str, str]
@@ -23,7 +23,7 @@ def known_images(artifacts: Path) -> set[str]:
     names: set[str] = set()
     for path in (artifacts / KEYPOINTS, *artifacts.glob(".features-*.h5")):
         if path.is_file() and h5py.is_hdf5(path):
-            with open_h5(path) as file:
+            with open_h5(path) as file, reading(path):
                 group = file.get(KEYPOINTS, file)
                 names.update(dataset_keys(group))
     return names
@@ -54,7 +54,7 @@ def _remove(artifacts: Path, files: Collection[str], unwanted: Callable[[str], b
     for path in [*(artifacts / file for file in files), *sorted(shards)]:
         if not (path.is_file() and h5py.is_hdf5(path)):
             continue
-        with open_h5(path) as file:
+        with open_h5(path) as file, reading(path):
             groups = {name: f"{name}/" for name in files if name in file} if path in shards else {"": ""}
             keys = [
                 (start, key) for name, start in groups.items()

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-import h5py
 import numpy as np
 import torch
 
@@ -31,7 +30,7 @@ from disk.storage.artifacts import (
 )
 from disk.storage.new_file import write_text
 from disk.storage.new_h5 import new_h5
-from disk.storage.shards import dataset_keys, open_h5
+from disk.storage.reading import dataset_keys, open_h5, read_numbers, stored_dataset
 
 IMW_MATCHES = "matches.h5"
 IMW_FILES = (KEYPOINTS, DESCRIPTORS, SCORES, IMW_MATCHES)
@@ -173,8 +172,8 @@ class HlocFeatures:
 
     def _scores_key(self, name: str) -> str | None:
         """hloc writes `keypoint_scores` since 2021, and `scores` before that, as other programs still do."""
-        group = self._file[self.paths[name]]
-        return next((key for key in ("keypoint_scores", "scores") if key in group), None)
+        keys = ("keypoint_scores", "scores")
+        return next((key for key in keys if stored_dataset(self._file, f"{self.paths[name]}/{key}") is not None), None)
 
     def keypoints(self, name: str) -> np.ndarray:
         """Keypoints of one image, (N, 2) float32 in pixels."""
@@ -185,14 +184,16 @@ class HlocFeatures:
 
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) of the image; ArtifactError where the file does not say."""
-        width, height = self._array(name, "image_size")
-        return int(width), int(height)
+        size = self._array(name, "image_size")
+        if size.shape != (2,) or not (np.isfinite(size) & (size >= 1)).all():
+            raise ArtifactError(f"{self._file.filename}: {name!r} has image_size {size}, not a width and a height")
+        return int(size[0]), int(size[1])
 
     def _array(self, name: str, key: str) -> np.ndarray:
-        item = self._file.get(f"{self.paths.get(name, name)}/{key}")
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu":
+        item = stored_dataset(self._file, f"{self.paths.get(name, name)}/{key}")
+        if item is None or item.dtype.kind not in "fiu":
             raise ArtifactError(f"{self._file.filename} has no {key} of {name!r}")
-        return item[()].astype(np.float32)
+        return read_numbers(item).astype(np.float32)
 
 
 def open_features(path: Path) -> FeatureStore | HlocFeatures:

@@ -8,8 +8,35 @@ flat keys, in which '/' is written '|'; an image name never holds '|'.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Collection
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
+
+from disk.errors import ArtifactError
+
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, in every folder
+_LONGEST = 4096  # bytes of a path that systems take
+
+
+def leads_out(name: str, windows: bool = os.name == "nt") -> bool:
+    """Whether a name, taken from a file, is no place below the folder it belongs to.
+
+    Absolute, with `..` or NUL, or too long; on Windows also with a drive or stream, and the names of devices.
+    """
+    parts = PurePosixPath(name).parts
+    if windows:
+        path = PureWindowsPath(name)
+        parts = path.parts
+        if path.drive or path.root or ":" in name or any(_DEVICES.fullmatch(part.rstrip(" .")) for part in parts):
+            return True
+    return not parts or name.startswith("/") or ".." in parts or "\0" in name or len(name) > _LONGEST
+
+
+def check_below(name: str, where: str) -> None:
+    """Raise ArtifactError for an image's name, taken from the file `where`, that leads out of the folder."""
+    if leads_out(name):
+        raise ArtifactError(f"{where}: {name!r} is no name below a folder of images; the file was not made by DISK")
 
 
 def encode_name(name: str) -> str:

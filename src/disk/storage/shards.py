@@ -25,6 +25,7 @@ from disk.errors import ArtifactError
 from disk.options import option
 from disk.progress import log, progress_bar
 from disk.storage.new_file import new_file, temporary_of
+from disk.storage.reading import dataset_keys, open_h5, reading, reason, stored_attributes
 
 SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
@@ -75,7 +76,7 @@ class ShardWriter:
             self._discard_damaged_shards()
             for path in [*self._finals(), *self._shards()]:
                 with open_h5(path) as file:
-                    _check_attributes(path, file.attrs, self.attributes)
+                    _check_attributes(path, stored_attributes(file), self.attributes)
         self._next_shard = max((int(path.stem.rpartition("-")[2]) + 1 for path in self._shards()), default=0)
 
     def done(self) -> set[str]:
@@ -91,7 +92,7 @@ class ShardWriter:
                     in_finals.append(set(dataset_keys(file)))
             keys = set.intersection(*in_finals)
         for path in self._shards():
-            with open_h5(path) as file:
+            with open_h5(path) as file, reading(path):
                 keys.update(dataset_keys(file[self.files[0]]))
         return keys
 
@@ -102,7 +103,7 @@ class ShardWriter:
         found: dict[str, Any] = {}
         for path in [self.artifacts / self.files[0], *self._shards()]:
             if path.exists():
-                with open_h5(path) as file:
+                with open_h5(path) as file, reading(path):
                     group = file.get(self.files[0], file)
                     found |= {key: group[key].attrs.get(attribute) for key in dataset_keys(group)}
         return found
@@ -169,7 +170,7 @@ class ShardWriter:
         with h5py.File(temporary, "a") as target:
             target.attrs.update(self.attributes)
             for shard in shards:
-                with h5py.File(shard, "r") as source:
+                with open_h5(shard) as source, reading(shard):
                     for key in dataset_keys(source[name]):
                         if key in target:
                             del target[key]
@@ -186,7 +187,7 @@ class ShardWriter:
 
     def _write_error(self, error: BaseException) -> ArtifactError:
         return ArtifactError(
-            f"cannot write in {self.artifacts}: {_reason(error)}; complete results are kept: "
+            f"cannot write in {self.artifacts}: {reason(error)}; complete results are kept: "
             "make room and run the same command again"
         )
 
@@ -201,45 +202,16 @@ class ShardWriter:
 
     def _discard_damaged_shards(self) -> None:
         for path in self._shards():
-            if not h5py.is_hdf5(path):
+            try:
+                with open_h5(path) as file:
+                    dataset_keys(file)
+            except ArtifactError:
                 log.warning("%s is damaged; what it held is done again", path)
                 path.unlink()
 
 
-def open_h5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; ArtifactError when it is missing or no HDF5 file."""
-    if not path.is_file():
-        raise ArtifactError(f"no file {path}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ArtifactError(
-            f"{path} cannot be read as HDF5 ({_reason(error)}); it is damaged or no HDF5 file"
-        ) from error
-
-
-def dataset_keys(group: h5py.Group) -> list[str]:
-    """The paths of all datasets below a group, through nested groups, sorted."""
-    keys: list[str] = []
-
-    def visit(key: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            keys.append(key)
-
-    group.visititems(visit)
-    return sorted(keys)
-
-
 def _shards(artifacts: Path, stem: str) -> list[Path]:
     return sorted(artifacts.glob(f".{stem}-*.h5"))
-
-
-def _reason(error: BaseException) -> str:
-    # HDF5 hides the system's reason in a long message
-    number = getattr(error, "errno", None)
-    if number is None and "errno = " in str(error):
-        number = int(str(error).partition("errno = ")[2].partition(",")[0])
-    return os.strerror(number) if number else str(error)
 
 
 def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -267,5 +239,6 @@ def _check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[st
 def _flat(attributes: Mapping[str, Any]) -> dict[str, str]:
     """Attributes as text, with the JSON of `options` taken apart."""
     flat = {key: str(value) for key, value in attributes.items() if key != "options"}
-    flat.update({key: str(value) for key, value in json.loads(str(attributes.get("options", "{}"))).items()})
+    with contextlib.suppress(ValueError, AttributeError):  # no text of ours: other options, then
+        flat.update({key: str(value) for key, value in json.loads(str(attributes.get("options", "{}"))).items()})
     return flat

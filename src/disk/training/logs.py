@@ -24,7 +24,7 @@ class Logs:
 
         path = folder / "log.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if _step_of(line) <= step))
         _wait_for_a_later_name(folder)
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
@@ -68,7 +68,10 @@ def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
             f"{path}: holds no TensorBoard files (*tfevents*)" + (f"; give {' '.join(below[:5])}" if below else "")
         )
     events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
-    events.Reload()
+    try:
+        events.Reload()
+    except Exception as error:  # protobuf and tensorboard raise whatever they stumble over when a file is damaged
+        raise TrainingError(f"{path}: damaged TensorBoard file ({' '.join(str(error).split())})") from error
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
 
 
@@ -83,5 +86,5 @@ def _wait_for_a_later_name(folder: Path) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")  # a line cut off by a crash

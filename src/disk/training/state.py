@@ -14,6 +14,7 @@ from disk.errors import ArtifactError, CheckpointError
 from disk.model.checkpoints import load_state, write_checkpoint
 from disk.model.disk import DISK
 from disk.options import option
+from disk.storage.tensors import load_tensors
 from disk.training.options import TrainOptions
 
 VERSION = 2
@@ -114,7 +115,7 @@ def _plain(data: Path | None, options: TrainOptions) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # torch raises a different class for each kind of damage
         raise CheckpointError(
             f"{path}: not a readable checkpoint; start from a save-*.pth with {option('load')}"

@@ -1,0 +1,140 @@
+"""Reading HDF5 files that anyone may have made: nothing outside of them, and no more than memory should hold."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from disk.errors import ArtifactError
+
+# what a dataset may take in memory whatever it takes in the file, and how much more than in the file beyond that:
+# a few kilobytes of compressed zeros can stand for terabytes
+_SMALL, _MOST_TIMES = 1 << 30, 20
+_HEAP, _HEAPS_WITHIN = b"GCOL\1\0\0\0", 256 << 20  # larger files are not searched for them
+
+
+def open_h5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; ArtifactError when it is missing or no HDF5 file."""
+    if not path.is_file():
+        raise ArtifactError(f"no file {path}")
+    with reading(path):
+        _check_heaps(path)
+        return h5py.File(path, "r")
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn whatever HDF5 raises over a damaged file into an ArtifactError of one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError, struct.error) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as HDF5 ({reason(error)}); it is damaged or no HDF5 file"
+        ) from error
+
+
+def dataset_keys(group: h5py.Group) -> list[str]:
+    """The paths of all datasets below a group, through nested groups, sorted; links are left out."""
+    keys: list[str] = []
+
+    def visit(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            keys.append(key)
+
+    with reading(group.file.filename):
+        group.visititems(visit)
+    return sorted(keys)
+
+
+def stored_dataset(group: h5py.Group, key: str) -> h5py.Dataset | None:
+    """The dataset under a key; None where there is none. ArtifactError where a link leads to it, or its data lie
+    outside of the file: whoever made the file may have chosen any other file of this machine.
+    """
+    path = group.file.filename
+    with reading(path):
+        parts = [part for part in key.split("/") if part]
+        for end in range(1, len(parts) + 1):
+            link = group.get("/".join(parts[:end]), getlink=True)
+            if link is None:
+                return None
+            if not isinstance(link, h5py.HardLink):
+                raise ArtifactError(f"{path}: {key!r} is a link, which is not followed; copy the data into the file")
+        item = group.get(key)
+        if not isinstance(item, h5py.Dataset):
+            return None
+        if item.is_virtual or item.external:
+            raise ArtifactError(f"{path}: {key!r} lies in other files, which are not read; copy the data into the file")
+        return item
+
+
+def stored_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a file or dataset; ArtifactError when they are damaged."""
+    with reading(item.file.filename):
+        return dict(item.attrs.items())
+
+
+def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
+    """All values of a dataset of numbers.
+
+    Raises ArtifactError for other kinds of values, for damage, for a filter that is not here, and where the dataset
+    would take far more memory than room in the file.
+    """
+    path, key = dataset.file.filename, dataset.name
+    with reading(path):
+        if dataset.dtype.kind not in "fiu" or dataset.shape is None:
+            raise ArtifactError(f"{path}: {key} holds {dataset.dtype}, not numbers")
+        size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+        if size > max(_SMALL, _MOST_TIMES * stored):
+            raise ArtifactError(
+                f"{path}: {key} would take {size / 2**30:.0f} GB of memory, but has {stored} bytes in the file: it is "
+                "damaged, or made to fill the memory"
+            )
+        return np.asarray(dataset[()])
+
+
+def read_datasets(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
+    """The numbers under each of the keys of a file; ArtifactError where one is missing, or as `read_numbers`."""
+    with open_h5(path) as file:
+        found = [stored_dataset(file, key) for key in keys]
+        missing = [key for key, dataset in zip(keys, found, strict=True) if dataset is None]
+        if missing:
+            raise ArtifactError(f"{path} has no {missing[0]!r}")
+        return [read_numbers(dataset) for dataset in found if dataset is not None]
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise ValueError for a damaged heap of strings: HDF5 steps through it for ever.
+
+    A heap is `GCOL`, version 1, its size, then objects: index, references, size, content; index 0 is what is left.
+    """
+    with path.open("rb") as file:
+        if not 0 < path.stat().st_size <= _HEAPS_WITHIN:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = content.find(_HEAP)
+            while start >= 0:
+                at = start + 16
+                end = start + int.from_bytes(content[start + 8 : at], "little")
+                while end - at >= 16:
+                    index, size = struct.unpack_from("<H6xQ", content, at)
+                    need = 16 + -(-size // 8) * 8 if index else size
+                    if not 16 <= need <= end - at:
+                        raise ValueError("a heap of strings is damaged")
+                    at += need
+                start = content.find(_HEAP, start + 1)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in the system's words where HDF5 hides them in a long message."""
+    number = getattr(error, "errno", None)
+    if number is None and "errno = " in str(error):
+        number = int(str(error).partition("errno = ")[2].partition(",")[0])
+    return os.strerror(number) if number else str(error).strip("'\"")
