@@ -10,7 +10,20 @@ GROUPS = {
     "evaluate": ["pose", "homography", "imw", "reconstruction"],
     "weights": ["list", "fetch", "convert", "export-onnx"],
 }
-COMMANDS = ["reconstruct", "detect", "match", "view", "export", "verify", "map", "demo", "train", "auc", *GROUPS]
+COMMANDS = [
+    "reconstruct",
+    "detect",
+    "match",
+    "view",
+    "export",
+    "verify",
+    "map",
+    "localize",
+    "demo",
+    "train",
+    "auc",
+    *GROUPS,
+]
 
 
 def help_of(command: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pycolmap
@@ -15,6 +16,42 @@ DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess where EXIF has no focal length: 1.2
 _DIAGONAL_35MM = 43.27  # millimetres, of a 36 x 24 mm frame, rounded as in COLMAP
 _EXIF_IFD, _FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x8769, 0x920A, 0xA405
 _COLMAP_READS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class KnownCamera:
+    """A camera as COLMAP writes it: its name of the model, width and height in pixels, parameters.
+
+    The principal point counts from the corner of the first pixel.
+    """
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+    @property
+    def focal_length(self) -> float | None:
+        """In pixels, the mean of two; None for a spherical camera."""
+        camera = to_colmap(self)
+        return float(camera.mean_focal_length()) if camera.focal_length_idxs() else None
+
+
+def to_colmap(camera: KnownCamera) -> pycolmap.Camera:
+    """The same camera for pycolmap."""
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=[float(value) for value in camera.params]
+    )
+
+
+def from_colmap(camera: pycolmap.Camera) -> KnownCamera:
+    """The same camera as a record."""
+    return KnownCamera(camera.model_name, camera.width, camera.height, tuple(float(value) for value in camera.params))
+
+
+def simple_camera(width: int, height: int, focal_length: float | int) -> KnownCamera:
+    """A camera of this focal length in pixels, the principal point in the middle, without distortion."""
+    return KnownCamera("SIMPLE_RADIAL", width, height, (float(focal_length), width / 2, height / 2, 0.0))
 
 
 def camera_model(name: str) -> str:

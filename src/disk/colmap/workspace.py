@@ -104,7 +104,7 @@ def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace
         with TemporaryDirectory() as binary:
             model = workspace.model
             if _is_text(model):  # COLMAP would cut names at spaces
-                _open_model(model).write_binary(binary)
+                open_model(model).write_binary(binary)
                 model = Path(binary)
             pycolmap.undistort_images(
                 target, model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
@@ -153,7 +153,7 @@ def _is_text(folder: Path) -> bool:
     return not (folder / "images.bin").is_file()
 
 
-def _open_model(folder: Path) -> pycolmap.Reconstruction:
+def open_model(folder: Path) -> pycolmap.Reconstruction:
     """A model, binary or text, with the whole names of its images."""
     if not _is_text(folder):
         _check_complete(folder)
@@ -183,7 +183,7 @@ def _names_in_text(path: Path) -> dict[int, str]:
 
 def _read_model(folder: Path) -> list[WorkspaceImage]:
     """The posed images of a model, sorted by name."""
-    model = _open_model(folder)
+    model = open_model(folder)
     cameras = folder / "cameras.bin"
     if cameras.is_file() and cameras.stat().st_size < 8 + sum(24 + 8 * len(c.params) for c in model.cameras.values()):
         raise ColmapError(f"{cameras}: {_CUT_SHORT}")
