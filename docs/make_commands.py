@@ -19,6 +19,7 @@ COMMANDS = [
     "verify",
     "map",
     "localize",
+    "undistort",
     "demo",
     "train",
     "auc",

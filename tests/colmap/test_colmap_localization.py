@@ -33,7 +33,11 @@ def check(pose: AbsolutePose | None, tolerance: float) -> None:
 
 @pytest.mark.parametrize(
     ("camera", "focal"),
-    [(KNOWN, "known"), (simple_camera(WIDTH, HEIGHT, 730.0), "guess"), (simple_camera(WIDTH, HEIGHT, 2000.0), "unknown")],
+    [
+        (KNOWN, "known"),
+        (simple_camera(WIDTH, HEIGHT, 730.0), "guess"),
+        (simple_camera(WIDTH, HEIGHT, 2000.0), "unknown"),
+    ],
 )
 def test_the_true_pose_among_wrong_matches(camera: KnownCamera, focal: str) -> None:
     keypoints, xyz = view()

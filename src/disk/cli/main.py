@@ -19,6 +19,7 @@ COMMANDS = {
     "map": ("map", "from verified pairs to a sparse 3D model"),
     "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
     "localize": ("localize", "find where photos were taken, by a model of others"),
+    "undistort": ("undistort", "undistorted images and a pinhole model, for splatting"),
     "demo": ("demo", "the whole pipeline on photographs with ground truth"),
     "train": ("train", "train the network"),
     "auc": ("auc", "choose the best checkpoint from training logs"),
@@ -26,7 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
 }
-RESUMING = ("detect", "match", "verify", "map", "reconstruct", "localize")  # without being asked to
+RESUMING = ("detect", "match", "verify", "map", "reconstruct", "localize", "undistort")  # without being asked to
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pycolmap
 
-from disk.errors import ColmapError
+from disk.errors import ColmapError, ImageError
+from disk.images.reading import image_size
 from disk.options import option
 from disk.progress import log
 from disk.shapes import Float, Int
 
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
-_JPEG_QUALITY = 98
 _CUT_SHORT = "the file is cut short; copy or make the model again"
 
 
@@ -93,39 +92,24 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
     return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
 
 
-def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace:
-    """Write undistorted copies of the named images to `target` and return the workspace there.
-
-    No pixel of a copy lies outside its original. Raises ColmapError for cameras that have no pinhole view.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
-    try:
-        with TemporaryDirectory() as binary:
-            model = workspace.model
-            if _is_text(model):  # COLMAP would cut names at spaces
-                open_model(model).write_binary(binary)
-                model = Path(binary)
-            pycolmap.undistort_images(
-                target, model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
-            )
-    except (ValueError, RuntimeError, LookupError) as error:
-        cameras = ", ".join(workspace.distorted)
-        raise ColmapError(f"{workspace.model}: cannot undistort {cameras} cameras ({_line(error)})") from error
-    missing = [name for name in names if not (target / "images" / name).is_file()]
-    if missing:
-        raise ColmapError(
-            f"{workspace.image_folder}: COLMAP cannot read {len(missing)} images, the first {missing[0]}; "
-            "save them as JPEG or PNG"
-        )
-    result = open_workspace(target)
-    if result.distorted:
-        # a fisheye camera without distortion is no pinhole camera, but COLMAP copies its images as they are
-        raise ColmapError(
-            f"{workspace.model}: COLMAP leaves {', '.join(result.distorted)} cameras as they are; "
-            "use another camera model"
-        )
-    return result
+def usable_images(workspace: Workspace) -> tuple[list[WorkspaceImage], dict[str, str]]:
+    """The images of the model whose file is there and of the camera's size; by name, what is wrong with the others."""
+    usable, faults = [], dict[str, str]()
+    for image in workspace.images:
+        path = workspace.image_folder / image.name
+        if ".." in path.parts[len(workspace.image_folder.parts) :] or PurePosixPath(image.name).is_absolute():
+            faults[image.name] = f"{image.name} lies outside the image folder"
+            continue
+        try:
+            size = image_size(path)
+        except ImageError as error:
+            faults[image.name] = str(error)
+            continue
+        if size == (image.width, image.height):
+            usable.append(image)
+        else:
+            faults[image.name] = f"{path} is {size[0]} x {size[1]} but its camera {image.width} x {image.height}"
+    return usable, faults
 
 
 def read_depth_map(path: Path) -> Float[np.ndarray, "h w"]:
@@ -191,6 +175,8 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
     for index in model.reg_image_ids():
         image = model.images[index]
         camera = model.cameras[image.camera_id]
+        if not camera.focal_length_idxs():
+            raise ColmapError(f"{folder}: {camera.model_name} cameras see all around, and have no pinhole view")
         K = camera.calibration_matrix().copy()
         K[:2, 2] -= 0.5
         pose = image.cam_from_world()

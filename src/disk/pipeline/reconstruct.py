@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from disk.devices import choose_device
-from disk.errors import ColmapError, PartialFailureError
+from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
@@ -44,7 +44,8 @@ from disk.pipeline.precheck import (
     read_sizes,
 )
 from disk.pipeline.rotations import rotated_images, turn_unconnected
-from disk.pipeline.take_up import note_options, take_up
+from disk.pipeline.take_up import UNDISTORTED, note_options, take_up
+from disk.pipeline.undistort import UndistortOptions, undistort
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
@@ -57,7 +58,7 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file")
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort")
 T = TypeVar("T")
 
 
@@ -82,6 +83,8 @@ class ReconstructOptions(
     """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike."""
     rotations: Literal["auto", "off"] = "auto"
     """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
+    undistort: bool = False
+    """Write OUT/undistorted as well: undistorted images and a pinhole model, for splatting, as `disk undistort`."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
     overwrite: bool = False
@@ -102,6 +105,8 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     if len(sizes) < 2:
         raise ColmapError(f"{images} holds one image that can be read; a model needs at least two")
     check_output(files, out, options.overwrite)
+    if options.undistort and images.resolve() in (out / UNDISTORTED).resolve().parents:
+        raise ArtifactError(f"{out} lies in {images}: undistorted images would be taken for photos; use another output")
     check_shared(files, sizes, who_shares_cameras(_options_of(ExportOptions, options)))
     if options.pairs_file is not None:
         check_pairs_file(options.pairs_file, list(sizes))
@@ -139,6 +144,9 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         with _timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
+        if options.undistort:
+            with _timed(seconds, "undistort"):
+                undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
     if partial:
         raise partial
