@@ -18,6 +18,7 @@ COMMANDS = [
     "export",
     "verify",
     "map",
+    "triangulate",
     "localize",
     "undistort",
     "demo",

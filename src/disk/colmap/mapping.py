@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def map_images(
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    raw, sorted_models = scratch / "raw", scratch / "sorted"
+    raw = scratch / "raw"
     raw.mkdir(parents=True)
     try:
         run = _incremental if mapper == "incremental" else _global
@@ -89,20 +89,35 @@ def map_images(
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
             raise NoModelError("no two images could be connected to a model")
-        for number, model in enumerate(found):
-            _colour(model, images)
-            folder = sorted_models / str(number)
-            folder.mkdir(parents=True)
-            model.write(folder)
-        if note is not None:
-            write_json(sorted_models / MADE_FROM, dict(note))
-        _check_room(scratch)
-        shutil.rmtree(out, ignore_errors=True)
-        sorted_models.replace(out)
-        sync_folder(out.parent)
+        return write_models(found, images, out, scratch, note)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [_describe(model) for model in found]
+
+
+def write_models(
+    models: Sequence[pycolmap.Reconstruction],
+    images: Mapping[str, Path],
+    out: Path,
+    scratch: Path,
+    note: Mapping[str, Any] | None = None,
+) -> list[Model]:
+    """Colour models and write them as `out/0`, `out/1` and so on, all or none; `scratch` is a folder beside `out`.
+
+    images, note and what is raised as for `map_images`.
+    """
+    complete = scratch / "sorted"
+    for number, model in enumerate(models):
+        _colour(model, images)
+        folder = complete / str(number)
+        folder.mkdir(parents=True)
+        model.write(folder)
+    if note is not None:
+        write_json(complete / MADE_FROM, dict(note))
+    _check_room(scratch)
+    shutil.rmtree(out, ignore_errors=True)
+    complete.replace(out)
+    sync_folder(out.parent)
+    return [_describe(model) for model in models]
 
 
 def made_from(out: Path) -> dict[str, Any]:

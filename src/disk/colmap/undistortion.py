@@ -44,8 +44,8 @@ def undistort(
 
     No pixel of a copy lies outside its original. max_size: of the long side in pixels, 0 for any. masks: files by the
     names of images; the mask of a.jpg is written as masks/a.jpg.png, 0 where the original's is. What is there already
-    is kept. Returns the workspace in `target`. Raises ColmapError for cameras that COLMAP cannot undistort, ImageError for
-    images and masks that cannot be read.
+    is kept. Returns the workspace in `target`. Raises ColmapError for cameras that COLMAP cannot undistort, ImageError
+    for images and masks that cannot be read.
     """
     model = open_model(workspace.model)
     options = pycolmap.UndistortCameraOptions(max_image_size=max_size or -1)

@@ -135,9 +135,7 @@ def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOption
     if not any(len(image.points) for image in images):
         raise DatasetError(
             f"{model} has poses, but no 3D points, which tell what images see the same; make them with "
-            "`colmap point_triangulator --database_path DATABASE --image_path IMAGES --input_path MODEL "
-            "--output_path OUT`, where DATABASE is of `disk detect`, `match`, `export` and `verify` on these images, "
-            "and import OUT"
+            f"`disk triangulate {model} IMAGES OUT` and import OUT"
         )
     overlap = covisibility([image.points for image in images])
     covisible = (overlap >= options.min_overlap) & (overlap <= options.max_overlap)

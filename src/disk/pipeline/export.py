@@ -55,7 +55,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
         _check_matches(features, matches, artifacts)
         if options.format == "colmap":
             from disk.colmap.cameras import camera_model
-            from disk.colmap.database import refuse_other_file, write_database
+            from disk.colmap.database import plan_cameras, refuse_other_file, write_database
 
             model = camera_model(options.camera_model)
             out = options.database_path or default_database(artifacts)
@@ -67,7 +67,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
             files = files_of_features(features, images, options.image_extension)
             per = who_shares_cameras(options)
             _warn_of_many_parameters(model, per)
-            write_database(out, files, features, matches, model, per)
+            write_database(out, plan_cameras(files, model, per), features, matches)
         else:
             out = options.output or artifacts / options.format
             _refuse_existing(out, options)
