@@ -66,12 +66,13 @@ def map_images(
     mapper: Mapper = "incremental",
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
+    fix_intrinsics: bool = False,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
-    when the disk is full, ArtifactError when another run has the database.
+    models. fix_intrinsics: cameras stay as they are. Returns the models, largest first. Raises NoModelError when not
+    two images could be connected, ColmapError when the disk is full, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
@@ -81,10 +82,10 @@ def map_images(
     try:
         run = _incremental if mapper == "incremental" else _global
         with file_lock(database), clear_errors(f"cannot use {database}"):
-            found = list(run(database, raw, len(images), seed).values())
+            found = list(run(database, raw, len(images), seed, fix_intrinsics).values())
             if not found and mapper == "global":  # it makes no models of two images
                 log.warning("the global mapper found no model; the incremental one is tried")
-                found = list(_incremental(database, raw, len(images), seed).values())
+                found = list(_incremental(database, raw, len(images), seed, fix_intrinsics).values())
         keep_readable(database)
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
@@ -151,8 +152,13 @@ def _check_room(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _incremental(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+def _incremental(
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+) -> dict[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
+    if fix_intrinsics:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
     options.random_seed = seed
     options.min_model_size = 3
     options.extract_colors = False
@@ -179,12 +185,18 @@ def _run_incremental(
         )
 
 
-def _global(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+def _global(
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+) -> dict[int, pycolmap.Reconstruction]:
     # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
-    pycolmap.calibrate_view_graph(copy)
     options = pycolmap.GlobalPipelineOptions()
+    if fix_intrinsics:
+        adjustment = options.mapper.bundle_adjustment
+        adjustment.refine_focal_length = adjustment.refine_extra_params = False
+    else:
+        pycolmap.calibrate_view_graph(copy)
     options.random_seed = seed
     options.ignore_watermarks = True
     return pycolmap.global_mapping(copy, out, out, options)

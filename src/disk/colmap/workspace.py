@@ -71,6 +71,25 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
 
     image_folder: where the images are, if not in `root/images`. Raises ColmapError if anything is missing.
     """
+    images_of = {model: _read_model(model) for model in _models(root)}
+    model = _largest(root, {path: len(images) for path, images in images_of.items()})
+    folder = root / "images" if image_folder is None else image_folder
+    if not folder.is_dir():
+        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with {option('images')}")
+    if not images_of[model]:
+        raise ColmapError(f"{model}: no image of the model has a pose")
+    return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
+
+
+def find_model(root: Path) -> Path:
+    """The model of a workspace or reconstruction, the largest if there are several; ColmapError if there is none."""
+    models = _models(root)
+    if len(models) == 1:
+        return models[0]
+    return _largest(root, {path: open_model(path).num_reg_images() for path in models})
+
+
+def _models(root: Path) -> list[Path]:
     if not root.is_dir():
         raise ColmapError(f"{root}: no such folder")
     numbered = sorted(path for path in (root / "sparse").glob("*") if path.is_dir())
@@ -80,16 +99,14 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
             f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/; "
             "one of known poses has an empty points3D.txt"
         )
-    images_of = {model: _read_model(model) for model in models}
-    model = max(models, key=lambda path: len(images_of[path]))
-    if len(models) > 1:
-        log.info("%s: taking the largest of %d models, %s", root, len(models), model)
-    folder = root / "images" if image_folder is None else image_folder
-    if not folder.is_dir():
-        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with {option('images')}")
-    if not images_of[model]:
-        raise ColmapError(f"{model}: no image of the model has a pose")
-    return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
+    return models
+
+
+def _largest(root: Path, images: dict[Path, int]) -> Path:
+    model = max(images, key=lambda path: images[path])
+    if len(images) > 1:
+        log.info("%s: taking the largest of %d models, %s", root, len(images), model)
+    return model
 
 
 def usable_images(workspace: Workspace) -> tuple[list[WorkspaceImage], dict[str, str]]:

@@ -65,10 +65,10 @@ def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, Kn
     """Poses by the paths of images below their folder; those of images that are not there by the model's own names."""
     from disk.colmap.cameras import KnownCamera
     from disk.colmap.triangulation import KnownPose, read_known_poses
-    from disk.colmap.workspace import open_workspace
+    from disk.colmap.workspace import find_model
 
     if model.is_dir() and not (model / TRANSFORMS).is_file():
-        return read_known_poses(open_workspace(model, images if images.is_dir() else images.parent).model)
+        return read_known_poses(find_model(model))
     path = model / TRANSFORMS if model.is_dir() else model
     if not path.is_file():
         raise ColmapError(f"{model}: no such folder or file")

@@ -117,7 +117,9 @@ def map_models(
             _drop(out)
             raise ColmapError(why_no_model(connections, pairs_file))
         try:
-            models = map_images(database, files, sparse, options.mapper, options.seed, fingerprint)
+            models = map_images(
+                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics
+            )
         except NoModelError:
             _drop(out)
             raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
