@@ -16,6 +16,7 @@ from disk.errors import ColmapError, PartialFailureError
 from disk.images.listing import list_images
 from disk.model.checkpoints import resolve
 from disk.model.options import Budget
+from disk.options import option
 from disk.pipeline.connections import read_connections
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.follow import follow_folder
@@ -253,7 +254,7 @@ def _agreement(artifacts: Path, posed: PosedFiles, max_error: float) -> tuple[fl
     if not everything or not sum(map(len, everything)):
         raise ColmapError(
             "no two of the images have enough matches that agree, and more than agree by chance: they need more "
-            "overlap, more features (--n), or --max-size 0"
+            f"overlap, more features ({option('n')}), or {option('max_size', 0)}"
         )
     whole = np.concatenate(everything)
     shares = {name: np.concatenate(errors) for name, errors in sorted(by_image.items())}
