@@ -18,7 +18,7 @@ from disk.devices import choose_device
 from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureError
 from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import load, weights_hash
-from disk.options import check_at_least, option
+from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of, shared_camera
 from disk.pipeline.match import check_match
@@ -62,7 +62,9 @@ class Localization:
     localized: int
 
 
-def localize(model: Path, queries: Path, out: Path, options: LocalizeOptions = LocalizeOptions()) -> Localization:
+def localize(
+    model: AnyPath, queries: AnyPath, out: AnyPath, options: LocalizeOptions = LocalizeOptions()
+) -> Localization:
     """Find where photos were taken, against a model of `disk reconstruct`: out/poses.json and out/sparse/0.
 
     model: the folder of a reconstruction, with sparse/0 and artifacts/. queries: a folder of photos, or one. Photos
@@ -70,6 +72,7 @@ def localize(model: Path, queries: Path, out: Path, options: LocalizeOptions = L
     not belong to its features, ArtifactError when `out` was made with other options, and the errors of detection and
     matching; PartialFailureError, when the rest was done, if some photos could not be read.
     """
+    model, queries, out = Path(model), Path(queries), Path(out)
     _check(options)
     files = list_images(queries, options.image_extension)
     sizes, failed = read_sizes(files)

@@ -13,6 +13,7 @@ from disk.features import Features
 from disk.geometry.chance import log10_false_alarms
 from disk.images.listing import ImageFile
 from disk.matching.matcher import Matcher, make_matcher
+from disk.options import Options
 from disk.pairs.retrieval import similar_images
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
 from disk.pipeline.match import MatchOptions, ratio_of, read_lightglue
@@ -29,7 +30,7 @@ _BETTER = 1.1  # times the inliers: then a photo was not taken by the camera tha
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenImages):
+class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Options):
     """How photos are localized; their features are found as those of the model were."""
 
     camera: Literal["auto", "model", "exif", "unknown"] = "auto"

@@ -16,7 +16,7 @@ from disk.errors import ColmapError, PartialFailureError
 from disk.images.listing import list_images
 from disk.model.checkpoints import resolve
 from disk.model.options import Budget
-from disk.options import option
+from disk.options import AnyPath, Options, option
 from disk.pipeline.connections import read_connections
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.follow import follow_folder
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriangulateOptions(Seed, TwoViews, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Budget):
+class TriangulateOptions(Seed, TwoViews, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Budget, Options):
     """How features are found and matched."""
 
     top_k: int = 20
@@ -74,7 +74,7 @@ class Triangulation:
 
 
 def triangulate(
-    model: Path, images: Path, out: Path, options: TriangulateOptions = TriangulateOptions()
+    model: AnyPath, images: AnyPath, out: AnyPath, options: TriangulateOptions = TriangulateOptions()
 ) -> Triangulation:
     """Triangulate points for known poses, which stay as they are: out/sparse/0 and points.ply, as of `reconstruct`.
 
@@ -82,6 +82,7 @@ def triangulate(
     ColmapError for a model that cannot be used, images of another size than their cameras, or when no point fits,
     the errors of the stages, and PartialFailureError, when the rest was done, for images that could not be used.
     """
+    model, images, out = Path(model), Path(images), Path(out)
     _check(options)
     files = list_images(images, options.image_extension)
     posed = read_posed_files(model, images, files)

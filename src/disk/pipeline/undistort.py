@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from disk.errors import ArtifactError, ImageError, PartialFailureError
 from disk.images.listing import ImageFile
 from disk.images.masks import find_masks
-from disk.options import check_at_least, option
+from disk.options import AnyPath, Options, check_at_least, option
 from disk.pipeline.map import SUMMARY, read_summary
 from disk.pipeline.options import MaskFolder
 from disk.progress import log
@@ -29,7 +29,7 @@ _WRITTEN = ("images", "masks", "sparse", "transforms.json", _POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UndistortOptions(MaskFolder):
+class UndistortOptions(MaskFolder, Options):
     """What is written beside undistorted images and the model."""
 
     images: Path | None = None
@@ -59,7 +59,7 @@ class Undistorted:
     failed: dict[str, str]
 
 
-def undistort(model: Path, out: Path, options: UndistortOptions = UndistortOptions()) -> Undistorted:
+def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = UndistortOptions()) -> Undistorted:
     """Write out/images, out/sparse/0 with PINHOLE cameras, and as asked out/masks and out/transforms.json.
 
     model: folder of `disk reconstruct`, or another COLMAP model. An interrupted run is resumed; when the model, the
@@ -73,6 +73,7 @@ def undistort(model: Path, out: Path, options: UndistortOptions = UndistortOptio
     from disk.colmap.workspace import open_workspace, usable_images
 
     check_at_least(options, max_size=0)
+    model, out = Path(model), Path(out)
     source = open_workspace(model, options.images or _image_folder(model))
     _check_output(source, out, options.overwrite)
     usable, failed = usable_images(source)
