@@ -10,7 +10,22 @@ GROUPS = {
     "evaluate": ["pose", "homography", "imw", "reconstruction"],
     "weights": ["list", "fetch", "convert", "export-onnx"],
 }
-COMMANDS = ["reconstruct", "detect", "match", "view", "export", "verify", "map", "demo", "train", "auc", *GROUPS]
+COMMANDS = [
+    "reconstruct",
+    "detect",
+    "match",
+    "view",
+    "export",
+    "verify",
+    "map",
+    "triangulate",
+    "localize",
+    "undistort",
+    "demo",
+    "train",
+    "auc",
+    *GROUPS,
+]
 
 
 def help_of(command: list[str]) -> str:

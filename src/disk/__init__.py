@@ -7,6 +7,7 @@
     matches = disk.match(first, second)
 
     disk.reconstruct("photos", "model")
+    disk.localize("model", "more photos", "located")
 
 Every command is a function as well: `from disk.pipeline.detect import DetectOptions, detect` and so on.
 """
@@ -22,10 +23,12 @@ _NAMES = {
     "DetectionOptions": "disk.model.options",
     "DiskError": "disk.errors",
     "Features": "disk.features",
+    "LocalizeOptions": "disk.pipeline.localize",
     "Matches": "disk.features",
     "ReconstructOptions": "disk.pipeline.reconstruct",
     "Reconstruction": "disk.pipeline.reconstruct",
     "load": "disk.model.checkpoints",
+    "localize": "disk.pipeline.localize",
     "match": "disk.matching.api",
     "reconstruct": "disk.pipeline.reconstruct",
 }
@@ -34,11 +37,13 @@ __all__ = [
     "DetectionOptions",
     "DiskError",
     "Features",
+    "LocalizeOptions",
     "Matches",
     "ReconstructOptions",
     "Reconstruction",
     "__version__",
     "load",
+    "localize",
     "match",
     "reconstruct",
 ]
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from disk.model.checkpoints import load
     from disk.model.disk import DISK
     from disk.model.options import DetectionOptions
+    from disk.pipeline.localize import LocalizeOptions, localize
     from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 
     __version__: str

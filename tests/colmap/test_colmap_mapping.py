@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disk.colmap.database import image_ids, open_database, write_database
+from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
 from disk.colmap.mapping import Mapper, Model, map_images, write_ply
 from disk.colmap.verification import verify_pairs
 from disk.errors import ColmapError
@@ -26,7 +26,8 @@ def prepare(scene: Scene, folder: Path, suffix: str = ".jpg") -> Path:
     write_matches(scene, folder)
     files = list_images(write_photos(scene, folder / "photos", suffix))
     with read_features(folder) as features, read_matches(folder) as matches:
-        write_database(folder / "database.db", files, features, matches, "SIMPLE_PINHOLE", "collection")
+        plan = plan_cameras(files, "SIMPLE_PINHOLE", "collection")
+        write_database(folder / "database.db", plan, features, matches)
     with open_database(folder / "database.db") as database:
         ids = image_ids(database)
         pairs = [(ids[a], ids[b]) for a, b in scene.matches]

@@ -9,7 +9,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from disk.colmap.database import image_ids, open_database, write_database
+from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
 from disk.colmap.verification import _estimate, verify_pairs
 from disk.geometry.chance import log10_false_alarms
 from disk.images.listing import list_images
@@ -38,7 +38,7 @@ def export(scene: Scene, folder: Path) -> Path:
     write_matches(scene, folder)
     files = list_images(write_photos(scene, folder / "photos"))
     with read_features(folder) as features, read_matches(folder) as matches:
-        write_database(folder / "database.db", files, features, matches, "SIMPLE_RADIAL")
+        write_database(folder / "database.db", plan_cameras(files, "SIMPLE_RADIAL"), features, matches)
     return folder / "database.db"
 
 

@@ -7,60 +7,12 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from PIL import Image
+import spot_workspace
+from spot_workspace import HEIGHT, NAMES, WIDTH, check_spots, make_workspace
 
-from disk.colmap.workspace import open_workspace, read_depth_map, undistort
+from disk.colmap.undistortion import undistort
+from disk.colmap.workspace import open_workspace, read_depth_map
 from disk.errors import ColmapError
-
-WIDTH, HEIGHT = 160, 120
-PARAMS = {
-    "PINHOLE": [150.0, 140.0, 83.0, 57.0],
-    "SIMPLE_PINHOLE": [150.0, 83.0, 57.0],
-    "SIMPLE_RADIAL": [150.0, 83.0, 57.0, -0.2],
-    "OPENCV": [150.0, 140.0, 83.0, 57.0, -0.2, 0.05, 0.01, -0.005],
-    "OPENCV_FISHEYE": [150.0, 150.0, 83.0, 57.0, 0.01, 0.0, 0.0, 0.0],
-}
-NAMES = ("a.png", "sub/b.c.png", "sub/d.png")
-# well apart in every image, so that each has a bright spot of its own
-POINTS = np.array([[-1.2, -0.7, 5.0], [1.1, -0.6, 5.5], [0.0, 0.1, 4.5], [-1.0, 0.8, 6.0], [1.3, 0.9, 5.0]])
-
-
-def make_workspace(root: Path, model: str = "PINHOLE", folder: str = "sparse", binary: bool = True) -> Path:
-    """Three cameras to the left and right of each other, the last without any point."""
-    reconstruction = pycolmap.Reconstruction()
-    camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=PARAMS[model], camera_id=1)
-    reconstruction.add_camera_with_trivial_rig(camera)
-    for index, name in enumerate(NAMES):
-        turn = pycolmap.Rotation3d(np.array([0, np.sin(0.05 * index), 0, np.cos(0.05 * index)]))
-        pose = pycolmap.Rigid3d(turn, np.array([-0.3 * index, 0.05 * index, 0.1]))
-        pixels = [camera.img_from_cam(point) for point in pose * POINTS]
-        image = pycolmap.Image(name=name, camera_id=1, image_id=index + 1, keypoints=np.array(pixels))
-        reconstruction.add_image_with_trivial_frame(image, pose)
-        path = root / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw(np.array(pixels) - 0.5)).save(path)
-    for number, point in enumerate(POINTS):
-        seen_by = range(1, 3) if number else range(1, 2)
-        track = pycolmap.Track([pycolmap.TrackElement(image_id, number) for image_id in seen_by])
-        reconstruction.add_point3D(point, track, np.zeros(3, dtype=np.uint8))
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    (reconstruction.write_binary if binary else reconstruction.write_text)(root / folder)
-    return root
-
-
-def draw(pixels: np.ndarray) -> np.ndarray:
-    """Bright spots at pixels; (0, 0) is the centre of the first."""
-    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
-    values = sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 2.0**2)) for cx, cy in pixels)
-    return np.repeat(np.uint8(255 * np.clip(values, 0, 1))[:, :, None], 3, axis=2)
-
-
-def spot(image: np.ndarray, near: np.ndarray, radius: int = 7) -> np.ndarray:
-    """Centre of the bright spot around a pixel."""
-    x, y = near.round().astype(int)
-    rows, columns = np.mgrid[y - radius : y + radius + 1, x - radius : x + radius + 1]
-    weights = image[rows, columns, 0].astype(float)
-    return np.array([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
 
 
 @pytest.mark.parametrize(
@@ -84,37 +36,7 @@ def test_pixel_centres(tmp_path: Path) -> None:
     """K, R, t project a point onto the middle of its spot, the first pixel's centre being (0, 0)."""
     workspace = open_workspace(make_workspace(tmp_path))
     for image in workspace.images:
-        _check_spots(workspace.image_folder, image, 0.01)
-
-
-@pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "OPENCV", "OPENCV_FISHEYE"])
-def test_undistorts(tmp_path: Path, model: str) -> None:
-    distorted = open_workspace(make_workspace(tmp_path / "in", model, "sparse/0"))
-    assert distorted.distorted == [model]
-    workspace = undistort(distorted, list(NAMES), tmp_path / "out")
-    assert workspace.distorted == []
-    assert [image.name for image in workspace.images] == list(NAMES)
-    assert [len(image.points) for image in workspace.images] == [5, 4, 0]
-    for image in workspace.images:
-        assert Image.open(workspace.image_folder / image.name).size == (image.width, image.height)
-        _check_spots(workspace.image_folder, image, 0.1)
-
-
-def test_refuses_a_fisheye_camera_that_colmap_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PARAMS, "OPENCV_FISHEYE", [150.0, 150.0, 83.0, 57.0, 0.0, 0.0, 0.0, 0.0])
-    distorted = open_workspace(make_workspace(tmp_path / "in", "OPENCV_FISHEYE"))
-    with pytest.raises(ColmapError, match="OPENCV_FISHEYE cameras as they are"):
-        undistort(distorted, list(NAMES), tmp_path / "out")
-
-
-def test_undistorts_only_what_is_there(tmp_path: Path) -> None:
-    distorted = open_workspace(make_workspace(tmp_path / "in", "SIMPLE_RADIAL"))
-    (distorted.image_folder / NAMES[2]).unlink()
-    undistort(distorted, list(NAMES[:2]), tmp_path / "out")
-    assert not (tmp_path / "out/images" / NAMES[2]).exists()
-    (distorted.image_folder / NAMES[1]).write_bytes(b"no image")
-    with pytest.raises(ColmapError, match=r"cannot read 1 images, the first sub/b\.c\.png"):
-        undistort(distorted, list(NAMES[:2]), tmp_path / "out2")
+        check_spots(workspace.image_folder, image, 0.01)
 
 
 def test_takes_the_largest_of_several_models(tmp_path: Path) -> None:
@@ -180,21 +102,11 @@ def test_what_is_no_workspace(tmp_path: Path) -> None:
         open_workspace(tmp_path)
 
 
-def _check_spots(folder: Path, image, tolerance: float) -> None:
-    pixels = np.asarray(Image.open(folder / image.name).convert("RGB"))
-    in_camera = POINTS @ image.R.T + image.t
-    projected = in_camera @ image.K.T
-    projected = projected[:, :2] / projected[:, 2:]
-    inside = (projected > 8).all(axis=1) & (projected < (image.width - 9, image.height - 9)).all(axis=1)
-    assert inside.sum() >= 3
-    for expected in projected[inside]:
-        np.testing.assert_allclose(spot(pixels, expected), expected, atol=tolerance)
-
-
 def test_text_models_keep_names_with_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "NAMES", ("a b.png", "sub x/b.c  d.png", "sub x/e.png"))
+    names = ("a b.png", "sub x/b.c  d.png", "sub x/e.png")
+    monkeypatch.setattr(spot_workspace, "NAMES", names)
     workspace = open_workspace(make_workspace(tmp_path, "SIMPLE_RADIAL", binary=False))
-    assert [image.name for image in workspace.images] == list(NAMES)
+    assert [image.name for image in workspace.images] == list(names)
     assert [len(image.points) for image in workspace.images] == [5, 4, 0]
-    result = undistort(workspace, [image.name for image in workspace.images], tmp_path / "undistorted")
-    assert [image.name for image in result.images] == list(NAMES)
+    result = undistort(workspace, names, tmp_path / "undistorted")
+    assert [image.name for image in result.images] == list(names)

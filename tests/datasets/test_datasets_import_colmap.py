@@ -216,7 +216,7 @@ def test_poses_without_points(tmp_path: Path) -> None:
     model.write_text(tmp_path / "sparse")
     for file in (tmp_path / "sparse").glob("*.bin"):
         file.unlink()
-    with pytest.raises(DatasetError, match=r"has poses, but no 3D points.*colmap point_triangulator"):
+    with pytest.raises(DatasetError, match=r"has poses, but no 3D points.*`disk triangulate .* IMAGES OUT`"):
         import_colmap(tmp_path)
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from disk.errors import DiskError
 from disk.features import Features
 from disk.pairs.choose import exhaustive
-from disk.pairs.retrieval import k_means, retrieval, vlad
+from disk.pairs.retrieval import k_means, retrieval, similar_images, vlad
 
 
 def features(descriptors: torch.Tensor) -> Features:
@@ -128,3 +128,15 @@ def test_on_a_gpu_as_on_the_cpu():
     collection = scenes()
     there = Collection({name: found.to("cuda") for name, found in collection.items()})
     assert retrieval(there, top_k=4) == retrieval(collection, top_k=4)
+
+
+def test_queries_find_the_images_of_their_scene():
+    collection = scenes(images=5)
+    asked = Collection({name: collection.pop(name) for name in ("x0", "y3", "blank")})
+    found = similar_images(asked, collection, top_k=4)
+    assert set(found["x0"]) == {"x1", "x2", "x3", "x4"}
+    assert set(found["y3"]) == {"y0", "y1", "y2", "y4"}
+    assert found["blank"] == []
+    assert similar_images(asked, Collection(), 4)["x0"] == []
+    with pytest.raises(DiskError, match="top_k"):
+        similar_images(asked, collection, 0)

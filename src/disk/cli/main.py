@@ -18,6 +18,9 @@ COMMANDS = {
     "verify": ("verify", "geometric verification of all matched pairs"),
     "map": ("map", "from verified pairs to a sparse 3D model"),
     "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
+    "triangulate": ("triangulate", "points for known poses"),
+    "localize": ("localize", "find where photos were taken, by a model of others"),
+    "undistort": ("undistort", "undistorted images and a pinhole model, for splatting"),
     "demo": ("demo", "the whole pipeline on photographs with ground truth"),
     "train": ("train", "train the network"),
     "auc": ("auc", "choose the best checkpoint from training logs"),
@@ -25,7 +28,9 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
 }
-RESUMING = ("detect", "match", "verify", "map", "reconstruct")  # without being asked to
+# without being asked to
+# without being asked to
+RESUMING = ("detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
 
 def main(argv: list[str] | None = None) -> int:

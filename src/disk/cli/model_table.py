@@ -49,11 +49,7 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
     lines += [f"note: {remark}" for remark in result.remarks]
     lines.append(f"points to look at: {out / 'points.ply'}")
     lines.append(f"next:  disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
-    sparse, photos = (shlex.quote(str(path)) for path in (out / "sparse" / "0", result.photos or "photos"))
-    lines.append(
-        f"       colmap image_undistorter --input_path {sparse} --image_path {photos} --output_path dense   "
-        "(for dense stereo and splatting)"
-    )
+    lines.append(f"       disk undistort {shlex.quote(str(out))} splat   (undistorted images, for splatting)")
     lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
     return lines
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pycolmap
 from PIL import Image
@@ -15,6 +19,42 @@ DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess where EXIF has no focal length: 1.2
 _DIAGONAL_35MM = 43.27  # millimetres, of a 36 x 24 mm frame, rounded as in COLMAP
 _EXIF_IFD, _FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x8769, 0x920A, 0xA405
 _COLMAP_READS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class KnownCamera:
+    """A camera as COLMAP writes it: its name of the model, width and height in pixels, parameters.
+
+    The principal point counts from the corner of the first pixel.
+    """
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+
+    @property
+    def focal_length(self) -> float | None:
+        """In pixels, the mean of two; None for a spherical camera."""
+        camera = to_colmap(self)
+        return float(camera.mean_focal_length()) if camera.focal_length_idxs() else None
+
+
+def to_colmap(camera: KnownCamera) -> pycolmap.Camera:
+    """The same camera for pycolmap."""
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=[float(value) for value in camera.params]
+    )
+
+
+def from_colmap(camera: pycolmap.Camera) -> KnownCamera:
+    """The same camera as a record."""
+    return KnownCamera(camera.model_name, camera.width, camera.height, tuple(float(value) for value in camera.params))
+
+
+def simple_camera(width: int, height: int, focal_length: float | int) -> KnownCamera:
+    """A camera of this focal length in pixels, the principal point in the middle, without distortion."""
+    return KnownCamera("SIMPLE_RADIAL", width, height, (float(focal_length), width / 2, height / 2, 0.0))
 
 
 def camera_model(name: str) -> str:
@@ -34,6 +74,44 @@ def camera_model(name: str) -> str:
 def parameters_of(model: str) -> int:
     """How many parameters a camera of this model has, named as by `camera_model`."""
     return len(pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1).params)
+
+
+def read_cameras(path: Path, names: Sequence[str]) -> dict[str, KnownCamera]:
+    """The cameras of images by their names: from a COLMAP model, or a file with the one camera of all.
+
+    path: a model's folder, or cameras.txt or .bin, which is of a model where images.* lies beside it. Raises
+    ColmapError when it cannot be read, or does not tell which camera is whose.
+    """
+    from disk.colmap.workspace import find_model, open_model  # which needs this module
+
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or (folder / f"images{path.suffix}").is_file():
+        model = open_model(find_model(folder))
+        named = {image.name: from_colmap(model.camera(image.camera_id)) for image in model.images.values()}
+        if any(name in named for name in names) or len(model.cameras) != 1:
+            return named
+    else:
+        model = _cameras_alone(path)
+    if len(model.cameras) != 1:
+        raise ColmapError(
+            f"{path} has {len(model.cameras)} cameras, and no images that tell which is whose; give the model's folder"
+        )
+    return dict.fromkeys(names, from_colmap(next(iter(model.cameras.values()))))
+
+
+def _cameras_alone(path: Path) -> pycolmap.Reconstruction:
+    """A model that has nothing but the cameras of a file."""
+    if path.suffix not in (".txt", ".bin"):
+        raise ColmapError(f"{path} is neither cameras.txt nor cameras.bin of COLMAP")
+    with TemporaryDirectory() as folder:
+        shutil.copyfile(path, Path(folder) / f"cameras{path.suffix}")
+        for other in ("images", "points3D"):
+            empty = bytes(8) if path.suffix == ".bin" else b""  # a count of 0
+            (Path(folder) / f"{other}{path.suffix}").write_bytes(empty)
+        try:
+            return pycolmap.Reconstruction(folder)
+        except (ValueError, RuntimeError, LookupError, OSError) as error:
+            raise ColmapError(f"{path} cannot be read as COLMAP's cameras") from error
 
 
 def guess_camera(path: Path, model: str) -> pycolmap.Camera:

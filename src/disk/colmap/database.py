@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
-from disk.colmap.cameras import guess_camera
+from disk.colmap.cameras import KnownCamera, guess_camera, to_colmap
 from disk.colmap.schema import check_sound, keep_readable, make_readable
 from disk.errors import ColmapError
 from disk.images.listing import ImageFile
@@ -35,25 +35,17 @@ _SHARES: dict[CameraPer, Callable[[ImageFile], str]] = {
 }
 
 
-def write_database(
-    path: Path,
-    images: Sequence[ImageFile],
-    features: FeatureStore,
-    matches: MatchStore,
-    model: str,
-    camera_per: CameraPer = "image",
-) -> None:
+def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureStore, matches: MatchStore) -> None:
     """Write cameras, images, keypoints and matches; the file appears when it is complete.
 
-    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. A camera shared by several images
-    is guessed from the first of them. Raises ColmapError for shared cameras over images of unequal size, ColmapError or
-    ArtifactError when the file cannot be written or another run has it, ImageError for a file that is no image.
+    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. plan: as by `plan_cameras` or
+    `plan_known`. Raises ColmapError or ArtifactError when the file cannot be written or another run has it.
     """
     with file_lock(path), new_file(path) as temporary:
         _remove(temporary)
         try:
             with _opened(temporary, "cannot write") as database:
-                ids = _write_images(database, plan_cameras(images, model, camera_per), features)
+                ids = _write_images(database, plan, features)
                 for name0, name1 in track(matches.pairs(), "export matches", "pair"):
                     found = matches[name0, name1]
                     if found.shape[1]:
@@ -74,8 +66,11 @@ class PlannedImage:
     camera: pycolmap.Camera
 
 
-def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer) -> list[PlannedImage]:
-    """The cameras of an export, guessed from the first image of each; errors as for `write_database`."""
+def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer = "image") -> list[PlannedImage]:
+    """The cameras of an export, guessed from the first image of each.
+
+    Raises ColmapError for shared cameras over images of unequal size, ImageError for a file that is no image.
+    """
     cameras: dict[str, tuple[int, pycolmap.Camera]] = {}
     check_shared_cameras(images, camera_per)
     plan = []
@@ -84,6 +79,27 @@ def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer)
         if key not in cameras:
             cameras[key] = len(cameras), guess_camera(image.path, model)
         plan.append(PlannedImage(image, *cameras[key]))
+    return plan
+
+
+def plan_known(images: Sequence[ImageFile], cameras: Mapping[str, KnownCamera]) -> list[PlannedImage]:
+    """The cameras of an export where they are known, by the paths of images; equal ones are one camera.
+
+    Raises ColmapError for an image whose size is not its camera's, ImageError for a file that is no image.
+    """
+    numbers: dict[KnownCamera, int] = {}
+    plan = []
+    for image in images:
+        known = cameras[image.relative]
+        size = image_size(image.path)
+        if size != (known.width, known.height):
+            raise ColmapError(
+                f"{image.path} is {size[0]} x {size[1]} but its camera {known.width} x {known.height}; give the images "
+                "that the cameras were calibrated with"
+            )
+        camera = to_colmap(known)
+        camera.has_prior_focal_length = True
+        plan.append(PlannedImage(image, numbers.setdefault(known, len(numbers)), camera))
     return plan
 
 
@@ -105,14 +121,15 @@ def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> 
 def _write_images(database: pycolmap.Database, plan: Sequence[PlannedImage], features: FeatureStore) -> dict[str, int]:
     """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
     rigs: dict[int, int] = {}
+    cameras: dict[int, int] = {}
     ids: dict[str, int] = {}
     for image in plan:
         if image.number not in rigs:
-            image.camera.camera_id = database.write_camera(image.camera)
+            image.camera.camera_id = cameras[image.number] = database.write_camera(image.camera)
             rig = pycolmap.Rig()
             rig.add_ref_sensor(image.camera.sensor_id)
             rigs[image.number] = database.write_rig(rig)
-        entry = pycolmap.Image(name=image.file.relative, camera_id=image.camera.camera_id)
+        entry = pycolmap.Image(name=image.file.relative, camera_id=cameras[image.number])
         entry.image_id = ids[image.file.name] = database.write_image(entry)
         frame = pycolmap.Frame()
         frame.rig_id = rigs[image.number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,43 +66,59 @@ def map_images(
     mapper: Mapper = "incremental",
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
+    fix_intrinsics: bool = False,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
-    when the disk is full, ArtifactError when another run has the database.
+    models. fix_intrinsics: cameras stay as they are. Returns the models, largest first. Raises NoModelError when not
+    two images could be connected, ColmapError when the disk is full, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    raw, sorted_models = scratch / "raw", scratch / "sorted"
+    raw = scratch / "raw"
     raw.mkdir(parents=True)
     try:
         run = _incremental if mapper == "incremental" else _global
         with file_lock(database), clear_errors(f"cannot use {database}"):
-            found = list(run(database, raw, len(images), seed).values())
+            found = list(run(database, raw, len(images), seed, fix_intrinsics).values())
             if not found and mapper == "global":  # it makes no models of two images
                 log.warning("the global mapper found no model; the incremental one is tried")
-                found = list(_incremental(database, raw, len(images), seed).values())
+                found = list(_incremental(database, raw, len(images), seed, fix_intrinsics).values())
         keep_readable(database)
         found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
             raise NoModelError("no two images could be connected to a model")
-        for number, model in enumerate(found):
-            _colour(model, images)
-            folder = sorted_models / str(number)
-            folder.mkdir(parents=True)
-            model.write(folder)
-        if note is not None:
-            write_json(sorted_models / MADE_FROM, dict(note))
-        _check_room(scratch)
-        shutil.rmtree(out, ignore_errors=True)
-        sorted_models.replace(out)
-        sync_folder(out.parent)
+        return write_models(found, images, out, scratch, note)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [_describe(model) for model in found]
+
+
+def write_models(
+    models: Sequence[pycolmap.Reconstruction],
+    images: Mapping[str, Path],
+    out: Path,
+    scratch: Path,
+    note: Mapping[str, Any] | None = None,
+) -> list[Model]:
+    """Colour models and write them as `out/0`, `out/1` and so on, all or none; `scratch` is a folder beside `out`.
+
+    images, note and what is raised as for `map_images`.
+    """
+    complete = scratch / "sorted"
+    for number, model in enumerate(models):
+        _colour(model, images)
+        folder = complete / str(number)
+        folder.mkdir(parents=True)
+        model.write(folder)
+    if note is not None:
+        write_json(complete / MADE_FROM, dict(note))
+    _check_room(scratch)
+    shutil.rmtree(out, ignore_errors=True)
+    complete.replace(out)
+    sync_folder(out.parent)
+    return [_describe(model) for model in models]
 
 
 def made_from(out: Path) -> dict[str, Any]:
@@ -136,8 +152,13 @@ def _check_room(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _incremental(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+def _incremental(
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+) -> dict[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
+    if fix_intrinsics:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
     options.random_seed = seed
     options.min_model_size = 3
     options.extract_colors = False
@@ -164,12 +185,18 @@ def _run_incremental(
         )
 
 
-def _global(database: Path, out: Path, images: int, seed: int) -> dict[int, pycolmap.Reconstruction]:
+def _global(
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+) -> dict[int, pycolmap.Reconstruction]:
     # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
-    pycolmap.calibrate_view_graph(copy)
     options = pycolmap.GlobalPipelineOptions()
+    if fix_intrinsics:
+        adjustment = options.mapper.bundle_adjustment
+        adjustment.refine_focal_length = adjustment.refine_extra_params = False
+    else:
+        pycolmap.calibrate_view_graph(copy)
     options.random_seed = seed
     options.ignore_watermarks = True
     return pycolmap.global_mapping(copy, out, out, options)

@@ -11,18 +11,18 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
 
-from disk.errors import ColmapError
+from disk.errors import ColmapError, ImageError
+from disk.images.reading import image_size
 from disk.options import option
 from disk.progress import log
 from disk.shapes import Float, Int
+from disk.storage.names import leads_out
 
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
-_JPEG_QUALITY = 98
 _CUT_SHORT = "the file is cut short; copy or make the model again"
 
 
@@ -72,6 +72,25 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
 
     image_folder: where the images are, if not in `root/images`. Raises ColmapError if anything is missing.
     """
+    images_of = {model: _read_model(model) for model in _models(root)}
+    model = _largest(root, {path: len(images) for path, images in images_of.items()})
+    folder = root / "images" if image_folder is None else image_folder
+    if not folder.is_dir():
+        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with {option('images')}")
+    if not images_of[model]:
+        raise ColmapError(f"{model}: no image of the model has a pose")
+    return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
+
+
+def find_model(root: Path) -> Path:
+    """The model of a workspace or reconstruction, the largest if there are several; ColmapError if there is none."""
+    models = _models(root)
+    if len(models) == 1:
+        return models[0]
+    return _largest(root, {path: open_model(path).num_reg_images() for path in models})
+
+
+def _models(root: Path) -> list[Path]:
     if not root.is_dir():
         raise ColmapError(f"{root}: no such folder")
     numbered = sorted(path for path in (root / "sparse").glob("*") if path.is_dir())
@@ -81,51 +100,34 @@ def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
             f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/; "
             "one of known poses has an empty points3D.txt"
         )
-    images_of = {model: _read_model(model) for model in models}
-    model = max(models, key=lambda path: len(images_of[path]))
-    if len(models) > 1:
-        log.info("%s: taking the largest of %d models, %s", root, len(models), model)
-    folder = root / "images" if image_folder is None else image_folder
-    if not folder.is_dir():
-        raise ColmapError(f"{folder}: no such folder; tell where the images of the model are with {option('images')}")
-    if not images_of[model]:
-        raise ColmapError(f"{model}: no image of the model has a pose")
-    return Workspace(model, folder, root / "stereo" / "depth_maps", images_of[model])
+    return models
 
 
-def undistort(workspace: Workspace, names: list[str], target: Path) -> Workspace:
-    """Write undistorted copies of the named images to `target` and return the workspace there.
+def _largest(root: Path, images: dict[Path, int]) -> Path:
+    model = max(images, key=lambda path: images[path])
+    if len(images) > 1:
+        log.info("%s: taking the largest of %d models, %s", root, len(images), model)
+    return model
 
-    No pixel of a copy lies outside its original. Raises ColmapError for cameras that have no pinhole view.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    pycolmap.logging.minloglevel = int(pycolmap.logging.ERROR)
-    try:
-        with TemporaryDirectory() as binary:
-            model = workspace.model
-            if _is_text(model):  # COLMAP would cut names at spaces
-                _open_model(model).write_binary(binary)
-                model = Path(binary)
-            pycolmap.undistort_images(
-                target, model, workspace.image_folder, image_names=names, jpeg_quality=_JPEG_QUALITY
-            )
-    except (ValueError, RuntimeError, LookupError) as error:
-        cameras = ", ".join(workspace.distorted)
-        raise ColmapError(f"{workspace.model}: cannot undistort {cameras} cameras ({_line(error)})") from error
-    missing = [name for name in names if not (target / "images" / name).is_file()]
-    if missing:
-        raise ColmapError(
-            f"{workspace.image_folder}: COLMAP cannot read {len(missing)} images, the first {missing[0]}; "
-            "save them as JPEG or PNG"
-        )
-    result = open_workspace(target)
-    if result.distorted:
-        # a fisheye camera without distortion is no pinhole camera, but COLMAP copies its images as they are
-        raise ColmapError(
-            f"{workspace.model}: COLMAP leaves {', '.join(result.distorted)} cameras as they are; "
-            "use another camera model"
-        )
-    return result
+
+def usable_images(workspace: Workspace) -> tuple[list[WorkspaceImage], dict[str, str]]:
+    """The images of the model whose file is there and of the camera's size; by name, what is wrong with the others."""
+    usable, faults = [], dict[str, str]()
+    for image in workspace.images:
+        path = workspace.image_folder / image.name
+        if leads_out(image.name):
+            faults[image.name] = f"{image.name} lies outside the image folder"
+            continue
+        try:
+            size = image_size(path)
+        except ImageError as error:
+            faults[image.name] = str(error)
+            continue
+        if size == (image.width, image.height):
+            usable.append(image)
+        else:
+            faults[image.name] = f"{path} is {size[0]} x {size[1]} but its camera {image.width} x {image.height}"
+    return usable, faults
 
 
 def read_depth_map(path: Path) -> Float[np.ndarray, "h w"]:
@@ -153,7 +155,7 @@ def _is_text(folder: Path) -> bool:
     return not (folder / "images.bin").is_file()
 
 
-def _open_model(folder: Path) -> pycolmap.Reconstruction:
+def open_model(folder: Path) -> pycolmap.Reconstruction:
     """A model, binary or text, with the whole names of its images."""
     if not _is_text(folder):
         _check_complete(folder)
@@ -183,7 +185,7 @@ def _names_in_text(path: Path) -> dict[int, str]:
 
 def _read_model(folder: Path) -> list[WorkspaceImage]:
     """The posed images of a model, sorted by name."""
-    model = _open_model(folder)
+    model = open_model(folder)
     cameras = folder / "cameras.bin"
     if cameras.is_file() and cameras.stat().st_size < 8 + sum(24 + 8 * len(c.params) for c in model.cameras.values()):
         raise ColmapError(f"{cameras}: {_CUT_SHORT}")
@@ -191,6 +193,8 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
     for index in model.reg_image_ids():
         image = model.images[index]
         camera = model.cameras[image.camera_id]
+        if not camera.focal_length_idxs():
+            raise ColmapError(f"{folder}: {camera.model_name} cameras see all around, and have no pinhole view")
         K = camera.calibration_matrix().copy()
         K[:2, 2] -= 0.5
         pose = image.cam_from_world()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,10 @@ import numpy as np
 from disk.datasets.covisibility import choose_tuples, covisibility
 from disk.datasets.files import Calibration, find_depth, write_calibration, write_depth
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
-from disk.errors import ColmapError, DatasetError, ImageError, PartialFailureError
-from disk.images.reading import image_size
+from disk.errors import ColmapError, DatasetError, PartialFailureError
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.progress import log, track
 from disk.shapes import Float, Int
-from disk.storage.names import leads_out
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
@@ -53,7 +52,8 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     ColmapError or DatasetError if nothing can be made, PartialFailureError, when done, if images were left out.
     """
     # here, so that the other dataset commands run without pycolmap
-    from disk.colmap.workspace import open_workspace, undistort
+    from disk.colmap.undistortion import undistort, undistorted_name
+    from disk.colmap.workspace import open_workspace, usable_images
 
     workspace = Path(workspace)
     check_at_least(options, tuple_size=2)
@@ -65,7 +65,8 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     source = open_workspace(workspace, options.images)
     out = workspace / "dataset" if options.out is None else options.out
     name = workspace.resolve().name if options.name is None else options.name
-    usable, faults = _usable_images(source)
+    usable, failed = usable_images(source)
+    faults = list(failed.values())
     if not usable:
         raise DatasetError(f"{source.image_folder}: not one image of the model can be used: {faults[0]}")
     tuples = _tuples(source.model, usable, options)
@@ -85,9 +86,10 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     if source.distorted:
         log.info("undistorting %d images (%s cameras)", len(used), ", ".join(source.distorted))
         names = [image.name for image in used]
+        shutil.rmtree(out / "undistorted", ignore_errors=True)  # maybe of another model
         source = undistort(source, names, out / "undistorted")
         by_name = {image.name: image for image in source.images}
-        used = [by_name[name] for name in names]
+        used = [by_name[undistorted_name(name)] for name in names]
     for image in used:
         write_calibration(out / "calibration", image.name, Calibration(image.K, image.R, image.t))
     scene = Scene(
@@ -129,33 +131,11 @@ def _refuse_another_scene(path: Path, images: Path) -> None:
         )
 
 
-def _usable_images(source: Workspace) -> tuple[list[WorkspaceImage], list[str]]:
-    """The images of the model whose file is there and of the camera's size, and what is wrong with the others."""
-    usable, faults = [], []
-    for image in source.images:
-        path = source.image_folder / image.name
-        if leads_out(image.name):
-            faults.append(f"{image.name} lies outside the image folder")
-            continue
-        try:
-            size = image_size(path)
-        except ImageError as error:
-            faults.append(str(error))
-            continue
-        if size == (image.width, image.height):
-            usable.append(image)
-        else:
-            faults.append(f"{path} is {size[0]} x {size[1]} but its camera {image.width} x {image.height}")
-    return usable, faults
-
-
 def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOptions) -> np.ndarray:
     if not any(len(image.points) for image in images):
         raise DatasetError(
             f"{model} has poses, but no 3D points, which tell what images see the same; make them with "
-            "`colmap point_triangulator --database_path DATABASE --image_path IMAGES --input_path MODEL "
-            "--output_path OUT`, where DATABASE is of `disk detect`, `match`, `export` and `verify` on these images, "
-            "and import OUT"
+            f"`disk triangulate {model} IMAGES OUT` and import OUT"
         )
     overlap = covisibility([image.points for image in images])
     covisible = (overlap >= options.min_overlap) & (overlap <= options.max_overlap)

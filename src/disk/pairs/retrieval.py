@@ -44,22 +44,56 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0) -> list[Pair]:
     The visual words come from a seeded sample of these images' descriptors. Raises DiskError for top_k below 1.
     """
     check_minimum("top_k", top_k, 1)
+    words = _words(features, seed)
+    if words is None:
+        return []
+    names, vectors = _describe(features, words)
+    return _nearest_images(names, vectors, top_k) if len(names) > 1 else []
+
+
+def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, seed: int = 0) -> dict[str, list[str]]:
+    """For each query the `top_k` most similar images of a database, the most similar first; none without features.
+
+    The visual words are those of the database. Raises DiskError for top_k below 1.
+    """
+    check_minimum("top_k", top_k, 1)
+    found: dict[str, list[str]] = {name: [] for name in queries.names}
+    words = _words(database, seed)
+    if words is None:
+        return found
+    names, vectors = _describe(database, words)
+    asked, wanted = _describe(queries, words)
+    for some in blocks(len(asked), _BLOCK):
+        nearest = (wanted[some] @ vectors.T).topk(min(top_k, len(names))).indices.tolist()
+        found |= {name: [names[j] for j in row] for name, row in zip(asked[some], nearest, strict=True)}
+    return found
+
+
+def _words(features: FeatureSource, seed: int) -> Float[Tensor, "k d"] | None:
+    """Visual words of a seeded sample of descriptors; None where there are none."""
     generator = torch.Generator().manual_seed(seed)
     share = max(1, _SAMPLE // max(1, len(features.names)))
-    names, samples = [], []
+    samples = []
     for name in track(sorted(features.names), "sample descriptors", "image"):
         descriptors = features[name].descriptors
         if len(descriptors):
             chosen = torch.randperm(len(descriptors), generator=generator)[:share]
-            names.append(name)
             samples.append(descriptors[chosen.to(descriptors.device)].float())
-    if len(names) < 2:
-        return []
-    words = k_means(torch.cat(samples), _WORDS, generator)
-    vectors = torch.empty(len(names), words.numel(), device=words.device)
-    for some in track(blocks(len(names), _BATCH), "describe images", "batch"):
-        vectors[some] = vlad([features[name].descriptors.float() for name in names[some]], words)
-    return _nearest_images(names, vectors, top_k)
+    return k_means(torch.cat(samples), _WORDS, generator) if samples else None
+
+
+def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[list[str], Float[Tensor, "b kd"]]:
+    """The images that have features, sorted, and a unit vector for each."""
+    names: list[str] = []
+    vectors = [words.new_empty(0, words.numel())]
+    everything = sorted(features.names)
+    for some in track(blocks(len(everything), _BATCH), "describe images", "batch"):
+        read = {name: features[name].descriptors.float() for name in everything[some]}
+        batch = {name: descriptors for name, descriptors in read.items() if len(descriptors)}
+        if batch:
+            names += batch
+            vectors.append(vlad(list(batch.values()), words))
+    return names, torch.cat(vectors)
 
 
 def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int) -> list[Pair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,9 +75,15 @@ class DetectSummary:
     unused: list[str] = field(default_factory=list)
 
 
-def detect(artifacts: AnyPath, images: AnyPath, options: DetectOptions = DetectOptions()) -> DetectSummary:
+def detect(
+    artifacts: AnyPath,
+    images: AnyPath,
+    options: DetectOptions = DetectOptions(),
+    only: Collection[str] | None = None,
+) -> DetectSummary:
     """Detect features in every image below a folder: keypoints.h5, descriptors.h5 and scores.h5.
 
+    only: names of images, where not all of the folder are wanted.
     Images already done are skipped, so the same command goes on after an interruption. Raises
     PartialFailureError when some images could not be read and the rest was done.
     """
@@ -84,6 +91,8 @@ def detect(artifacts: AnyPath, images: AnyPath, options: DetectOptions = DetectO
     artifacts, images = artifacts_folder(artifacts), Path(images)
     files = list_images(images, options.image_extension)
     unused = unused_files(images, files)
+    if only is not None:
+        files = [file for file in files if file.name in only]
     if unused:
         log.info("%s also holds files that are not used: %s", images, unused)
     masks = {} if options.mask_dir is None else find_masks(options.mask_dir, files)

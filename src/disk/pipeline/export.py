@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from disk.errors import ArtifactError, ColmapError, DiskError, ImageError
+from disk.errors import ArtifactError, ColmapError, ImageError
 from disk.images.listing import ImageFile, list_images, named
 from disk.images.reading import image_size
 from disk.options import AnyPath, Options, option
+from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
 from disk.pipeline.follow import changed_photos
 from disk.pipeline.options import CameraChoice, ChosenImages
 from disk.pipeline.unused import log_unused, unused_flags
@@ -24,6 +25,7 @@ from disk.storage.artifacts import (
     read_matches,
 )
 from disk.storage.layouts import HLOC_FILES, IMW_FILES, write_hloc, write_imw
+from disk.storage.locks import file_lock
 
 MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a camera of its own
 
@@ -48,7 +50,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
     Raises ArtifactError without features or matches or when files would be replaced, ImageError when
     an image is missing or was changed since it was detected, ColmapError when the database exists.
     """
-    check_export(options)
+    check_cameras(options)
     log_unused(unused_by_export(options))
     artifacts, images = artifacts_folder(artifacts), Path(images)
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
@@ -65,9 +67,11 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
                 )
             refuse_other_file(out)
             files = files_of_features(features, images, options.image_extension)
-            per = who_shares_cameras(options)
-            _warn_of_many_parameters(model, per)
-            write_database(out, files, features, matches, model, per)
+            if options.cameras is None and options.camera_params is None:
+                _warn_of_many_parameters(model, who_shares_cameras(options))
+            with file_lock(out):  # whether it can be written is known first
+                plan = plan_of(files, options)
+            write_database(out, plan, features, matches)
         else:
             out = options.output or artifacts / options.format
             _refuse_existing(out, options)
@@ -84,22 +88,9 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
     return out
 
 
-def check_export(options: ExportOptions) -> None:
-    """Raise DiskError for values that contradict each other."""
-    if options.single_camera and options.camera_per == "folder":
-        raise DiskError(
-            f"{option('single_camera')} and {option('camera_per', 'folder')} contradict each other; leave one out"
-        )
-
-
-def who_shares_cameras(options: ExportOptions) -> Literal["image", "folder", "collection"]:
-    """The images that share a camera by the options."""
-    return "collection" if options.single_camera else options.camera_per
-
-
 def unused_by_export(options: ExportOptions) -> list[str]:
     """Flags that were given but are not for this format, with the reason."""
-    of_colmap = ("database_path", "camera_model", "camera_per", "single_camera")
+    of_colmap = ("database_path", "camera_model", "camera_per", "single_camera", "camera_params", "cameras")
     if options.format == "colmap":
         return unused_flags(options, {"output": option("format", "imw") + " or hloc"})
     return unused_flags(options, dict.fromkeys(of_colmap, option("format", "colmap")))

@@ -97,13 +97,17 @@ def map_models(
         found = files_of_features(features, images, options.image_extension)
     files = {file.relative: file.path for file in found}
     with file_lock(sparse):
-        fingerprint = {"made of": _fingerprint(artifacts, database), "mapper": options.mapper, "seed": options.seed}
+        fingerprint = {
+            "made of": database_fingerprint(artifacts, database),
+            "mapper": options.mapper,
+            "seed": options.seed,
+        }
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
             raise ArtifactError(
                 f"{sparse} was made by another program; choose another {option('output')}, "
                 f"or use {option('overwrite', True)}"
             )
-        if not options.overwrite and made_from(sparse) == fingerprint and _is_complete(out):
+        if not options.overwrite and made_from(sparse) == fingerprint and is_complete(out):
             log.info("%s is complete", sparse)
             return read_summary(out)
         connections = read_connections(artifacts, database)
@@ -113,7 +117,9 @@ def map_models(
             _drop(out)
             raise ColmapError(why_no_model(connections, pairs_file))
         try:
-            models = map_images(database, files, sparse, options.mapper, options.seed, fingerprint)
+            models = map_images(
+                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics
+            )
         except NoModelError:
             _drop(out)
             raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
@@ -167,7 +173,7 @@ def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
     return remarks
 
 
-def _fingerprint(artifacts: Path, database: Path) -> str:
+def database_fingerprint(artifacts: Path, database: Path) -> str:
     """Changes with whatever decides a model: images, cameras, keypoints and inliers."""
     from disk.colmap.database import difference, fingerprint, open_database
 
@@ -193,7 +199,8 @@ def _fingerprint(artifacts: Path, database: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_complete(out: Path) -> bool:
+def is_complete(out: Path) -> bool:
+    """Whether the summary, all the models it tells of and points.ply are there."""
     try:
         summary = read_summary(out)
     except ColmapError:

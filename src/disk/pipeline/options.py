@@ -82,6 +82,10 @@ class CameraChoice:
     """Which images share a camera: none, those in one folder, or all."""
     single_camera: bool = False
     """The same as --camera-per collection."""
+    camera_params: str | None = None
+    """Parameters of the camera where they are known, in COLMAP's order for its model: 920.5,512,341,-0.02"""
+    cameras: Path | None = None
+    """Known cameras: a COLMAP model of these images, or cameras.txt or .bin with the one camera of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,8 @@ class MapperChoice:
 
     mapper: Literal["incremental", "global"] = "incremental"
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
+    fix_intrinsics: bool = False
+    """Keep focal lengths and distortion as they are known; default: they are refined."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,16 @@ from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from disk.devices import choose_device
-from disk.errors import ColmapError, PartialFailureError
+from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
 from disk.model.options import Budget
 from disk.options import AnyPath, Options, option
 from disk.pairs.choose import from_file, sequential
+from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
 from disk.pipeline.detect import DetectOptions, check_detect, detect
-from disk.pipeline.export import ExportOptions, check_export, export, files_of_features, who_shares_cameras
+from disk.pipeline.export import ExportOptions, export, files_of_features
 from disk.pipeline.follow import Changes, follow_folder
 from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
 from disk.pipeline.match import MatchOptions, check_match, match
@@ -44,7 +45,8 @@ from disk.pipeline.precheck import (
     read_sizes,
 )
 from disk.pipeline.rotations import rotated_images, turn_unconnected
-from disk.pipeline.take_up import note_options, take_up
+from disk.pipeline.take_up import UNDISTORTED, note_options, take_up
+from disk.pipeline.undistort import UndistortOptions, undistort
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
@@ -57,7 +59,8 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file")
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort")
+_LATER = ("camera_params", "cameras", "fix_intrinsics")
 T = TypeVar("T")
 
 
@@ -82,6 +85,8 @@ class ReconstructOptions(
     """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike."""
     rotations: Literal["auto", "off"] = "auto"
     """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
+    undistort: bool = False
+    """Write OUT/undistorted as well: undistorted images and a pinhole model, for splatting, as `disk undistort`."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
     overwrite: bool = False
@@ -102,7 +107,11 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     if len(sizes) < 2:
         raise ColmapError(f"{images} holds one image that can be read; a model needs at least two")
     check_output(files, out, options.overwrite)
-    check_shared(files, sizes, who_shares_cameras(_options_of(ExportOptions, options)))
+    if options.undistort and images.resolve() in (out / UNDISTORTED).resolve().parents:
+        raise ArtifactError(f"{out} lies in {images}: undistorted images would be taken for photos; use another output")
+    check_shared(files, sizes, who_shares_cameras(options))
+    if options.cameras is not None or options.camera_params is not None:
+        plan_of([file for file in files if file.name in sizes], options)
     if options.pairs_file is not None:
         check_pairs_file(options.pairs_file, list(sizes))
     unused = _unused(len(files), options)
@@ -139,6 +148,9 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         with _timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
+        if options.undistort:
+            with _timed(seconds, "undistort"):
+                undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
     if partial:
         raise partial
@@ -199,7 +211,7 @@ def _check(options: ReconstructOptions) -> None:
     resolve(options.model_path)
     check_detect(_options_of(DetectOptions, options))
     check_match(_options_of(MatchOptions, options, pairs=_pairs(0, options), rt=_ratio(options)))
-    check_export(_options_of(ExportOptions, options))
+    check_cameras(options)
     check_verify(_options_of(VerifyOptions, options))
     check_matcher(options.matcher)
     if options.ray == "off":
@@ -221,6 +233,9 @@ def _follow(images: Path, out: Path, files: list[ImageFile], sizes: Sizes, optio
 def _decisive(options: ReconstructOptions) -> dict[str, str]:
     """The options that a run must share with the one it continues; the content of files is checked by the stages."""
     noted = {key: value for key, value in asdict(options).items() if key not in _FREE}
+    for name in _LATER:  # outputs of earlier versions do not name them
+        if noted[name] == getattr(ReconstructOptions, name):
+            del noted[name]
     # what auto and other spellings stand for here, so that naming it otherwise later is no change
     noted["camera_model"] = options.camera_model.lower().replace("_", "-")
     noted["n"] = _options_of(DetectOptions, options).budget
@@ -263,14 +278,13 @@ def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, opt
 
 
 def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportOptions) -> bool:
-    from disk.colmap.cameras import camera_model
-    from disk.colmap.database import difference, fingerprint, fingerprint_of_plan, open_database, plan_cameras
+    from disk.colmap.database import difference, fingerprint, fingerprint_of_plan, open_database
 
     if not database.exists():
         return False
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         files = files_of_features(features, images, options.image_extension)
-        plan = plan_cameras(files, camera_model(options.camera_model), who_shares_cameras(options))
+        plan = plan_of(files, options)
         with open_database(database) as opened:
             return difference(opened, features, matches) is None and fingerprint(opened) == fingerprint_of_plan(plan)
 

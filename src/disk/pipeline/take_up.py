@@ -16,6 +16,7 @@ from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
 
 OPTIONS = "options.json"
+UNDISTORTED = "undistorted"
 _CLEARING = "overwriting"  # noted among the options while what was there is taken away
 _LEFT_OUT = ("pairs_file",)  # noted by earlier versions
 
@@ -51,10 +52,11 @@ def _read(path: Path) -> dict[str, str]:
 
 def _clear(out: Path) -> None:
     """Take away what an earlier run made, the last stage first."""
-    for file in (SUMMARY, "points.ply", "database.db"):
+    for file in (SUMMARY, "agreement.json", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)
-    shutil.rmtree(out / "sparse", ignore_errors=True)
+    for folder in (UNDISTORTED, "sparse"):
+        shutil.rmtree(out / folder, ignore_errors=True)
     artifacts = out / IN_MODEL
     for path in [*artifacts.glob("*.h5"), *artifacts.glob(".*.h5"), artifacts / PHOTOS]:
         path.unlink(missing_ok=True)

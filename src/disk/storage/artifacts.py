@@ -26,6 +26,7 @@ from disk.storage.shards import ShardWriter, remove_artifacts
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
 MATCHES, UNMATCHED, INLIERS = "matches.h5", "unmatched.h5", "inliers.h5"
+LOCALIZED = "localized.h5"  # what `disk localize` found of each image
 IN_MODEL = "artifacts"  # the folder of `disk reconstruct` that holds them
 COORDINATES = "x right, y down, in pixels of the image as stored; (0, 0) is the centre of the first pixel"
 

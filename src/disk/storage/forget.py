@@ -9,12 +9,12 @@ from pathlib import Path
 
 import h5py
 
-from disk.storage.artifacts import DESCRIPTORS, INLIERS, KEYPOINTS, MATCHES, SCORES, UNMATCHED
+from disk.storage.artifacts import DESCRIPTORS, INLIERS, KEYPOINTS, LOCALIZED, MATCHES, SCORES, UNMATCHED
 from disk.storage.names import decode_name
 from disk.storage.new_file import new_file
 from disk.storage.reading import dataset_keys, open_h5, reading
 
-_OF_PAIRS, _OF_IMAGES = (INLIERS, MATCHES, UNMATCHED), (KEYPOINTS, DESCRIPTORS, SCORES)
+_OF_PAIRS, _OF_IMAGES = (INLIERS, MATCHES, UNMATCHED), (LOCALIZED, KEYPOINTS, DESCRIPTORS, SCORES)
 Pair = tuple[str, str]
 
 

@@ -1,0 +1,77 @@
+"""`disk localize`: where photos were taken, by a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import AsJson, print_json, run
+from disk.errors import PartialFailureError
+from disk.pipeline import localize as stage
+from disk.pipeline.localize import Localization, LocalizeOptions
+
+
+def localize(
+    model: Annotated[Positional[Path], arg(metavar="MODEL")],
+    queries: Annotated[Positional[Path], arg(metavar="QUERIES")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    options: LocalizeOptions = LocalizeOptions(),
+    json: AsJson = False,
+) -> None:
+    """Find where photos were taken, by a model of other photos.
+
+    Writes OUT/poses.json (pose, camera, inliers and standard deviations of each photo, or why it was not found) and
+    OUT/sparse/0, a COLMAP model of the photos that were found. Photos that are done are skipped: after an interruption
+    the same command resumes.
+
+    Args:
+        model: folder of `disk reconstruct`.
+        queries: folder of photos, sub-folders included, or one photo.
+        out: folder for the results, created when missing.
+        options: how to match, and what is known of the cameras.
+    """
+    partial: PartialFailureError | None = None
+    try:
+        stage.localize(model, queries, out, options)
+    except PartialFailureError as error:
+        partial = error  # the rest was done
+    result = stage.read_poses(out)
+    if json:
+        print_json(result)
+    else:
+        _show(result, out)
+    if partial:
+        raise partial
+
+
+def _show(result: Localization, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("photo", "inliers", "error (px)", "position", "± position", "± rotation (°)", "camera from")
+    for name, photo in result.photos.items():
+        if photo.found and photo.centre:
+            table.add_row(
+                name,
+                f"{photo.inliers:,} of {photo.matches:,}",
+                f"{photo.error:.2f}",
+                " ".join(f"{value:.3f}" for value in photo.centre),
+                "unknown" if photo.position_sigma is None else f"{photo.position_sigma:.2g}",
+                "unknown" if photo.rotation_sigma is None else f"{photo.rotation_sigma:.2g}",
+                photo.camera_from,
+            )
+    console = Console(soft_wrap=True)
+    if table.row_count:
+        console.print(table)
+    lines = [f"{result.found} of {len(result.photos)} photos were found; poses in {out / stage.POSES}"]
+    lines += [f"not found: {name}: {photo.reason}" for name, photo in result.photos.items() if not photo.found]
+    lines += [f"not read: {reason}" for reason in result.failed.values()]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def main(argv: list[str]) -> int:
+    run(localize, argv, "localize", "disk localize model/ queries/ located/ --camera model")
+    return 0

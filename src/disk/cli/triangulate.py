@@ -1,0 +1,52 @@
+"""`disk triangulate`: points for known poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import AsJson, print_json, run
+from disk.cli.model_table import show
+from disk.errors import PartialFailureError
+from disk.pipeline import triangulate as stage
+from disk.pipeline.triangulate import TriangulateOptions
+
+
+def triangulate(
+    model: Annotated[Positional[Path], arg(metavar="MODEL")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    options: TriangulateOptions = TriangulateOptions(),
+    json: AsJson = False,
+) -> None:
+    """Triangulate points for known poses and cameras, which stay as they are.
+
+    Writes what `disk reconstruct` writes, OUT/sparse/0, OUT/points.ply and OUT/summary.json, and OUT/agreement.json:
+    whether the matches agree with the poses. Stages that are done are skipped: after an interruption the same command
+    resumes.
+
+    Args:
+        model: COLMAP model (points3D may be empty), or transforms.json of nerfstudio or instant-ngp.
+        images: folder of the images.
+        out: folder for the results, created when missing.
+        options: how to detect and match.
+    """
+    partial: PartialFailureError | None = None
+    try:
+        stage.triangulate(model, images, out, options)
+    except PartialFailureError as error:
+        partial = error  # the rest was done
+    result = stage.read_triangulation(out)
+    if json:
+        print_json(result)
+    else:
+        show(result.model, out)
+    if partial:
+        raise partial
+
+
+def main(argv: list[str]) -> int:
+    run(triangulate, argv, "triangulate", "disk triangulate transforms.json images/ model/")
+    return 0

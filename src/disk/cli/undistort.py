@@ -1,0 +1,40 @@
+"""`disk undistort`: undistorted images and a pinhole model, for splatting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import AsJson, print_json, run
+from disk.pipeline import undistort as stage
+from disk.pipeline.undistort import UndistortOptions
+
+
+def undistort(
+    model: Annotated[Positional[Path], arg(metavar="MODEL")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    options: UndistortOptions = UndistortOptions(),
+    json: AsJson = False,
+) -> None:
+    """Write undistorted images and the model with pinhole cameras: what splatting codes start from.
+
+    OUT holds images/ and sparse/0/, as gsplat, the original 3DGS code and nerfstudio open it; with --mask-dir masks/,
+    where the mask of a.jpg is a.jpg.png. After an interruption the same command resumes.
+
+    Args:
+        model: folder of `disk reconstruct`, or of another COLMAP model.
+        out: folder for the results, created when missing.
+        options: where images and masks are, and what else is written.
+    """
+    result = stage.undistort(model, out, options)
+    if json:
+        print_json(result)
+    else:
+        print(f"{result.images} images of up to {result.width} x {result.height} pixels, {result.masks} masks: {out}")
+
+
+def main(argv: list[str]) -> int:
+    run(undistort, argv, "undistort", "disk undistort model/ splat/ --transforms")
+    return 0

@@ -1,0 +1,146 @@
+"""Undistorted copies of images, and the same model with pinhole cameras.
+
+Images are decoded and written here, not by COLMAP, so that every kind of file is read, and no EXIF orientation is left
+that other programs might apply.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pycolmap
+from PIL import Image
+
+from disk.colmap.workspace import Workspace, open_model, open_workspace
+from disk.errors import ColmapError
+from disk.images.masks import load_mask
+from disk.images.orientation import AS_STORED, to_stored
+from disk.images.reading import image_orientation, image_size, one_large_at_a_time, read_image
+from disk.images.resizing import Placement
+from disk.progress import track
+from disk.shapes import UInt8
+from disk.storage.new_file import new_file
+
+_PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
+_KEPT = (".jpg", ".jpeg", ".png")
+_JPEG_QUALITY = 98
+
+
+def undistorted_name(name: str) -> str:
+    """The name of an undistorted image: the same, but .png for files that not every program reads."""
+    path = PurePosixPath(name)
+    return name if path.suffix.lower() in _KEPT else path.with_suffix(".png").as_posix()
+
+
+def undistort(
+    workspace: Workspace, names: Sequence[str], target: Path, max_size: int = 0, masks: Mapping[str, Path] | None = None
+) -> Workspace:
+    """Write undistorted copies of the named images to `target`, and the model of them: images/, masks/, sparse/0/.
+
+    No pixel of a copy lies outside its original. max_size: of the long side in pixels, 0 for any. masks: files by the
+    names of images; the mask of a.jpg is written as masks/a.jpg.png, 0 where the original's is. What is there already
+    is kept. Returns the workspace in `target`. Raises ColmapError for cameras that COLMAP cannot undistort, ImageError
+    for images and masks that cannot be read.
+    """
+    model = open_model(workspace.model)
+    options = pycolmap.UndistortCameraOptions(max_image_size=max_size or -1)
+    wanted = {name: undistorted_name(name) for name in names}
+    if len(set(wanted.values())) < len(wanted):
+        raise ColmapError(f"{workspace.image_folder}: two images would have one name as .png; rename one")
+    by_name = {model.image(image_id).name: model.image(image_id) for image_id in model.reg_image_ids()}
+
+    def write(name: str) -> None:
+        source, camera = workspace.image_folder / name, model.camera(by_name[name].camera_id)
+        with one_large_at_a_time(source):
+            _write_image(source, target / "images" / wanted[name], camera, options)
+            if masks and name in masks:
+                _write_mask(source, masks[name], target / "masks" / f"{wanted[name]}.png", camera, options)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in track(pool.map(write, names), "undistort", "image", len(names)):
+            pass
+    _make_pinhole(model, wanted, options)
+    sparse = target / "sparse" / "0"
+    sparse.mkdir(parents=True, exist_ok=True)
+    model.write(sparse)
+    return open_workspace(target)
+
+
+def _write_image(source: Path, target: Path, camera: pycolmap.Camera, options: pycolmap.UndistortCameraOptions) -> None:
+    if target.is_file():
+        return
+    is_small = options.max_image_size < 0 or max(image_size(source)) <= options.max_image_size
+    is_same = camera.model_name in _PINHOLE and is_small and target.name == source.name
+    if is_same and image_orientation(source) == AS_STORED:
+        with new_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    _save(_undistorted(read_image(source), camera, options), target)
+
+
+def _write_mask(
+    source: Path, mask: Path, target: Path, camera: pycolmap.Camera, options: pycolmap.UndistortCameraOptions
+) -> None:
+    if target.is_file():
+        return
+    orientation = image_orientation(source)
+    size = image_size(source)
+    width, height = size if orientation < 5 else size[::-1]
+    seen = load_mask(mask, Placement(width, height, 1.0, 1.0, orientation)).numpy()
+    stored = to_stored(seen.astype(np.uint8) * 255, orientation)
+    warped = _undistorted(stored, camera, options)
+    # what is half outside the mask does not count
+    _save(np.where(warped > 127, 255, 0).astype(np.uint8), target)
+
+
+def _undistorted(pixels: np.ndarray, camera: pycolmap.Camera, options: pycolmap.UndistortCameraOptions) -> np.ndarray:
+    try:
+        bitmap, _ = pycolmap.undistort_image(options, pycolmap.Bitmap.from_array(pixels), camera)
+    except (ValueError, RuntimeError) as error:
+        raise ColmapError(f"cannot undistort {camera.model_name} cameras ({' '.join(str(error).split())})") from error
+    return bitmap.to_array()
+
+
+def _save(pixels: UInt8[np.ndarray, ...], target: Path) -> None:
+    image = Image.fromarray(pixels.squeeze())
+    with new_file(target) as temporary:
+        if target.suffix.lower() == ".png":
+            image.save(temporary, "PNG")
+        else:
+            image.save(temporary, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+
+
+def _make_pinhole(
+    model: pycolmap.Reconstruction, names: Mapping[str, str], options: pycolmap.UndistortCameraOptions
+) -> None:
+    """Replace the cameras of a model by pinhole ones, move what its images see, and leave out images without name."""
+    pinhole = {number: pycolmap.undistort_camera(options, camera) for number, camera in model.cameras.items()}
+    left_out = set()
+    for image_id in model.reg_image_ids():
+        image = model.image(image_id)
+        if image.name not in names:
+            left_out.add(image.frame_id)
+            continue
+        before, after = model.camera(image.camera_id), pinhole[image.camera_id]
+        seen = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
+        if len(seen):
+            rays = np.column_stack([before.cam_from_img(seen), np.ones(len(seen))])
+            for point, xy in zip(image.points2D, after.img_from_cam(rays), strict=True):
+                point.xy = xy
+        image.name = names[image.name]
+    for frame_id in left_out:
+        model.deregister_frame(frame_id)
+    for number, after in pinhole.items():
+        camera = model.camera(number)
+        camera.model, camera.width, camera.height, camera.params = (
+            after.model,
+            after.width,
+            after.height,
+            list(after.params),
+        )
+    model.update_point_3d_errors()

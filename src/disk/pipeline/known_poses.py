@@ -1,0 +1,124 @@
+"""Known cameras and poses, from a COLMAP model or a transforms.json, for the images of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from disk.errors import ColmapError, ImageError
+from disk.images.listing import ImageFile, named
+from disk.images.reading import image_size
+from disk.options import option
+from disk.progress import log
+from disk.storage.transforms import Frame, read_transforms
+
+if TYPE_CHECKING:
+    from disk.colmap.triangulation import KnownPose
+
+TRANSFORMS = "transforms.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PosedFiles:
+    """The images of a folder that have a pose, in the order of their names, and their poses by their paths.
+
+    without_image: names in the model that the folder does not hold; without_pose: images that the model does not hold.
+    """
+
+    files: list[ImageFile]
+    poses: dict[str, KnownPose]
+    without_image: list[str]
+    without_pose: list[str]
+
+
+def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> PosedFiles:
+    """Match the poses of a COLMAP model, or of a transforms.json or the folder that holds one, with image files.
+
+    Raises ColmapError when the model cannot be read, or an image has another size than its camera, ImageError when no
+    image, or only one, has a pose.
+    """
+    known = _read(model, images, files)
+    by_path = {file.relative: file for file in files}
+    found = [by_path[name] for name in sorted(known) if name in by_path]
+    if len(found) < 2:
+        raise ImageError(
+            f"{len(found)} of the {len(known)} images of {model} are in {images}; a model needs two: the wrong folder? "
+            f"It names {named(sorted(known), 3)}, the folder holds {named(sorted(by_path), 3)}"
+        )
+    wrong = []
+    for file in found:
+        size, camera = image_size(file.path), known[file.relative].camera
+        if size != (camera.width, camera.height):
+            wrong.append(f"{file.relative} is {size[0]} x {size[1]} but its camera {camera.width} x {camera.height}")
+    if wrong:
+        raise ColmapError(f"{len(wrong)} images are not those of {model}: {'; '.join(wrong[:3])}")
+    without_image = sorted(set(known) - set(by_path))
+    without_pose = sorted(set(by_path) - set(known))
+    if without_pose:
+        log.warning("%d images have no pose in %s and are not used: %s", len(without_pose), model, named(without_pose))
+    return PosedFiles(found, {file.relative: known[file.relative] for file in found}, without_image, without_pose)
+
+
+def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, KnownPose]:
+    """Poses by the paths of images below their folder; those of images that are not there by the model's own names."""
+    from disk.colmap.cameras import KnownCamera
+    from disk.colmap.triangulation import KnownPose, read_known_poses
+    from disk.colmap.workspace import find_model
+
+    if model.is_dir() and not (model / TRANSFORMS).is_file():
+        return read_known_poses(find_model(model))
+    path = model / TRANSFORMS if model.is_dir() else model
+    if not path.is_file():
+        raise ColmapError(f"{model}: no such folder or file")
+    if path.suffix.lower() != ".json":
+        raise ColmapError(f"{model} is neither the folder of a COLMAP model nor a transforms.json")
+    size = None
+    try:
+        frames = read_transforms(path)
+    except ColmapError as error:
+        if "has no 'w'" not in str(error):
+            raise
+        size = image_size(files[0].path)
+        frames = read_transforms(path, size)
+    poses: dict[str, KnownPose] = {}
+    index = _Names(path.parent, images, files)
+    for frame in frames:
+        name = index.find(frame)
+        if name in poses:
+            raise ColmapError(f"{path} has two poses of {name}")
+        camera = KnownCamera(frame.model, frame.width, frame.height, frame.params)
+        poses[name] = KnownPose(camera, frame.R, frame.t)
+    return poses
+
+
+class _Names:
+    """Finds the image that a frame's path means, which is below the json's folder, or below another one."""
+
+    def __init__(self, start: Path, images: Path, files: Sequence[ImageFile]) -> None:
+        self._start, self._images = start, images.resolve()
+        self._paths: Mapping[str, str] = {file.name: file.relative for file in files} | {
+            file.relative: file.relative for file in files
+        }
+
+    def find(self, frame: Frame) -> str:
+        """The path of the image below the folder of images, or the frame's own where it is not there."""
+        given = PurePosixPath(frame.path.replace("\\", "/"))
+        whole = (self._start / given).resolve()
+        if self._images in whole.parents and whole.relative_to(self._images).as_posix() in self._paths:
+            return self._paths[whole.relative_to(self._images).as_posix()]
+        parts = [part for part in given.parts if part not in (".", "/")]
+        for first in range(len(parts)):
+            name = "/".join(parts[first:])
+            if name in self._paths:
+                return self._paths[name]
+        return given.as_posix()
+
+
+def missing_message(posed: PosedFiles, model: Path) -> str:
+    """What to say of poses without image."""
+    return (
+        f"{len(posed.without_image)} images of {model} are not there: {named(posed.without_image)}; the rest is done "
+        f"({option('keep_going', True)} takes that for success)"
+    )

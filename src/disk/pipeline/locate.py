@@ -1,0 +1,234 @@
+"""One photo against a model: matches with its 3D points, the camera that may have taken it, its pose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from disk.devices import choose_device
+from disk.features import Features
+from disk.geometry.chance import log10_false_alarms
+from disk.images.listing import ImageFile
+from disk.matching.matcher import Matcher, make_matcher
+from disk.options import Options
+from disk.pairs.retrieval import similar_images
+from disk.pipeline.feature_cache import FeatureCache, upright_image_size
+from disk.pipeline.match import MatchOptions, ratio_of, read_lightglue
+from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
+from disk.pipeline.precheck import Sizes
+from disk.storage.artifacts import FeatureStore
+
+if TYPE_CHECKING:
+    from disk.colmap.cameras import KnownCamera
+    from disk.colmap.localization import AbsolutePose, Focal, PosedModel
+
+_CACHE = 2048 << 20  # bytes of descriptors
+_BETTER = 1.1  # times the inliers: then a photo was not taken by the camera that it seemed to be taken by
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Options):
+    """How photos are localized; their features are found as those of the model were."""
+
+    camera: Literal["auto", "model", "exif", "unknown"] = "auto"
+    """model: that of the model, where all its photos share one; exif: focal length from EXIF, refined; unknown: focal
+    length and distortion are found with the pose; auto: whichever of these most matches agree with."""
+    focal_length: float | int | None = None
+    """Focal length of all the photos in pixels, where it is known and they have no distortion."""
+    top_k: int = 10
+    """Most similar images of the model that each photo is matched with."""
+    max_error: float | int = 8.0
+    """How far a 3D point may be from its keypoint, in pixels."""
+    min_inliers: int = 15
+    """A photo with fewer inliers, or as few as chance brings, is not found."""
+    overwrite: bool = False
+    """Start anew."""
+    keep_going: bool = False
+    """Exit with 0 even when some photos could not be read."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What is known of one photo.
+
+    found: whether it has a pose; reason: why not. matches: with 3D points; inliers: those that agree with the pose;
+    images: of the model, with the number of matches with each, most first. rotation (quaternion w, x, y, z) and
+    translation take the world to the camera, as in COLMAP; centre: where the camera is, in units of the model. camera:
+    model, width, height and params as in COLMAP; camera_from: model, exif, unknown or given. error: median distance of
+    inliers, in pixels. position_sigma, rotation_sigma: standard deviations of the position, in units of the model, and
+    of the rotation in degrees, by the errors of the keypoints alone; None where they do not fix the pose.
+    """
+
+    found: bool
+    reason: str = ""
+    matches: int = 0
+    inliers: int = 0
+    images: dict[str, int] = field(default_factory=dict)
+    rotation: list[float] | None = None
+    translation: list[float] | None = None
+    centre: list[float] | None = None
+    camera: dict[str, Any] | None = None
+    camera_from: str | None = None
+    error: float | None = None
+    position_sigma: float | None = None
+    rotation_sigma: float | None = None
+
+
+class Locator:
+    """Matches photos with the images of a model that look alike, and estimates their poses."""
+
+    def __init__(
+        self,
+        posed: PosedModel,
+        names: dict[str, str],
+        known: FeatureStore,
+        features: FeatureStore,
+        sizes: Sizes,
+        options: LocalizeOptions,
+    ) -> None:
+        device = choose_device(options.device)
+        self._posed, self._names, self._sizes, self._options = posed, names, sizes, options
+        self._known, self._features = known, features
+
+        def to_device(found: Features) -> Features:
+            return found.to(device)
+
+        self._of_model = FeatureCache(known, _CACHE, False, to_device)
+        self._of_photos = FeatureCache(features, _CACHE, False, to_device)
+        self._match = _matcher(options)
+        registered = _Some(self._of_model, sorted(names))
+        asked = _Some(self._of_photos, [name for name in features.names if name in sizes])
+        self._similar = similar_images(asked, registered, options.top_k)
+
+    def __call__(self, file: ImageFile) -> tuple[Located, np.ndarray]:
+        """What is known of a photo, and if it is found (k, 3) what it sees: keypoints, and the number of the point."""
+        nothing = np.empty((0, 3))
+        keypoints = self._features.keypoints(file.name)
+        if not len(keypoints):
+            return Located(False, "no keypoints: is it blank, out of focus or masked?"), nothing
+        rows, points, images = self._matches(file.name)
+        pose, origin, focal = self._pose(file, keypoints[rows], self._posed.xyz[points])
+        if pose is None:
+            reason = f"no pose fits its {len(rows)} matches with points of the model"
+            return Located(False, reason, len(rows), 0, images), nothing
+        inliers = int(pose.inliers.sum())
+        reason = self._doubt(file, keypoints[rows], self._posed.xyz[points], pose, focal)
+        if reason:
+            return Located(False, reason, len(rows), inliers, images), nothing
+        located = Located(
+            found=True,
+            matches=len(rows),
+            inliers=inliers,
+            images=images,
+            rotation=pose.quaternion,
+            translation=pose.t.tolist(),
+            centre=pose.centre.tolist(),
+            camera=asdict(pose.camera),
+            camera_from=origin,
+            error=pose.error,
+            position_sigma=_finite(pose.position_sigma),
+            rotation_sigma=_finite(pose.rotation_sigma),
+        )
+        return located, np.column_stack([keypoints[rows[pose.inliers]], points[pose.inliers]])
+
+    def _matches(self, name: str) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+        """Keypoints of a photo and the points of the model that they match, each once; how many by which image."""
+        of_photo = self._of_photos[name]
+        size = upright_image_size(self._features, name) if self._options.matcher == "lightglue" else None
+        found, images = [np.empty((0, 2), np.int64)], dict[str, int]()
+        for other in self._similar[name]:
+            other_size = upright_image_size(self._known, other) if size else None
+            matches = self._match([(of_photo, self._of_model[other], size, other_size)])[0].indices.numpy()
+            image = self._names[other]
+            pairs = np.stack([matches[:, 0], self._posed.images[image].points[matches[:, 1]]], axis=1)
+            pairs = pairs[pairs[:, 1] >= 0]
+            found.append(pairs)
+            if len(pairs):
+                images[image] = len(pairs)
+        distinct = np.unique(np.concatenate(found), axis=0)
+        return distinct[:, 0], distinct[:, 1], dict(sorted(images.items(), key=lambda item: (-item[1], item[0])))
+
+    def _pose(self, file: ImageFile, keypoints: np.ndarray, xyz: np.ndarray) -> tuple[AbsolutePose | None, str, Focal]:
+        """The pose that most matches agree with, by the cameras that may be meant; the surest of them is preferred."""
+        from disk.colmap.localization import estimate_absolute_pose
+
+        best: tuple[AbsolutePose | None, str, Focal] = None, "", "known"
+        for camera, origin, focal in self._cameras(file):
+            pose = estimate_absolute_pose(
+                keypoints, xyz, camera, focal, max_error=self._options.max_error, seed=self._options.seed
+            )
+            needed = 0 if best[0] is None else _BETTER * best[0].inliers.sum()
+            if pose is not None and pose.inliers.sum() > needed:
+                best = pose, origin, focal
+        return best
+
+    def _cameras(self, file: ImageFile) -> list[tuple[KnownCamera, str, Focal]]:
+        """The cameras that may have taken a photo, where they are from, the surest first."""
+        from disk.colmap.cameras import DEFAULT_FOCAL_FACTOR, from_colmap, guess_camera, simple_camera
+
+        width, height = self._sizes[file.name]
+        if self._options.focal_length is not None:
+            return [(simple_camera(width, height, self._options.focal_length), "given", "known")]
+        found: list[tuple[KnownCamera, str, Focal]] = []
+        wanted = self._options.camera
+        shared = shared_camera(self._posed)
+        if wanted in ("auto", "model") and shared and (shared.width, shared.height) == (width, height):
+            found.append((shared, "model", "known"))
+        guess = guess_camera(file.path, "SIMPLE_RADIAL")
+        if wanted in ("auto", "exif") and guess.has_prior_focal_length:
+            found.append((from_colmap(guess), "exif", "guess"))
+        if wanted in ("auto", "unknown"):
+            focal = DEFAULT_FOCAL_FACTOR * max(width, height)
+            found.append((simple_camera(width, height, focal), "unknown", "unknown"))
+        return found
+
+    def _doubt(self, file: ImageFile, keypoints: np.ndarray, xyz: np.ndarray, pose: AbsolutePose, focal: Focal) -> str:
+        """Why a pose is not to be believed; '' where it is."""
+        from disk.colmap.localization import SAMPLE, SOLUTIONS
+
+        matches = len(keypoints)
+        width, height = self._sizes[file.name]
+        chance = min(1.0, math.pi * self._options.max_error**2 / (width * height))
+        # a keypoint that matches several points, or the other way round, is one observation
+        agree = min(len(np.unique(rows, axis=0)) for rows in (keypoints[pose.inliers], xyz[pose.inliers]))
+        if agree < self._options.min_inliers:
+            return f"only {agree} of {matches} matches agree with a pose, fewer than {self._options.min_inliers}"
+        if log10_false_alarms(matches, agree, chance, SAMPLE[focal], SOLUTIONS[focal]) >= 0:
+            return f"only {agree} of {matches} matches agree with a pose, no more than chance brings"
+        return ""
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some images of a source of features."""
+
+    source: FeatureCache[Features]
+    names: list[str]
+
+    def __getitem__(self, name: str) -> Features:
+        return self.source[name]
+
+
+def shared_camera(posed: PosedModel) -> KnownCamera | None:
+    """The camera that all images of a model share, if they do."""
+    cameras = {image.camera for image in posed.images.values()}
+    return next(iter(cameras)) if len(cameras) == 1 else None
+
+
+def matching_of(options: LocalizeOptions) -> MatchOptions:
+    """The options of matching among ours."""
+    # the default ratio is for nearest neighbours; `match` refuses any other with lightglue
+    rt = None if options.matcher == "lightglue" and options.rt == LocalizeOptions.rt else options.rt
+    return MatchOptions(rt=rt, matcher=options.matcher, matcher_weights=options.matcher_weights, device=options.device)
+
+
+def _matcher(options: LocalizeOptions) -> Matcher:
+    weights = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
+    return make_matcher(options.matcher, choose_device(options.device), ratio_of(matching_of(options)), weights=weights)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,184 @@
+"""Undistorted images and a pinhole model, in the folder that splatting codes open."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from disk.errors import ArtifactError, ImageError, PartialFailureError
+from disk.images.listing import ImageFile
+from disk.images.masks import find_masks
+from disk.options import AnyPath, Options, check_at_least, option
+from disk.pipeline.map import SUMMARY, read_summary
+from disk.pipeline.options import MaskFolder
+from disk.progress import log
+from disk.storage.locks import folder_lock
+from disk.storage.new_file import write_json
+from disk.storage.transforms import Frame, write_transforms
+
+if TYPE_CHECKING:
+    from disk.colmap.workspace import Workspace, WorkspaceImage
+
+_MADE_FROM = ".made-from.json"
+_POINTS = "sparse_pc.ply"  # as nerfstudio calls it
+_WRITTEN = ("images", "masks", "sparse", "transforms.json", _POINTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndistortOptions(MaskFolder, Options):
+    """What is written beside undistorted images and the model."""
+
+    images: Path | None = None
+    """Folder of the model's images; default: that of `disk reconstruct`, or MODEL/images."""
+    max_size: int = 0
+    """Shrink images whose long side is longer, in pixels; 0: never."""
+    transforms: bool = False
+    """Write transforms.json and sparse_pc.ply as well, for nerfstudio and instant-ngp."""
+    overwrite: bool = False
+    """Replace what is in the way, also by another program."""
+
+
+@dataclass(frozen=True)
+class Undistorted:
+    """What was written.
+
+    folder: where; images: number of them; masks: number of those with a mask; width, height: of the largest image, in
+    pixels; cameras: the models that were undistorted; failed: why other images of the model were left out, by name.
+    """
+
+    folder: str
+    images: int
+    masks: int
+    width: int
+    height: int
+    cameras: list[str]
+    failed: dict[str, str]
+
+
+def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = UndistortOptions()) -> Undistorted:
+    """Write out/images, out/sparse/0 with PINHOLE cameras, and as asked out/masks and out/transforms.json.
+
+    model: folder of `disk reconstruct`, or another COLMAP model. An interrupted run is resumed; when the model, the
+    images or the masks have changed, all is written anew. Raises ColmapError for a model that cannot be used,
+    ArtifactError where files of another program are in the way, ImageError without images; PartialFailureError, when
+    the rest was done, for images that are missing or not of their camera's size.
+    """
+    from disk.colmap.mapping import write_ply
+    from disk.colmap.undistortion import undistort as undistort_images
+    from disk.colmap.undistortion import undistorted_name
+    from disk.colmap.workspace import open_workspace, usable_images
+
+    check_at_least(options, max_size=0)
+    model, out = Path(model), Path(out)
+    source = open_workspace(model, options.images or _image_folder(model))
+    _check_output(source, out, options.overwrite)
+    usable, failed = usable_images(source)
+    if not usable:
+        raise ImageError(
+            f"{source.image_folder}: not one image of the model can be used: {next(iter(failed.values()))}"
+        )
+    masks = _masks(source, usable, options.mask_dir)
+    fingerprint = _fingerprint(source, usable, masks, options)
+    names = [image.name for image in usable]
+    with folder_lock(out):
+        if _noted(out) != fingerprint:
+            _clear(out)
+            write_json(out / _MADE_FROM, {"made of": fingerprint})
+        written = undistort_images(source, names, out, options.max_size, masks)
+        if options.transforms:
+            write_ply(out / "sparse" / "0", out / _POINTS)
+            with_mask = {undistorted_name(name) for name in masks}
+            frames = [_frame(image, image.name in with_mask) for image in written.images]
+            write_transforms(out / "transforms.json", frames, _POINTS)
+    largest = max(written.images, key=lambda image: image.width * image.height)
+    result = Undistorted(
+        str(out.absolute()), len(names), len(masks), largest.width, largest.height, source.distorted, failed
+    )
+    log.info("%d undistorted images in %s", result.images, out)
+    if failed:
+        raise PartialFailureError(
+            f"{out}: done, but without {len(failed)} images: {'; '.join(list(failed.values())[:5])}"
+        )
+    return result
+
+
+def _image_folder(model: Path) -> Path | None:
+    """The photos that a model of `disk reconstruct` was made of, where it says so and they are still there."""
+    if (model / "images").is_dir() or not (model / SUMMARY).is_file():
+        return None
+    photos = read_summary(model).photos
+    if not photos:
+        return None
+    if not Path(photos).is_dir():
+        raise ImageError(f"{photos}, which {model} was made of, is not there; tell where with {option('images')}")
+    return Path(photos)
+
+
+def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
+    place = out.resolve()
+    if place == source.image_folder.resolve() or source.image_folder.resolve() in place.parents:
+        raise ArtifactError(
+            f"{out} lies in {source.image_folder}: undistorted images would be taken for photos; use another output"
+        )
+    if source.model.resolve() in (place, *(place / "sparse" / sub for sub in (".", "0"))):
+        raise ArtifactError(f"{out} is the model itself; use another output")
+    there = [name for name in _WRITTEN if (out / name).exists()]
+    if there and not (out / _MADE_FROM).exists() and not overwrite:
+        raise ArtifactError(
+            f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite')}"
+        )
+
+
+def _masks(source: Workspace, usable: list[WorkspaceImage], folder: Path | None) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    files = [
+        ImageFile(PurePosixPath(image.name).with_suffix("").as_posix(), source.image_folder / image.name, image.name)
+        for image in usable
+    ]
+    found = find_masks(folder, files)
+    return {file.relative: found[file.name] for file in files if file.name in found}
+
+
+def _fingerprint(
+    source: Workspace, usable: list[WorkspaceImage], masks: dict[str, Path], options: UndistortOptions
+) -> str:
+    """Changes with whatever decides what is written: the model, files of images and masks, the size."""
+    digest = hashlib.sha256(json.dumps([str(options.max_size), str(source.image_folder.resolve())]).encode())
+    for path in sorted(source.model.glob("*.*")):
+        if path.suffix in (".bin", ".txt"):
+            digest.update(path.name.encode() + path.read_bytes())
+    for image in usable:
+        for path in [source.image_folder / image.name, *([masks[image.name]] if image.name in masks else [])]:
+            status = path.stat()
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _noted(out: Path) -> str | None:
+    try:
+        return str(json.loads((out / _MADE_FROM).read_text(encoding="utf-8"))["made of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _clear(out: Path) -> None:
+    (out / _MADE_FROM).unlink(missing_ok=True)
+    for name in _WRITTEN:
+        path = out / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _frame(image: WorkspaceImage, has_mask: bool) -> Frame:
+    K = image.K
+    # the principal point is that of COLMAP again
+    params = float(K[0, 0]), float(K[1, 1]), float(K[0, 2] + 0.5), float(K[1, 2] + 0.5)
+    mask = f"masks/{image.name}.png" if has_mask else None
+    return Frame(f"images/{image.name}", "PINHOLE", image.width, image.height, params, image.R, image.t, mask)
