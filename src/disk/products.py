@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -62,15 +63,19 @@ class _Allowed:
     def __enter__(self) -> None:
         with _Allowed._lock:
             if not _Allowed._inside:
-                _Allowed._before = torch.backends.mkldnn.matmul.fp32_precision
-                torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+                _Allowed._before = _settings().fp32_precision
+                _settings().fp32_precision = "bf16"
             _Allowed._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with _Allowed._lock:
             _Allowed._inside -= 1
             if not _Allowed._inside:
-                torch.backends.mkldnn.matmul.fp32_precision = _Allowed._before
+                _settings().fp32_precision = _Allowed._before
+
+
+def _settings() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 def _power(size: int) -> int:

@@ -138,7 +138,7 @@ class StripEngine:
 
 def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:
     """The coarse part in half precision; its maps in fp32, where Winograd's products save more than half precision."""
-    unet = copy.deepcopy(model.unet).to(dtype=dtype, memory_format=torch.channels_last)
+    unet = copy.deepcopy(model.unet).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def coarse(images: Tensor) -> Sequence[Tensor]:
         maps = unet.coarse(images.to(dtype, memory_format=torch.channels_last))

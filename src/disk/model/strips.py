@@ -46,8 +46,8 @@ _threads = threading.local()
 
 
 def _kept_buffers(dtype: torch.dtype) -> dict[str, Tensor]:
-    kept: dict[torch.dtype, dict[str, Tensor]] = _threads.__dict__
-    return kept.setdefault(dtype, {})
+    buffers: dict[str, Tensor] = _threads.__dict__.setdefault(str(dtype), {})
+    return buffers
 
 
 # elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
