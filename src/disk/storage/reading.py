@@ -91,6 +91,11 @@ def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
     with reading(path):
         if dataset.dtype.kind not in "fiu" or dataset.shape is None:
             raise ArtifactError(f"{path}: {key} holds {dataset.dtype}, not numbers")
+        filters = dataset.id.get_create_plist()
+        codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
+        missing = [code for code in codes if not h5py.h5z.filter_avail(code)]
+        if missing:
+            raise ArtifactError(f"{path}: {key} is packed by HDF5's filter {missing[0]}, which is not here; use gzip")
         size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
         if size > max(_SMALL, _MOST_TIMES * stored):
             raise ArtifactError(
