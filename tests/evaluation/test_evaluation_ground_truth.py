@@ -56,7 +56,7 @@ def test_names_the_line_with_wrong_columns(world, words):
     ("column", "value", "message"),
     [
         (0, "none.png", "no file .*none.png"),
-        (1, "../pairs.txt", "not an image"),
+        (1, "../pairs.txt", "no file below"),
         (2, "90", "quarter turns, 0 to 3, not 90 0"),
         (4, "x", "could not convert string to float: 'x'"),
         (4, "nan", "not finite"),

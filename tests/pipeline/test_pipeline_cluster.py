@@ -142,3 +142,9 @@ def test_without_ray_or_a_cluster_one_line_says_what_to_do(
 
 def _no_cluster(*_: Any, **__: Any) -> None:
     raise ConnectionError("Could not find any running Ray instance.")
+
+
+def test_a_cluster_without_a_token_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "disk"):
+        on_workers(lambda number: number, [(1,)])
+    assert "asks for no token" in caplog.text

@@ -63,6 +63,7 @@ def check_sound(path: Path) -> None:
 def _tables(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.text_factory = lambda text: text.decode(errors="replace")
             yield database
     except sqlite3.Error as error:
         raise ColmapError(

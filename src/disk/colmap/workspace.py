@@ -233,7 +233,7 @@ def _check_complete(folder: Path) -> None:
                         end = _end_of_text(content, end + fixed) - fixed
                     (items,) = struct.unpack_from(count, content, end + fixed)
                     end += fixed + struct.calcsize(count) + item * items
-            except (struct.error, ValueError):
+            except (struct.error, ValueError, OverflowError):
                 end = size + 1
         if end > size:
             raise ColmapError(f"{path}: {_CUT_SHORT}")

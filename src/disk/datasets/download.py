@@ -20,6 +20,7 @@ from urllib.parse import quote
 from disk.errors import DatasetError, DiskError, PartialFailureError
 from disk.progress import log
 from disk.storage.download import download, fetch_text, file_hash
+from disk.storage.names import leads_out
 from disk.storage.new_file import write_text
 
 DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
@@ -47,8 +48,7 @@ def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
             continue
         md5, _, name = line.strip().partition(" ")
         path = PurePosixPath(name.strip().removeprefix("*"))
-        inside = path.parts and not path.is_absolute() and ".." not in path.parts
-        if not re.fullmatch("[0-9a-fA-F]{32}", md5) or not inside:
+        if not re.fullmatch("[0-9a-fA-F]{32}", md5) or leads_out(str(path)):
             raise DatasetError(f"{url}/md5sum.txt: {line.strip()[:80]!r} is not a checksum and a path")
         files.append(RemoteFile(str(path), md5.lower(), _here(out, str(path), md5.lower())))
     if not files:

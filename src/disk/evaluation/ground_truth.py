@@ -13,6 +13,7 @@ from disk.errors import ArtifactError, EvaluationError, ImageError
 from disk.images.listing import EXTENSIONS, list_images
 from disk.images.reading import image_size
 from disk.shapes import Float
+from disk.storage.names import leads_out
 from disk.storage.reading import read_datasets
 
 
@@ -102,6 +103,8 @@ def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]
     views = []
     for side, (name, turns, K) in enumerate(zip(words[:2], words[2:4], (K0, K1), strict=True)):
         path = images / name
+        if leads_out(name):
+            raise EvaluationError(f"{where}: {name!r} is no file below {images}")
         if path not in sizes:
             try:
                 sizes[path] = image_size(path)

@@ -177,7 +177,7 @@ def _open(path: Path) -> Image.Image:
     except Image.DecompressionBombError:
         raise _bomb(path) from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} cannot be read: {error}") from error
+        raise ImageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise _bomb(path)
@@ -193,7 +193,7 @@ def decode(image: Image.Image, name: str) -> None:
     except MemoryError:
         raise ImageError(f"{name} ({image.width} x {image.height}) does not fit into memory") from None
     except Exception as error:
-        raise ImageError(f"{name} is damaged: {error}") from error
+        raise ImageError(f"{name} is damaged: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager

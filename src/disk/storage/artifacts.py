@@ -143,7 +143,7 @@ class MatchStore:
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs (name0, name1), sorted."""
         pairs = []
-        with reading(self._file.filename):
+        with reading(self._file):
             for key0, group in self._file.items():
                 if not isinstance(group, h5py.Group):
                     raise ArtifactError(f"{self._file.filename} is no file of matches: {key0!r} is not a group")

@@ -31,11 +31,12 @@ def open_h5(path: Path) -> h5py.File:
 
 
 @contextlib.contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Turn whatever HDF5 raises over a damaged file into an ArtifactError of one line."""
+def reading(file: Path | str | h5py.Group | h5py.Dataset) -> Iterator[None]:
+    """Turn whatever HDF5 raises over a damaged file, or over what is in it, into an ArtifactError of one line."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError, struct.error) as error:
+        path = file if isinstance(file, Path | str) else file.file.filename
         raise ArtifactError(
             f"{path} cannot be read as HDF5 ({reason(error)}); it is damaged or no HDF5 file"
         ) from error
@@ -49,35 +50,40 @@ def dataset_keys(group: h5py.Group) -> list[str]:
         if isinstance(item, h5py.Dataset):
             keys.append(key)
 
-    with reading(group.file.filename):
+    with reading(group):
         group.visititems(visit)
     return sorted(keys)
 
 
 def stored_dataset(group: h5py.Group, key: str) -> h5py.Dataset | None:
-    """The dataset under a key; None where there is none. ArtifactError where a link leads to it, or its data lie
-    outside of the file: whoever made the file may have chosen any other file of this machine.
+    """The dataset under a key; None where there is none.
+
+    Raises ArtifactError where a link leads to it, or its data lie outside of the file: whoever made the file may have
+    chosen any other file of this machine.
     """
-    path = group.file.filename
-    with reading(path):
-        parts = [part for part in key.split("/") if part]
+    with reading(group):
+        parts = key.split("/")
         for end in range(1, len(parts) + 1):
-            link = group.get("/".join(parts[:end]), getlink=True)
-            if link is None:
+            path = "/".join(parts[:end]).encode()
+            if not group.id.links.exists(path):
                 return None
-            if not isinstance(link, h5py.HardLink):
-                raise ArtifactError(f"{path}: {key!r} is a link, which is not followed; copy the data into the file")
-        item = group.get(key)
+            if group.id.links.get_info(path).type != h5py.h5l.TYPE_HARD:
+                raise ArtifactError(
+                    f"{group.file.filename}: {key!r} is a link, which is not followed; copy the data into the file"
+                )
+        item = group[key]
         if not isinstance(item, h5py.Dataset):
             return None
         if item.is_virtual or item.external:
-            raise ArtifactError(f"{path}: {key!r} lies in other files, which are not read; copy the data into the file")
+            raise ArtifactError(
+                f"{group.file.filename}: {key!r} lies in other files, which are not read; copy the data into the file"
+            )
         return item
 
 
 def stored_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
     """The attributes of a file or dataset; ArtifactError when they are damaged."""
-    with reading(item.file.filename):
+    with reading(item):
         return dict(item.attrs.items())
 
 
@@ -87,15 +93,23 @@ def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
     Raises ArtifactError for other kinds of values, for damage, for a filter that is not here, and where the dataset
     would take far more memory than room in the file.
     """
-    path, key = dataset.file.filename, dataset.name
-    with reading(path):
-        if dataset.dtype.kind not in "fiu" or dataset.shape is None:
-            raise ArtifactError(f"{path}: {key} holds {dataset.dtype}, not numbers")
-        size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-        if size > max(_SMALL, _MOST_TIMES * stored):
+    with reading(dataset):
+        dtype = dataset.dtype
+        if dtype.kind not in "fiu" or dataset.shape is None:
+            raise ArtifactError(f"{dataset.file.filename}: {dataset.name} holds {dtype}, not numbers")
+        filters = dataset.id.get_create_plist()
+        codes = [filters.get_filter(number)[0] for number in range(filters.get_nfilters())]
+        missing = [code for code in codes if not h5py.h5z.filter_avail(code)]
+        if missing:
             raise ArtifactError(
-                f"{path}: {key} would take {size / 2**30:.0f} GB of memory, but has {stored} bytes in the file: it is "
-                "damaged, or made to fill the memory"
+                f"{dataset.file.filename}: {dataset.name} is packed by HDF5's filter {missing[0]}, which is not here; "
+                "use gzip"
+            )
+        size = dataset.size * dtype.itemsize
+        if size > max(_SMALL, _MOST_TIMES * (stored := dataset.id.get_storage_size())):
+            raise ArtifactError(
+                f"{dataset.file.filename}: {dataset.name} would take {size / 2**30:.0f} GB of memory, but has {stored} "
+                "bytes in the file: it is damaged, or made to fill the memory"
             )
         return np.asarray(dataset[()])
 
