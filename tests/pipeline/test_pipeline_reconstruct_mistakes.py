@@ -19,7 +19,8 @@ def test_mistakes_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     photos.mkdir()
     assert main(["reconstruct", str(photos), out]) == 2
     assert "holds no" in capsys.readouterr().err
-    Image.new("RGB", (64, 64)).save(photos / "a.png")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (64, 64)).save(photos / name)
     assert main(["reconstruct", str(photos), out, "--camera-model", "box"]) == 2
     assert "choose from" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
