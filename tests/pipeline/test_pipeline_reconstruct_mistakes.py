@@ -28,12 +28,12 @@ def test_mistakes_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_a_single_blank_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The real detector: no features, no pairs, one clear line."""
+def test_a_single_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One photo makes no model, which is said before the work."""
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
     assert main(["reconstruct", str(tmp_path / "photos"), str(tmp_path / "out")]) == 2
-    assert "a model needs at least two images" in capsys.readouterr().err.splitlines()[-1]
+    assert "a model needs at least two" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_no_summary_yet(tmp_path: Path) -> None:
