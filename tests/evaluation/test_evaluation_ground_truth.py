@@ -131,7 +131,7 @@ def test_imw_scenes_that_cannot_be_used(imw_scene, tmp_path):
     with pytest.raises(EvaluationError, match=r"0\.3\.npy cannot be read"):
         read_imw_scene(imw_scene, "0.3")
     (imw_scene / "calibration" / "calibration_c.h5").unlink()
-    with pytest.raises(EvaluationError, match=r"calibration_c\.h5 cannot be read"):
+    with pytest.raises(EvaluationError, match=r"no file .*calibration_c\.h5"):
         read_imw_scene(imw_scene)
 
 

@@ -311,6 +311,9 @@ def test_models_that_lie(tmp_path: Path) -> None:
         content[start : start + 8] = struct.pack("<Q", 1 << 50)
         (folder / part).write_bytes(content)
         assert "model" in refused(lambda path: open_workspace(path, tmp_path), folder)
+    make_model(folder := tmp_path / "a name without end", "bin")
+    (folder / "images.bin").write_bytes((folder / "images.bin").read_bytes()[: 8 + 64 + 4])
+    assert "cut short" in refused(lambda path: open_workspace(path, tmp_path), folder)
 
 
 @linux
@@ -345,7 +348,7 @@ def test_images_that_expand(tmp_path: Path) -> None:
 def test_a_hostile_name_is_one_line_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "evil\n\x1b[2J\x9b31m.h5"
     (tmp_path / name).write_text("nothing")
-    assert main(["view", str(tmp_path / name), str(tmp_path)]) == 2
+    assert main(["view", str(tmp_path / name), str(tmp_path), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert not set(error.rstrip("\n")) & {*map(chr, range(32)), "\x9b"}
