@@ -141,6 +141,17 @@ def test_h5_with_notes_of_other_kinds(tmp_path: Path, key: str, value: Any) -> N
         store.image_size("a"), store.orientation("a")
 
 
+@pytest.mark.parametrize("options", ["no json", "[1]", "[" * 50_000])
+def test_h5_with_options_of_others(tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = make_artifacts(tmp_path / "artifacts")
+    with h5py.File(artifacts / KEYPOINTS, "a") as file:
+        file.attrs["options"] = options
+    assert main(["match", str(artifacts), "--device", "cpu", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "keypoints.h5 has options that DISK did not write" in error
+
+
 OUTSIDE = ["../up", "a/../../up", "/etc/passwd", "a\0b", "", "x" * 5000]
 OUTSIDE_ON_WINDOWS = [
     "..\\up",

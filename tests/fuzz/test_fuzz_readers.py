@@ -34,6 +34,7 @@ from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, MATCHES, SCORES, feat
 from disk.storage.forget import forget_images, known_images
 from disk.storage.layouts import HlocFeatures
 from disk.storage.shards import SHARD_BYTES, ShardWriter
+from disk.storage.transforms import read_transforms
 from disk.training.logs import Logs
 from disk.training.options import TrainOptions
 from disk.training.selection import validation_scores
@@ -177,6 +178,17 @@ def test_scenes_of_the_imw(tmp_path: Path) -> None:
     check(tmp_path, keys, read, 2 * PER_FILE)
 
 
+def test_transforms_of_nerfstudio(tmp_path: Path) -> None:
+    frame = {"file_path": "a.png", "transform_matrix": np.eye(4).tolist()}
+    camera = {"camera_angle_x": 1.0, "w": 64, "h": 48}
+    (tmp_path / "seed.json").write_text(json.dumps(camera | {"frames": [frame]}))
+    check(tmp_path, tmp_path / "seed.json", read_transforms)
+    for content in ("[" * 100_000, json.dumps({"w": float("inf"), "h": 1, "fl_x": 1, "frames": [frame]})):
+        (tmp_path / "seed.json").write_text(content)
+        with pytest.raises(ColmapError, match=r"seed\.json"):
+            read_transforms(tmp_path / "seed.json")
+
+
 @pytest.mark.parametrize("kind", ["bin", "txt"])
 def test_models_of_colmap(tmp_path: Path, kind: str) -> None:
     from disk.colmap.workspace import open_workspace, read_depth_map
@@ -198,7 +210,7 @@ def test_models_of_colmap(tmp_path: Path, kind: str) -> None:
 
 
 def test_databases_of_colmap(tmp_path: Path) -> None:
-    from disk.colmap.database import difference, fingerprint, open_database, write_database
+    from disk.colmap.database import difference, fingerprint, open_database, plan_cameras, write_database
 
     artifacts = make_artifacts(tmp_path / "artifacts")
     (tmp_path / "photos" / "sub").mkdir(parents=True)
@@ -206,7 +218,7 @@ def test_databases_of_colmap(tmp_path: Path) -> None:
         Image.fromarray(PHOTO).save(tmp_path / "photos" / name)
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         images = list_images(tmp_path / "photos")
-        write_database(tmp_path / "seed.db", images, features, matches, "SIMPLE_RADIAL")
+        write_database(tmp_path / "seed.db", plan_cameras(images, "SIMPLE_RADIAL"), features, matches)
 
     def read(path: Path) -> None:
         with read_features(artifacts) as features, read_matches(artifacts) as matches, open_database(path) as opened:

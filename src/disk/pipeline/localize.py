@@ -182,7 +182,7 @@ def _check_camera(options: LocalizeOptions, posed: PosedModel) -> None:
 def _detection(model_artifacts: Path, options: LocalizeOptions) -> DetectOptions:
     """Detection as it was done for the model; ArtifactError where that was with other weights."""
     with read_features(model_artifacts) as known:
-        before, weights = json.loads(known.attributes.get("options", "{}")), known.attributes.get("weights")
+        before, weights = known.options, known.attributes.get("weights")
     if weights is not None and weights != weights_hash(load(options.model_path, "cpu")):
         raise ArtifactError(
             f"the features of {beside(model_artifacts)} were found with other weights than "

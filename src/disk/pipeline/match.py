@@ -183,7 +183,7 @@ def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: 
     chosen |= {"rt": ratio_of(options), "save_threshold": _threshold(options)}
     if lightglue:
         chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
-    detected = {"weights": store.attributes.get("weights"), **json.loads(store.attributes.get("options", "{}"))}
+    detected = {"weights": store.attributes.get("weights"), **store.options}
     return json.dumps(chosen | {f"features' {name}": value for name, value in detected.items()})
 
 

@@ -46,6 +46,14 @@ class FeatureStore:
             check_below(name, str(artifacts / KEYPOINTS))
         self.attributes: dict[str, str] = {k: str(v) for k, v in stored_attributes(self._keypoints).items()}
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the features were found with; empty where the file does not say (the original's do not)."""
+        try:
+            return dict(json.loads(self.attributes.get("options", "{}")))
+        except (ValueError, TypeError, RecursionError):
+            raise ArtifactError(f"{self.artifacts / KEYPOINTS} has options that DISK did not write") from None
+
     def __enter__(self) -> FeatureStore:
         return self
 

@@ -239,6 +239,6 @@ def _check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[st
 def _flat(attributes: Mapping[str, Any]) -> dict[str, str]:
     """Attributes as text, with the JSON of `options` taken apart."""
     flat = {key: str(value) for key, value in attributes.items() if key != "options"}
-    with contextlib.suppress(ValueError, AttributeError):  # no text of ours: other options, then
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # no text of ours: other options, then
         flat.update({key: str(value) for key, value in json.loads(str(attributes.get("options", "{}"))).items()})
     return flat

@@ -75,7 +75,7 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> list[Fra
         raise ColmapError(f"cannot read {path}: {error.strerror or error}") from None
     except KeyError as error:
         raise ColmapError(f"{path} has no {error.args[0]!r}; it is no transforms.json of nerfstudio") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ColmapError(f"{path} is no transforms.json of nerfstudio or instant-ngp ({error})") from None
 
 
