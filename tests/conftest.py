@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from disk.progress import log
@@ -17,8 +18,6 @@ from textured import textured_photo
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is none."""
-    import torch
-
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -32,6 +31,11 @@ def _log_as_at_the_start() -> Iterator[None]:
     yield
     log.handlers[:], log.propagate = handlers, propagate
     log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _random_numbers_of_the_test_alone() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture

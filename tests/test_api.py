@@ -28,7 +28,7 @@ def test_all_names_are_there_and_no_others() -> None:
     assert disk.__version__[0].isdigit()
 
 
-@pytest.mark.parametrize("module", ["disk.features", "disk.matching.api", "disk.model.disk"])
+@pytest.mark.parametrize("module", ["disk.features", "disk.matching.api", "disk.model.checkpoints", "disk.model.disk"])
 def test_examples_run(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted > 0

@@ -76,7 +76,8 @@ def test_pooled(dtype, tolerance, size):
     expected = plain.pooled(*in_float64(x, slope))
     for operations in (fused, plain):
         got = operations.pooled(x, slope)
-        close(got[0], expected[0], tolerance)
+        # of one pixel nothing is left but rounding, which the division by the standard deviation makes 300 times larger
+        close(got[0], expected[0], max(tolerance, 1e-4) if size == (2, 2) else tolerance)
         close(got[1], expected[1], 1e-4)
     assert got[1].dtype == torch.float32
 

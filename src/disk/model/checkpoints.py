@@ -48,6 +48,10 @@ def load(
     `default` ships with the package; `depth` and `epipolar` are the authors', downloaded on first use, to $DISK_HOME or
     the user's cache folder, and verified; anything else is a .pth or .safetensors file. Raises CheckpointError when it
     is missing, damaged, holds pickled code or another network, DownloadError when it cannot be fetched.
+
+    >>> model = load("default", device="cpu")
+    >>> model.desc_dim, model.device.type, len(model.detect(torch.rand(3, 48, 64), n=20))
+    (128, 'cpu', 20)
     """
     precision, backend = as_meant("precision", precision, Precision), as_meant("backend", backend, Backend)
     path = resolve(as_meant("name_or_path", name_or_path, str))

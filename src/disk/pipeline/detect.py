@@ -83,9 +83,9 @@ def detect(
 ) -> DetectSummary:
     """Detect features in every image below a folder: keypoints.h5, descriptors.h5 and scores.h5.
 
-    only: names of images, where not all of the folder are wanted.
-    Images already done are skipped, so the same command goes on after an interruption. Raises
-    PartialFailureError when some images could not be read and the rest was done.
+    only: names of images, where not all of the folder are wanted. Images that are done and have not changed are
+    skipped, so the same call resumes after an interruption. Raises PartialFailureError when some images could not be
+    read and the rest was done.
     """
     check_detect(options)
     artifacts, images = artifacts_folder(artifacts), Path(images)

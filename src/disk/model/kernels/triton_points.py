@@ -43,6 +43,7 @@ def candidates_kernel(
             value = tl.load(heatmap + at_y * width + at_x, mask=inside, other=float("-inf"))
             before = (dy < 0) | ((dy == 0) & (k < REACH))
             kept &= (best > value) | ((best == value) & (before == 0))
+    kept = kept != 0  # a mask has to be boolean, also where the interpreter has made it a number
     if MASKED:
         kept &= tl.load(allowed + b * height * width + y * width + x, mask=kept, other=0) != 0
 
