@@ -6,8 +6,8 @@ import contextlib
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
-from time import perf_counter
 
 import torch
 
@@ -20,6 +20,7 @@ from disk.options import option
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.loading import Loaded
 from disk.pipeline.options import Place
+from disk.pipeline.timing import timed
 
 _CORES = 4  # for a worker on a cluster without GPUs; the maps of a large image need memory that few cores come with
 
@@ -30,11 +31,8 @@ class Waiting:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"decoding": 0.0, "the network": 0.0, "writing": 0.0}
 
-    @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.seconds[part] += perf_counter() - start
+    def __call__(self, part: str) -> AbstractContextManager[None]:
+        return timed(self.seconds, part)
 
     def longest(self) -> str:
         """The part that was waited for most; '' on a cluster, whose machines are not watched."""

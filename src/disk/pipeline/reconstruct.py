@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from disk.devices import choose_device
@@ -46,6 +44,7 @@ from disk.pipeline.precheck import (
 )
 from disk.pipeline.rotations import rotated_images, turn_unconnected
 from disk.pipeline.take_up import UNDISTORTED, note_options, take_up
+from disk.pipeline.timing import timed
 from disk.pipeline.undistort import UndistortOptions, undistort
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
@@ -121,7 +120,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     seconds: dict[str, float] = {}
     with folder_lock(out):
         changes = _follow(images, out, files, sizes, options)
-        with _timed(seconds, "detect"):
+        with timed(seconds, "detect"):
             try:
                 detect(artifacts, images, _options_of(DetectOptions, options, overwrite=False))
             except PartialFailureError as error:
@@ -132,9 +131,14 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         failed |= dict.fromkeys(undecoded, "could not be decoded")
         if len(names) < 2:
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
+        if options.pairs == "auto" and _pairs(len(names), options) == "retrieval":
+            log.info(
+                "%d images: each is matched with the %d that look most alike; %s matches all pairs",
+                len(names), options.top_k, option("pairs", "exhaustive"),
+            )  # fmt: skip
         _connect(artifacts, images, database, names, options, seconds)
         if options.rotations == "auto":
-            with _timed(seconds, "rotations"):
+            with timed(seconds, "rotations"):
                 turned = turn_unconnected(
                     artifacts,
                     images,
@@ -145,11 +149,11 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
                 )
             if turned:
                 _connect(artifacts, images, database, names, options, seconds)
-        with _timed(seconds, "map"):
+        with timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)
         if options.undistort:
-            with _timed(seconds, "undistort"):
+            with timed(seconds, "undistort"):
                 undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
     if partial:
@@ -166,15 +170,15 @@ def _connect(
     seconds: dict[str, float],
 ) -> None:
     """Match, export and verify whatever is not yet."""
-    with _timed(seconds, "match"):
+    with timed(seconds, "match"):
         pairs = _pairs(len(names), options)
         match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
         _forget_other_pairs(artifacts, names, pairs, options)
-    with _timed(seconds, "export"):
+    with timed(seconds, "export"):
         choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
         if not _is_exported(artifacts, images, database, choice):
             export(artifacts, images, choice)
-    with _timed(seconds, "verify"):
+    with timed(seconds, "verify"):
         verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
 
 
@@ -254,13 +258,7 @@ def _ratio(options: ReconstructOptions) -> float | None:
 def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "sequential", "list", "retrieval"]:
     if options.pairs != "auto":
         return options.pairs
-    if count <= ALL_PAIRS_UP_TO:
-        return "exhaustive"
-    log.info(
-        "%d images: each is matched with the %d that look most alike; %s matches all pairs",
-        count, options.top_k, option("pairs", "exhaustive"),
-    )  # fmt: skip
-    return "retrieval"
+    return "exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval"
 
 
 def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, options: ReconstructOptions) -> None:
@@ -291,15 +289,8 @@ def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportO
 
 def _unused(count: int, options: ReconstructOptions) -> list[str]:
     """Flags that were given but have no effect beside the others."""
-    pairs = options.pairs if options.pairs != "auto" else ("exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval")
+    pairs = _pairs(count, options)
     only_for = {} if pairs == "sequential" else {"overlap": option("pairs", "sequential")}
     if pairs != "retrieval":
         only_for["top_k"] = option("pairs", "retrieval")
     return unused_flags(options, only_for)
-
-
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - start
