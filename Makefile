@@ -1,8 +1,13 @@
 # Everything runs inside .venv, made on first use and kept up to date with pyproject.toml.
 PYTHON ?= python3
 STAMP := .venv/.installed
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test lint clean
+.PHONY: help demo test test-fast test-lowest coverage lint docs package clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -11,17 +16,40 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: $(STAMP)
+demo: $(STAMP)  ## measure the matches of a stereo pair and a rendered scene, offline -> disk-demo/
 	.venv/bin/disk demo
 
-test: $(STAMP)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
+test: $(STAMP)  ## all tests
+	$(PYTEST)
 
-lint: $(STAMP)
+test-fast: $(STAMP)  ## the tests that take less than five seconds each
+	$(PYTEST) -m "not slow"
+
+test-lowest:  ## all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile
+
+coverage: $(STAMP)  ## all tests with the share of lines they run, at least 90 %
+	$(PYTEST) --cov=disk --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: $(STAMP)  ## formatting, types, imports between the rooms
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-clean:
-	rm -rf .venv disk-demo
+docs: $(STAMP)  ## the documentation site -> site/
+	.venv/bin/python docs/make_commands.py --check
+	.venv/bin/mkdocs build --strict --quiet
+
+package: $(STAMP)  ## wheel and sdist -> dist/, installed into a clean environment and tried
+	rm -rf dist .venv-package
+	.venv/bin/pyproject-build --outdir dist . > /dev/null
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet -c constraints.txt "$$(echo dist/*.whl)"
+	.venv-package/bin/python tests/installed.py
+
+clean:  ## remove what the targets made
+	rm -rf .venv .venv-lowest .venv-package disk-demo dist site

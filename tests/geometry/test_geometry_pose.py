@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from skimage.transform import SimilarityTransform
+from skimage.transform import estimate_transform
 
 from disk.geometry.pose import align_similarity, rotation_error, translation_error
 
@@ -45,7 +45,7 @@ def test_similarity_agrees_with_scikit_image(noise: float):
     R = Rotation.from_rotvec([0.3, -1.2, 0.4]).as_matrix()
     dst = 2.5 * src @ R.T + [1, -2, 3] + noise * rng.normal(size=(30, 3))
     scale, rotation, translation = align_similarity(src, dst)
-    peer = SimilarityTransform.from_estimate(src, dst)
+    peer = estimate_transform("similarity", src, dst)
     np.testing.assert_allclose(scale * rotation, peer.params[:3, :3], atol=1e-9)
     np.testing.assert_allclose(translation, peer.params[:3, 3], atol=1e-9)
     if not noise:

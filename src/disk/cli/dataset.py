@@ -99,12 +99,14 @@ def synthesize(
     writing.synthesize(photos, out, options)
 
 
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/ --min-overlap 0.1"),
+    "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out data/train/dataset.json"),
+    "check": (check, "disk dataset check data/"),
+    "download": (download, "disk dataset download disk-data/"),
+    "synthesize": (synthesize, "disk dataset synthesize photos/ data/train --scenes 20 --seed 1"),
+}
+
+
 def main(argv: list[str]) -> int:
-    commands: dict[str, tuple[Callable[..., None], str]] = {
-        "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/ --min-overlap 0.1"),
-        "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out data/train/dataset.json"),
-        "check": (check, "disk dataset check data/"),
-        "download": (download, "disk dataset download disk-data/"),
-        "synthesize": (synthesize, "disk dataset synthesize photos/ data/train --scenes 20 --seed 1"),
-    }
-    return run_group(commands, argv, "dataset", "Training data.") or 0
+    return run_group(COMMANDS, argv, "dataset", "Training data.") or 0

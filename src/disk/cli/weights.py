@@ -89,11 +89,13 @@ def _check_target(target: Path) -> None:
         raise CheckpointError(f"cannot write {target}: No such file or directory: {target.parent}")
 
 
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "list": (list_weights, "disk weights list"),
+    "fetch": (fetch, "disk weights fetch depth"),
+    "convert": (convert, "disk weights convert save-depth.pth depth.safetensors"),
+    "export-onnx": (export_onnx, "disk weights export-onnx default disk.onnx"),
+}
+
+
 def main(argv: list[str]) -> int:
-    commands: dict[str, tuple[Callable[..., None], str]] = {
-        "list": (list_weights, "disk weights list"),
-        "fetch": (fetch, "disk weights fetch depth"),
-        "convert": (convert, "disk weights convert save-depth.pth depth.safetensors"),
-        "export-onnx": (export_onnx, "disk weights export-onnx default disk.onnx"),
-    }
-    return run_group(commands, argv, "weights", "Checkpoints of the network.") or 0
+    return run_group(COMMANDS, argv, "weights", "Checkpoints of the network.") or 0
