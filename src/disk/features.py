@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """Local features of one image, best first.
 
@@ -25,6 +25,8 @@ class Features:
 
     >>> import torch
     >>> features = Features(torch.zeros(3, 2), torch.eye(3), torch.tensor([3.0, 2.0, 1.0]), (640, 480))
+    >>> features
+    Features(n=3, dimensions=3, image_size=(640, 480))
     >>> len(features), len(features[:2]), features.numpy()["scores"].tolist()
     (3, 2, [3.0, 2.0, 1.0])
     """
@@ -36,6 +38,10 @@ class Features:
 
     def __len__(self) -> int:
         return self.keypoints.shape[0]
+
+    def __repr__(self) -> str:
+        n, dimensions = self.descriptors.shape
+        return f"Features(n={n}, dimensions={dimensions}, image_size={self.image_size})"
 
     def __getitem__(self, rows: slice | Tensor) -> Features:
         """Some of the features: a slice, a mask (N,) or indices (K,)."""
@@ -75,7 +81,7 @@ class Features:
         return batch | ({"image_size": self.keypoints.new_tensor([size])} if size else {})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Matches:
     """Matches between two images.
 
@@ -87,6 +93,8 @@ class Matches:
 
     >>> import torch
     >>> matches = Matches(torch.tensor([[0, 2], [1, 0]]), torch.tensor([0.1, 0.2]))
+    >>> matches
+    Matches(k=2)
     >>> len(matches), matches.numpy()["indices"].tolist()
     (2, [[0, 2], [1, 0]])
     """
@@ -99,6 +107,9 @@ class Matches:
 
     def __len__(self) -> int:
         return self.indices.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Matches(k={len(self)})"
 
     def to(self, device: torch.device | str) -> Matches:
         """The same matches on another device."""
