@@ -21,7 +21,7 @@ from disk.features import Matches
 from disk.matching.top_two import TopTwo, tile_entries, top_two_in_tiles, top_two_of_matrix
 from disk.shapes import Bool, Float, Int, Tensor
 
-# of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/evaluation.md, "The ratio"
+# of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/results.md, "The ratio"
 DEFAULT_RATIO = 0.92
 # similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
