@@ -75,7 +75,7 @@ def local_map(positions: Mapping[str, GpsPosition]) -> LocalMap:
 def write_priors(database: Path, positions: Mapping[str, GpsPosition]) -> None:
     """Make positions, by the names of images, the pose priors of a database; one that has just these stays as it is.
 
-    Every COLMAP from 3.8 on still opens it, those before 4.0 without the priors. Raises what open_database raises.
+    Every COLMAP from 3.8 on still opens it, and from 3.10 on finds the priors. Raises what open_database raises.
     """
     heights = [place.altitude for place in positions.values() if place.altitude is not None]
     height = float(np.median(heights)) if heights else 0.0

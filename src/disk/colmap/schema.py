@@ -2,7 +2,7 @@
 
 pycolmap writes the tables of its own version. Older ones miss the columns of pose priors in `images`, and fail on two
 tables that have changed since: those are left out while they are empty, and whoever opens the database makes its
-own. With priors, that table gets the empty column by which COLMAP 3.10 to 3.13 look for them, and find none. Checked
+own. Pose priors are kept in the table of COLMAP 3.10 to 3.13, which later ones convert whenever they open it. Checked
 by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
 """
 
@@ -17,6 +17,9 @@ from disk.errors import ColmapError
 
 _PRIORS = ("qw", "qx", "qy", "qz", "tx", "ty", "tz")
 _CHANGED = ("pose_priors", "descriptors")
+_FORMER_PRIORS = (
+    "image_id INTEGER PRIMARY KEY NOT NULL, position BLOB, coordinate_system INTEGER NOT NULL, position_covariance BLOB"
+)
 
 
 def make_readable(path: Path) -> None:
@@ -37,7 +40,13 @@ def keep_readable(path: Path) -> None:
                 if database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
                     database.execute(f"DROP TABLE {table}")
                 elif table == "pose_priors" and "image_id" not in _columns(database, table):
-                    database.execute("ALTER TABLE pose_priors ADD COLUMN image_id INTEGER")
+                    database.execute(f"CREATE TABLE former_priors ({_FORMER_PRIORS})")
+                    database.execute(
+                        "INSERT INTO former_priors SELECT corr_data_id, position, coordinate_system, "
+                        "position_covariance FROM pose_priors"
+                    )
+                    database.execute("DROP TABLE pose_priors")
+                    database.execute("ALTER TABLE former_priors RENAME TO pose_priors")
 
 
 def check_sound(path: Path) -> None:

@@ -94,8 +94,9 @@ def _check(positions: np.ndarray, residuals: np.ndarray) -> None:
         raise NotFixedError(
             f"the positions do not agree with the model: over {extent:.3g} m they are off by {off:.3g} m"
         )
-    if across < _SAME * extent or math.degrees(off / (across * math.sqrt(count))) > _LINE:
-        raise NotFixedError("the photos are in a line, which leaves the rotation about it unknown")
+    about = math.degrees(off / (across * math.sqrt(count))) if across > 0 else math.inf
+    if across < _SAME * extent or about > _LINE:
+        raise NotFixedError("the photos are in a line, so far as GPS tells, which leaves the rotation about it unknown")
 
 
 def _extent(positions: np.ndarray) -> float:

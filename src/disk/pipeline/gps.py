@@ -27,8 +27,8 @@ def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
         log.warning(faults)
     if len(positions) < 2:
         raise PairsError(
-            f"{option('pairs', 'spatial')}: {len(positions)} of {len(files)} photos have a usable GPS position in their "
-            f"EXIF; use {option('pairs', 'retrieval')}"
+            f"{option('pairs', 'spatial')}: {len(positions)} of {len(files)} photos have a usable GPS position in "
+            f"their EXIF; use {option('pairs', 'retrieval')}"
         )
     return positions
 
