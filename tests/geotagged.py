@@ -19,8 +19,11 @@ def geotag(photo: Path, tags: Mapping[int, Any]) -> None:
     """Give a photo these tags in the GPS directory of its EXIF."""
     with Image.open(photo) as image:
         image.load()
+        if photo.suffix == ".tif":
+            image.save(photo, tiffinfo={GPS: dict(tags)})
+            return
         exif = image.getexif()
-        exif.get_ifd(GPS).update(tags)
+        exif[GPS] = dict(tags)
         image.save(photo, exif=exif)
 
 
