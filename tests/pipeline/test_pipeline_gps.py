@@ -16,10 +16,11 @@ from disk.colmap.database import open_database
 from disk.errors import PairsError
 from disk.geometry.pose import rotation_error
 from disk.pipeline.export import ExportOptions, export
+from disk.pipeline.match import MatchOptions, match
 from disk.pipeline.reconstruct import read_summary
 from disk.storage.artifacts import read_matches
 from geotagged import axes_at, geodetic, geotag, gps_tags, local, to_ecef
-from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene, make_scene
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene, make_scene, write_features
 
 NAMES = [f"{letter}" for letter in "abcdefgh"]
 ORIGIN = (-33.9, 179.9999, 12.0)  # south, and so near the date line that some photos lie beyond it
@@ -109,6 +110,15 @@ def test_wrong_positions_are_named_and_do_no_harm(place: Place, mapper: str) -> 
     assert result.georegistration["used"] == 6
 
 
+def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.tag({"c": [500, 0, 0]})
+    assert main(["reconstruct", str(place.photos), str(place.out), "--single-camera"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "GPS" in line]
+    assert line.startswith("geo-registered by the GPS of 7 of 8 photos, residuals: median 0.00 m, max 0.0")
+    assert "metres east, north and up of -33.9" in line
+    assert line.endswith("off their positions: c.jpg (500 m)")
+
+
 def test_noise_is_told_as_residuals(place: Place) -> None:
     """Positions 1 m off each way on 100 m: a model that is as good as that, and says so."""
     rng = np.random.default_rng(0)
@@ -119,6 +129,17 @@ def test_noise_is_told_as_residuals(place: Place) -> None:
     assert scale < 0.05
     assert 0.5 < result.georegistration["median"] < 2.5
     assert result.reprojection_error < 0.1  # the photos still count for more
+
+
+def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """1 m off each way, and 5 cm by their tags: the model is placed by them, but its shape is that of the photos."""
+    rng = np.random.default_rng(0)
+    for name, position in zip(NAMES, place.truth, strict=True):
+        geotag(place.photos / f"{name}.jpg", gps_tags(*geodetic(position + rng.normal(size=3), ORIGIN)) | {31: 0.05})
+    result = place.run(single_camera=True)
+    assert "mapping anew without" in caplog.text
+    assert result.georegistration is not None
+    assert result.reprojection_error < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -226,6 +247,21 @@ def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     assert len([pair for pair in pairs if "h" in pair]) == 2  # by its looks
     assert "1 photos without GPS are matched with those that look alike: h" in caplog.text
     assert result.registered == 8
+
+
+def test_spatial_pairs_within_a_distance(place: Place) -> None:
+    """As a stage of its own: half the photos are 10 km away, and one is alone."""
+    place.tag({name: [1e4, 0, 0] for name in NAMES[:4]} | {"h": [-1e4, 0, 0]})
+    write_features(place.scene, place.out)
+    command = ["match", str(place.out), "--pairs", "spatial", "--max-distance", "1000"]
+    assert main(command) == 2
+    assert main([*command, "--images", str(place.photos)]) == 0
+    with read_matches(place.out) as matches:
+        wanted = [*itertools.combinations(NAMES[:4], 2), *itertools.combinations(NAMES[4:7], 2)]
+        assert matches.pairs() == wanted
+    assert main([*command, "--images", str(place.photos), "--max-distance", "0"]) == 2
+    with pytest.raises(PairsError, match="pairs='spatial' and images go together"):
+        match(place.out, MatchOptions(images=place.photos))
 
 
 def test_spatial_pairs_need_positions(place: Place) -> None:

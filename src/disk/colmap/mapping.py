@@ -28,6 +28,7 @@ from disk.storage.new_file import new_file, sync_folder, write_json
 
 Mapper = Literal["incremental", "global"]
 MADE_FROM = ".made-from.json"
+_OVERCONFIDENT = 5  # residuals of so many standard deviations: priors that strong would bend the model
 
 
 class NoModelError(ColmapError):
@@ -92,8 +93,8 @@ def map_images(
         with file_lock(database), clear_errors(f"cannot use {database}"):
             found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided)
             places = [_place(model, gps) for model in found]
-            if guided and not (places and isinstance(places[0], Placed)):
-                log.warning("GPS does not help (%s): mapping anew without", places[0] if places else "no model")
+            if gps is not None and guided and (reason := _misled(places, gps)):
+                log.warning("GPS does not guide the mapper: %s; mapping anew without", reason)
                 found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided=False)
                 places = [_place(model, gps) for model in found]
         keep_readable(database)
@@ -124,6 +125,16 @@ def _place(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str
         return georegister(model, gps) if gps is not None else None
     except NotFixedError as reason:
         return str(reason)
+
+
+def _misled(places: Sequence[Placed | str | None], gps: LocalMap) -> str | None:
+    """Why the positions should not have guided the mapper; None when they did right."""
+    place = places[0] if places else "it found no model"
+    if not isinstance(place, Placed):
+        return place
+    if place.place.median > _OVERCONFIDENT * gps.error:
+        return f"positions are off by {place.place.median:.3g} m, and by {gps.error:.3g} m by their tags"
+    return None
 
 
 def write_models(

@@ -40,6 +40,7 @@ def keep_readable(path: Path) -> None:
                 if database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
                     database.execute(f"DROP TABLE {table}")
                 elif table == "pose_priors" and "image_id" not in _columns(database, table):
+                    database.execute("BEGIN")  # all of it, or nothing
                     database.execute(f"CREATE TABLE former_priors ({_FORMER_PRIORS})")
                     database.execute(
                         "INSERT INTO former_priors SELECT corr_data_id, position, coordinate_system, "
