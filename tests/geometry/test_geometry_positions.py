@@ -87,3 +87,16 @@ def test_positions_that_have_nothing_to_do_with_the_model(count: int) -> None:
         except NotFixedError:
             pass
     assert taken <= 1
+
+
+def test_wrong_positions_among_inexact_ones() -> None:
+    """15 standard deviations off: left out, so the rest fits as it would without them."""
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(60, 3))
+    positions = 50 * centres + rng.normal(size=(60, 3))
+    alone = fit_positions(centres[10:], positions[10:])
+    positions[:10, 0] += 15
+    fit = fit_positions(centres, positions)
+    assert not fit.used[:10].any()
+    assert fit.used[10:].mean() > 0.9
+    assert fit.scale == pytest.approx(alone.scale, rel=2e-3)
