@@ -74,7 +74,7 @@ class MatchSummary:
 
 
 # the ways to choose pairs that an option is for
-USED_BY = {"overlap": ("sequential",), "top_k": ("retrieval", "spatial"), "max_distance": ("spatial",)}
+_USED_BY = {"overlap": ("sequential",), "top_k": ("retrieval", "spatial"), "max_distance": ("spatial",)}
 _BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
@@ -141,10 +141,21 @@ def check_match(options: MatchOptions) -> None:
 
 
 def _warn_of_unused(options: MatchOptions) -> None:
-    for name, pairs in USED_BY.items():
+    for name in options_not_for(options.pairs):
         value = getattr(options, name)
-        if value != getattr(MatchOptions, name) and options.pairs not in pairs:
-            log.warning("%s is not used: it is for %s", option(name, value), option("pairs", " or ".join(pairs)))
+        if value != getattr(MatchOptions, name):
+            log.warning("%s is not used: it is for %s", option(name, value), used_by(name))
+
+
+def used_by(name: str) -> str:
+    """The ways to choose pairs that an option is for."""
+    first, *others = _USED_BY[name]
+    return " or ".join([option("pairs", first), *others])
+
+
+def options_not_for(pairs: str) -> list[str]:
+    """The options that only other ways to choose pairs use."""
+    return [name for name, ways in _USED_BY.items() if pairs not in ways]
 
 
 def ratio_of(options: MatchOptions) -> float | None:

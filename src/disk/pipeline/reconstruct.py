@@ -21,7 +21,7 @@ from disk.pipeline.export import ExportOptions, export, files_of_features
 from disk.pipeline.follow import Changes, follow_folder
 from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
-from disk.pipeline.match import USED_BY, MatchOptions, check_match, match
+from disk.pipeline.match import MatchOptions, check_match, match, options_not_for, used_by
 from disk.pipeline.options import (
     CameraChoice,
     ChosenImages,
@@ -303,5 +303,5 @@ def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportO
 def _unused(count: int, options: ReconstructOptions) -> list[str]:
     """Flags that were given but have no effect beside the others."""
     pairs = _pairs(count, options)
-    only_for = {name: option("pairs", " or ".join(ways)) for name, ways in USED_BY.items() if pairs not in ways}
+    only_for = {name: used_by(name) for name in options_not_for(pairs)}
     return unused_flags(options, only_for)
