@@ -129,7 +129,7 @@ def test_the_package_takes_and_refuses_them() -> None:
     assert lines == [
         "ray=True: must be 'off' or 'auto' or 'local'",
         "subpixel='no': must be True or False",
-        "pairs='exhuastive': must be 'exhaustive' or 'sequential' or 'list' or 'retrieval'",
+        "pairs='exhuastive': must be 'exhaustive' or 'sequential' or 'list' or 'retrieval' or 'spatial'",
         "precision='half': must be 'auto' or 'fp32' or 'fp16' or 'bf16'",
         "backend='onnxruntime': must be 'auto' or 'torch' or 'onnx'",
         "name_or_path=5: must be text",

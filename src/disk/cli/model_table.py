@@ -36,6 +36,8 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     lines = [f"made in {sum(result.seconds.values()):.1f} s: {times}"]
     lines += _cameras(result.models[0]) + _weakest(result.models[0])
+    if result.georegistration is not None:
+        lines.append(_place(result.georegistration))
     if result.unconnected:
         names = ", ".join(result.unconnected)
         lines.append(f"images that do not connect to sparse/0, {len(result.unconnected)}: {names}")
@@ -67,6 +69,16 @@ def _cameras(model: dict[str, Any]) -> list[str]:
     )
     lines = [f"  {camera['model']}{_focal(camera)}: {camera['first']}" for camera in cameras]
     return [f"cameras, {len(cameras)}{middle}:", *_shortened(lines, "  ... (all in summary.json)")]
+
+
+def _place(place: dict[str, Any]) -> str:
+    outliers = [f"{name} ({metres:,.0f} m)" for name, metres in place["outliers"].items()]
+    named = ", ".join(outliers[:_NAMED]) + (", ..." if len(outliers) > _NAMED else "")
+    origin = f"{place['latitude']:.7f}, {place['longitude']:.7f}, {place['altitude']:.2f} m"
+    return (
+        f"geo-registered by the GPS of {place['used']} of {place['photos']} photos, residuals: median "
+        f"{place['median']:.2f} m, max {place['max']:.2f} m; sparse/0 is in metres east, north and up of {origin}"
+    ) + (f"; off their positions: {named}" if named else "")
 
 
 def _focal(camera: dict[str, Any]) -> str:

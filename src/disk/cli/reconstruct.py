@@ -46,5 +46,10 @@ def reconstruct(
 
 
 def main(argv: list[str]) -> int:
-    run(reconstruct, argv, "reconstruct", "disk reconstruct photos/ model/ --single-camera")
+    run(
+        reconstruct,
+        argv,
+        "reconstruct",
+        "disk reconstruct photos/ model/ --single-camera   or, by GPS, disk reconstruct photos/ model/ --pairs spatial",
+    )
     return 0

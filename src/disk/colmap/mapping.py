@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,12 @@ import numpy as np
 import pycolmap
 
 from disk.colmap.database import clear_errors
+from disk.colmap.georegistration import Georegistration, Placed, georegister
+from disk.colmap.priors import LocalMap
 from disk.colmap.schema import keep_readable
 from disk.devices import usable_cores
 from disk.errors import ColmapError
+from disk.geometry.positions import NotFixedError
 from disk.images.reading import one_large_at_a_time, read_image
 from disk.progress import log, progress_bar, track
 from disk.storage.locks import file_lock
@@ -25,6 +28,7 @@ from disk.storage.new_file import new_file, sync_folder, write_json
 
 Mapper = Literal["incremental", "global"]
 MADE_FROM = ".made-from.json"
+_OVERCONFIDENT = 5  # residuals of so many standard deviations: priors that strong would bend the model
 
 
 class NoModelError(ColmapError):
@@ -48,7 +52,7 @@ class Model:
     images: names of the registered images, as in the database; points: number of 3D points;
     track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
     cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
-    number of points it sees.
+    number of points it sees; georegistration: its place by GPS; gps_unused: why it has none though there are positions.
     """
 
     images: list[str]
@@ -57,6 +61,8 @@ class Model:
     reprojection_error: float
     cameras: list[CameraFound]
     observations: dict[str, int]
+    georegistration: Georegistration | None = None
+    gps_unused: str | None = None
 
 
 def map_images(
@@ -67,12 +73,15 @@ def map_images(
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
     fix_intrinsics: bool = False,
+    gps: LocalMap | None = None,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. fix_intrinsics: cameras stay as they are. Returns the models, largest first. Raises NoModelError when not
-    two images could be connected, ColmapError when the disk is full, ArtifactError when another run has the database.
+    models. fix_intrinsics: cameras stay as they are. gps: the positions that the database has as pose priors: they
+    guide the incremental mapper, and models that agree with them are moved there. Returns the models, largest first.
+    Raises NoModelError when not two images could be connected, ColmapError when the disk is full, ArtifactError when
+    another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
@@ -80,19 +89,52 @@ def map_images(
     raw = scratch / "raw"
     raw.mkdir(parents=True)
     try:
-        run = _incremental if mapper == "incremental" else _global
+        guided = gps is not None and gps.guides and mapper == "incremental"
         with file_lock(database), clear_errors(f"cannot use {database}"):
-            found = list(run(database, raw, len(images), seed, fix_intrinsics).values())
-            if not found and mapper == "global":  # it makes no models of two images
-                log.warning("the global mapper found no model; the incremental one is tried")
-                found = list(_incremental(database, raw, len(images), seed, fix_intrinsics).values())
+            found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided)
+            places = [_place(model, gps) for model in found]
+            if gps is not None and guided and (reason := _misled(places, gps)):
+                log.warning("GPS does not guide the mapper: %s; mapping anew without", reason)
+                found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided=False)
+                places = [_place(model, gps) for model in found]
         keep_readable(database)
-        found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
             raise NoModelError("no two images could be connected to a model")
-        return write_models(found, images, out, scratch, note)
+        return write_models(found, images, out, scratch, note, places)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _models(
+    database: Path, raw: Path, mapper: Mapper, images: int, seed: int, fix_intrinsics: bool, guided: bool
+) -> list[pycolmap.Reconstruction]:
+    """All models, largest first."""
+    if mapper == "incremental":
+        found = _incremental(database, raw, images, seed, fix_intrinsics, guided)
+    else:
+        found = _global(database, raw, images, seed, fix_intrinsics)
+        if not found:  # it makes no models of two images
+            log.warning("the global mapper found no model; the incremental one is tried")
+            found = _incremental(database, raw, images, seed, fix_intrinsics, guided)
+    return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def _place(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
+    """The place a model was moved to, or why it was not; None without positions."""
+    try:
+        return georegister(model, gps) if gps is not None else None
+    except NotFixedError as reason:
+        return str(reason)
+
+
+def _misled(places: Sequence[Placed | str | None], gps: LocalMap) -> str | None:
+    """Why the positions should not have guided the mapper; None when they did right."""
+    place = places[0] if places else "it found no model"
+    if not isinstance(place, Placed):
+        return place
+    if place.place.median > _OVERCONFIDENT * gps.error:
+        return f"positions are off by {place.place.median:.3g} m, and by {gps.error:.3g} m by their tags"
+    return None
 
 
 def write_models(
@@ -101,24 +143,31 @@ def write_models(
     out: Path,
     scratch: Path,
     note: Mapping[str, Any] | None = None,
+    places: Sequence[Placed | str | None] | None = None,
 ) -> list[Model]:
     """Colour models and write them as `out/0`, `out/1` and so on, all or none; `scratch` is a folder beside `out`.
 
-    images, note and what is raised as for `map_images`.
+    places: where each model is on earth, or why that is not known. images, note and what is raised as for `map_images`.
     """
     complete = scratch / "sorted"
-    for number, model in enumerate(models):
+    described = []
+    for number, (model, place) in enumerate(zip(models, places or [None] * len(models), strict=True)):
         _colour(model, images)
         folder = complete / str(number)
         folder.mkdir(parents=True)
         model.write(folder)
+        if isinstance(place, Placed):
+            place.write(folder)
+            described.append(replace(_describe(model), georegistration=place.place))
+        else:
+            described.append(replace(_describe(model), gps_unused=place))
     if note is not None:
         write_json(complete / MADE_FROM, dict(note))
     _check_room(scratch)
     shutil.rmtree(out, ignore_errors=True)
     complete.replace(out)
     sync_folder(out.parent)
-    return [_describe(model) for model in models]
+    return described
 
 
 def made_from(out: Path) -> dict[str, Any]:
@@ -153,9 +202,10 @@ def _check_room(folder: Path) -> None:
 
 
 def _incremental(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, guided: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
+    options.use_prior_position = options.use_robust_loss_on_prior_position = guided
     if fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
         options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False

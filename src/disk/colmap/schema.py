@@ -2,7 +2,8 @@
 
 pycolmap writes the tables of its own version. Older ones miss the columns of pose priors in `images`, and fail on two
 tables that have changed since: those are left out while they are empty, and whoever opens the database makes its
-own. Checked by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
+own. Pose priors are kept in the table of COLMAP 3.10 to 3.13, which later ones convert whenever they open it. Checked
+by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from disk.errors import ColmapError
 
 _PRIORS = ("qw", "qx", "qy", "qz", "tx", "ty", "tz")
 _CHANGED = ("pose_priors", "descriptors")
+_FORMER_PRIORS = (
+    "image_id INTEGER PRIMARY KEY NOT NULL, position BLOB, coordinate_system INTEGER NOT NULL, position_covariance BLOB"
+)
 
 
 def make_readable(path: Path) -> None:
@@ -27,14 +31,23 @@ def make_readable(path: Path) -> None:
 
 
 def keep_readable(path: Path) -> None:
-    """After pycolmap has used a database, take out the empty tables it added; one by another program stays as it is."""
+    """After pycolmap has used a database, undo what older COLMAPs fail on; one by another program stays as it is."""
     with _tables(path) as database:
-        columns = {row[1] for row in database.execute("PRAGMA table_info(images)")}
+        columns = _columns(database, "images")
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "prior_qw" in columns:
-            for table in _CHANGED:
-                if table in tables and database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
+            for table in tables & set(_CHANGED):
+                if database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
                     database.execute(f"DROP TABLE {table}")
+                elif table == "pose_priors" and "image_id" not in _columns(database, table):
+                    database.execute("BEGIN")  # all of it, or nothing
+                    database.execute(f"CREATE TABLE former_priors ({_FORMER_PRIORS})")
+                    database.execute(
+                        "INSERT INTO former_priors SELECT corr_data_id, position, coordinate_system, "
+                        "position_covariance FROM pose_priors"
+                    )
+                    database.execute("DROP TABLE pose_priors")
+                    database.execute("ALTER TABLE former_priors RENAME TO pose_priors")
 
 
 def check_sound(path: Path) -> None:
@@ -57,6 +70,10 @@ def check_sound(path: Path) -> None:
         orphans = "SELECT name FROM images WHERE camera_id NOT IN (SELECT camera_id FROM cameras) LIMIT 1"
         if {"images", "cameras"} <= set(tables) and (image := database.execute(orphans).fetchone()):
             raise ColmapError(f"{path} is damaged: it has no camera of {image[0]!r}; export again")
+
+
+def _columns(database: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -152,6 +153,21 @@ def image_orientation(path: Path) -> int:
     """The EXIF orientation of a file, 1 where it has none, from the header alone; ImageError as for read_image."""
     with _open(path) as image:
         return orientation_of(image)
+
+
+def exif_directory(path: Path, tag: int) -> dict[int, Any]:
+    """The tags of one directory of a file's EXIF, such as 0x8825 for GPS, from the header alone; {} where none can be
+    read. ImageError as for read_image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged tags
+        with _open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:
+                return {}  # Pillow would decode all pixels to look for it behind them
+            try:
+                return dict(image.getexif().get_ifd(tag))
+            except Exception:  # as in orientation_of
+                return {}
 
 
 def _open(path: Path) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Which images to match: exhaustive, sequential, a list, retrieval."""
+"""Which images to match: exhaustive, sequential, a list, retrieval, spatial."""

@@ -6,7 +6,7 @@ of each visual word normalised as in Arandjelović and Zisserman, All about VLAD
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -38,17 +38,18 @@ class FeatureSource(Protocol):
         """Features of one image."""
 
 
-def retrieval(features: FeatureSource, top_k: int, seed: int = 0) -> list[Pair]:
+def retrieval(features: FeatureSource, top_k: int, seed: int = 0, only: Collection[str] | None = None) -> list[Pair]:
     """Each image with the `top_k` most similar others; an image without features is paired with none.
 
-    The visual words come from a seeded sample of these images' descriptors. Raises DiskError for top_k below 1.
+    only: the images that are paired, with any others; default: all. The visual words come from a seeded sample of
+    these images' descriptors. Raises DiskError for top_k below 1.
     """
     check_minimum("top_k", top_k, 1)
     words = _words(features, seed)
     if words is None:
         return []
     names, vectors = _describe(features, words)
-    return _nearest_images(names, vectors, top_k) if len(names) > 1 else []
+    return _nearest_images(names, vectors, top_k, set(names if only is None else only)) if len(names) > 1 else []
 
 
 def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, seed: int = 0) -> dict[str, list[str]]:
@@ -96,13 +97,14 @@ def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[lis
     return names, torch.cat(vectors)
 
 
-def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int) -> list[Pair]:
+def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int, only: set[str]) -> list[Pair]:
     pairs = set()
     for some in blocks(len(names), _BLOCK):
         similarity = vectors[some] @ vectors.T
         similarity.diagonal(some.start).fill_(-torch.inf)  # an image is not its own neighbour
         for i, others in enumerate(similarity.topk(min(top_k, len(names) - 1)).indices.tolist(), some.start):
-            pairs |= {(names[min(i, j)], names[max(i, j)]) for j in others}
+            if names[i] in only:
+                pairs |= {(names[min(i, j)], names[max(i, j)]) for j in others}
     return sorted(pairs)
 
 

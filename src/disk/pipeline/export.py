@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from disk.errors import ArtifactError, ColmapError, ImageError
+from disk.images.gps import read_positions
 from disk.images.listing import ImageFile, list_images, named
 from disk.images.reading import image_size
 from disk.options import AnyPath, Options, option
 from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
 from disk.pipeline.follow import changed_photos
-from disk.pipeline.options import CameraChoice, ChosenImages
+from disk.pipeline.options import CameraChoice, ChosenImages, GpsChoice
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -31,7 +32,7 @@ MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a came
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(CameraChoice, ChosenImages, Options):
+class ExportOptions(CameraChoice, GpsChoice, ChosenImages, Options):
     """What is written where."""
 
     format: Literal["colmap", "imw", "hloc"] = "colmap"
@@ -58,6 +59,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
         if options.format == "colmap":
             from disk.colmap.cameras import camera_model
             from disk.colmap.database import refuse_other_file, write_database
+            from disk.colmap.priors import write_priors
 
             model = camera_model(options.camera_model)
             out = options.database_path or default_database(artifacts)
@@ -72,6 +74,11 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
             with file_lock(out):  # whether it can be written is known first
                 plan = plan_of(files, options)
             write_database(out, plan, features, matches)
+            if options.gps == "auto":
+                positions, faults = read_positions(files)
+                if faults:
+                    log.warning(faults)
+                write_priors(out, positions)
         else:
             out = options.output or artifacts / options.format
             _refuse_existing(out, options)
@@ -90,7 +97,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
 
 def unused_by_export(options: ExportOptions) -> list[str]:
     """Flags that were given but are not for this format, with the reason."""
-    of_colmap = ("database_path", "camera_model", "camera_per", "single_camera", "camera_params", "cameras")
+    of_colmap = ("database_path", "camera_model", "camera_per", "single_camera", "camera_params", "cameras", "gps")
     if options.format == "colmap":
         return unused_flags(options, {"output": option("format", "imw") + " or hloc"})
     return unused_flags(options, dict.fromkeys(of_colmap, option("format", "colmap")))

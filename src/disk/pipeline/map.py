@@ -12,10 +12,12 @@ from time import perf_counter
 from typing import Any
 
 from disk.errors import ArtifactError, ColmapError
+from disk.images.gps import read_positions
 from disk.options import AnyPath, Options, option
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
-from disk.pipeline.options import ChosenImages, MapperChoice, Seed
+from disk.pipeline.gps import remarks_on_place
+from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, Seed
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -33,7 +35,7 @@ SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions(Seed, MapperChoice, ChosenImages, Options):
+class MapOptions(Seed, GpsChoice, MapperChoice, ChosenImages, Options):
     """How verified pairs become a model."""
 
     database_path: Path | None = None
@@ -54,7 +56,9 @@ class Reconstruction:
     made the model; connected, watermarks, turning: pairs with inliers, pairs that agree on a watermark alone, and pairs
     between which the camera turned but hardly moved; remarks: what is doubtful about the model; photos: their folder;
     failed: why photos have no features; stale: photos that were gone or changed since the run before;
-    unused: what was given but had no effect; rotated: degrees by which photos were turned for detection.
+    unused: what was given but had no effect; rotated: degrees by which photos were turned for detection;
+    georegistration: where on earth the largest model is and by how many metres its cameras are off their GPS positions
+    (`disk.colmap.georegistration.Georegistration`), None where it is not geo-registered.
     """
 
     images: int
@@ -75,6 +79,7 @@ class Reconstruction:
     stale: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     rotated: dict[str, int] = field(default_factory=dict)
+    georegistration: dict[str, Any] | None = None
 
 
 def map_models(
@@ -87,6 +92,7 @@ def map_models(
     program would be replaced, ColmapError when no model can be made, ImageError when an image is missing or changed.
     """
     from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
+    from disk.colmap.priors import local_map, write_priors
 
     check_seed(options.seed)
     artifacts, images = artifacts_folder(artifacts), Path(images)
@@ -96,12 +102,15 @@ def map_models(
     with read_features(artifacts) as features:
         found = files_of_features(features, images, options.image_extension)
     files = {file.relative: file.path for file in found}
+    positions, faults = read_positions(found) if options.gps == "auto" else ({}, None)
     with file_lock(sparse):
         fingerprint = {
             "made of": database_fingerprint(artifacts, database),
             "mapper": options.mapper,
             "seed": options.seed,
         }
+        if positions:
+            fingerprint["gps"] = hashlib.sha256(repr(sorted(positions.items())).encode()).hexdigest()[:16]
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
             raise ArtifactError(
                 f"{sparse} was made by another program; choose another {option('output')}, "
@@ -116,9 +125,11 @@ def map_models(
         if not connections.inliers:
             _drop(out)
             raise ColmapError(why_no_model(connections, pairs_file))
+        write_priors(database, positions)
+        gps = local_map(positions) if positions else None
         try:
             models = map_images(
-                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics
+                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics, gps
             )
         except NoModelError:
             _drop(out)
@@ -143,7 +154,8 @@ def map_models(
             connected=len(connections.inliers),
             watermarks=len(connections.watermarks),
             turning=len(connections.turning),
-            remarks=_remarks(connections, registered),
+            remarks=[*_remarks(connections, registered), *filter(None, [faults]), *remarks_on_place(largest, gps)],
+            georegistration=asdict(largest.georegistration) if largest.georegistration else None,
             photos=str(images.absolute()),
         )
         write_json(summary, asdict(result))

@@ -25,8 +25,10 @@ from disk.model.checkpoints import cache_folder, read_state
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
 from disk.pairs.retrieval import retrieval
+from disk.pairs.spatial import check_distance
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
+from disk.pipeline.gps import spatial_pairs
 from disk.pipeline.match_writers import MatchWriters
 from disk.pipeline.options import MatcherChoice, PairChoice, Place
 from disk.progress import log, progress_bar
@@ -49,8 +51,11 @@ class MatchOptions(Place, PairChoice, MatcherChoice, Options):
     """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
     max_full_matrix: int = 10000**2
     """At most this many similarities are held at once; never changes the result."""
-    pairs: Literal["exhaustive", "sequential", "list", "retrieval"] = "exhaustive"
-    """Which images are matched: all pairs, neighbours by name, those of --pairs-file, or those that look alike."""
+    pairs: Literal["exhaustive", "sequential", "list", "retrieval", "spatial"] = "exhaustive"
+    """Which images are matched: all pairs, neighbours by name, those of --pairs-file, those that look alike, or those
+    taken near each other by GPS."""
+    images: Path | None = None
+    """spatial: folder of the photos, whose EXIF has their positions."""
     cache_mb: int = 2048
     """Memory for descriptors in megabytes; if all fit, each is read once."""
     overwrite: bool = False
@@ -68,6 +73,8 @@ class MatchSummary:
     images_read: int
 
 
+# the ways to choose pairs that an option is for
+_USED_BY = {"overlap": ("sequential",), "top_k": ("retrieval", "spatial"), "max_distance": ("spatial",)}
 _BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
@@ -126,15 +133,29 @@ def check_match(options: MatchOptions) -> None:
         raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
     if (options.pairs == "list") != (options.pairs_file is not None):
         raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
+    if (options.pairs == "spatial") != (options.images is not None):
+        raise PairsError(f"{option('pairs', 'spatial')} and {option('images')} go together")
+    check_distance(options.max_distance)
     if options.pairs_file is not None and not options.pairs_file.is_file():
         raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
 
 
 def _warn_of_unused(options: MatchOptions) -> None:
-    for name, pairs in {"overlap": "sequential", "top_k": "retrieval"}.items():
+    for name in options_not_for(options.pairs):
         value = getattr(options, name)
-        if value != getattr(MatchOptions, name) and options.pairs != pairs:
-            log.warning("%s is not used: it is for %s", option(name, value), option("pairs", pairs))
+        if value != getattr(MatchOptions, name):
+            log.warning("%s is not used: it is for %s", option(name, value), used_by(name))
+
+
+def used_by(name: str) -> str:
+    """The ways to choose pairs that an option is for."""
+    first, *others = _USED_BY[name]
+    return " or ".join([option("pairs", first), *others])
+
+
+def options_not_for(pairs: str) -> list[str]:
+    """The options that only other ways to choose pairs use."""
+    return [name for name, ways in _USED_BY.items() if pairs not in ways]
 
 
 def ratio_of(options: MatchOptions) -> float | None:
@@ -174,6 +195,8 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[
         return sequential(cache.names, options.overlap)
     if options.pairs == "retrieval":
         return retrieval(cache, options.top_k)
+    if options.images is not None:
+        return spatial_pairs(cache, options.images, options.top_k, options.max_distance)
     return exhaustive(cache.names)
 
 

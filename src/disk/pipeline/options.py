@@ -57,7 +57,9 @@ class PairChoice:
     pairs_file: Path | None = None
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = 20
-    """retrieval: most similar images that each one is matched with."""
+    """retrieval: most similar images that each one is matched with; spatial: nearest ones."""
+    max_distance: float | None = None
+    """spatial: metres beyond which images are not matched; default: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,14 @@ class MapperChoice:
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     fix_intrinsics: bool = False
     """Keep focal lengths and distortion as they are known; default: they are refined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpsChoice:
+    """Whether the photos' positions on earth count."""
+
+    gps: Literal["auto", "off"] = "auto"
+    """auto: positions in EXIF are pose priors; a model they agree with is in metres east, north, up; off: not used."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,13 @@ from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, export, files_of_features
 from disk.pipeline.follow import Changes, follow_folder
+from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
-from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.match import MatchOptions, check_match, match, options_not_for, used_by
 from disk.pipeline.options import (
     CameraChoice,
     ChosenImages,
+    GpsChoice,
     MapperChoice,
     MaskFolder,
     MatcherChoice,
@@ -58,14 +60,15 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort")
-_LATER = ("camera_params", "cameras", "fix_intrinsics")
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort", "gps")
+_LATER = ("camera_params", "cameras", "fix_intrinsics", "max_distance")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOptions(
     Seed,
+    GpsChoice,
     MapperChoice,
     TwoViews,
     CameraChoice,
@@ -80,8 +83,9 @@ class ReconstructOptions(
 ):  # fmt: skip
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
-    pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval"] = "auto"
-    """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike."""
+    pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval", "spatial"] = "auto"
+    """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike; spatial: those
+    taken near each other by GPS."""
     rotations: Literal["auto", "off"] = "auto"
     """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
     undistort: bool = False
@@ -100,7 +104,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     ColmapError when no images can be connected, PartialFailureError when the rest was done but some could not be read.
     """
     images, out = Path(images), Path(out)
-    _check(options)
+    _check(images, options)
     files = list_images(images, options.image_extension)
     sizes, failed = read_sizes(files)
     if len(sizes) < 2:
@@ -113,6 +117,8 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         plan_of([file for file in files if file.name in sizes], options)
     if options.pairs_file is not None:
         check_pairs_file(options.pairs_file, list(sizes))
+    if options.pairs == "spatial":
+        positions_for_pairs(files)
     unused = _unused(len(files), options)
     log_unused(unused)
     partial: PartialFailureError | None = None
@@ -172,7 +178,7 @@ def _connect(
     """Match, export and verify whatever is not yet."""
     with timed(seconds, "match"):
         pairs = _pairs(len(names), options)
-        match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
+        match(artifacts, _match_options(images, pairs, options))
         _forget_other_pairs(artifacts, names, pairs, options)
     with timed(seconds, "export"):
         choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
@@ -207,14 +213,19 @@ def _options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
     return kind(**{name: getattr(options, name) for name in names} | others)
 
 
-def _check(options: ReconstructOptions) -> None:
+def _match_options(images: Path, pairs: str, options: ReconstructOptions) -> MatchOptions:
+    folder = images if pairs == "spatial" else None
+    return _options_of(MatchOptions, options, pairs=pairs, images=folder, rt=_ratio(options), overwrite=False)
+
+
+def _check(images: Path, options: ReconstructOptions) -> None:
     """Raise what a stage would have to say of its options, before one has run and the options are noted."""
     from disk.colmap.cameras import camera_model
 
     camera_model(options.camera_model)
     resolve(options.model_path)
     check_detect(_options_of(DetectOptions, options))
-    check_match(_options_of(MatchOptions, options, pairs=_pairs(0, options), rt=_ratio(options)))
+    check_match(_match_options(images, _pairs(0, options), options))
     check_cameras(options)
     check_verify(_options_of(VerifyOptions, options))
     check_matcher(options.matcher)
@@ -255,7 +266,9 @@ def _ratio(options: ReconstructOptions) -> float | None:
     return None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
 
 
-def _pairs(count: int, options: ReconstructOptions) -> Literal["exhaustive", "sequential", "list", "retrieval"]:
+def _pairs(
+    count: int, options: ReconstructOptions
+) -> Literal["exhaustive", "sequential", "list", "retrieval", "spatial"]:
     if options.pairs != "auto":
         return options.pairs
     return "exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval"
@@ -290,7 +303,5 @@ def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportO
 def _unused(count: int, options: ReconstructOptions) -> list[str]:
     """Flags that were given but have no effect beside the others."""
     pairs = _pairs(count, options)
-    only_for = {} if pairs == "sequential" else {"overlap": option("pairs", "sequential")}
-    if pairs != "retrieval":
-        only_for["top_k"] = option("pairs", "retrieval")
+    only_for = {name: used_by(name) for name in options_not_for(pairs)}
     return unused_flags(options, only_for)

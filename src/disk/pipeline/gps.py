@@ -1,0 +1,65 @@
+"""What GPS does for the stages: pairs of photos taken near each other, and the place of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disk.errors import PairsError
+from disk.images.gps import GpsPosition, read_positions
+from disk.images.listing import ImageFile, list_images, named
+from disk.options import option
+from disk.pairs.choose import Pair
+from disk.pairs.retrieval import FeatureSource, retrieval
+from disk.pairs.spatial import spatial
+from disk.progress import log
+
+if TYPE_CHECKING:
+    from disk.colmap.mapping import Model
+    from disk.colmap.priors import LocalMap
+
+
+def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
+    """The positions of photos by their relative paths, at least two; PairsError for fewer."""
+    positions, faults = read_positions(files)
+    if faults:
+        log.warning(faults)
+    if len(positions) < 2:
+        raise PairsError(
+            f"{option('pairs', 'spatial')}: {len(positions)} of {len(files)} photos have a usable GPS position in "
+            f"their EXIF; use {option('pairs', 'retrieval')}"
+        )
+    return positions
+
+
+def spatial_pairs(features: FeatureSource, images: Path, top_k: int, max_distance: float | None) -> list[Pair]:
+    """Each image with the `top_k` nearest ones by GPS within `max_distance` metres; without GPS, with similar ones.
+
+    images: folder of the photos. Raises PairsError when no two of them have a position, ImageError as `list_images`.
+    """
+    from disk.colmap.priors import local_map
+
+    detected = set(features.names)
+    files = [file for file in list_images(images) if file.name in detected]
+    positions = positions_for_pairs(files)
+    names = {file.relative: file.name for file in files}
+    places = {names[path]: place for path, place in local_map(positions).positions.items()}
+    pairs = set(spatial(places, top_k, max_distance))
+    alone = sorted(set(places) - {name for pair in pairs for name in pair})
+    if alone:
+        log.warning("%d photos have no other within %g m: %s", len(alone), max_distance, named(alone, 3))
+    without = sorted(detected - set(places))
+    if without:
+        log.info("%d photos without GPS are matched with those that look alike: %s", len(without), named(without, 3))
+        pairs.update(retrieval(features, top_k, only=without))
+    return sorted(pairs)
+
+
+def remarks_on_place(model: Model, gps: LocalMap | None) -> list[str]:
+    """What to say of a model's place by GPS, other than where it is."""
+    if model.gps_unused is not None:
+        return [f"not geo-registered: {model.gps_unused}"]
+    if model.georegistration is not None and gps is not None and not gps.has_altitudes:
+        return ["GPS tells no altitudes: the model is placed as if all photos were taken at the same one"]
+    return []

@@ -1,0 +1,294 @@
+"""GPS from EXIF to geo-registered models, on scenes whose cameras are known and written into EXIF."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scene_folder import SceneFolder
+
+from disk.cli.main import main
+from disk.colmap.database import open_database
+from disk.errors import PairsError
+from disk.geometry.pose import rotation_error
+from disk.pipeline.export import ExportOptions, export
+from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.reconstruct import read_summary
+from disk.storage.artifacts import read_matches
+from geotagged import axes_at, geodetic, geotag, gps_tags, local, to_ecef
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene, make_scene, write_features
+
+NAMES = [f"{letter}" for letter in "abcdefgh"]
+ORIGIN = (-33.9, 179.9999, 12.0)  # south, and so near the date line that some photos lie beyond it
+SCALE = 20.0
+TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
+
+
+class Place(SceneFolder):
+    """A scene at a known place on earth; `truth` are the cameras' positions in metres there."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene | None = None) -> None:
+        super().__init__(tmp_path, scene or make_scene(NAMES, points=120, wrong=0), monkeypatch)
+        self.truth = SCALE * self.scene.centres(self.scene.names) @ TURN.T + [3, -2, 30]
+
+    def tag(self, moved: dict[str, list[float]] | None = None, names: list[str] | None = None) -> None:
+        """Write positions into the photos' EXIF, some of them moved by metres."""
+        for name, position in zip(self.scene.names, self.truth, strict=True):
+            if names is None or name in names:
+                place = geodetic(position + (moved or {}).get(name, [0, 0, 0]), ORIGIN)
+                geotag(self.photos / f"{name}.jpg", gps_tags(*place))
+
+    def errors(self, origin: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Of the model: largest error of a position and of a distance relative to their extent, and rotation (deg)."""
+        import pycolmap
+
+        model = pycolmap.Reconstruction(self.out / "sparse" / "0")
+        images = {image.name.removesuffix(".jpg"): image for image in model.images.values()}
+        truth = np.array([local(*geodetic(position, ORIGIN), origin) for position in self.truth])
+        centres = np.array([images[name].projection_center() for name in self.scene.names])
+        extent = np.linalg.norm(truth - truth.mean(0), axis=1).max()
+        pairs = list(itertools.combinations(range(len(truth)), 2))
+        distances, true = (np.array([np.linalg.norm(p[i] - p[j]) for i, j in pairs]) for p in (centres, truth))
+        # the map of the truth is another one, by the curvature of the earth
+        turn = axes_at(*origin[:2]) @ axes_at(*ORIGIN[:2]).T @ TURN
+        rotations = [
+            rotation_error(images[name].cam_from_world().rotation.matrix() @ turn, self.scene.rotations[name])
+            for name in self.scene.names
+        ]
+        return (
+            float(np.linalg.norm(centres - truth, axis=1).max() / extent),
+            float(np.abs(distances / true - 1).max()),
+            max(rotations),
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(tmp_path, monkeypatch)
+
+
+def origin_of(result: Any) -> tuple[float, float, float]:
+    assert result.georegistration is not None, result.remarks
+    return tuple(result.georegistration[key] for key in ("latitude", "longitude", "altitude"))
+
+
+@pytest.mark.parametrize("mapper", ["incremental", "global"])
+def test_the_known_similarity_is_recovered(place: Place, mapper: str) -> None:
+    place.tag()
+    result = place.run(single_camera=True, mapper=mapper)
+    position, scale, rotation = place.errors(origin_of(result))
+    assert position < 1e-3
+    assert scale < 1e-3
+    assert rotation < 0.05
+    found = result.georegistration
+    assert (found["photos"], found["used"], found["outliers"]) == (8, 8, {})
+    assert found["median"] <= found["max"] < 0.02
+    assert result == read_summary(place.out)
+    content = json.loads((place.out / "sparse" / "0" / "georegistration.json").read_text())
+    to_earth = np.array(content["ecef_from_model"])
+    here = np.array(origin_of(result))
+    np.testing.assert_allclose(to_earth[:3, 3], to_ecef(*here), atol=1e-3)
+    np.testing.assert_allclose(to_earth[:3, :3].T, axes_at(*here[:2]), atol=1e-9)
+    assert content["residuals"]["median"] == found["median"]
+
+
+@pytest.mark.parametrize("mapper", ["incremental", "global"])
+def test_wrong_positions_are_named_and_do_no_harm(place: Place, mapper: str) -> None:
+    """One on another continent, the first of all, and one that is off by a tenth of the extent."""
+    place.tag({"a": [2e6, 1e6, 0], "f": [9, 0, 5]})
+    result = place.run(single_camera=True, mapper=mapper)
+    position, scale, rotation = place.errors(origin_of(result))
+    assert max(position, scale) < 1e-3
+    assert rotation < 0.05
+    outliers = result.georegistration["outliers"]
+    assert list(outliers) == ["a.jpg", "f.jpg"]
+    assert outliers["f.jpg"] == pytest.approx(np.hypot(9, 5), rel=0.01)
+    assert result.georegistration["used"] == 6
+
+
+def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.tag({"c": [500, 0, 0]})
+    assert main(["reconstruct", str(place.photos), str(place.out), "--single-camera"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "GPS" in line]
+    assert line.startswith("geo-registered by the GPS of 7 of 8 photos, residuals: median 0.00 m, max 0.0")
+    assert "metres east, north and up of -33.9" in line
+    assert line.endswith("off their positions: c.jpg (500 m)")
+
+
+def test_noise_is_told_as_residuals(place: Place) -> None:
+    """Positions 1 m off each way on 100 m: a model that is as good as that, and says so."""
+    rng = np.random.default_rng(0)
+    place.tag({name: list(rng.normal(size=3)) for name in NAMES})
+    result = place.run(single_camera=True)
+    position, scale, _ = place.errors(origin_of(result))
+    assert 1e-3 < position < 0.05
+    assert scale < 0.05
+    assert 0.5 < result.georegistration["median"] < 2.5
+    assert result.reprojection_error < 0.1  # the photos still count for more
+
+
+def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """1 m off each way, and 5 cm by their tags: the model is placed by them, but its shape is that of the photos."""
+    rng = np.random.default_rng(0)
+    for name, position in zip(NAMES, place.truth, strict=True):
+        geotag(place.photos / f"{name}.jpg", gps_tags(*geodetic(position + rng.normal(size=3), ORIGIN)) | {31: 0.05})
+    result = place.run(single_camera=True)
+    assert "mapping anew without" in caplog.text
+    assert result.georegistration is not None
+    assert result.reprojection_error < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("why", "tag"),
+    [
+        ("2 photos of the model have a position, and three are needed", lambda place: place.tag(names=["a", "b"])),
+        ("all 8 photos have the same position", lambda place: same(place)),
+        ("the positions do not agree with the model: over", lambda place: place.tag(shuffled(place))),
+    ],
+    ids=["two", "same", "shuffled"],
+)
+def test_positions_that_tell_nothing_are_not_used(
+    place: Place, capsys: pytest.CaptureFixture[str], why: str, tag: Any
+) -> None:
+    plain = place.run(single_camera=True)
+    model = (place.out / "sparse" / "0" / "images.bin").read_bytes()
+    tag(place)
+    result = place.run(single_camera=True, overwrite=True)
+    assert result.georegistration is None
+    assert not (place.out / "sparse" / "0" / "georegistration.json").exists()
+    (remark,) = [remark for remark in result.remarks if "geo" in remark]
+    assert remark.startswith(f"not geo-registered: {why}")
+    assert "\n" not in remark
+    assert result.registered == plain.registered == 8
+    assert (place.out / "sparse" / "0" / "images.bin").read_bytes() == model  # mapped as without GPS
+    assert main(["reconstruct", str(place.photos), str(place.out), "--single-camera"]) == 0
+    assert f"note: {remark}" in capsys.readouterr().out
+
+
+def test_photos_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = in_a_line(NAMES[:6])
+    place = Place(tmp_path, monkeypatch, scene)
+    place.tag()
+    result = place.run(
+        single_camera=True, fix_intrinsics=True, camera_model="simple-pinhole", camera_params="700,320,240"
+    )
+    assert result.registered == 6
+    assert result.georegistration is None
+    (remark,) = result.remarks
+    assert remark.startswith("not geo-registered: the photos are in a line")
+
+
+def test_gps_can_be_switched_off_and_on(place: Place) -> None:
+    place.tag()
+    assert place.run(single_camera=True, gps="off").georegistration is None
+    with open_database(place.out / "database.db") as database:
+        assert database.num_pose_priors() == 0
+    result = place.run(single_camera=True)
+    assert result.georegistration is not None
+    stamp = (place.out / "sparse" / "0" / "images.bin").stat().st_ino
+    assert place.run(single_camera=True) == result
+    assert (place.out / "sparse" / "0" / "images.bin").stat().st_ino == stamp
+    assert place.run(single_camera=True, gps="off").georegistration is None
+    assert not (place.out / "sparse" / "0" / "georegistration.json").exists()
+
+
+def test_the_database_has_the_priors(place: Place, tmp_path: Path) -> None:
+    import pycolmap
+
+    place.tag(names=NAMES[:5])
+    tags = gps_tags(*geodetic(place.truth[5], ORIGIN)) | {31: 0.5}
+    del tags[6]  # no altitude
+    geotag(place.photos / "f.jpg", tags)
+    place.run(single_camera=True)
+    again = export(place.out / "artifacts", place.photos, ExportOptions(database_path=tmp_path / "again.db"))
+    for path in (place.out / "database.db", again):
+        with open_database(path) as database:
+            names = {image.image_id: image.name for image in database.read_all_images()}
+            priors = {names[prior.corr_data_id.id]: prior for prior in database.read_all_pose_priors()}
+        assert sorted(priors) == [f"{name}.jpg" for name in NAMES[:6]]
+        for name, position in zip(NAMES[:5], place.truth, strict=False):
+            prior = priors[f"{name}.jpg"]
+            assert prior.coordinate_system == pycolmap.PosePriorCoordinateSystem.WGS84
+            np.testing.assert_allclose(local(*prior.position, ORIGIN), position, atol=2e-3)
+            np.testing.assert_allclose(prior.position_covariance, np.diag([25, 25, 100]))
+        np.testing.assert_allclose(np.diag(priors["f.jpg"].position_covariance), [0.25, 0.25, 1e4])
+        heights = [geodetic(position, ORIGIN)[2] for position in place.truth[:5]]
+        assert priors["f.jpg"].position[2] == pytest.approx(np.median(heights), abs=1e-3)
+
+
+def test_bad_tags_are_said_in_one_line(place: Place) -> None:
+    place.tag(names=NAMES[2:])
+    geotag(place.photos / "a.jpg", {1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)})
+    geotag(place.photos / "b.jpg", {1: "N", 2: (12.0, 0.0, 0.0)})
+    result = place.run(single_camera=True)
+    assert result.georegistration["photos"] == 6
+    (line,) = [remark for remark in result.remarks if "tags" in remark]
+    assert line.startswith("the GPS tags of 2 photos are not used: ")
+    assert "a.jpg" in line
+    assert "b.jpg" in line
+
+
+def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.tag(names=NAMES[:7])
+    with caplog.at_level("INFO", logger="disk"):
+        result = place.run(single_camera=True, pairs="spatial", top_k=2)
+    distances = np.linalg.norm(place.truth[:7, None] - place.truth[None, :7], axis=2)
+    wanted = set()
+    for i in range(7):
+        for j in np.argsort(distances[i])[1:3]:
+            wanted.add((NAMES[min(i, j)], NAMES[max(i, j)]))
+    with read_matches(place.out / "artifacts") as matches:
+        pairs = set(matches.pairs())
+    assert {pair for pair in pairs if "h" not in pair} == wanted
+    assert len([pair for pair in pairs if "h" in pair]) == 2  # by its looks
+    assert "1 photos without GPS are matched with those that look alike: h" in caplog.text
+    assert result.registered == 8
+
+
+def test_spatial_pairs_within_a_distance(place: Place) -> None:
+    """As a stage of its own: half the photos are 10 km away, and one is alone."""
+    place.tag({name: [1e4, 0, 0] for name in NAMES[:4]} | {"h": [-1e4, 0, 0]})
+    write_features(place.scene, place.out)
+    command = ["match", str(place.out), "--pairs", "spatial", "--max-distance", "1000"]
+    assert main(command) == 2
+    assert main([*command, "--images", str(place.photos)]) == 0
+    with read_matches(place.out) as matches:
+        wanted = [*itertools.combinations(NAMES[:4], 2), *itertools.combinations(NAMES[4:7], 2)]
+        assert matches.pairs() == wanted
+    assert main([*command, "--images", str(place.photos), "--max-distance", "0"]) == 2
+    with pytest.raises(PairsError, match="pairs='spatial' and images go together"):
+        match(place.out, MatchOptions(images=place.photos))
+
+
+def test_spatial_pairs_need_positions(place: Place) -> None:
+    place.tag(names=["c"])
+    with pytest.raises(PairsError, match=r"1 of 8 photos have a usable GPS position in their EXIF; use pairs="):
+        place.run(pairs="spatial")
+    assert not place.detected
+
+
+def same(place: Place) -> None:
+    for name in NAMES:
+        geotag(place.photos / f"{name}.jpg", gps_tags(47.0, 8.0, 400.0))
+
+
+def shuffled(place: Place) -> dict[str, list[float]]:
+    order = np.random.default_rng(3).permutation(8)
+    moved = place.truth[order] - place.truth
+    return {name: list(by) for name, by in zip(NAMES, moved, strict=True)}
+
+
+def in_a_line(names: list[str]) -> Scene:
+    """Cameras side by side that look the same way, at 150 points."""
+    cloud = np.random.default_rng(0).uniform([-3, -1, 4], [3, 1, 7], (150, 3))
+    scene = Scene(names, {}, {}, {}, {}, {}, 0)
+    for x, name in zip(np.linspace(-1.5, 1.5, len(names)), names, strict=True):
+        seen = cloud - [x, 0, 0]
+        pixels = FOCAL * seen[:, :2] / seen[:, 2:] + [WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5]
+        scene.rotations[name], scene.translations[name] = np.eye(3), np.array([-x, 0, 0])
+        scene.keypoints[name], scene.owners[name] = pixels.astype(np.float32), np.arange(150)
+    return scene
