@@ -11,6 +11,7 @@ from typing import Any
 
 # command -> (module, what it does); modules are imported only when their command runs
 COMMANDS = {
+    "frames": ("frames", "sharp frames of a video, as photos"),
     "detect": ("detect", "find keypoints and descriptors in a folder of images"),
     "match": ("match", "match the features of pairs of images"),
     "view": ("view", "draw keypoints or matches"),
@@ -30,7 +31,7 @@ COMMANDS = {
 }
 # without being asked to
 # without being asked to
-RESUMING = ("detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
+RESUMING = ("frames", "detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import pycolmap
 
 from disk.colmap.database import clear_errors
+from disk.colmap.rigs import Mounted, Rig, map_rig, mounted_cameras
 from disk.colmap.schema import keep_readable
 from disk.devices import usable_cores
 from disk.errors import ColmapError
@@ -48,7 +49,7 @@ class Model:
     images: names of the registered images, as in the database; points: number of 3D points;
     track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
     cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
-    number of points it sees.
+    number of points it sees; rig: where the cameras of a rig are mounted, by their folders.
     """
 
     images: list[str]
@@ -57,6 +58,7 @@ class Model:
     reprojection_error: float
     cameras: list[CameraFound]
     observations: dict[str, int]
+    rig: dict[str, Mounted] = field(default_factory=dict)
 
 
 def map_images(
@@ -67,27 +69,33 @@ def map_images(
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
     fix_intrinsics: bool = False,
+    rig: Rig | None = None,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. fix_intrinsics: cameras stay as they are. Returns the models, largest first. Raises NoModelError when not
-    two images could be connected, ColmapError when the disk is full, ArtifactError when another run has the database.
+    models. fix_intrinsics: cameras stay as they are. rig: that of the images. Returns the models, largest first.
+    Raises NoModelError when not two images could be connected, ColmapError when the disk is full or the cameras are
+    not those of a rig, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     raw = scratch / "raw"
     raw.mkdir(parents=True)
+
+    def run(source: Path, fix_rig: bool) -> list[pycolmap.Reconstruction]:
+        mapped = _incremental if mapper == "incremental" else _global
+        found = list(mapped(source, raw, len(images), seed, fix_intrinsics, fix_rig).values())
+        if not found and mapper == "global":  # it makes no models of two images
+            log.warning("the global mapper found no model; the incremental one is tried")
+            found = list(_incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig).values())
+        return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
     try:
-        run = _incremental if mapper == "incremental" else _global
         with file_lock(database), clear_errors(f"cannot use {database}"):
-            found = list(run(database, raw, len(images), seed, fix_intrinsics).values())
-            if not found and mapper == "global":  # it makes no models of two images
-                log.warning("the global mapper found no model; the incremental one is tried")
-                found = list(_incremental(database, raw, len(images), seed, fix_intrinsics).values())
+            found = run(database, False) if rig is None else map_rig(run, database, scratch, rig)
         keep_readable(database)
-        found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
         if not found or not found[0].num_points3D():
             raise NoModelError("no two images could be connected to a model")
         return write_models(found, images, out, scratch, note)
@@ -153,12 +161,13 @@ def _check_room(folder: Path) -> None:
 
 
 def _incremental(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
     if fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
         options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
+    options.ba_refine_sensor_from_rig = not fix_rig
     options.random_seed = seed
     options.min_model_size = 3
     options.extract_colors = False
@@ -186,12 +195,13 @@ def _run_incremental(
 
 
 def _global(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
     options = pycolmap.GlobalPipelineOptions()
+    options.mapper.refine_sensor_from_rig = options.mapper.bundle_adjustment.refine_sensor_from_rig = not fix_rig
     if fix_intrinsics:
         adjustment = options.mapper.bundle_adjustment
         adjustment.refine_focal_length = adjustment.refine_extra_params = False
@@ -245,6 +255,7 @@ def _describe(model: pycolmap.Reconstruction) -> Model:
         model.compute_mean_reprojection_error(),
         cameras,
         {image.name: image.num_points3D for image in images},
+        mounted_cameras(model),
     )
 
 

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disk.errors import ArtifactError, ColmapError
 from disk.options import AnyPath, Options, option
+from disk.pipeline.cameras import rig_of
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
-from disk.pipeline.options import ChosenImages, MapperChoice, Seed
+from disk.pipeline.options import ChosenImages, MapperChoice, RigChoice, Seed
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -26,14 +27,19 @@ from disk.storage.artifacts import (
     read_features,
     read_matches,
 )
+from disk.storage.download import file_hash
 from disk.storage.locks import file_lock
 from disk.storage.new_file import write_json
 
+if TYPE_CHECKING:
+    from disk.colmap.mapping import Model
+
 SUMMARY = "summary.json"
+RIG = "rig_config.json"  # as COLMAP calls it: where the cameras of a rig are mounted, if it was found
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions(Seed, MapperChoice, ChosenImages, Options):
+class MapOptions(Seed, MapperChoice, RigChoice, ChosenImages, Options):
     """How verified pairs become a model."""
 
     database_path: Path | None = None
@@ -87,6 +93,7 @@ def map_models(
     program would be replaced, ColmapError when no model can be made, ImageError when an image is missing or changed.
     """
     from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
+    from disk.colmap.rigs import write_rig
 
     check_seed(options.seed)
     artifacts, images = artifacts_folder(artifacts), Path(images)
@@ -96,12 +103,13 @@ def map_models(
     with read_features(artifacts) as features:
         found = files_of_features(features, images, options.image_extension)
     files = {file.relative: file.path for file in found}
+    rig = rig_of(found, options)
     with file_lock(sparse):
         fingerprint = {
             "made of": database_fingerprint(artifacts, database),
             "mapper": options.mapper,
             "seed": options.seed,
-        }
+        } | _rig_fingerprint(options)
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
             raise ArtifactError(
                 f"{sparse} was made by another program; choose another {option('output')}, "
@@ -112,19 +120,23 @@ def map_models(
             return read_summary(out)
         connections = read_connections(artifacts, database)
         summary.unlink(missing_ok=True)
+        if rig is not None and not rig.is_known:
+            (out / RIG).unlink(missing_ok=True)
         start = perf_counter()
         if not connections.inliers:
             _drop(out)
             raise ColmapError(why_no_model(connections, pairs_file))
         try:
             models = map_images(
-                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics
+                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics, rig
             )
         except NoModelError:
             _drop(out)
             raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
         write_ply(sparse / "0", out / "points.ply")
         largest = models[0]
+        if rig is not None and not rig.is_known and largest.rig:
+            write_rig(out / RIG, largest.rig)
         unconnected = sorted(set(files) - set(largest.images))
         registered = [PurePosixPath(name).with_suffix("").as_posix() for name in largest.images]
         result = Reconstruction(
@@ -143,7 +155,7 @@ def map_models(
             connected=len(connections.inliers),
             watermarks=len(connections.watermarks),
             turning=len(connections.turning),
-            remarks=_remarks(connections, registered),
+            remarks=[*_remarks(connections, registered), *_remark_of_rig(options, largest)],
             photos=str(images.absolute()),
         )
         write_json(summary, asdict(result))
@@ -171,6 +183,18 @@ def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
     if len(registered) == 2:
         remarks.append("the model is of two photos: its focal lengths are guesses; a third photo would tell")
     return remarks
+
+
+def _rig_fingerprint(options: RigChoice) -> dict[str, str]:
+    if not options.rig:
+        return {}
+    return {"rig": "found" if options.rig_config is None else file_hash(options.rig_config, "sha256")[:16]}
+
+
+def _remark_of_rig(options: RigChoice, largest: Model) -> list[str]:
+    if not options.rig or largest.rig:
+        return []
+    return ["the rig was not used: its cameras do not connect at one instant, or are not rigid; see the log"]
 
 
 def database_fingerprint(artifacts: Path, database: Path) -> str:
