@@ -16,7 +16,9 @@ from textured import textured_photo
 UPRIGHT = (1, 0, 0, 1)
 
 
-def panning_frames(count: int, sharp: Sequence[int] | None = None, size: tuple[int, int] = (160, 96)) -> list[np.ndarray]:
+def panning_frames(
+    count: int, sharp: Sequence[int] | None = None, size: tuple[int, int] = (160, 96)
+) -> list[np.ndarray]:
     """RGB frames of (width, height); all but the sharp ones are blurred along x, as by a fast turn."""
     width, height = size
     wall = textured_photo(height, width + 2 * count)

@@ -57,7 +57,7 @@ def make_rig_scene(
 ) -> Scene:
     """Two cameras that fire together on the same arc, left/0000, right/0000 and so on, without the missing images."""
     rng = np.random.default_rng(seed)
-    cloud = rng.uniform(-1, 1, (300, 3))
+    cloud = rng.uniform(-1, 1, (200, 3))
     R, t = right_from_left
     poses = {}
     for i, left in enumerate(_on_an_arc(instants, rng)):

@@ -20,8 +20,8 @@ LEFT = {"image_prefix": "left/", "ref_sensor": True}
 
 def test_what_is_written_is_read_again(tmp_path):
     poses = {
-        "left": Mounted((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
-        "right": Mounted((0.5, 0.5, -0.5, 0.5), (-0.4, 0.01, 0.05)),
+        "left": Mounted([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+        "right": Mounted([0.5, 0.5, -0.5, 0.5], [-0.4, 0.01, 0.05]),
     }
     write_rig(tmp_path / "rig_config.json", poses)
     assert json.loads((tmp_path / "rig_config.json").read_text()) == [{"cameras": [LEFT, RIGHT]}]

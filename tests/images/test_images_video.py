@@ -22,7 +22,7 @@ def decoded(path: Path, begin: float = 0.0) -> tuple[list[float], list[np.ndarra
     return [time for time, _ in found], [pixels for _, pixels in found]
 
 
-# what happens to rows and columns, by the display matrix of ISO 14496-12: a quarter turn clockwise takes (1, 0) to (0, 1)
+# what the display matrix of ISO 14496-12 does to rows and columns: a quarter turn clockwise takes (1, 0) to (0, 1)
 @pytest.mark.parametrize(
     ("matrix", "shown"),
     [

@@ -166,7 +166,7 @@ def test_files_of_others_stay(video, tmp_path):
     folder.mkdir()
     (folder / "holiday.jpg").write_bytes(b"mine")
     for overwrite in (False, True):
-        with pytest.raises(ArtifactError, match="holds other files, such as holiday.jpg"):
+        with pytest.raises(ArtifactError, match=r"holds other files, such as holiday\.jpg"):
             frames(video, folder, FramesOptions(overwrite=overwrite))
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["holiday.jpg"]
 

@@ -40,8 +40,8 @@ class Mounted:
     rotation: quaternion w, x, y, z. translation: in units of the model.
     """
 
-    rotation: tuple[float, float, float, float]
-    translation: tuple[float, float, float]
+    rotation: list[float]
+    translation: list[float]
 
 
 def rig_to_find(cameras: Sequence[str]) -> Rig:
@@ -120,11 +120,11 @@ def mounted_cameras(model: pycolmap.Reconstruction) -> dict[str, Mounted]:
     for rig in model.rigs.values():
         if rig.num_sensors() < 2 or rig.ref_sensor_id.id not in folders:
             continue
-        found[folders[rig.ref_sensor_id.id]] = Mounted((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+        found[folders[rig.ref_sensor_id.id]] = Mounted([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
         for sensor, pose in rig.non_ref_sensors.items():
             if pose is not None and sensor.id in folders:
                 x, y, z, w = pose.rotation.quat.tolist()
-                found[folders[sensor.id]] = Mounted((w, x, y, z), tuple(pose.translation.tolist()))
+                found[folders[sensor.id]] = Mounted([w, x, y, z], pose.translation.tolist())
     return found
 
 
