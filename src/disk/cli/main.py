@@ -18,7 +18,7 @@ COMMANDS = {
     "export": ("export", "write features and matches for COLMAP, IMW or hloc"),
     "verify": ("verify", "geometric verification of all matched pairs"),
     "map": ("map", "from verified pairs to a sparse 3D model"),
-    "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
+    "reconstruct": ("reconstruct", "from a folder of photos or a video to a sparse 3D model"),
     "triangulate": ("triangulate", "points for known poses"),
     "localize": ("localize", "find where photos were taken, by a model of others"),
     "undistort": ("undistort", "undistorted images and a pinhole model, for splatting"),
