@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +49,41 @@ def make_scene(names: list[str], points: int = 300, clutter: int = 20, wrong: in
     """Cameras on an arc of 60 degrees around a box of points, all pairs matched with some wrong matches."""
     rng = np.random.default_rng(seed)
     cloud = rng.uniform(-1, 1, (points, 3))
-    scene = Scene(names, {}, {}, {}, {}, {}, wrong)
-    for angle, name in zip(np.linspace(-30, 30, len(names)), names, strict=True):
+    return _see(names, _on_an_arc(len(names), rng), cloud, clutter, wrong, rng)
+
+
+def make_rig_scene(
+    instants: int, right_from_left: tuple[np.ndarray, np.ndarray], missing: Collection[str] = (), seed: int = 0
+) -> Scene:
+    """Two cameras that fire together on the same arc, left/0000, right/0000 and so on, without the missing images."""
+    rng = np.random.default_rng(seed)
+    cloud = rng.uniform(-1, 1, (200, 3))
+    R, t = right_from_left
+    poses = {}
+    for i, left in enumerate(_on_an_arc(instants, rng)):
+        poses[f"left/{i:04d}"] = left
+        poses[f"right/{i:04d}"] = R @ left[0], R @ left[1] + t
+    names = sorted(set(poses) - set(missing))
+    return _see(names, (poses[name] for name in names), cloud, 20, 20, rng)
+
+
+def _on_an_arc(count: int, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for angle in np.linspace(-30, 30, count):
         tilt = rng.uniform(-8, 8)
-        R = _about_x(tilt) @ _about_y(angle)
-        t = np.array([0, 0, 5 + rng.uniform(-0.5, 0.5)])
+        yield _about_x(tilt) @ _about_y(angle), np.array([0, 0, 5 + rng.uniform(-0.5, 0.5)])
+
+
+def _see(
+    names: list[str],
+    poses: Iterable[tuple[np.ndarray, np.ndarray]],
+    cloud: np.ndarray,
+    clutter: int,
+    wrong: int,
+    rng: np.random.Generator,
+) -> Scene:
+    points = len(cloud)
+    scene = Scene(names, {}, {}, {}, {}, {}, wrong)
+    for (R, t), name in zip(poses, names, strict=True):
         in_camera = cloud @ R.T + t
         # COLMAP's principal point, the middle, is half a pixel less where pixels are counted from centres
         seen = FOCAL * in_camera[:, :2] / in_camera[:, 2:] + [WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5]

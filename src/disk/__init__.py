@@ -23,10 +23,12 @@ _NAMES = {
     "DetectionOptions": "disk.model.options",
     "DiskError": "disk.errors",
     "Features": "disk.features",
+    "FramesOptions": "disk.pipeline.frames",
     "LocalizeOptions": "disk.pipeline.localize",
     "Matches": "disk.features",
     "ReconstructOptions": "disk.pipeline.reconstruct",
     "Reconstruction": "disk.pipeline.reconstruct",
+    "frames": "disk.pipeline.frames",
     "load": "disk.model.checkpoints",
     "localize": "disk.pipeline.localize",
     "match": "disk.matching.api",
@@ -37,11 +39,13 @@ __all__ = [
     "DetectionOptions",
     "DiskError",
     "Features",
+    "FramesOptions",
     "LocalizeOptions",
     "Matches",
     "ReconstructOptions",
     "Reconstruction",
     "__version__",
+    "frames",
     "load",
     "localize",
     "match",
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from disk.model.checkpoints import load
     from disk.model.disk import DISK
     from disk.model.options import DetectionOptions
+    from disk.pipeline.frames import FramesOptions, frames
     from disk.pipeline.localize import LocalizeOptions, localize
     from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, reconstruct
 

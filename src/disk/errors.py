@@ -17,6 +17,10 @@ class ImageError(DiskError):
     """An image or a folder of images cannot be used."""
 
 
+class VideoError(DiskError):
+    """A video cannot be used."""
+
+
 class ArtifactError(DiskError):
     """An HDF5 artifact cannot be read, written or continued."""
 
@@ -51,6 +55,7 @@ class EvaluationError(DiskError):
 
 # library as it is imported -> as it is installed, and the extra that brings it
 _OPTIONAL = {
+    "av": ("av", "video"),
     "cv2": ("opencv-python-headless", "baselines"),
     "filelock": ("filelock", "cli"),
     "h5py": ("h5py", "cli"),

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from disk.errors import DiskError
 from disk.features import Features
 from disk.pairs.choose import exhaustive
-from disk.pairs.retrieval import k_means, retrieval, similar_images, vlad
+from disk.pairs.retrieval import k_means, loop_closures, retrieval, similar_images, vlad
 
 
 def features(descriptors: torch.Tensor) -> Features:
@@ -140,3 +140,19 @@ def test_queries_find_the_images_of_their_scene():
     assert similar_images(asked, Collection(), 4)["x0"] == []
     with pytest.raises(DiskError, match="top_k"):
         similar_images(asked, collection, 0)
+
+
+def test_loop_closures_lead_back_to_where_the_camera_was_before():
+    """A walk once around and a bit further: the last images show what the first ones show."""
+    generator = torch.Generator().manual_seed(1)
+    places = [torch.randn(60, 32, generator=generator) for _ in range(12)]
+    walk = Collection()
+    for i in range(15):
+        seen = torch.cat([places[i % 12], places[(i + 1) % 12]])
+        walk[f"{i:02d}"] = features(normalize(seen + 0.2 * torch.randn(seen.shape, generator=generator)))
+    order = {name: i for i, name in enumerate(walk)}
+    found = loop_closures(walk, order, 3, top_k=1)
+    assert all(order[second] - order[first] > 3 for first, second in found)
+    assert {("00", "12"), ("01", "13"), ("02", "14")} <= set(found)
+    assert loop_closures(walk, order, 20, top_k=3) == []
+    assert loop_closures(Collection(), {}, 1, top_k=3) == []

@@ -83,7 +83,7 @@ def test_json_for_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["reconstruct", str(folder.photos), str(folder.out), "--json", "--overlap", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((folder.out / "summary.json").read_text())
-    assert found["unused"] == ["--overlap is for --pairs sequential"]
+    assert found["unused"] == ["--overlap is for --pairs sequential or rig"]
     assert (found["failed"], found["stale"], found["rotated"], found["watermarks"]) == ({}, [], {}, 0)
     assert main(["verify", str(folder.out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["connected"] == 3

@@ -203,7 +203,7 @@ def test_an_output_among_the_photos(folder: SceneFolder) -> None:
 
 def test_flags_without_effect_are_named(folder: SceneFolder, caplog: pytest.LogCaptureFixture) -> None:
     result = folder.run(overlap=3, top_k=5)
-    assert result.unused == ["overlap is for pairs='sequential'", "top_k is for pairs='retrieval' or spatial"]
+    assert result.unused == ["overlap is for pairs='sequential' or rig", "top_k is for pairs='retrieval' or spatial"]
     assert "not used: overlap is for pairs='sequential'" in caplog.text
 
 

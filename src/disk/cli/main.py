@@ -11,13 +11,14 @@ from typing import Any
 
 # command -> (module, what it does); modules are imported only when their command runs
 COMMANDS = {
+    "frames": ("frames", "sharp frames of a video, as photos"),
     "detect": ("detect", "find keypoints and descriptors in a folder of images"),
     "match": ("match", "match the features of pairs of images"),
     "view": ("view", "draw keypoints or matches"),
     "export": ("export", "write features and matches for COLMAP, IMW or hloc"),
     "verify": ("verify", "geometric verification of all matched pairs"),
     "map": ("map", "from verified pairs to a sparse 3D model"),
-    "reconstruct": ("reconstruct", "from a folder of photos to a sparse 3D model"),
+    "reconstruct": ("reconstruct", "from a folder of photos or a video to a sparse 3D model"),
     "triangulate": ("triangulate", "points for known poses"),
     "localize": ("localize", "find where photos were taken, by a model of others"),
     "undistort": ("undistort", "undistorted images and a pinhole model, for splatting"),
@@ -30,7 +31,7 @@ COMMANDS = {
 }
 # without being asked to
 # without being asked to
-RESUMING = ("detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
+RESUMING = ("frames", "detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -38,5 +38,5 @@ def map_(
 
 
 def main(argv: list[str]) -> int:
-    run(map_, argv, "map", "disk map model/artifacts/ photos/")
+    run(map_, argv, "map", "disk map model/artifacts/ photos/   or   disk map model/ cameras/ --rig")
     return 0

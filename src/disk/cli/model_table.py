@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def show(result: Reconstruction, out: Path) -> None:
 def _lines(result: Reconstruction, out: Path) -> list[str]:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     lines = [f"made in {sum(result.seconds.values()):.1f} s: {times}"]
-    lines += _cameras(result.models[0]) + _weakest(result.models[0])
+    lines += _cameras(result.models[0]) + _rig(result.models[0]) + _weakest(result.models[0])
     if result.georegistration is not None:
         lines.append(_place(result.georegistration))
     if result.unconnected:
@@ -79,6 +80,20 @@ def _place(place: dict[str, Any]) -> str:
         f"geo-registered by the GPS of {place['used']} of {place['photos']} photos, residuals: median "
         f"{place['median']:.2f} m, max {place['max']:.2f} m; sparse/0 is in metres east, north and up of {origin}"
     ) + (f"; off their positions: {named}" if named else "")
+
+
+def _rig(model: dict[str, Any]) -> list[str]:
+    mounted = list(model.get("rig", {}).items())
+    if not mounted:
+        return []
+    first, others = mounted[0][0], [f"{camera} {_apart(pose)}" for camera, pose in mounted[1:]]
+    return [f"rig, from {first}: {', '.join(others)}"]
+
+
+def _apart(pose: dict[str, Any]) -> str:
+    distance = sum(value**2 for value in pose["translation"]) ** 0.5
+    degrees = math.degrees(2 * math.acos(min(1.0, abs(pose["rotation"][0]))))
+    return f"{distance:.4g} away, turned by {degrees:.2f} degrees"
 
 
 def _focal(camera: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`disk reconstruct`: from a folder of photos to a sparse 3D model."""
+"""`disk reconstruct`: from a folder of photos or a video to a sparse 3D model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def reconstruct(
     options: ReconstructOptions = ReconstructOptions(),
     json: AsJson = False,
 ) -> None:
-    """Reconstruct a folder of photos: detect, match, verify and map in one command.
+    """Reconstruct a folder of photos or a video: detect, match, verify and map in one command.
 
     Writes OUT/sparse/0 (a COLMAP model, the largest of them), OUT/points.ply and OUT/summary.json; features and
     matches are in OUT/artifacts. Stages that are done are skipped: after an interruption the same command goes on.
-    After photos were added, changed or removed, the same command brings the model up to date.
+    After photos were added, changed or removed, the same command brings the model up to date. Of a video, OUT/frames
+    gets sharp frames first, as by `disk frames`; with --rig, each folder in IMAGES is a camera of a rig.
 
     Args:
-        images: folder of photos, sub-folders included.
+        images: folder of photos, sub-folders included, or a video.
         out: folder for the results, created when missing.
         options: of all stages.
     """
@@ -46,10 +47,11 @@ def reconstruct(
 
 
 def main(argv: list[str]) -> int:
-    run(
-        reconstruct,
-        argv,
-        "reconstruct",
-        "disk reconstruct photos/ model/ --single-camera   or, by GPS, disk reconstruct photos/ model/ --pairs spatial",
-    )
+    examples = [
+        "disk reconstruct photos/ model/ --single-camera",
+        "disk reconstruct photos/ model/ --pairs spatial",
+        "disk reconstruct walk.mp4 model/ --fps 3",
+        "disk reconstruct cameras/ model/ --rig",
+    ]
+    run(reconstruct, argv, "reconstruct", "\n          ".join(examples))
     return 0

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import pycolmap
 from disk.colmap.database import clear_errors
 from disk.colmap.georegistration import Georegistration, Placed, georegister
 from disk.colmap.priors import LocalMap
+from disk.colmap.rigs import Mounted, Rig, map_rig, mounted_cameras
 from disk.colmap.schema import keep_readable
 from disk.devices import usable_cores
 from disk.errors import ColmapError
@@ -52,7 +53,8 @@ class Model:
     images: names of the registered images, as in the database; points: number of 3D points;
     track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
     cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
-    number of points it sees; georegistration: its place by GPS; gps_unused: why it has none though there are positions.
+    number of points it sees; rig: where the cameras of a rig are mounted, by their folders; georegistration: its place
+    by GPS; gps_unused: why it has none though there are positions.
     """
 
     images: list[str]
@@ -61,6 +63,7 @@ class Model:
     reprojection_error: float
     cameras: list[CameraFound]
     observations: dict[str, int]
+    rig: dict[str, Mounted] = field(default_factory=dict)
     georegistration: Georegistration | None = None
     gps_unused: str | None = None
 
@@ -73,29 +76,41 @@ def map_images(
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
     fix_intrinsics: bool = False,
+    rig: Rig | None = None,
     gps: LocalMap | None = None,
 ) -> list[Model]:
     """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
 
     images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. fix_intrinsics: cameras stay as they are. gps: the positions that the database has as pose priors: they
-    guide the incremental mapper, and models that agree with them are moved there. Returns the models, largest first.
-    Raises NoModelError when not two images could be connected, ColmapError when the disk is full, ArtifactError when
-    another run has the database.
+    models. fix_intrinsics: cameras stay as they are. rig: that of the images. gps: the positions that the database has
+    as pose priors: they guide the incremental mapper where there is no rig, and models that agree with them are moved
+    there. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
+    when the disk is full or the cameras are not those of a rig, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     raw = scratch / "raw"
     raw.mkdir(parents=True)
+
+    def run(source: Path, fix_rig: bool = False, guided: bool = False) -> list[pycolmap.Reconstruction]:
+        if mapper == "incremental":
+            found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
+        else:
+            found = _global(source, raw, len(images), seed, fix_intrinsics, fix_rig)
+            if not found:  # it makes no models of two images
+                log.warning("the global mapper found no model; trying the incremental one")
+                found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
+        return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
     try:
-        guided = gps is not None and gps.guides and mapper == "incremental"
+        guided = rig is None and gps is not None and gps.guides and mapper == "incremental"
         with file_lock(database), clear_errors(f"cannot use {database}"):
-            found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided)
+            found = run(database, guided=guided) if rig is None else map_rig(run, database, scratch, rig)
             places = [_place(model, gps) for model in found]
             if gps is not None and guided and (reason := _misled(places, gps)):
-                log.warning("GPS does not guide the mapper: %s; mapping anew without", reason)
-                found = _models(database, raw, mapper, len(images), seed, fix_intrinsics, guided=False)
+                log.warning("GPS does not guide the mapper: %s; mapping again without", reason)
+                found = run(database)
                 places = [_place(model, gps) for model in found]
         keep_readable(database)
         if not found or not found[0].num_points3D():
@@ -103,20 +118,6 @@ def map_images(
         return write_models(found, images, out, scratch, note, places)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _models(
-    database: Path, raw: Path, mapper: Mapper, images: int, seed: int, fix_intrinsics: bool, guided: bool
-) -> list[pycolmap.Reconstruction]:
-    """All models, largest first."""
-    if mapper == "incremental":
-        found = _incremental(database, raw, images, seed, fix_intrinsics, guided)
-    else:
-        found = _global(database, raw, images, seed, fix_intrinsics)
-        if not found:  # it makes no models of two images
-            log.warning("the global mapper found no model; the incremental one is tried")
-            found = _incremental(database, raw, images, seed, fix_intrinsics, guided)
-    return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
 
 def _place(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
@@ -202,13 +203,14 @@ def _check_room(folder: Path) -> None:
 
 
 def _incremental(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, guided: bool
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool, guided: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
     options.use_prior_position = options.use_robust_loss_on_prior_position = guided
     if fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
         options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
+    options.ba_refine_sensor_from_rig = not fix_rig
     options.random_seed = seed
     options.min_model_size = 3
     options.extract_colors = False
@@ -236,12 +238,13 @@ def _run_incremental(
 
 
 def _global(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool
+    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
     options = pycolmap.GlobalPipelineOptions()
+    options.mapper.refine_sensor_from_rig = options.mapper.bundle_adjustment.refine_sensor_from_rig = not fix_rig
     if fix_intrinsics:
         adjustment = options.mapper.bundle_adjustment
         adjustment.refine_focal_length = adjustment.refine_extra_params = False
@@ -295,6 +298,7 @@ def _describe(model: pycolmap.Reconstruction) -> Model:
         model.compute_mean_reprojection_error(),
         cameras,
         {image.name: image.num_points3D for image in images},
+        mounted_cameras(model),
     )
 
 

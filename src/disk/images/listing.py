@@ -15,6 +15,10 @@ from disk.progress import log
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".heic", ".heif",
 )  # fmt: skip
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".vob", ".3gp", ".3g2",
+    ".wmv", ".asf", ".flv", ".ogv", ".mxf", ".insv", ".360", ".lrv", ".h264", ".264", ".h265", ".hevc", ".ivf", ".dv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
     kinds = "images" if extension is None else f"{wanted[0]} images"
     if root.is_file():
         if root.suffix.lower() not in wanted:
-            raise ImageError(f"{root} is a file, but none of the {kinds} that can be read ({' '.join(wanted)})")
+            raise ImageError(
+                f"{root} is a file, but none of the {kinds} that can be read ({' '.join(wanted)}){_hint([root])}"
+            )
         root, paths = root.parent, [root]
     elif root.is_dir():
         paths = walk(root)
@@ -58,7 +64,7 @@ def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
             others[path.suffix.lower() or "without extension"] += 1
     if not images:
         holds = f"holds {others.total()} other files ({_counted(others)}), but no" if others else "holds no"
-        raise ImageError(f"{root} {holds} {kinds} ({' '.join(wanted)})")
+        raise ImageError(f"{root} {holds} {kinds} ({' '.join(wanted)}){_hint(paths)}")
     images.sort(key=lambda image: image.name)
     _check_names(images)
     return images
@@ -108,6 +114,11 @@ def walk(root: Path) -> list[Path]:
         folders[:] = [name for name in visible if is_new(Path(folder, name))]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     return files
+
+
+def _hint(paths: Sequence[Path]) -> str:
+    is_video = any(path.suffix.lower() in VIDEO_EXTENSIONS for path in paths)
+    return "; `disk frames` makes images of a video" if is_video else ""
 
 
 def _identity(folder: Path) -> tuple[int, int]:

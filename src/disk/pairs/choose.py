@@ -28,8 +28,13 @@ def sequential(names: Iterable[str], overlap: int) -> list[Pair]:
     Raises DiskError for an overlap below 1.
     """
     check_minimum("overlap", overlap, 1)
-    order = sorted(set(names), key=_natural)
-    return _tidy((name, other) for i, name in enumerate(order) for other in order[i + 1 : i + 1 + overlap])
+    in_order = list(order(names))
+    return tidy((name, other) for i, name in enumerate(in_order) for other in in_order[i + 1 : i + 1 + overlap])
+
+
+def order(names: Iterable[str]) -> dict[str, int]:
+    """The place of each image in a sequence, numbers in names counted as numbers; sorted by it."""
+    return {name: place for place, name in enumerate(sorted(set(names), key=_natural))}
 
 
 def from_file(path: Path, names: Collection[str]) -> list[Pair]:
@@ -54,7 +59,7 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
             pairs.append(pair)
     if not pairs:
         raise PairsError(f"{path} holds no pairs; expected lines of `name0 name1`")
-    return _tidy(pairs)
+    return tidy(pairs)
 
 
 def connected(pairs: Iterable[Pair]) -> list[list[str]]:
@@ -88,5 +93,6 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _tidy(pairs: Iterable[Pair]) -> list[Pair]:
+def tidy(pairs: Iterable[Pair]) -> list[Pair]:
+    """Sorted, each once, the smaller name first."""
     return sorted({(min(pair), max(pair)) for pair in pairs})

@@ -6,7 +6,7 @@ of each visual word normalised as in Arandjelović and Zisserman, All about VLAD
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,7 @@ from disk.features import Features
 from disk.options import check_minimum
 from disk.pairs.choose import Pair
 from disk.progress import track
-from disk.shapes import Float, Tensor
+from disk.shapes import Float, Int, Tensor
 
 _WORDS = 64
 _SAMPLE = 50_000  # descriptors from which the visual words are learned, of all images together
@@ -49,7 +49,24 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0, only: Collecti
     if words is None:
         return []
     names, vectors = _describe(features, words)
-    return _nearest_images(names, vectors, top_k, set(names if only is None else only)) if len(names) > 1 else []
+    if len(names) < 2:
+        return []
+    return _nearest_images(names, vectors, top_k, torch.arange(len(names)), 0, names if only is None else only)
+
+
+def loop_closures(
+    features: FeatureSource, places: Mapping[str, int], apart: int, top_k: int, seed: int = 0
+) -> list[Pair]:
+    """Each image of a sequence with the `top_k` most similar that are more than `apart` places away from it.
+
+    Raises DiskError for top_k below 1.
+    """
+    check_minimum("top_k", top_k, 1)
+    words = _words(features, seed)
+    if words is None:
+        return []
+    names, vectors = _describe(features, words)
+    return _nearest_images(names, vectors, top_k, torch.tensor([places[name] for name in names]), apart, names)
 
 
 def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, seed: int = 0) -> dict[str, list[str]]:
@@ -97,14 +114,21 @@ def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[lis
     return names, torch.cat(vectors)
 
 
-def _nearest_images(names: Sequence[str], vectors: Tensor, top_k: int, only: set[str]) -> list[Pair]:
+def _nearest_images(
+    names: Sequence[str], vectors: Tensor, top_k: int, places: Int[Tensor, " b"], apart: int, only: Collection[str]
+) -> list[Pair]:
+    wanted = set(only)
     pairs = set()
+    places = places.to(vectors.device)
     for some in blocks(len(names), _BLOCK):
         similarity = vectors[some] @ vectors.T
-        similarity.diagonal(some.start).fill_(-torch.inf)  # an image is not its own neighbour
-        for i, others in enumerate(similarity.topk(min(top_k, len(names) - 1)).indices.tolist(), some.start):
-            if names[i] in only:
-                pairs |= {(names[min(i, j)], names[max(i, j)]) for j in others}
+        # an image is not its own neighbour, nor are those around it in a sequence
+        similarity.masked_fill_((places[some, None] - places).abs() <= apart, -torch.inf)
+        best, nearest = similarity.topk(min(top_k, len(names)))
+        for i, j in (best > -torch.inf).nonzero().tolist():
+            first, second = names[some.start + i], names[int(nearest[i, j])]
+            if first in wanted:
+                pairs.add((min(first, second), max(first, second)))
     return sorted(pairs)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from disk.errors import ColmapError, DiskError
 from disk.images.listing import ImageFile, named
 from disk.images.reading import image_size
 from disk.options import option
-from disk.pipeline.options import CameraChoice
+from disk.pairs.rigs import cameras_of
+from disk.pipeline.options import CameraChoice, RigChoice
 
 if TYPE_CHECKING:
     from disk.colmap.database import PlannedImage
+    from disk.colmap.rigs import Rig
 
 
 def check_cameras(options: CameraChoice) -> None:
@@ -67,6 +70,46 @@ def plan_of(files: Sequence[ImageFile], options: CameraChoice) -> list[PlannedIm
             image.camera.has_prior_focal_length = True
             _check_principal_point(image, options.camera_params)
     return plan
+
+
+def rig_of(files: Sequence[ImageFile], options: RigChoice) -> Rig | None:
+    """The rig whose images these are, if they are meant to be one's.
+
+    Raises PairsError where folders and names are not those of a rig, ColmapError for a configuration that is not its.
+    """
+    if not options.rig:
+        if options.rig_config is not None:
+            raise DiskError(f"{option('rig_config')} is for {option('rig', True)}")
+        return None
+    from disk.colmap.rigs import read_rig, rig_to_find
+
+    cameras = cameras_of(file.name for file in files)
+    suffixes: dict[str, str] = {}
+    for file in files:
+        instant = PurePosixPath(file.name).name
+        suffix = PurePosixPath(file.relative).suffix
+        if suffixes.setdefault(instant, suffix) != suffix:
+            raise ColmapError(
+                f"the images {instant} end in {suffixes[instant]} and {suffix}: COLMAP takes images of a rig for those "
+                "of one instant when their names are the same to the end; convert one kind"
+            )
+    return rig_to_find(list(cameras)) if options.rig_config is None else read_rig(options.rig_config, list(cameras))
+
+
+def check_plan(plan: Sequence[PlannedImage], options: RigChoice) -> None:
+    """Raise ColmapError where images are of a rig, but the folder of each camera has not one camera of its own."""
+    if not options.rig:
+        return
+    used: dict[str, set[int]] = {}
+    for image in plan:
+        used.setdefault(PurePosixPath(image.file.relative).parts[0], set()).add(image.number)
+    numbers = [number for several in used.values() for number in several]
+    if len(numbers) > len(used) or len(set(numbers)) < len(numbers):
+        raise ColmapError(
+            f"{option('rig', True)}: the images of each folder have one camera of their own, but here "
+            f"{', '.join(sorted(used))} have {len(set(numbers))}; use {option('camera_per', 'folder')}, which also "
+            f"takes {option('camera_params')} for all"
+        )
 
 
 def _parameters(text: str) -> list[float]:

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disk.errors import ArtifactError, ColmapError
 from disk.images.gps import read_positions
 from disk.options import AnyPath, Options, option
+from disk.pipeline.cameras import rig_of
 from disk.pipeline.connections import Connections, read_connections, why_no_model, why_not
 from disk.pipeline.export import files_of_features
 from disk.pipeline.gps import remarks_on_place
-from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, Seed
+from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, RigChoice, Seed
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -28,14 +29,19 @@ from disk.storage.artifacts import (
     read_features,
     read_matches,
 )
+from disk.storage.download import file_hash
 from disk.storage.locks import file_lock
 from disk.storage.new_file import write_json
 
+if TYPE_CHECKING:
+    from disk.colmap.mapping import Model
+
 SUMMARY = "summary.json"
+RIG = "rig_config.json"  # as COLMAP calls it: where the cameras of a rig are mounted, if it was found
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions(Seed, GpsChoice, MapperChoice, ChosenImages, Options):
+class MapOptions(Seed, GpsChoice, MapperChoice, RigChoice, ChosenImages, Options):
     """How verified pairs become a model."""
 
     database_path: Path | None = None
@@ -93,6 +99,7 @@ def map_models(
     """
     from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
     from disk.colmap.priors import local_map, write_priors
+    from disk.colmap.rigs import write_rig
 
     check_seed(options.seed)
     artifacts, images = artifacts_folder(artifacts), Path(images)
@@ -103,12 +110,15 @@ def map_models(
         found = files_of_features(features, images, options.image_extension)
     files = {file.relative: file.path for file in found}
     positions, faults = read_positions(found) if options.gps == "auto" else ({}, None)
+    rig = rig_of(found, options)
     with file_lock(sparse):
         fingerprint = {
             "made of": database_fingerprint(artifacts, database),
             "mapper": options.mapper,
             "seed": options.seed,
-        }
+        } | _rig_fingerprint(options)
+        if options.fix_intrinsics:
+            fingerprint["fix_intrinsics"] = True
         if positions:
             fingerprint["gps"] = hashlib.sha256(repr(sorted(positions.items())).encode()).hexdigest()[:16]
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
@@ -121,6 +131,8 @@ def map_models(
             return read_summary(out)
         connections = read_connections(artifacts, database)
         summary.unlink(missing_ok=True)
+        if rig is not None and not rig.is_known:
+            (out / RIG).unlink(missing_ok=True)
         start = perf_counter()
         if not connections.inliers:
             _drop(out)
@@ -129,13 +141,15 @@ def map_models(
         gps = local_map(positions) if positions else None
         try:
             models = map_images(
-                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics, gps
+                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics, rig, gps
             )
         except NoModelError:
             _drop(out)
             raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
         write_ply(sparse / "0", out / "points.ply")
         largest = models[0]
+        if rig is not None and not rig.is_known and largest.rig:
+            write_rig(out / RIG, largest.rig)
         unconnected = sorted(set(files) - set(largest.images))
         registered = [PurePosixPath(name).with_suffix("").as_posix() for name in largest.images]
         result = Reconstruction(
@@ -154,7 +168,12 @@ def map_models(
             connected=len(connections.inliers),
             watermarks=len(connections.watermarks),
             turning=len(connections.turning),
-            remarks=[*_remarks(connections, registered), *filter(None, [faults]), *remarks_on_place(largest, gps)],
+            remarks=[
+                *_remarks(connections, registered),
+                *_remark_of_rig(options, largest),
+                *filter(None, [faults]),
+                *remarks_on_place(largest, gps),
+            ],
             georegistration=asdict(largest.georegistration) if largest.georegistration else None,
             photos=str(images.absolute()),
         )
@@ -183,6 +202,18 @@ def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
     if len(registered) == 2:
         remarks.append("the model is of two photos: its focal lengths are guesses; a third photo would tell")
     return remarks
+
+
+def _rig_fingerprint(options: RigChoice) -> dict[str, str]:
+    if not options.rig:
+        return {}
+    return {"rig": "found" if options.rig_config is None else file_hash(options.rig_config, "sha256")[:16]}
+
+
+def _remark_of_rig(options: RigChoice, largest: Model) -> list[str]:
+    if not options.rig or largest.rig:
+        return []
+    return ["the rig was not used: its cameras do not connect at one instant, or are not rigid; see the log"]
 
 
 def database_fingerprint(artifacts: Path, database: Path) -> str:

@@ -23,8 +23,9 @@ from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, make_matcher
 from disk.model.checkpoints import cache_folder, read_state
 from disk.options import AnyPath, Options, check_at_least, option
-from disk.pairs.choose import Pair, connected, exhaustive, from_file, sequential
-from disk.pairs.retrieval import retrieval
+from disk.pairs.choose import Pair, connected, exhaustive, from_file, order, sequential, tidy
+from disk.pairs.retrieval import loop_closures, retrieval
+from disk.pairs.rigs import along_and_across, instants
 from disk.pairs.spatial import check_distance
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
@@ -51,9 +52,10 @@ class MatchOptions(Place, PairChoice, MatcherChoice, Options):
     """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
     max_full_matrix: int = 10000**2
     """At most this many similarities are held at once; never changes the result."""
-    pairs: Literal["exhaustive", "sequential", "list", "retrieval", "spatial"] = "exhaustive"
-    """Which images are matched: all pairs, neighbours by name, those of --pairs-file, those that look alike, or those
-    taken near each other by GPS."""
+    pairs: Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "exhaustive"
+    """Which images are matched: all pairs, neighbours by name, neighbours of each camera and the cameras of each
+    instant (rig: a folder is a camera, and images of one instant share a name), those of --pairs-file, those that look
+    alike, or those taken near each other by GPS."""
     images: Path | None = None
     """spatial: folder of the photos, whose EXIF has their positions."""
     cache_mb: int = 2048
@@ -74,7 +76,13 @@ class MatchSummary:
 
 
 # the ways to choose pairs that an option is for
-_USED_BY = {"overlap": ("sequential",), "top_k": ("retrieval", "spatial"), "max_distance": ("spatial",)}
+_USED_BY = {
+    "overlap": ("sequential", "rig"),
+    "loops": ("sequential", "rig"),
+    "top_k": ("retrieval", "spatial"),
+    "max_distance": ("spatial",),
+}
+_APART = 2  # times the overlap: similar images that are nearer in a sequence close no loop
 _BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
@@ -121,7 +129,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions()) -> MatchSu
 
 def check_match(options: MatchOptions) -> None:
     """Raise DiskError for a value that cannot be used."""
-    check_at_least(options, max_full_matrix=1, overlap=1, top_k=1, cache_mb=1)
+    check_at_least(options, max_full_matrix=1, overlap=1, loops=0, top_k=1, cache_mb=1)
     if not 0 <= options.save_threshold < math.inf:
         raise DiskError(f"{option('save_threshold', options.save_threshold)}: must be at least 0")
     if options.rt is not None and not 0 < options.rt <= 1:
@@ -191,8 +199,13 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[
                 options.pairs_file, len(groups), groups[0][0], groups[1][0],
             )  # fmt: skip
         return pairs
-    if options.pairs == "sequential":
-        return sequential(cache.names, options.overlap)
+    if options.pairs in ("sequential", "rig"):
+        of_rig = options.pairs == "rig"
+        near = along_and_across(cache.names, options.overlap) if of_rig else sequential(cache.names, options.overlap)
+        if not options.loops:
+            return near
+        places = instants(cache.names) if of_rig else order(cache.names)
+        return tidy([*near, *loop_closures(cache, places, _APART * options.overlap, options.loops)])
     if options.pairs == "retrieval":
         return retrieval(cache, options.top_k)
     if options.images is not None:

@@ -21,6 +21,16 @@ class ChosenImages:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrameChoice:
+    """Which frames of a video are its photos."""
+
+    fps: float = 2.0
+    """Frames a second of a video: it is cut into equal parts, and the sharpest frame of each is kept."""
+    frames: int | None = None
+    """Frames of the whole video, in place of --fps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskFolder:
     """Where no features may be."""
 
@@ -53,7 +63,9 @@ class PairChoice:
     """What the ways to choose pairs need."""
 
     overlap: int = 10
-    """sequential: images after each one that it is matched with."""
+    """sequential, rig: images after each one that it is matched with; rig: of the same camera."""
+    loops: int = 0
+    """sequential, rig: similar images further off that each one is matched with as well, to close loops."""
     pairs_file: Path | None = None
     """list: text file of `name0 name1` lines, names with or without extension."""
     top_k: int = 20
@@ -116,6 +128,16 @@ class GpsChoice:
 
     gps: Literal["auto", "off"] = "auto"
     """auto: positions in EXIF are pose priors; a model they agree with is in metres east, north, up; off: not used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigChoice:
+    """Cameras that are mounted together and fire together."""
+
+    rig: bool = False
+    """Each folder in IMAGES is a camera of a rig; images of one instant share a name: left/0001.jpg, right/0001.jpg."""
+    rig_config: Path | None = None
+    """--rig: where the cameras are mounted, as COLMAP's rig_config.json; default: found from the images."""
 
 
 @dataclass(frozen=True, kw_only=True)

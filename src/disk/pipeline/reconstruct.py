@@ -8,23 +8,27 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from disk.devices import choose_device
-from disk.errors import ArtifactError, ColmapError, PartialFailureError
+from disk.errors import ArtifactError, ColmapError, PartialFailureError, VideoError
 from disk.images.listing import ImageFile, list_images
+from disk.images.video import is_video
 from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
 from disk.model.options import Budget
 from disk.options import AnyPath, Options, option
 from disk.pairs.choose import from_file, sequential
-from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
+from disk.pairs.rigs import along_and_across
+from disk.pipeline.cameras import check_cameras, check_plan, plan_of, rig_of, who_shares_cameras
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, export, files_of_features
 from disk.pipeline.follow import Changes, follow_folder
+from disk.pipeline.frames import FramesOptions, check_frames, frames
 from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import SUMMARY, MapOptions, Reconstruction, map_models, read_summary
 from disk.pipeline.match import MatchOptions, check_match, match, options_not_for, used_by
 from disk.pipeline.options import (
     CameraChoice,
     ChosenImages,
+    FrameChoice,
     GpsChoice,
     MapperChoice,
     MaskFolder,
@@ -32,6 +36,7 @@ from disk.pipeline.options import (
     Network,
     PairChoice,
     Place,
+    RigChoice,
     Seed,
     TwoViews,
 )
@@ -60,8 +65,10 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort", "gps")
-_LATER = ("camera_params", "cameras", "fix_intrinsics", "max_distance")
+_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort", "gps", "fps", "frames", "rig_config")
+_LATER = ("camera_params", "cameras", "fix_intrinsics", "max_distance", "loops", "rig")
+FRAMES = "frames"  # in the output: those of a video
+_LOOPS = 5  # similar frames further off that each frame of a video is matched with
 T = TypeVar("T")
 
 
@@ -70,6 +77,7 @@ class ReconstructOptions(
     Seed,
     GpsChoice,
     MapperChoice,
+    RigChoice,
     TwoViews,
     CameraChoice,
     MatcherChoice,
@@ -77,14 +85,16 @@ class ReconstructOptions(
     Place,
     Network,
     MaskFolder,
+    FrameChoice,
     ChosenImages,
     Budget,
     Options,
 ):  # fmt: skip
     """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
 
-    pairs: Literal["auto", "exhaustive", "sequential", "list", "retrieval", "spatial"] = "auto"
-    """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike; spatial: those
+    pairs: Literal["auto", "exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "auto"
+    """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike; of a video those
+    near in time, with --loops 5; of a rig those near in time along each camera and across cameras; spatial: those
     taken near each other by GPS."""
     rotations: Literal["auto", "off"] = "auto"
     """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
@@ -97,33 +107,41 @@ class ReconstructOptions(
 
 
 def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
-    """Reconstruct a folder of photos into out/sparse/0, out/points.ply and out/summary.json.
+    """Reconstruct a folder of photos, or a video, into out/sparse/0, out/points.ply and out/summary.json.
 
+    Of a video sharp frames are written to out/frames first, as by `disk.frames`; they share one camera.
     Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
     are added. Raises the errors of the stages, ArtifactError when `out` was made with other options or of other photos,
     ColmapError when no images can be connected, PartialFailureError when the rest was done but some could not be read.
     """
     images, out = Path(images), Path(out)
     _check(images, options)
+    partial: PartialFailureError | None = None
+    seconds: dict[str, float] = {}
+    of_video = is_video(images)
+    if of_video:
+        with timed(seconds, "frames"):
+            images, options, partial = _frames_of(images, out, options)
+    elif options.rig and not options.single_camera and options.cameras is None:
+        options = replace(options, camera_per="folder")
     files = list_images(images, options.image_extension)
     sizes, failed = read_sizes(files)
     if len(sizes) < 2:
         raise ColmapError(f"{images} holds one image that can be read; a model needs at least two")
-    check_output(files, out, options.overwrite)
+    check_output([] if of_video else files, out, options.overwrite)
+    _check_rig(files, out, options)
     if options.undistort and images.resolve() in (out / UNDISTORTED).resolve().parents:
         raise ArtifactError(f"{out} lies in {images}: undistorted images would be taken for photos; use another output")
     check_shared(files, sizes, who_shares_cameras(options))
-    if options.cameras is not None or options.camera_params is not None:
-        plan_of([file for file in files if file.name in sizes], options)
+    if options.cameras is not None or options.camera_params is not None or options.rig:
+        check_plan(plan_of([file for file in files if file.name in sizes], options), options)
     if options.pairs_file is not None:
         check_pairs_file(options.pairs_file, list(sizes))
     if options.pairs == "spatial":
         positions_for_pairs(files)
-    unused = _unused(len(files), options)
+    unused = _unused(len(files), of_video, options)
     log_unused(unused)
-    partial: PartialFailureError | None = None
     artifacts, database = out / IN_MODEL, out / "database.db"
-    seconds: dict[str, float] = {}
     with folder_lock(out):
         changes = _follow(images, out, files, sizes, options)
         with timed(seconds, "detect"):
@@ -165,6 +183,37 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     if partial:
         raise partial
     return result
+
+
+def _frames_of(
+    video: Path, out: Path, options: ReconstructOptions
+) -> tuple[Path, ReconstructOptions, PartialFailureError | None]:
+    """The folder of a video's frames, the options they are reconstructed with, and what is missing."""
+    if options.rig:
+        raise VideoError(f"{video} is one video, and {option('rig', True)} is for folders of several cameras")
+    check_output([], out, options.overwrite)
+    partial = None
+    try:
+        frames(video, out / FRAMES, _options_of(FramesOptions, options, overwrite=options.overwrite))
+    except PartialFailureError as error:
+        partial = None if options.keep_going else error
+    if options.pairs == "auto":
+        options = replace(options, pairs="sequential", loops=options.loops or _LOOPS)
+        log.info(
+            "each frame is matched with the %d after it and the %d most similar ones further off",
+            options.overlap, options.loops,
+        )  # fmt: skip
+    if options.cameras is None and not options.single_camera:
+        options = replace(options, camera_per="collection")
+    return out / FRAMES, options, partial
+
+
+def _check_rig(files: list[ImageFile], out: Path, options: ReconstructOptions) -> None:
+    rig_of(files, options)
+    if options.overwrite and options.rig_config is not None and out.resolve() in options.rig_config.resolve().parents:
+        raise ArtifactError(
+            f"{options.rig_config} lies in {out}, which {option('overwrite', True)} clears; copy it elsewhere"
+        )
 
 
 def _connect(
@@ -227,6 +276,7 @@ def _check(images: Path, options: ReconstructOptions) -> None:
     check_detect(_options_of(DetectOptions, options))
     check_match(_match_options(images, _pairs(0, options), options))
     check_cameras(options)
+    check_frames(options)
     check_verify(_options_of(VerifyOptions, options))
     check_matcher(options.matcher)
     if options.ray == "off":
@@ -268,9 +318,11 @@ def _ratio(options: ReconstructOptions) -> float | None:
 
 def _pairs(
     count: int, options: ReconstructOptions
-) -> Literal["exhaustive", "sequential", "list", "retrieval", "spatial"]:
+) -> Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"]:
     if options.pairs != "auto":
         return options.pairs
+    if options.rig:
+        return "rig"
     return "exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval"
 
 
@@ -278,8 +330,10 @@ def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, opt
     """Take out matches of pairs that are no longer asked for, such as those struck from the list."""
     if options.pairs_file is not None:
         wanted = set(from_file(options.pairs_file, names))
-    elif pairs == "sequential":
+    elif pairs == "sequential" and not options.loops:
         wanted = set(sequential(names, options.overlap))
+    elif pairs == "rig" and not options.loops:
+        wanted = set(along_and_across(names, options.overlap))
     else:
         return
     with folder_lock(artifacts):
@@ -300,8 +354,8 @@ def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportO
             return difference(opened, features, matches) is None and fingerprint(opened) == fingerprint_of_plan(plan)
 
 
-def _unused(count: int, options: ReconstructOptions) -> list[str]:
+def _unused(count: int, of_video: bool, options: ReconstructOptions) -> list[str]:
     """Flags that were given but have no effect beside the others."""
-    pairs = _pairs(count, options)
-    only_for = {name: used_by(name) for name in options_not_for(pairs)}
-    return unused_flags(options, only_for)
+    only_for_video = {} if of_video else dict.fromkeys(("fps", "frames"), "a video")
+    only_for = {name: used_by(name) for name in options_not_for(_pairs(count, options))}
+    return unused_flags(options, only_for | only_for_video)

@@ -10,7 +10,7 @@ from pathlib import Path
 from disk.errors import ArtifactError
 from disk.options import option
 from disk.pipeline.follow import PHOTOS
-from disk.pipeline.map import SUMMARY
+from disk.pipeline.map import RIG, SUMMARY
 from disk.storage.artifacts import IN_MODEL
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, str]:
 
 def _clear(out: Path) -> None:
     """Take away what an earlier run made, the last stage first."""
-    for file in (SUMMARY, "agreement.json", "points.ply", "database.db"):
+    for file in (SUMMARY, RIG, "agreement.json", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)
     for folder in (UNDISTORTED, "sparse"):

@@ -1,0 +1,41 @@
+"""`disk frames`: sharp frames of a video, as photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from disk.cli.app import AsJson, print_json, run
+from disk.pipeline import frames as stage
+from disk.pipeline.frames import FramesOptions
+
+
+def frames(
+    video: Annotated[Positional[Path], arg(metavar="VIDEO")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    options: FramesOptions = FramesOptions(),
+    json: AsJson = False,
+) -> None:
+    """Write sharp frames of a video, evenly spread over its time, as a folder of photos.
+
+    The files are upright and are named by their time, frame-000012500.jpg at 12.5 s; OUT/frames.json has the times
+    as well. `disk reconstruct VIDEO OUT` does this by itself. After an interruption the same command resumes.
+
+    Args:
+        video: any file that FFmpeg reads.
+        out: folder for the frames, created when missing; it must not hold other files.
+        options: how many frames.
+    """
+    result = stage.frames(video, out, options)
+    if json:
+        print_json(result)
+    else:
+        size = f"{result.width} x {result.height}"
+        print(f"{len(result.times)} frames of {size} pixels from {result.seconds:.1f} s of video: {out}")
+
+
+def main(argv: list[str]) -> int:
+    run(frames, argv, "frames", "disk frames walk.mp4 frames/ --fps 3")
+    return 0

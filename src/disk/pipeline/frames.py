@@ -1,0 +1,226 @@
+"""From a video to a folder of photos: in each of equal parts of its time, the sharpest frame."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from PIL import Image
+
+from disk.errors import ArtifactError, DiskError, PartialFailureError, VideoError
+from disk.images.video import Damage, Frame, Timeline, decode_frames, read_timeline
+from disk.options import AnyPath, Options, check_at_least, option
+from disk.pipeline.options import FrameChoice
+from disk.pipeline.unused import log_unused, unused_flags
+from disk.progress import log, progress_bar
+from disk.storage.locks import folder_lock
+from disk.storage.new_file import new_file, write_json
+
+NOTE = "frames.json"
+_MADE_FROM = ".made-from.json"
+_NAME = re.compile(r"frame-(\d{9,})\.jpg")  # milliseconds
+_QUALITY = 95  # of JPEG
+_END = 1 << 20  # bytes at each end of a video by which it is known again
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesOptions(FrameChoice, Options):
+    """Which frames are kept."""
+
+    overwrite: bool = False
+    """Replace the frames of an earlier run."""
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """What was written; also the content of frames.json.
+
+    folder: where; video: the file; recorded: when, as the camera noted it (UTC), or ''; seconds: of the video that
+    could be read; width, height: of the frames, upright, in pixels; times: of each file, in seconds since the first
+    frame of the video; other_sizes: frames left out because the video changes its size; problem: why a part of the
+    video is missing, or ''.
+    """
+
+    folder: str
+    video: str
+    recorded: str
+    seconds: float
+    width: int
+    height: int
+    times: dict[str, float]
+    other_sizes: int = 0
+    problem: str = ""
+
+
+@runtime_checkable
+class _Sharp(Protocol):
+    """What has a time in seconds and a sharpness."""
+
+    @property
+    def time(self) -> float: ...
+
+    def sharpness(self) -> float: ...
+
+
+T = TypeVar("T", bound=_Sharp)
+
+
+def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions()) -> VideoFrames:
+    """Write sharp frames of a video, evenly spread, as out/frame-MILLISECONDS.jpg, and their times as out/frames.json.
+
+    The frames are upright and have square pixels; one is in memory at a time. An interrupted run is resumed. Raises
+    VideoError for a file that is no video or has no frames, ArtifactError where `out` holds other files or frames
+    chosen otherwise, MissingExtraError without PyAV; PartialFailureError, when the rest was done, for a video that is
+    cut short or damaged.
+    """
+    check_frames(options)
+    if options.frames is not None:
+        log_unused(unused_flags(options, {"fps": f"a video without {option('frames')}"}))
+    video, out = Path(video), Path(out)
+    timeline = read_timeline(video)
+    parts = options.frames or max(1, round(timeline.seconds * options.fps))
+    with folder_lock(out):
+        _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options.overwrite)
+        result = _read_note(out) or _write_frames(video, out, timeline, parts)
+    if len(result.times) < parts:
+        log.info("%s has frames in %d of %d parts of its time", video, len(result.times), parts)
+    log.info("%d frames of %.1f s in %s", len(result.times), result.seconds, out)
+    if result.problem:
+        raise PartialFailureError(f"{video} {result.problem}; the {len(result.times)} frames before are in {out}")
+    return result
+
+
+def check_frames(options: FrameChoice) -> None:
+    """Raise DiskError for a rate or number that cannot be."""
+    if not 0 < options.fps < math.inf:
+        raise DiskError(f"{option('fps', options.fps)}: must be above 0")
+    check_at_least(options, frames=1)
+
+
+def sharpest(found: Iterable[T], part: float, parts: int) -> Iterator[T]:
+    """In each of `parts` parts of time, each `part` seconds long, the sharpest frame; none where there is none.
+
+    found: in order of time. A frame at an end of its part has to be twice as sharp as one in the middle to be
+    preferred, so that frames stay apart.
+    """
+    best: tuple[int, float, T] | None = None
+    for frame in found:
+        number = min(int(frame.time / part), parts - 1)
+        from_middle = min(1.0, abs(2 * (frame.time / part - number) - 1))
+        score = frame.sharpness() * (1 - from_middle / 2)
+        if best is not None and best[0] != number:
+            yield best[2]
+            best = None
+        if best is None or score > best[1]:
+            best = number, score, frame
+    if best is not None:
+        yield best[2]
+
+
+def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> VideoFrames:
+    done, part, damage = _times(out), timeline.seconds / parts, Damage()
+    # frames are written in order, so the part of the last one is done
+    last = max(done.values(), default=None)
+    begin = 0.0 if last is None else (int(last / part) + 1) * part
+    if done:
+        log.info("%s: %d frames are there; resumed at %.1f s", out, len(done), begin)
+    found = decode_frames(video, timeline, begin, damage)
+    bar = progress_bar("frames", "frame", parts, len(done))
+    with bar, contextlib.closing(sharpest(found, part, parts)) as chosen:  # type: ignore[type-var]
+        for frame in chosen:
+            _write(frame, out)
+            bar.update(1)
+    times = _times(out)
+    if not times:
+        raise VideoError(f"{video}: not one frame can be decoded; is it damaged or encrypted?")
+    with Image.open(out / next(iter(times))) as first:
+        width, height = first.size
+    if damage.other_sizes:
+        log.warning("%s changes its size: %d frames are not used", video, damage.other_sizes)
+    result = VideoFrames(
+        str(out.absolute()),
+        str(video.absolute()),
+        timeline.recorded,
+        round(timeline.seconds, 3),
+        width,
+        height,
+        times,
+        damage.other_sizes,
+        _problem(timeline, damage),
+    )
+    write_json(out / NOTE, asdict(result))
+    return result
+
+
+def _problem(timeline: Timeline, damage: Damage) -> str:
+    if timeline.is_cut_short:
+        return f"is cut short: {timeline.seconds:.1f} s of {timeline.declared:.1f} s can be read"
+    return f"is damaged: {damage.packets} packets cannot be decoded" if damage.packets else ""
+
+
+def _write(frame: Frame, out: Path) -> None:
+    # rounded down, so that a resumed run does not take a frame for one of the next part
+    with new_file(out / f"frame-{int(frame.time * 1000):09d}.jpg") as temporary:
+        Image.fromarray(frame.pixels()).save(temporary, "JPEG", quality=_QUALITY)
+
+
+def _times(out: Path) -> dict[str, float]:
+    """Seconds of the frames in a folder, by file, in order."""
+    names = {path.name: _NAME.fullmatch(path.name) for path in out.iterdir()}
+    times = {name: int(match[1]) / 1000 for name, match in names.items() if match}
+    return dict(sorted(times.items(), key=lambda item: item[1]))
+
+
+def _take_up(out: Path, video: Path, made_from: dict[str, Any], overwrite: bool) -> None:
+    """Clear what an earlier run made where that is wanted; ArtifactError where it is not, or files are not ours."""
+    before = _read(out / _MADE_FROM)
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if before is None and others:
+        raise ArtifactError(f"{out} holds other files, such as {others[0]}; use another output for the frames")
+    if before not in (None, made_from) and not overwrite:
+        other = "another video" if before["video"] != made_from["video"] else f"{before['frames']} parts of {video}"
+        raise ArtifactError(
+            f"{out} holds frames of {other}; use another output, or {option('overwrite', True)} (here: "
+            f"{made_from['frames']} parts)"
+        )
+    if overwrite:
+        (out / NOTE).unlink(missing_ok=True)
+        for name in _times(out):
+            (out / name).unlink()
+    write_json(out / _MADE_FROM, made_from)
+
+
+def _fingerprint(video: Path) -> str:
+    """Changes with a video's length, beginning or end; a file of gigabytes is not read whole."""
+    size = video.stat().st_size
+    with video.open("rb") as file:
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(0, size - _END))
+        digest.update(file.read(_END))
+    return f"{size} {digest.hexdigest()[:16]}"
+
+
+def _read_note(out: Path) -> VideoFrames | None:
+    """What an earlier run wrote, if it came to its end and all its frames are still there."""
+    note = _read(out / NOTE)
+    try:
+        result = VideoFrames(**note) if note else None
+    except TypeError:
+        return None
+    if result is None or _times(out) != result.times:
+        return None
+    return replace(result, folder=str(out.absolute()))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
