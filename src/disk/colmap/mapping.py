@@ -118,7 +118,7 @@ def write_models(
     shutil.rmtree(out, ignore_errors=True)
     complete.replace(out)
     sync_folder(out.parent)
-    return [_describe(model) for model in models]
+    return [describe(model) for model in models]
 
 
 def made_from(out: Path) -> dict[str, Any]:
@@ -228,7 +228,8 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
         model.point3D(point).color = colour
 
 
-def _describe(model: pycolmap.Reconstruction) -> Model:
+def describe(model: pycolmap.Reconstruction) -> Model:
+    """The numbers of a model."""
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     names: dict[int, list[str]] = {}
     for image in images:

@@ -42,6 +42,7 @@ from disk.pipeline.precheck import (
     check_shared,
     read_sizes,
 )
+from disk.pipeline.report import keep_page
 from disk.pipeline.rotations import rotated_images, turn_unconnected
 from disk.pipeline.take_up import UNDISTORTED, note_options, take_up
 from disk.pipeline.timing import timed
@@ -93,7 +94,7 @@ class ReconstructOptions(
 
 
 def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
-    """Reconstruct a folder of photos into out/sparse/0, out/points.ply and out/summary.json.
+    """Reconstruct a folder of photos into out/sparse/0, out/points.ply, out/summary.json and out/report.html.
 
     Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
     are added. Raises the errors of the stages, ArtifactError when `out` was made with other options or of other photos,
@@ -156,6 +157,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
             with timed(seconds, "undistort"):
                 undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
+        keep_page(out, images)
     if partial:
         raise partial
     return result
