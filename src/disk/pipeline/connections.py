@@ -61,7 +61,7 @@ def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
         with read_matches(artifacts, UNMATCHED) as unmatched:
             pairs = sorted({*pairs, *unmatched.pairs()})
     with read_matches(artifacts, INLIERS) as found:
-        return pairs, {pair: found[pair].shape[1] for pair in found.pairs()}
+        return pairs, {pair: found.count(pair) for pair in found.pairs()}
 
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:

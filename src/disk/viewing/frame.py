@@ -57,5 +57,5 @@ def look_from(points: Float[np.ndarray, "n 3"], centres: Float[np.ndarray, "m 3"
         side = (centres.mean(0) - np.median(points, axis=0))[:2]
     if np.linalg.norm(side) <= 0.1 * np.linalg.norm(np.ptp(centres, axis=0)[:2] if len(centres) else 0):
         side = np.array([1.0, -1.0])  # the cameras stand all around
-    x, y = 1.15 * side / np.linalg.norm(side)
-    return {"x": float(x), "y": float(y), "z": 0.75}
+    x, y = 1.35 * side / np.linalg.norm(side)
+    return {"x": float(x), "y": float(y), "z": 0.85}

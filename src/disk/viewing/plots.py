@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from disk.errors import require
 from disk.shapes import Float, UInt8
@@ -21,9 +22,9 @@ from disk.viewing.frame import look_from
 MAX_POINTS = 60_000  # more slow browsers without a GPU down
 MAX_CELLS = 1000  # a side of the matrix
 _NAMED = 30  # photos whose names fit beside the matrix
+_MANY = 100  # cameras, of which each is drawn finer
 _LONGEST = 18  # characters of a name there
 _INK, _CAMERAS, _CHOSEN, _GROUND = "#8793a1", "#ff9f43", "#00e0c6", "#14181d"
-_CONFIG = {"displaylogo": False, "responsive": True}
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,17 @@ def model_plot(
 
     lines = np.concatenate([edges, np.full_like(edges[:, :1], np.nan)], axis=1).reshape(-1, 3)
     quiet = {"hoverinfo": "skip", "showlegend": False}
-    size = float(np.clip(300 / np.sqrt(len(points) + 1), 1.6, 3.5))
-    rgb = [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]
+    small = {"size": float(np.clip(300 / np.sqrt(len(points) + 1), 1.6, 3.5)), **_palette(colours)}
+    many = len(centres) > _MANY
     traces = [
-        graph_objects.Scatter3d(**_xyz(points), mode="markers", marker={"size": size, "color": rgb}, **quiet),
-        graph_objects.Scatter3d(**_xyz(lines), mode="lines", line={"color": _CAMERAS, "width": 2}, **quiet),
+        graph_objects.Scatter3d(**_xyz(points), mode="markers", marker=small, **quiet),
+        graph_objects.Scatter3d(
+            **_xyz(lines), mode="lines", line={"color": _CAMERAS, "width": 1 if many else 2}, **quiet
+        ),
         graph_objects.Scatter3d(
             **_xyz(centres),
             mode="markers",
-            marker={"size": 5, "color": _CAMERAS},
+            marker={"size": 3 if many else 5, "color": _CAMERAS},
             customdata=list(photos),
             hoverinfo="none",
             showlegend=False,
@@ -99,8 +102,8 @@ def model_plot(
         "bgcolor": _GROUND,
         "camera": {"eye": look_from(points, centres)},
     }
-    figure = graph_objects.Figure(traces, {"scene": scene, **_layout()})
-    return _MODEL.replace("@plot", _markup(figure, "model", "min(600px, 110vw)", _MODEL_SCRIPT))
+    figure = graph_objects.Figure(traces, {"scene": scene, **_layout(0)})
+    return _MODEL.replace("@plot", _markup(figure, "model", "min(600px, 110vw)", buttons=True))
 
 
 def matrix_plot(links: Float[np.ndarray, "n n"], names: Sequence[str], unit: str) -> str:
@@ -131,17 +134,30 @@ def matrix_plot(links: Float[np.ndarray, "n n"], names: Sequence[str], unit: str
         },
     )
     axis: dict[str, Any] = {"showgrid": False, "zeroline": False, "constrain": "domain", "showticklabels": False}
+    axis |= {"showline": True, "mirror": True, "linecolor": _INK}
     if len(names) <= _NAMED:
         shown = [escape(name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]) for name in names]
         axis |= {"showticklabels": True, "tickvals": list(range(len(names))), "ticktext": shown}
     layout = {
+        **_layout(2),
         "xaxis": {**axis, "side": "top", "tickangle": -60},
         "yaxis": {**axis, "autorange": "reversed", "scaleanchor": "x"},
-        **_layout(),
     }
     figure = graph_objects.Figure([heat], layout)
     words = f'<script type="application/json" id="cells">{script_json([labels, unit])}</script>'
-    return words + _MATRIX.replace("@plot", _markup(figure, "matrix", "min(720px, 95vw)", _MATRIX_SCRIPT))
+    return words + _MATRIX.replace("@plot", _markup(figure, "matrix", "min(720px, 95vw)", buttons=False))
+
+
+def _palette(colours: UInt8[np.ndarray, "n 3"]) -> dict[str, Any]:
+    """Colours as numbers of a palette: plotly takes long to check each one of many."""
+    if not len(colours):
+        return {}
+    indexed = Image.fromarray(colours[None]).quantize(256)
+    rows = np.array(indexed.getpalette() or [], int).reshape(-1, 3).tolist()
+    last = max(1, len(rows) - 1)
+    scale = [[number / last, f"rgb({r},{g},{b})"] for number, (r, g, b) in enumerate(rows)]
+    scale = scale if len(scale) > 1 else [[0, scale[0][1]], [1, scale[0][1]]]
+    return {"color": np.asarray(indexed)[0], "cmin": 0, "cmax": last, "colorscale": scale}
 
 
 def _strongest_of_blocks(links: Float[np.ndarray, "n n"], step: int) -> Float[np.ndarray, "m m"]:
@@ -168,27 +184,27 @@ def _xyz(rows: Float[np.ndarray, "n 3"]) -> dict[str, Any]:
     return dict(zip("xyz", rows.T.astype(np.float32), strict=True))
 
 
-def _layout() -> dict[str, Any]:
+def _layout(margin: int) -> dict[str, Any]:
     clear = "rgba(0,0,0,0)"
     return {
-        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "margin": dict.fromkeys("lrtb", margin),
         "paper_bgcolor": clear,
         "plot_bgcolor": clear,
         "font": {"color": _INK},
+        "modebar": {"bgcolor": clear, "color": _INK, "activecolor": _CHOSEN},
     }
 
 
-def _markup(figure: Any, name: str, height: str, script: str) -> str:
+def _markup(figure: Any, name: str, height: str, buttons: bool) -> str:
     from plotly.io import to_html
 
     return to_html(
         figure,
-        config=_CONFIG,
+        config={"displaylogo": False, "responsive": True, "displayModeBar": "hover" if buttons else False},
         include_plotlyjs=False,
         full_html=False,
         div_id=name,
         default_height=height,
-        post_script=script,
     )
 
 
@@ -204,10 +220,9 @@ _MODEL = """<style>
 <div class="model"><div class="canvas">@plot</div>
 <figure id="photo"><select aria-label="photo"><option value="-1">choose a photo</option></select>
 <img alt="" hidden><figcaption><b></b><span>Point at a camera to see its photo; click to keep it.</span></figcaption>
-</figure></div>"""
-
-_MODEL_SCRIPT = """
-const plot = document.getElementById('{plot_id}'), panel = document.getElementById('photo');
+</figure></div>
+<script>{
+const plot = document.getElementById('model'), panel = document.getElementById('photo');
 const photos = JSON.parse(document.getElementById('photos').textContent);
 const [list, image] = panel.querySelectorAll('select, img'), [name, text] = panel.querySelectorAll('b, span');
 const cameras = plot.data[2].customdata;
@@ -234,16 +249,15 @@ plot.on('plotly_hover', event => { if (camera(event)) show(camera(event).customd
 plot.on('plotly_unhover', () => { if (kept >= 0) show(kept) });
 plot.on('plotly_click', event => { if (camera(event)) keep(camera(event).customdata) });
 list.addEventListener('change', () => { if (list.value >= 0) keep(+list.value) });
-"""
+}</script>"""
 
-_MATRIX = """<div class="plot">@plot</div><p class="note" id="cell">Point at a cell to see which photos it is.</p>"""
-
-_MATRIX_SCRIPT = """
-const matrix = document.getElementById('{plot_id}'), note = document.getElementById('cell');
+_MATRIX = """<div class="plot">@plot</div><p class="note" id="cell">Point at a cell to see which photos it is.</p>
+<script>{
+const matrix = document.getElementById('matrix'), note = document.getElementById('cell');
 const [labels, unit] = JSON.parse(document.getElementById('cells').textContent);
 matrix.on('plotly_hover', event => {
   const {x, y, z} = event.points[0];
   const strength = z > 0 ? Math.round(Math.expm1(z)).toLocaleString('en') + ' ' + unit : 'matched, but not verified';
   note.textContent = labels[y] + ' – ' + labels[x] + ': ' + strength;
 });
-"""
+}</script>"""

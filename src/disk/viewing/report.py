@@ -133,7 +133,7 @@ $mark
   th, td { text-align: right; vertical-align: top; padding: 5px 12px; border-bottom: 1px solid var(--line) }
   th { color: var(--faint); font-weight: 600; position: sticky; top: 0; background: var(--card) }
   .text { text-align: left }
-  td.text { overflow-wrap: anywhere }
+  td.text { min-width: 9em; overflow-wrap: anywhere }
   @media (max-width: 600px) { main { padding: 20px 8px 40px } section { padding: 16px } }
 </style>
 $head

@@ -37,7 +37,9 @@ def write_model_page(folder: AnyPath, images: AnyPath | None = None, save: AnyPa
         sections = model_sections(facts, thumbnails, pictures)
         path = Path(save or folder) / REPORT
         where = facts.photos or folder
-        intro = f"What {len(facts.names):,} photos came to. This page is one file, and needs no network."
+        seconds = sum(facts.summary.seconds.values()) if facts.summary else 0
+        made = f" in {seconds:,.0f} s" if seconds else ""
+        intro = f"What {len(facts.names):,} photos came to{made}. This page is one file, and needs no network."
         return write_report(path, f"Model of {where.resolve().name}", intro, sections, library)
 
 

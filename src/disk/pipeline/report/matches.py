@@ -58,8 +58,8 @@ def _chosen(facts: ModelFacts, matches: MatchStore) -> dict[Pair, str]:
         chosen.setdefault(pair, f"The weakest link of the model: {link.strength:,} verified matches.")
     in_vain = [pair for pair in _in_vain(facts) if pair in matches]
     if in_vain:
-        most = max(in_vain, key=lambda pair: matches[pair].shape[1])
-        chosen[most] = f"A pair that does not connect: none of its {matches[most].shape[1]:,} matches are verified."
+        most = max(in_vain, key=lambda pair: matches.count(pair))
+        chosen[most] = f"A pair that does not connect: none of its {matches.count(most):,} matches are verified."
     return {pair: caption for pair, caption in chosen.items() if pair in matches}
 
 

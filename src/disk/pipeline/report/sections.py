@@ -14,12 +14,12 @@ from disk.viewing.frame import camera_length, near, upright_rotation
 from disk.viewing.plots import MAX_POINTS, ShownPhoto, matrix_plot, model_plot, photos_data
 from disk.viewing.report import Picture, Section, Table
 
-_WEAKEST = 10  # rows of what is weak
+_WEAKEST = 10  # rows of what is weak, at most
 
 
 def model_sections(facts: ModelFacts, thumbnails: dict[str, bytes], pictures: Sequence[Picture]) -> list[Section]:
     """All sections, in the order of the page; those with nothing to tell are left out."""
-    weakest = weakest_links(facts.links, _registered(facts), _WEAKEST)
+    weakest = weakest_links(facts.links, _registered(facts), _few(facts))
     sections = [_numbers(facts), _space(facts, thumbnails), _connections(facts, weakest)]
     if facts.missing:
         sections.append(_unregistered(facts))
@@ -27,6 +27,11 @@ def model_sections(facts: ModelFacts, thumbnails: dict[str, bytes], pictures: Se
     if pictures:
         sections.append(Section("Matches", "Green matches agree with the geometry of the two views.", (), pictures))
     return sections
+
+
+def _few(facts: ModelFacts) -> int:
+    """How many of the photos to call weak."""
+    return min(_WEAKEST, 1 + len(facts.overview.views) // 4)
 
 
 def _registered(facts: ModelFacts) -> list[int]:
@@ -40,7 +45,6 @@ def _numbers(facts: ModelFacts) -> Section:
         ("points", f"{numbers.points:,}"),
         ("mean reprojection error", f"{numbers.reprojection_error:.2f} px"),
         ("mean track length", f"{numbers.track_length:.1f} photos"),
-        ("cameras", f"{len(numbers.cameras):,}"),
     ]
     text = ""
     if summary is not None:
@@ -120,7 +124,7 @@ def _connections(facts: ModelFacts, weakest: Sequence[Link]) -> Section:
         (facts.names[link.first], facts.names[link.second], f"{link.strength:,}", "{:,} + {:,}".format(*link.joins))
         for link in weakest
     ]
-    table = Table(("weakest links", "", facts.unit, "photos joined"), rows, 2) if rows else None
+    table = Table(("weakest links, from", "to", facts.unit, "photos joined"), rows, 2) if rows else None
     return Section("Which photos connect", text, (), (), table, matrix_plot(facts.links, facts.names, facts.unit))
 
 
@@ -133,7 +137,7 @@ def _weak_photos(facts: ModelFacts) -> Section:
     seen = sorted(facts.overview.numbers.observations.items(), key=lambda photo: (photo[1], photo[0]))
     place = {name: index for index, name in enumerate(facts.names)}
     rows = []
-    for name, points in seen[:_WEAKEST]:
+    for name, points in seen[: _few(facts)]:
         best = strongest_link(facts.links, place[name])
         rows.append((name, facts.names[best[0]] if best else "", f"{best[1]:,}" if best else "", f"{points:,}"))
     middle = seen[len(seen) // 2][1]
