@@ -99,7 +99,7 @@ def _pose(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_artifacts(artifacts: Path, names: list[str], missing: list[str]) -> None:
-    """Each photo is matched with the next ones, the first one in vain with the missing; links between twenties are weak."""
+    """Each photo is matched with the next ones, in vain the first with the missing; every 20th link is weak."""
     artifacts.mkdir()
     corners = np.random.default_rng(1).uniform(0, [WIDTH - 1, HEIGHT - 1], (400, 2)).astype(np.float32)
     with h5py.File(artifacts / "keypoints.h5", "w") as keypoints:

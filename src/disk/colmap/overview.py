@@ -60,7 +60,7 @@ def read_overview(folder: Path) -> Overview:
     return Overview(describe(model), views, shared_points(seen), xyz, colours)
 
 
-def shared_points(seen: list[Int[np.ndarray, " k"]]) -> Int[np.ndarray, "n n"]:
+def shared_points(seen: list[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "n n"]:
     """How many points each two of n images both see. seen: ids of the points that each image sees, each once."""
     count = len(seen)
     owners = np.repeat(np.arange(count), [len(ids) for ids in seen])

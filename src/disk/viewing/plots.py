@@ -227,7 +227,7 @@ const photos = JSON.parse(document.getElementById('photos').textContent);
 const [list, image] = panel.querySelectorAll('select, img'), [name, text] = panel.querySelectorAll('b, span');
 const cameras = plot.data[2].customdata;
 const CAMERAS = 2, CHOSEN = 3;
-let kept = -1;
+let kept = -1, pointed = -1;
 photos.forEach((photo, index) => list.add(new Option(photo.name, index)));
 function show(index) {
   const photo = photos[index];
@@ -244,10 +244,18 @@ function keep(index) {
   const place = axis => at < 0 ? [] : [trace[axis][at]];
   Plotly.restyle(plot, {x: [place('x')], y: [place('y')], z: [place('z')]}, [CHOSEN]);
 }
-const camera = event => event.points.find(point => point.curveNumber === CAMERAS);
-plot.on('plotly_hover', event => { if (camera(event)) show(camera(event).customdata) });
-plot.on('plotly_unhover', () => { if (kept >= 0) show(kept) });
-plot.on('plotly_click', event => { if (camera(event)) keep(camera(event).customdata) });
+// a redraw picks again where the mouse was last, even if it has left
+const camera = event => plot.matches(':hover') && event.points.find(point => point.curveNumber === CAMERAS);
+plot.on('plotly_hover', event => {
+  pointed = camera(event) ? camera(event).customdata : -1;
+  if (pointed >= 0) show(pointed);
+});
+plot.on('plotly_unhover', () => {
+  pointed = -1;
+  if (kept >= 0) show(kept);
+});
+// plotly's own event comes with the next frame, too late for a quick click
+plot.addEventListener('click', () => { if (pointed >= 0) keep(pointed) }, true);
 list.addEventListener('change', () => { if (list.value >= 0) keep(+list.value) });
 }</script>"""
 

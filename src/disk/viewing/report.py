@@ -50,14 +50,18 @@ class Section:
 def write_report(path: Path, title: str, intro: str, sections: Sequence[Section], library: str = "") -> Path:
     """Write the page. Texts are plain: whatever HTML means something by is escaped.
 
-    library: the script that plots need. Raises ArtifactError for a file that is there and is no report of ours.
+    library: the script that plots need.
     """
-    if path.exists() and not is_report(path):
-        raise ArtifactError(f"{path} was not written by this program and is not replaced; move it to another place")
     body = "\n".join(_section(section) for section in sections)
     head = f"<script>{library}</script>" if library else ""
     write_text(path, _PAGE.substitute(title=escape(title), intro=escape(intro), body=body, head=head, mark=_MARK))
     return path
+
+
+def refuse_other_report(path: Path) -> None:
+    """Raise ArtifactError for a file that is there and was not written by `write_report`."""
+    if path.exists() and not is_report(path):
+        raise ArtifactError(f"{path} was not written by this program and is not replaced; move it to another place")
 
 
 def is_report(path: Path) -> bool:

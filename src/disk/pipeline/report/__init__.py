@@ -9,7 +9,7 @@ from disk.errors import DiskError
 from disk.options import AnyPath
 from disk.pipeline.map import SUMMARY
 from disk.progress import log
-from disk.viewing.report import write_report
+from disk.viewing.report import is_report, refuse_other_report, write_report
 
 REPORT = "report.html"
 
@@ -28,6 +28,8 @@ def write_model_page(folder: AnyPath, images: AnyPath | None = None, save: AnyPa
     from disk.viewing.thumbnails import make_thumbnails
 
     folder = Path(folder)
+    path = Path(save or folder) / REPORT
+    refuse_other_report(path)
     library = plot_library()
     facts = gather(folder, None if images is None else Path(images))
     files = facts.files()
@@ -35,7 +37,6 @@ def write_model_page(folder: AnyPath, images: AnyPath | None = None, save: AnyPa
     with tempfile.TemporaryDirectory() as scratch:
         pictures = draw_pairs(facts, files, Path(scratch))
         sections = model_sections(facts, thumbnails, pictures)
-        path = Path(save or folder) / REPORT
         where = facts.photos or folder
         seconds = sum(facts.summary.seconds.values()) if facts.summary else 0
         made = f" in {seconds:,.0f} s" if seconds else ""
@@ -49,7 +50,7 @@ def keep_page(folder: Path, images: Path) -> None:
     The model is done, so what keeps its page from being written is only said.
     """
     page = folder / REPORT
-    if page.is_file() and page.stat().st_mtime >= (folder / SUMMARY).stat().st_mtime:
+    if is_report(page) and page.stat().st_mtime >= (folder / SUMMARY).stat().st_mtime:
         return
     try:
         write_model_page(folder, images)
