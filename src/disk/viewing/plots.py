@@ -259,7 +259,8 @@ plot.addEventListener('click', () => { if (pointed >= 0) keep(pointed) }, true);
 list.addEventListener('change', () => { if (list.value >= 0) keep(+list.value) });
 }</script>"""
 
-_MATRIX = """<div class="plot">@plot</div><p class="note" id="cell">Point at a cell to see which photos it is; drag to zoom, double-click to zoom out.</p>
+_MATRIX = """<div class="plot">@plot</div>
+<p class="note" id="cell">Point at a cell to see which photos it is; drag to zoom, double-click to zoom out.</p>
 <script>{
 const matrix = document.getElementById('matrix'), note = document.getElementById('cell');
 const [labels, unit] = JSON.parse(document.getElementById('cells').textContent);
