@@ -1,12 +1,18 @@
-"""Draws the model card's matches, good and bad cases, and prints their counts: python docs/make_pictures.py"""
+"""Draws the model card's matches, good and bad cases, prints their counts, and takes a picture of a model's page.
+
+python docs/make_pictures.py; the page needs Chromium.
+"""
 
 import math
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import disk
+from disk.pipeline.demo import DemoOptions, demo
 from disk.pipeline.demo.photos import load_photo
 from disk.pipeline.demo.stereo import TOLERANCE, disparity_errors, draw_checked, load_disparity
 
@@ -31,7 +37,26 @@ def turn(image: np.ndarray, degrees: float, scale: float) -> tuple[np.ndarray, n
     return np.asarray(turned), there
 
 
+def picture_of_page(page: Path, picture: Path) -> None:
+    """What Chromium shows of the beginning of a page."""
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--hide-scrollbars",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        where = ["--virtual-time-budget=20000", "--window-size=1200,1400", f"--screenshot={shot}", page.as_uri()]
+        subprocess.run(["chromium", *flags, *where], check=True, capture_output=True)
+        Image.open(shot).convert("RGB").save(picture, quality=85)
+
+
 def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        demo(DemoOptions(output=Path(folder)))
+        picture_of_page(Path(folder) / "scene" / "model" / "report.html", PICTURES / "report.jpg")
     model = disk.load()
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
     for name, (degrees, scale) in {**CASES, "15 degrees, not drawn": (15.0, 0.9)}.items():

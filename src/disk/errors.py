@@ -65,6 +65,7 @@ _OPTIONAL = {
     "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "onnx"),
     "pillow_heif": ("pillow-heif", "heic"),
+    "plotly": ("plotly", "sfm"),
     "poselib": ("poselib", "sfm"),
     "pycolmap": ("pycolmap", "sfm"),
     "ray": ("ray", "ray"),

@@ -98,3 +98,10 @@ def _work(read: Callable[[Path], Any], inputs: list[Path], pipe: int) -> None:
             outcome = traceback.format_exc()
         signal.alarm(0)
         os.write(pipe, (json.dumps(outcome) + "\n").encode())
+
+
+def refused(read: Callable[[Path], Any], path: Path) -> str:
+    """Why a reader refuses a file, in bounded time and memory."""
+    (outcome,) = outcomes(read, [path])
+    assert outcome.startswith("refused: "), outcome
+    return outcome

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from fuzz_isolation import is_clean, mutants, outcomes
+from fuzz_check import PER_FILE, beside, check
+from fuzz_seeds import features_of, make_artifacts, make_model
 from PIL import Image
 
 from disk.datasets.files import Calibration, read_calibration, read_depth, write_calibration, write_depth
@@ -33,7 +32,7 @@ from disk.pipeline.take_up import take_up
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, MATCHES, SCORES, feature_writer, read_features, read_matches
 from disk.storage.forget import forget_images, known_images
 from disk.storage.layouts import HlocFeatures
-from disk.storage.shards import SHARD_BYTES, ShardWriter
+from disk.storage.shards import SHARD_BYTES
 from disk.storage.transforms import read_transforms
 from disk.training.logs import Logs
 from disk.training.options import TrainOptions
@@ -43,9 +42,7 @@ from textured import textured_photo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="bounds memory by way of /proc")
 
-Reader = Callable[[Path], Any]
 PHOTO = textured_photo(48, 64)
-PER_FILE = 6
 K = "50 0 31.5 0 50 23.5 0 0 1"
 
 
@@ -274,64 +271,3 @@ def test_notes_of_earlier_runs(tmp_path: Path) -> None:
         take_up(folder, {"a": "b", "c": "d"}, False)
 
     check(tmp_path, tmp_path / "options.json", read)
-
-
-def check(tmp_path: Path, seed: Path, read: Reader, count: int = PER_FILE, valid: bool = True) -> None:
-    """The valid file is read and damaged copies end as they should. valid: whether the reader takes the seed."""
-    folder = tmp_path / f"damaged {seed.name}"
-    folder.mkdir()
-    inputs = [folder / f"valid{seed.suffix}"]
-    shutil.copy(seed, inputs[0])
-    for number, content in enumerate(mutants(seed.read_bytes(), count, seed=len(seed.name))):
-        inputs.append(folder / f"{number}{seed.suffix}")
-        inputs[-1].write_bytes(content)
-    found = dict(zip([path.name for path in inputs], outcomes(read, inputs), strict=True))
-    assert (found[inputs[0].name] == "read") == valid, found[inputs[0].name]
-    assert not {name: outcome for name, outcome in found.items() if not is_clean(outcome)}
-
-
-def beside(path: Path) -> Path:
-    folder = Path(f"{path}.folder")
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def features_of(seed: int) -> dict[str, np.ndarray]:
-    dice = np.random.default_rng(seed)
-    descriptors = dice.normal(size=(5, 128)).astype(np.float32)
-    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    keypoints = dice.uniform(0, 40, (5, 2)).astype(np.float32)
-    return {KEYPOINTS: keypoints, DESCRIPTORS: descriptors, SCORES: np.ones(5, np.float32)}
-
-
-def make_artifacts(folder: Path) -> Path:
-    folder.mkdir()
-    writer = feature_writer(folder, {}, "weights", False, SHARD_BYTES)
-    for seed, name in enumerate(("a", "sub/b")):
-        notes = {"image_size": np.array([64, 48]), "image_path": f"{name}.jpg", "orientation": 1, "mask": ""}
-        writer.add(name, features_of(seed), notes)
-    writer.finish()
-    matches = ShardWriter(folder, "matches", [MATCHES], {"format": "disk matches 1", "options": "{}"})
-    matches.add("a/sub|b", {MATCHES: np.array([[0, 1], [1, 0]])})
-    matches.finish()
-    return folder
-
-
-def make_model(folder: Path, kind: str) -> None:
-    """Three images, with spaces in their names, that see four points."""
-    pycolmap = pytest.importorskip("pycolmap")
-    folder.mkdir()
-    model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera.create_from_model_name(1, "PINHOLE", 50.0, 64, 48)
-    model.add_camera_with_trivial_rig(camera)
-    for number in (1, 2, 3):
-        points = pycolmap.Point2DList([pycolmap.Point2D(np.array([5.0, 6.0 + row])) for row in range(4)])
-        image = pycolmap.Image(name=f"im {number}.jpg", camera_id=1, image_id=number, points2D=points)
-        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(), np.array([float(number), 0, 0]))
-        model.add_image_with_trivial_frame(image, pose)
-    for row in range(4):
-        track = pycolmap.Track()
-        for number in (1, 2, 3):
-            track.add_element(number, row)
-        model.add_point3D(np.array([0.0, 0, 5]), track, np.zeros(3, np.uint8))
-    (model.write_binary if kind == "bin" else model.write_text)(folder)

@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from disk.viewing.report import Picture, Section, Table, write_report
+from disk.errors import ArtifactError
+from disk.viewing.report import Picture, Section, Table, is_report, refuse_other_report, write_report
 from disk.viewing.sheet import save_sheet
 
 
@@ -53,8 +55,22 @@ def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
     assert "b" in reader.tags  # only for numbers in large type
     (address,) = reader.addresses
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == picture.read_bytes()
-    assert "http" not in page
+    assert "://" not in page
+    assert "default-src 'none'" in page  # nor could a script fetch anything
+    assert is_report(path)
+    refuse_other_report(path)
+    (tmp_path / "other.html").write_text("<html></html>")
+    with pytest.raises(ArtifactError, match=r"other\.html was not written by this program"):
+        refuse_other_report(tmp_path / "other.html")
     assert "@" not in page.replace("@media", "")
+
+
+def test_no_text_stands_for_a_part_of_the_page(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.html", "$intro ${body}", "@body $title", [Section("S", "$mark")])
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert {"$intro ${body}", "@body $title", "$mark"} <= set(reader.text)
+    assert reader.tags.count("section") == 1
 
 
 def test_contact_sheet_puts_images_in_rows(tmp_path: Path) -> None:

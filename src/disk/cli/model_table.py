@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from disk.pipeline.map import Reconstruction
+from disk.pipeline.report import REPORT
 
 _NAMED = 5  # images or cameras of one kind; summary.json names all
 _WEAK = 0.25  # of the median number of points an image sees
@@ -51,7 +52,10 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
     lines += [f"not used: {reason}" for reason in result.unused]
     lines += [f"note: {remark}" for remark in result.remarks]
     lines.append(f"points to look at: {out / 'points.ply'}")
-    lines.append(f"next:  disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
+    if (out / REPORT).is_file():
+        lines.append(f"page to look at: {out / REPORT}")
+    lines.append(f"next:  disk view {shlex.quote(str(out))}   (that page: the model in 3D, what connects, and why not)")
+    lines.append(f"       disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
     lines.append(f"       disk undistort {shlex.quote(str(out))} splat   (undistorted images, for splatting)")
     lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
     return lines

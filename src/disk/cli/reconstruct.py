@@ -22,10 +22,11 @@ def reconstruct(
 ) -> None:
     """Reconstruct a folder of photos or a video: detect, match, verify and map in one command.
 
-    Writes OUT/sparse/0 (a COLMAP model, the largest of them), OUT/points.ply and OUT/summary.json; features and
-    matches are in OUT/artifacts. Stages that are done are skipped: after an interruption the same command goes on.
-    After photos were added, changed or removed, the same command brings the model up to date. Of a video, OUT/frames
-    gets sharp frames first, as by `disk frames`; with --rig, each folder in IMAGES is a camera of a rig.
+    Writes OUT/sparse/0 (a COLMAP model, the largest of them), OUT/points.ply, OUT/summary.json and OUT/report.html, a
+    page to look at; features and matches are in OUT/artifacts. Stages that are done are skipped: after an interruption
+    the same command resumes. After photos were added, changed or removed, the same command brings the model up to date.
+    Of a video, OUT/frames gets sharp frames first, as by `disk frames`; with --rig, each folder in IMAGES is a camera
+    of a rig.
 
     Args:
         images: folder of photos, sub-folders included, or a video.

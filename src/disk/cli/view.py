@@ -1,4 +1,4 @@
-"""`disk view`: pictures of keypoints or matches."""
+"""`disk view`: the page of a model, pictures of keypoints or matches."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from disk.cli.app import run
 from disk.pipeline import view as stage
 from disk.pipeline.view import ViewOptions
 
-Kind = Literal["keypoints", "matches"]
-KINDS: tuple[Kind, ...] = ("keypoints", "matches")
+Kind = Literal["page", "keypoints", "matches"]
+KINDS: tuple[Kind, ...] = ("page", "keypoints", "matches")
 
 
 def view(
     artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
     images: Annotated[Positional[Path | None], arg(metavar="IMAGES")] = None,
-    what: Positional[Kind] = "matches",
+    what: Positional[Kind | None] = None,
     options: ViewOptions = ViewOptions(),
 ) -> None:
-    """Draw keypoints coloured by score, or matches coloured by verified or not.
+    """Show a model on a page, or draw keypoints coloured by score, or matches coloured by verified or not.
 
-    Opens one window after the other; without a display, or with --save, writes a .jpg for each image or pair.
+    `disk view model/` writes model/report.html and opens it: numbers, the model in 3D with its photos, which photos
+    connect, and which do not and why. The model may be any COLMAP model. Of keypoints and matches, opens one window
+    after the other; without a display, or with --save, writes a .jpg for each image or pair.
 
     Args:
-        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 for matches; a model stands for its own.
+        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 for matches; or a model, which stands for its
+            own.
         images: folder of the images; of a model of `disk reconstruct`, those it was made of.
-        what: keypoints or matches.
+        what: page, keypoints or matches; default: page for a model, matches for artifacts or with options.
         options: which pictures, and where they go.
     """
     for kind in KINDS:

@@ -159,9 +159,9 @@ def write_models(
         model.write(folder)
         if isinstance(place, Placed):
             place.write(folder)
-            described.append(replace(_describe(model), georegistration=place.place))
+            described.append(replace(describe(model), georegistration=place.place))
         else:
-            described.append(replace(_describe(model), gps_unused=place))
+            described.append(replace(describe(model), gps_unused=place))
     if note is not None:
         write_json(complete / MADE_FROM, dict(note))
     _check_room(scratch)
@@ -281,7 +281,8 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
         model.point3D(point).color = colour
 
 
-def _describe(model: pycolmap.Reconstruction) -> Model:
+def describe(model: pycolmap.Reconstruction) -> Model:
+    """The numbers of a model."""
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     names: dict[int, list[str]] = {}
     for image in images:

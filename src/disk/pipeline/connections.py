@@ -43,20 +43,25 @@ def read_connections(artifacts: Path, database: Path) -> Connections:
 
     with read_features(artifacts) as features:
         keypoints = {name: len(features.keypoints(name)) for name in features.names}
-    with read_matches(artifacts) as matches:
-        pairs = matches.pairs()
-    if (artifacts / UNMATCHED).is_file():
-        with read_matches(artifacts, UNMATCHED) as unmatched:
-            pairs = sorted({*pairs, *unmatched.pairs()})
-    with read_matches(artifacts, INLIERS) as found:
-        verified = found.pairs()
-        inliers = {pair: count for pair in verified if (count := found[pair].shape[1])}
+    pairs, verified = read_pairs(artifacts)
+    inliers = {pair: count for pair, count in verified.items() if count}
     with open_database(database) as opened:
         ids = image_ids(opened)
         kinds: dict[str, set[Pair]] = defaultdict(set)
         for pair, kind in zip(verified, kinds_of_pairs(opened, [(ids[a], ids[b]) for a, b in verified]), strict=True):
             kinds[kind].add(pair)
     return Connections(keypoints, pairs, inliers, kinds["WATERMARK"], kinds["PANORAMIC"] & set(inliers))
+
+
+def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
+    """All matched pairs, and the number of inliers, maybe 0, of those that were verified; errors as of reading."""
+    with read_matches(artifacts) as matches:
+        pairs = matches.pairs()
+    if (artifacts / UNMATCHED).is_file():
+        with read_matches(artifacts, UNMATCHED) as unmatched:
+            pairs = sorted({*pairs, *unmatched.pairs()})
+    with read_matches(artifacts, INLIERS) as found:
+        return pairs, {pair: found.count(pair) for pair in found.pairs()}
 
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:

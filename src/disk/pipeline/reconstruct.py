@@ -49,6 +49,7 @@ from disk.pipeline.precheck import (
     check_shared,
     read_sizes,
 )
+from disk.pipeline.report import keep_page
 from disk.pipeline.rotations import rotated_images, turn_unconnected
 from disk.pipeline.take_up import UNDISTORTED, note_options, take_up
 from disk.pipeline.timing import timed
@@ -107,7 +108,7 @@ class ReconstructOptions(
 
 
 def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
-    """Reconstruct a folder of photos, or a video, into out/sparse/0, out/points.ply and out/summary.json.
+    """Reconstruct photos or a video into out/sparse/0, out/points.ply, out/summary.json and out/report.html.
 
     Of a video sharp frames are written to out/frames first, as by `disk.frames`; they share one camera.
     Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
@@ -180,6 +181,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
             with timed(seconds, "undistort"):
                 undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
+        keep_page(out, images)
     if partial:
         raise partial
     return result

@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, str]:
 
 def _clear(out: Path) -> None:
     """Take away what an earlier run made, the last stage first."""
-    for file in (SUMMARY, RIG, "agreement.json", "points.ply", "database.db"):
+    for file in (SUMMARY, RIG, "agreement.json", "report.html", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)
     for folder in (UNDISTORTED, "sparse"):

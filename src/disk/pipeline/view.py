@@ -1,27 +1,27 @@
-"""Pictures of what was detected and matched: one for each image or pair, saved or shown in windows."""
+"""What came of photos, to be looked at: the page of a model, and pictures of keypoints or matches."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from disk.errors import ArtifactError, ColmapError, ImageError, PairsError, PartialFailureError
+from disk.errors import ArtifactError, ColmapError, DiskError, ImageError, PairsError, PartialFailureError
 from disk.images.listing import list_images, named, path_of
-from disk.images.orientation import upright_points
-from disk.images.reading import Upright, read_upright
 from disk.options import AnyPath, Options, as_meant, check_at_least, option
 from disk.pairs.choose import from_file
 from disk.pipeline.follow import changed_photos
 from disk.pipeline.map import read_summary
+from disk.pipeline.pictures import draw_keypoints_of, draw_matches_of
+from disk.pipeline.report import write_model_page
 from disk.progress import log, track
 from disk.storage.artifacts import (
     INLIERS,
-    FeatureStore,
     MatchStore,
     artifacts_folder,
     beside,
@@ -33,7 +33,7 @@ from disk.storage.names import did_you_mean, find_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-What = Literal["keypoints", "matches"]
+What = Literal["page", "keypoints", "matches"]
 _LONGEST = 200  # bytes of a file's name; file systems take 255, of which suffixes need some
 
 
@@ -42,7 +42,8 @@ class ViewOptions(Options):
     """Which pictures to draw and where they go."""
 
     save: Path | None = None
-    """Folder for the pictures (.jpg). Without it they open in windows; without a display, in ARTIFACTS/view."""
+    """Folder for the pictures (.jpg), which else open in windows or, without a display, go to ARTIFACTS/view; of page,
+    for report.html, which else is written into the model's folder and opened."""
     image_extension: str | None = None
     """Only images with this extension, any case; default: every supported type."""
     pairs: tuple[str, ...] = ()
@@ -62,15 +63,18 @@ class _Picture:
 def view(
     artifacts: AnyPath,
     images: AnyPath | None = None,
-    what: What = "matches",
+    what: What | None = None,
     options: ViewOptions = ViewOptions(),
 ) -> list[Path]:
-    """Draw keypoints coloured by score, or matches coloured by verified or not. Returns the files saved.
+    """Show a model on a page, draw keypoints coloured by score, or matches coloured by verified or not.
 
-    images: the folder of photos; None: the one that the model lying beside the artifacts was made of. Raises
-    PartialFailureError when some images are missing or damaged and the rest was done.
+    artifacts: their folder, or a model. images: the folder of photos; None: the one that the model was made of. what:
+    None means the page for a model, and matches for artifacts or where options ask for pictures. Returns the files
+    saved. Raises PartialFailureError when some images are missing or damaged and the rest was done.
     """
-    what = as_meant("what", what, What)
+    what = _usual(Path(artifacts), options) if what is None else as_meant("what", what, What)
+    if what == "page":
+        return [_show_page(Path(artifacts), images, options)]
     artifacts = artifacts_folder(artifacts)
     images = _photos_of(artifacts) if images is None else Path(images)
     check_at_least(options, limit=1)
@@ -89,7 +93,7 @@ def view(
             # one image in place of a folder is what is wanted of all that have features
             wanted = [name for name in features.names if name in paths] if images.is_file() else features.names
             names = wanted if pairs is None else sorted({name for pair in pairs for name in pair})
-            pictures = [_Picture(name, _keypoints_of(features, paths, name)) for name in names[: options.limit]]
+            pictures = [_Picture(name, draw_keypoints_of(features, paths, name)) for name in names[: options.limit]]
             return _produce(pictures, target)
         with read_matches(artifacts) as matches:
             chosen = _strongest(matches, pairs, options.limit)
@@ -97,9 +101,33 @@ def view(
             if inliers is None:
                 log.info("no %s in %s: matches are not verified yet; `disk verify` does", INLIERS, artifacts)
             pictures = [
-                _Picture(picture_name(pair), _matches_of(features, matches, inliers, paths, pair)) for pair in chosen
+                _Picture(picture_name(pair), draw_matches_of(features, matches, inliers, paths, pair))
+                for pair in chosen
             ]
             return _produce(pictures, target)
+
+
+def _usual(folder: Path, options: ViewOptions) -> What:
+    """What is shown of a folder when nobody says."""
+    places = (folder, folder / "sparse", *folder.glob("sparse/*"))
+    is_model = any((place / f"images.{kind}").is_file() for place in places for kind in ("bin", "txt"))
+    return "page" if is_model and options == ViewOptions() else "matches"
+
+
+def _show_page(model: Path, images: AnyPath | None, options: ViewOptions) -> Path:
+    """Write the page of a model; open it where there is a display, unless it is to be saved."""
+    if options.pairs or options.limit is not None or options.image_extension is not None:
+        raise DiskError(f"the page of a model is of all its photos; {option('save')} is the one option that it takes")
+    page = write_model_page(model, images, options.save)
+    log.info("wrote %s", page)
+    if options.save is None and _has_browser():
+        webbrowser.open(page.resolve().as_uri())
+    return page
+
+
+def _has_browser() -> bool:
+    """Whether a browser would open in a window: the ones of a terminal keep it."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _photos_of(artifacts: Path) -> Path:
@@ -166,57 +194,6 @@ def _strongest(matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: 
     if limit is None or len(stored) <= limit:
         return stored
     return sorted(sorted(stored, key=lambda pair: -matches[pair].shape[1])[:limit])
-
-
-def _keypoints_of(features: FeatureStore, paths: dict[str, Path], name: str) -> Callable[[Figure], None]:
-    def draw(figure: Figure) -> None:
-        from disk.viewing.keypoints import draw_keypoints
-
-        image = _read(paths, name)
-        draw_keypoints(figure, image.pixels, _shown(features, image, name), features.scores(name), name)
-
-    return draw
-
-
-def _matches_of(
-    features: FeatureStore,
-    matches: MatchStore,
-    inliers: MatchStore | None,
-    paths: dict[str, Path],
-    pair: tuple[str, str],
-) -> Callable[[Figure], None]:
-    def draw(figure: Figure) -> None:
-        from disk.viewing import matches as drawing
-
-        images = (_read(paths, pair[0]), _read(paths, pair[1]))
-        keypoints = [_shown(features, image, name) for image, name in zip(images, pair, strict=True)]
-        found = matches[pair]
-        if any((row >= len(points)).any() for row, points in zip(found, keypoints, strict=True)):
-            raise ArtifactError(f"the matches of {' and '.join(pair)} are of other features; run `disk match` again")
-        everything = np.ones(found.shape[1], bool)
-        if inliers is None:
-            groups = [drawing.Group("matches, not verified yet", drawing.NEUTRAL, everything)]
-        else:
-            good = drawing.verified(found, inliers[pair]) if pair in inliers else ~everything
-            groups = [
-                drawing.Group("not verified", drawing.BAD, ~good),
-                drawing.Group("verified", drawing.GOOD, good),
-            ]
-        ends = (keypoints[0][found[0]], keypoints[1][found[1]])
-        drawing.draw_matches(figure, (images[0].pixels, images[1].pixels), ends, groups, pair)
-
-    return draw
-
-
-def _read(paths: dict[str, Path], name: str) -> Upright:
-    if name not in paths:
-        raise ImageError(f"{name} is not in the image folder")
-    return read_upright(paths[name])
-
-
-def _shown(features: FeatureStore, image: Upright, name: str) -> np.ndarray:
-    """Keypoints in pixels of the upright image, which is what people want to see."""
-    return upright_points(features.keypoints(name), image.orientation, image.stored_size)
 
 
 def _target(artifacts: Path, save: Path | None) -> Path | None:

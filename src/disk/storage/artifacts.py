@@ -170,6 +170,11 @@ class MatchStore:
         matches = _read(self._file, key, (2, None), np.int64)
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
+    def count(self, pair: tuple[str, str]) -> int:
+        """How many matches a pair has, without reading them."""
+        swapped = pair_key(*pair) not in self._file
+        return int(_shaped(self._file, pair_key(*pair[::-1]) if swapped else pair_key(*pair), (2, None)).shape[1])
+
 
 def is_artifact(path: Path) -> bool:
     """Whether a file is one of the artifacts of this program, and not another program's of the same name."""
@@ -239,6 +244,10 @@ def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
 
 
 def _read(file: h5py.File, key: str, shape: tuple[int | None, ...], dtype: Any = np.float32) -> np.ndarray:
+    return read_numbers(_shaped(file, key, shape)).astype(dtype, copy=False)
+
+
+def _shaped(file: h5py.File, key: str, shape: tuple[int | None, ...]) -> h5py.Dataset:
     dataset = _dataset(file, key)
     fits = len(dataset.shape) == len(shape) and all(
         want is None or have == want for have, want in zip(dataset.shape, shape, strict=True)
@@ -249,4 +258,4 @@ def _read(file: h5py.File, key: str, shape: tuple[int | None, ...], dtype: Any =
             f"{file.filename} was written by another program: {key!r} is {dataset.dtype} of shape "
             f"{dataset.shape}, not numbers of shape {wanted}"
         )
-    return read_numbers(dataset).astype(dtype, copy=False)
+    return dataset

@@ -86,16 +86,21 @@ def _seen(eye: Camera, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np
 
 def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
     """The ends of the eight edges of each camera's pyramid, 16 points a camera."""
-    width, height = rig.image_size
-    pixels = torch.tensor([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
-    edges = []
-    for camera in rig.cameras:
-        depth = torch.full((4,), rig.length, dtype=camera.R.dtype)
-        corners = unproject(camera, pixels.to(camera.R.dtype), depth).double().numpy()
-        centre = camera.centre.double().numpy()
-        for corner, following in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            edges += [centre, corner, corner, following]
+    edges = [pyramid(camera, rig.image_size, rig.length) for camera in rig.cameras]
     return np.array(edges).reshape(-1, 3)
+
+
+def pyramid(camera: Camera, image_size: tuple[int, int], length: float) -> Float[np.ndarray, "16 3"]:
+    """The ends of the eight edges of a camera's pyramid in the world: to its corners and around its image."""
+    width, height = image_size
+    pixels = torch.tensor([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
+    depth = torch.full((4,), length, dtype=camera.R.dtype)
+    corners = unproject(camera, pixels.to(camera.R.dtype), depth).double().numpy()
+    centre = camera.centre.double().numpy()
+    edges = []
+    for corner, following in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        edges += [centre, corner, corner, following]
+    return np.array(edges)
 
 
 def _frame(

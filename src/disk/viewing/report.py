@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from string import Template
 
+from disk.errors import ArtifactError
 from disk.storage.new_file import write_text
 
 _TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -23,29 +25,51 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below a row of headings; all but the first column are numbers."""
+    """Rows of cells below a row of headings; the first columns, as many as `text`, are words, the others numbers."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    text: int = 1
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report. facts: (label, value) in large type; the rest in the order of the fields."""
+    """A part of a report. facts: (label, value) in large type, above the rest.
+
+    plot: markup that draws itself, as it is; no text of a user's may be in it that is not escaped.
+    """
 
     title: str
     text: str
     facts: Sequence[tuple[str, str]] = ()
     pictures: Sequence[Picture] = ()
     table: Table | None = field(default=None)
+    plot: str = ""
 
 
-def write_report(path: Path, title: str, intro: str, sections: Sequence[Section]) -> Path:
-    """Write the page. Texts are plain: whatever HTML means something by is escaped."""
+def write_report(path: Path, title: str, intro: str, sections: Sequence[Section], library: str = "") -> Path:
+    """Write the page. Texts are plain: whatever HTML means something by is escaped.
+
+    library: the script that plots need.
+    """
     body = "\n".join(_section(section) for section in sections)
-    page = _PAGE.replace("@title", escape(title)).replace("@intro", escape(intro)).replace("@body", body)
-    write_text(path, page)
+    head = f"<script>{library}</script>" if library else ""
+    write_text(path, _PAGE.substitute(title=escape(title), intro=escape(intro), body=body, head=head, mark=_MARK))
     return path
+
+
+def refuse_other_report(path: Path) -> None:
+    """Raise ArtifactError for a file that is there and was not written by `write_report`."""
+    if path.exists() and not is_report(path):
+        raise ArtifactError(f"{path} was not written by this program and is not replaced; move it to another place")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file begins as the reports of this program do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _MARK.encode() in file.read(1000)
 
 
 def _section(section: Section) -> str:
@@ -53,13 +77,19 @@ def _section(section: Section) -> str:
     if section.facts:
         facts = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in section.facts)
         parts.append(f'<div class="facts">{facts}</div>')
+    if section.plot:
+        parts.append(section.plot)
     parts += [_figure(picture) for picture in section.pictures]
     if section.table is not None:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in section.table.headings)
-        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in section.table.rows)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
+        head = _row("th", section.table.headings, section.table.text)
+        body = "".join(_row("td", row, section.table.text) for row in section.table.rows)
+        parts.append(f'<div class="wide"><table>{head}{body}</table></div>')
     return "\n".join([*parts, "</section>"])
+
+
+def _row(tag: str, cells: Sequence[str], text: int) -> str:
+    kinds = [f'{tag} class="text"' if column < text else tag for column in range(len(cells))]
+    return "<tr>{}</tr>".format("".join(f"<{k}>{escape(c)}</{tag}>" for k, c in zip(kinds, cells, strict=True)))
 
 
 def _figure(picture: Picture) -> str:
@@ -69,12 +99,17 @@ def _figure(picture: Picture) -> str:
     return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
-_PAGE = """<!doctype html>
+_MARK = '<meta name="generator" content="DISK">'
+# the policy keeps the page from fetching anything, whatever is in it; plotly builds functions from text
+_PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+$mark
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data: blob:;
+ style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@title</title>
+<title>$title</title>
 <style>
   :root { color-scheme: light dark; --ink: #1b1f24; --faint: #5f6b7a; --ground: #f5f6f8; --card: #fff; --line: #dfe3e8 }
   @media (prefers-color-scheme: dark) {
@@ -95,17 +130,22 @@ _PAGE = """<!doctype html>
   figure { margin: 22px 0 0 }
   img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 6px; background: #fff }
   figcaption { margin-top: 8px }
-  .wide { overflow-x: auto; margin-top: 22px }
+  .plot { margin-top: 18px }
+  .note { min-height: 1.6em; margin: 8px 0 0; color: var(--faint); font-size: .9rem; overflow-wrap: anywhere }
+  .wide { overflow: auto; max-height: 440px; margin-top: 22px }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-  th, td { text-align: right; padding: 5px 12px; border-bottom: 1px solid var(--line) }
-  th { color: var(--faint); font-weight: 600 }
-  th:first-child, td:first-child { text-align: left }
+  th, td { text-align: right; vertical-align: top; padding: 5px 12px; border-bottom: 1px solid var(--line) }
+  th { color: var(--faint); font-weight: 600; position: sticky; top: 0; background: var(--card) }
+  .text { text-align: left }
+  td.text { min-width: 9em; overflow-wrap: anywhere }
+  @media (max-width: 600px) { main { padding: 20px 8px 40px } section { padding: 16px } }
 </style>
+$head
 </head>
 <body><main>
-<h1>@title</h1>
-<p>@intro</p>
-@body
+<h1>$title</h1>
+<p>$intro</p>
+$body
 </main></body>
 </html>
-"""
+""")

@@ -1,4 +1,4 @@
-"""`disk view`: which pictures are drawn, what they are called, and what a user may get wrong."""
+"""`disk view`: which pictures are drawn and what they are called."""
 
 from __future__ import annotations
 
@@ -12,52 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from view_folder import write_pairs
 
 from disk.cli.main import main
-from disk.errors import ArtifactError, ImageError, PairsError, PartialFailureError
+from disk.errors import ImageError
 from disk.images.orientation import to_stored, upright_from_stored
 from disk.pipeline import view as stage
 from disk.pipeline.view import ViewOptions, picture_name, view
 from disk.viewing import matches as drawing
-
-NAMES = ("a", "b.v1", "sub/c")
-MATCHES = {("a", "b.v1"): 3, ("a", "sub/c"): 5, ("b.v1", "sub/c"): 4}
-
-
-@pytest.fixture(autouse=True)
-def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_has_display", lambda: False)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    (folder / "sub").mkdir(parents=True)
-    for name, extension in zip(NAMES, ("jpg", "png", "JPG"), strict=True):
-        Image.new("RGB", (160, 120), "gray").save(folder / f"{name}.{extension}")
-    return folder
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    """Artifacts as the original writes them, and inliers: the first two matches of two of the pairs."""
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    with h5py.File(folder / "keypoints.h5", "w") as keypoints, h5py.File(folder / "scores.h5", "w") as scores:
-        for name in NAMES:
-            keypoints[name] = rng.uniform(0, 119, (8, 2)).astype(np.float32)
-            scores[name] = np.sort(rng.uniform(0, 5, 8))[::-1].astype(np.float32)
-    write_pairs(folder / "matches.h5", MATCHES)
-    write_pairs(folder / "inliers.h5", dict.fromkeys(list(MATCHES)[:2], 2))
-    return folder
-
-
-def write_pairs(path: Path, counts: dict[tuple[str, str], int]) -> None:
-    with h5py.File(path, "w") as file:
-        for (first, second), count in counts.items():
-            group = file.require_group(first.replace("/", "|"))
-            group[second.replace("/", "|")] = np.stack([np.arange(count), np.arange(count)[::-1]])
 
 
 def test_keypoints_of_every_image_in_files_named_as_the_images(artifacts: Path, images: Path, tmp_path: Path) -> None:
@@ -197,66 +159,6 @@ def test_agg_is_no_display() -> None:
 stage_has_display = stage._has_display  # before the fixture above replaces it
 
 
-def test_missing_and_damaged_images_are_named_and_the_rest_drawn(artifacts: Path, images: Path, tmp_path: Path) -> None:
-    (images / "a.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
-    (images / "sub" / "c.JPG").unlink()
-    with pytest.raises(PartialFailureError, match=r"2 of 3 not drawn: .*a\.jpg.*sub/c"):
-        view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.v1.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [(("a", "z"), "no features of z"), (("a", "b.v1", "sub/c"), "two by two"), (("nowhere.txt",), "nowhere.txt")],
-)
-def test_wrong_pairs(artifacts: Path, images: Path, pairs: tuple[str, ...], message: str) -> None:
-    with pytest.raises((PairsError, OSError), match=message):
-        view(artifacts, images, "matches", ViewOptions(pairs=pairs))
-
-
-def test_pairs_that_were_not_matched(artifacts: Path, images: Path) -> None:
-    write_pairs(artifacts / "matches.h5", {("a", "b.v1"): 3})
-    with pytest.raises(PairsError, match="not matched: a sub/c"):
-        view(artifacts, images, "matches", ViewOptions(pairs=("a", "sub/c")))
-
-
-def test_matches_of_other_features(artifacts: Path, images: Path) -> None:
-    write_pairs(artifacts / "matches.h5", {("a", "b.v1"): 9})
-    with pytest.raises(ArtifactError, match=r"a and b\.v1 are of other features"):
-        view(artifacts, images, "matches")
-
-
-def test_images_of_something_else(artifacts: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    Image.new("RGB", (16, 16)).save(tmp_path / "other" / "z.png")
-    with pytest.raises(ImageError, match="none of the 3 images"):
-        view(artifacts, tmp_path / "other", "keypoints")
-    with pytest.raises(ImageError, match=r"no \.tif images"):
-        view(artifacts, tmp_path / "other", "keypoints", ViewOptions(image_extension="tif"))
-
-
-@pytest.mark.parametrize("what", ["keypoints", "matches"])
-def test_an_empty_folder_says_what_to_run(
-    what: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert main(["view", str(tmp_path), str(images), what]) == 2
-    assert "run `disk detect` first" in capsys.readouterr().err
-    assert main(["view", str(tmp_path), str(images), what, "--limit", "0"]) == 2
-
-
-def test_names_with_extension_spaces_and_typos(artifacts: Path, images: Path, tmp_path: Path) -> None:
-    def drawn(*pairs: str) -> list[str]:
-        return [path.name for path in view(artifacts, images, "matches", ViewOptions(save=tmp_path / "o", pairs=pairs))]
-
-    assert drawn("a.jpg", "b.v1") == drawn("b.v1.png", "a") == ["a--b.v1.jpg"]
-    with pytest.raises(PairsError, match=r"no features of sub/cc; did you mean 'sub/c'\?"):
-        drawn("a", "sub/cc")
-    with pytest.raises(PairsError, match="'a' is paired with itself"):
-        drawn("a", "a.jpg")
-    with pytest.raises(PairsError, match="two by two"):
-        drawn("a.jpg")
-
-
 def test_a_model_stands_for_its_artifacts_and_its_photos(artifacts: Path, images: Path) -> None:
     model = artifacts.parent
     with pytest.raises(ImageError, match="which photos are those of"):
@@ -283,19 +185,3 @@ def test_names_longer_than_a_file_system_takes(images: Path, tmp_path: Path) -> 
     saved = view(folder, images, "matches", ViewOptions(save=tmp_path / "out"))
     assert len({path.name for path in saved}) == 2
     assert all(path.is_file() for path in saved)
-
-
-@pytest.mark.parametrize("place", [".", "pictures", "sub"])
-def test_pictures_never_go_among_the_photos(artifacts: Path, images: Path, place: str) -> None:
-    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
-    with pytest.raises(ArtifactError, match="pictures would be taken for photos"):
-        view(artifacts, images, "keypoints", ViewOptions(save=images / place))
-    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
-
-
-def test_photos_that_are_others_now_are_named(artifacts, images, tmp_path, caplog) -> None:
-    (artifacts / "photos.json").write_text(
-        json.dumps({"a": {"relative": "a.jpg", "bytes": 1, "modified": 1, "sha256": "another"}})
-    )
-    view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
-    assert "1 photos have changed since their features were found: a" in caplog.text

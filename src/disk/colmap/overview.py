@@ -1,0 +1,77 @@
+"""What there is to see of a model: its images with poses and cameras, and the points that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disk.colmap.mapping import Model, describe
+from disk.colmap.workspace import open_model
+from disk.geometry.camera import Camera
+from disk.shapes import Float, Int, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class PosedView:
+    """A registered image. camera: without distortion; None where its kind has no pinhole view, then centre is all."""
+
+    name: str
+    size: tuple[int, int]
+    centre: Float[np.ndarray, " 3"]
+    camera: Camera | None
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """A model as it is shown.
+
+    numbers: what its reconstruction came to; views: registered images by name; shared: for each two of them, in that
+    order, the number of points that both see; points, colours: of the 3D points, by their ids.
+    """
+
+    numbers: Model
+    views: list[PosedView]
+    shared: Int[np.ndarray, "n n"]
+    points: Float[np.ndarray, "m 3"]
+    colours: UInt8[np.ndarray, "m 3"]
+
+
+def read_overview(folder: Path) -> Overview:
+    """Read a model folder, binary or text; ColmapError when it cannot be read."""
+    model = open_model(folder)
+    images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
+    views, seen = [], []
+    for image in images:
+        camera, pose = model.camera(image.camera_id), image.cam_from_world()
+        pinhole = None
+        if camera.focal_length_idxs():
+            K = camera.calibration_matrix().copy()
+            K[:2, 2] -= 0.5
+            pinhole = Camera(*map(torch.from_numpy, (K, pose.rotation.matrix().copy(), pose.translation.copy())))
+        centre = np.asarray(image.projection_center())
+        views.append(PosedView(image.name, (camera.width, camera.height), centre, pinhole))
+        seen.append(np.unique([point.point3D_id for point in image.get_observation_points2D()]).astype(np.int64))
+    points = sorted(model.points3D.items())
+    xyz = np.array([point.xyz for _, point in points]).reshape(-1, 3)
+    colours = np.array([point.color for _, point in points], np.uint8).reshape(-1, 3)
+    return Overview(describe(model), views, shared_points(seen), xyz, colours)
+
+
+def shared_points(seen: list[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "n n"]:
+    """How many points each two of n images both see. seen: ids of the points that each image sees, each once."""
+    count = len(seen)
+    owners = np.repeat(np.arange(count), [len(ids) for ids in seen])
+    ids = np.concatenate(seen) if seen else np.zeros(0, np.int64)
+    order = np.lexsort((owners, ids))
+    owners, ids = owners[order], ids[order]
+    shared = np.zeros((count, count), np.int64)
+    # observations of a point lie side by side: those `apart` from each other are of the same point, or the tracks end
+    for apart in range(1, count):
+        same = ids[apart:] == ids[:-apart]
+        if not same.any():
+            break
+        np.add.at(shared, (owners[:-apart][same], owners[apart:][same]), 1)
+    return shared + shared.T

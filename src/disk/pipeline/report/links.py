@@ -1,0 +1,58 @@
+"""How photos hold together: the strength of each link, and where a model would fall apart first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from disk.shapes import Float
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two photos, by their places, and how many inliers or points they share; joins: photos on its two sides."""
+
+    first: int
+    second: int
+    strength: int
+    joins: tuple[int, int]
+
+
+def weakest_links(links: Float[np.ndarray, "n n"], photos: Collection[int], most: int) -> list[Link]:
+    """The weakest links that hold photos together, the weakest first.
+
+    They are of the maximum spanning tree (Kruskal 1956): what lies on the two sides of one is joined by no stronger
+    link. links: symmetric, 0 or nan where two photos do not connect.
+    """
+    group_of = {photo: {photo} for photo in photos}
+    rows, columns = np.nonzero(np.triu(np.nan_to_num(links), 1))
+    tree = []
+    for index in np.argsort(-links[rows, columns], kind="stable"):
+        first, second = int(rows[index]), int(columns[index])
+        one, other = group_of.get(first), group_of.get(second)
+        if one is None or other is None or one is other:
+            continue
+        tree.append(Link(first, second, int(links[first, second]), (len(one), len(other))))
+        if len(one) < len(other):
+            one, other = other, one
+        one |= other
+        for photo in other:
+            group_of[photo] = one
+    return tree[::-1][:most]
+
+
+def strongest_link(links: Float[np.ndarray, "n n"], photo: int) -> tuple[int, int] | None:
+    """The photo that one is linked to most strongly, and how strongly; None where it has no link."""
+    row = np.nan_to_num(links[photo])
+    best = int(row.argmax())
+    return (best, int(row[best])) if row[best] > 0 else None
+
+
+def link_matrix(count: int, pairs: Sequence[tuple[int, int, int]]) -> Float[np.ndarray, "n n"]:
+    """The symmetric matrix of (first, second, strength); nan elsewhere."""
+    links = np.full((count, count), np.nan)
+    for first, second, strength in pairs:
+        links[first, second] = links[second, first] = strength
+    return links
