@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+from pathlib import Path
 
 import torch
 
 from disk.errors import DiskError
 from disk.options import option
 
+_CROWDED = 1.5  # runnable threads a core from which processes slow each other down
+
 
 def usable_cores() -> int:
     """The CPU cores that this process may use, which a scheduler or a container can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Threads that run or wait for a core, in the mean of the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def crowded() -> bool:
+    """Whether other work fills the cores: a time measured now is of that work as well."""
+    return load_average() > _CROWDED * usable_cores()
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The CPU's model, such as `AMD EPYC, family 25, model 17`."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine() or "unknown"
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    if "model name" not in known:  # ARM has numbers only
+        numbers = [f"{key[4:]} {value}" for key, value in known.items() if key.startswith("CPU ")]
+        return ", ".join([platform.machine(), *numbers])
+    return f"{known['model name']}, family {known.get('cpu family', '?')}, model {known.get('model', '?')}"
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
