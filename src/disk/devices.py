@@ -12,6 +12,10 @@ import torch
 from disk.errors import DiskError
 from disk.options import option
 
+_INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_fp16",
+    "asimd", "asimdhp", "bf16", "sve", "sve2", "i8mm",
+)  # fmt: skip
 _CROWDED = 1.5  # runnable threads a core from which processes slow each other down
 
 
@@ -33,15 +37,32 @@ def crowded() -> bool:
 @functools.cache
 def cpu_name() -> str:
     """The CPU's model, such as `AMD EPYC, family 25, model 17`."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:  # not Linux
+    known = _first_core()
+    if not known:
         return platform.processor() or platform.machine() or "unknown"
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     if "model name" not in known:  # ARM has numbers only
         numbers = [f"{key[4:]} {value}" for key, value in known.items() if key.startswith("CPU ")]
         return ", ".join([platform.machine(), *numbers])
     return f"{known['model name']}, family {known.get('cpu family', '?')}, model {known.get('model', '?')}"
+
+
+def cpu_instructions() -> list[str]:
+    """The vector and matrix instructions of the CPU that matter here, by the system's names; empty if it names none."""
+    known = _first_core()
+    flags = set((known.get("flags") or known.get("Features") or "").split())
+    if not flags and hasattr(torch.cpu, "get_capabilities"):  # not Linux, torch from 2.10 on
+        flags = {name.replace("avx512_f", "avx512f") for name, there in torch.cpu.get_capabilities().items() if there}
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
+def _first_core() -> dict[str, str]:
+    """What Linux tells of the first core; empty on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

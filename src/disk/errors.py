@@ -50,7 +50,8 @@ class EvaluationError(DiskError):
 
 
 # library as it is imported -> as it is installed, and the extra that brings it
-_OPTIONAL = {
+OPTIONAL = {
+    "av": ("av", "video"),
     "cv2": ("opencv-python-headless", "baselines"),
     "filelock": ("filelock", "cli"),
     "h5py": ("h5py", "cli"),
@@ -60,6 +61,7 @@ _OPTIONAL = {
     "onnxruntime": ("onnxruntime", "onnx"),
     "onnxscript": ("onnxscript", "onnx"),
     "pillow_heif": ("pillow-heif", "heic"),
+    "plotly": ("plotly", "sfm"),
     "poselib": ("poselib", "sfm"),
     "pycolmap": ("pycolmap", "sfm"),
     "ray": ("ray", "ray"),
@@ -67,6 +69,7 @@ _OPTIONAL = {
     "skimage": ("scikit-image", "demo"),
     "tensorboard": ("tensorboard", "train"),
     "tqdm": ("tqdm", "cli"),
+    "triton": ("triton", "gpu"),
     "tyro": ("tyro", "cli"),
 }
 
@@ -75,7 +78,7 @@ class MissingExtraError(DiskError, ImportError):
     """An optional library is not installed."""
 
     def __init__(self, library: str) -> None:
-        distribution, extra = _OPTIONAL[library]
+        distribution, extra = OPTIONAL[library]
         super().__init__(f"{distribution} is not installed; run: pip install 'disk-features[{extra}]'")
 
 
@@ -88,7 +91,7 @@ def require(*libraries: str) -> None:
 
 def explain_missing(error: ModuleNotFoundError) -> Exception:
     """MissingExtraError for a library that an extra brings, the error itself for any other."""
-    return MissingExtraError(error.name) if error.name in _OPTIONAL else error
+    return MissingExtraError(error.name) if error.name in OPTIONAL else error
 
 
 class PartialFailureError(DiskError):

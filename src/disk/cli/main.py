@@ -27,8 +27,8 @@ COMMANDS = {
     "dataset": ("dataset", "make, import, merge, check and download training data"),
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
+    "doctor": ("doctor", "what works on this machine, and what to install for the rest"),
 }
-# without being asked to
 # without being asked to
 RESUMING = ("detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from disk.versions import describe
 
-        print(f"disk-features {version('disk-features')}")
+        print(describe())
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -115,6 +115,6 @@ def _usage() -> str:
     lines += [
         "",
         "example:  disk reconstruct photos/ model/",
-        "`disk COMMAND --help` explains each; --version prints the version.",
+        "`disk COMMAND --help` explains each; --version prints that of disk, torch, CUDA and pycolmap.",
     ]
     return "\n".join(lines)

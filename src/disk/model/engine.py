@@ -75,7 +75,7 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
         from disk.model.gpu import BatchEngine
 
         return BatchEngine(model, precision)
-    choose = backend == "auto" and fits and find_spec("onnxruntime") is not None
+    choose = backend == "auto" and fits and _has_onnxruntime()
     return StripEngine(model, precision, None if choose else backend == "onnx")
 
 
@@ -139,6 +139,19 @@ class StripEngine:
             Features(refine(area, points) if subpixel else points.float(), descriptor.float(), scores.float())
             for area, (points, scores), descriptor in zip(areas, kept, descriptors, strict=True)
         ]
+
+
+def _has_onnxruntime() -> bool:
+    if find_spec("onnxruntime") is None:
+        return False
+    from disk.model.onnx.runtime import import_onnxruntime
+
+    try:
+        import_onnxruntime()
+    except Exception as error:  # whatever a library that does not work raises
+        log.warning("onnxruntime is installed but does not work (%s); detection runs in torch", error)
+        return False
+    return True
 
 
 def _onnx_is_faster(model: DISK) -> bool:
