@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     from disk.storage.names import did_you_mean
 
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # consoles of Windows have not all letters that names may have
+            stream.reconfigure(errors="backslashreplace")
     quiet = "--quiet" in arguments
     if quiet:
         arguments.remove("--quiet")

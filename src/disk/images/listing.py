@@ -110,9 +110,10 @@ def walk(root: Path) -> list[Path]:
     return files
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int] | str:
     status = folder.stat()
-    return status.st_dev, status.st_ino
+    # network drives of Windows have no numbers
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 def _counted(extensions: Counter[str]) -> str:

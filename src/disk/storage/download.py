@@ -80,8 +80,9 @@ def _alone(target: Path) -> Iterator[None]:
         lock.acquire()
     try:
         yield
-        # who still waits for it, or makes a new one, finds the target there
-        path.unlink(missing_ok=True)
+        # who still waits for it, or makes a new one, finds the target there; on Windows an open file stays
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
     finally:
         lock.release()
 
