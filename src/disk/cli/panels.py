@@ -24,10 +24,10 @@ TOPICS = {
         "n", "method", "weights", "features", "window", "subpixel", "mode", "model_path", "desc_dim", "f16",
         "detection_scores",
     ),
-    "pair": ("pairs", "overlap", "pairs_file", "top_k"),
+    "pair": ("pairs", "overlap", "pairs_file", "top_k", "max_distance"),
     "matching": ("rt", "ratio", "matcher", "matcher_weights", "save_threshold", "max_error", "min_inliers", "u16"),
     "camera": ("camera_model", "camera_per", "single_camera", "camera_params", "cameras", "camera", "focal_length"),
-    "mapping": ("mapper", "fix_intrinsics", "seed"),
+    "mapping": ("mapper", "fix_intrinsics", "gps", "seed"),
     "estimation": ("threshold", "estimator", "runs"),
     "computing": (
         "device", "precision", "backend", "ray", "batch_size", "workers", "cache_mb", "max_full_matrix", "renderers",
