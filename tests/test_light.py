@@ -6,11 +6,11 @@ import sys
 # as if no extra were installed
 WITHOUT_EXTRAS = """
 import importlib.abc, importlib.util, sys
-blocked = {"jaxtyping", "triton"}
+blocked = {"jaxtyping"}
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in blocked else real(name, *rest)
-from disk.errors import _OPTIONAL
-blocked |= set(_OPTIONAL)
+from disk.errors import OPTIONAL
+blocked |= set(OPTIONAL)
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in blocked:

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
+from pathlib import Path
 
 import torch
 
 from disk.errors import DiskError
 from disk.options import option
 
+_INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_fp16",
+    "asimd", "asimdhp", "bf16", "sve", "sve2", "i8mm",
+)  # fmt: skip
+_CROWDED = 1.5  # runnable threads a core from which processes slow each other down
+
 
 def usable_cores() -> int:
     """The CPU cores that this process may use, which a scheduler or a container can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Threads that run or wait for a core, in the mean of the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def crowded() -> bool:
+    """Whether other work fills the cores: a time measured now is of that work as well."""
+    return load_average() > _CROWDED * usable_cores()
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The CPU's model, such as `AMD EPYC, family 25, model 17`."""
+    known = _first_core()
+    if not known:
+        return platform.processor() or platform.machine() or "unknown"
+    if "model name" not in known:  # ARM has numbers only
+        numbers = [f"{key[4:]} {value}" for key, value in known.items() if key.startswith("CPU ")]
+        return ", ".join([platform.machine(), *numbers])
+    return f"{known['model name']}, family {known.get('cpu family', '?')}, model {known.get('model', '?')}"
+
+
+def cpu_instructions() -> list[str]:
+    """The vector and matrix instructions of the CPU that matter here, by the system's names; empty if it names none."""
+    known = _first_core()
+    flags = set((known.get("flags") or known.get("Features") or "").split())
+    if not flags and hasattr(torch.cpu, "get_capabilities"):  # not Linux, torch from 2.10 on
+        flags = {name.replace("avx512_f", "avx512f") for name, there in torch.cpu.get_capabilities().items() if there}
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
+def _first_core() -> dict[str, str]:
+    """What Linux tells of the first core; empty on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -54,7 +54,7 @@ class EvaluationError(DiskError):
 
 
 # library as it is imported -> as it is installed, and the extra that brings it
-_OPTIONAL = {
+OPTIONAL = {
     "av": ("av", "video"),
     "cv2": ("opencv-python-headless", "baselines"),
     "filelock": ("filelock", "cli"),
@@ -73,6 +73,7 @@ _OPTIONAL = {
     "skimage": ("scikit-image", "demo"),
     "tensorboard": ("tensorboard", "train"),
     "tqdm": ("tqdm", "cli"),
+    "triton": ("triton", "gpu"),
     "tyro": ("tyro", "cli"),
 }
 
@@ -81,7 +82,7 @@ class MissingExtraError(DiskError, ImportError):
     """An optional library is not installed."""
 
     def __init__(self, library: str) -> None:
-        distribution, extra = _OPTIONAL[library]
+        distribution, extra = OPTIONAL[library]
         super().__init__(f"{distribution} is not installed; run: pip install 'disk-features[{extra}]'")
 
 
@@ -94,7 +95,7 @@ def require(*libraries: str) -> None:
 
 def explain_missing(error: ModuleNotFoundError) -> Exception:
     """MissingExtraError for a library that an extra brings, the error itself for any other."""
-    return MissingExtraError(error.name) if error.name in _OPTIONAL else error
+    return MissingExtraError(error.name) if error.name in OPTIONAL else error
 
 
 class PartialFailureError(DiskError):

@@ -2,18 +2,20 @@
 
 Behind `torch.bmm` is MKL in fp32, which uses AVX-512 on Intel's processors alone; oneDNN, whose linear layer takes one
 matrix at a time, uses it on AMD's too. Which of them is faster depends on the processor and on the sizes, so it is
-measured, in a few milliseconds, where a product of such sizes is first needed. (`torch.bmm` leads to oneDNN as well
+measured (`fastest`) where a product of such sizes is first needed. (`torch.bmm` leads to oneDNN as well
 where bf16 is allowed as a step of fp32 products, but that is a setting of the whole process, not ours to change.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
-from time import perf_counter
+from functools import partial
 
 import torch
 
+from disk.fastest import fastest
 from disk.shapes import Float, Tensor
 
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
@@ -57,19 +59,11 @@ def _power(size: int) -> int:
 def _fastest(batch: int, inner: int, columns: int, threads: int) -> Product:
     numbers = torch.Generator().manual_seed(0)
     a, b = (torch.rand(batch, rows, inner, generator=numbers) for rows in (_ROWS, columns))
-    exact, out, seconds = _by_bmm(a, b, None), torch.empty(batch, _ROWS, columns), {}
-    for way in (_by_bmm, _by_onednn):
-        try:
-            way(a, b, out)
-        except (AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
-            continue
+    exact, out, ways = _by_bmm(a, b, None), torch.empty(batch, _ROWS, columns), {"torch.bmm": _by_bmm}
+    with contextlib.suppress(AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
+        _by_onednn(a, b, out)
         # a library that rounds to bf16, as a setting of its own may let it, would be off by a thousandth
         if torch.allclose(out, exact, rtol=1e-5, atol=0):
-            seconds[way] = min(_seconds(way, a, b, out) for _ in range(5))
-    return min(seconds, key=lambda way: seconds[way])
-
-
-def _seconds(way: Product, a: Tensor, b: Tensor, out: Tensor) -> float:
-    start = perf_counter()
-    way(a, b, out)
-    return perf_counter() - start
+            ways["oneDNN"] = _by_onednn
+    task = f"products, {batch} of {_ROWS}x{inner} by {inner}x{columns}"
+    return ways[fastest(task, {name: partial(partial, way, a, b, out) for name, way in ways.items()})]

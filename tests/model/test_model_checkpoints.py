@@ -12,6 +12,7 @@ import torch
 from kornia.feature import DISK as KorniaDISK
 
 import disk
+from disk.cache import cache_folder
 from disk.errors import CheckpointError, DiskError, DownloadError
 from disk.model import checkpoints
 from disk.model.disk import DISK
@@ -285,10 +286,10 @@ def test_the_cache_folder(monkeypatch, tmp_path):
     for name in ("DISK_HOME", "DISK_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert checkpoints.cache_folder() == tmp_path / ".cache" / "disk-features"
+    assert cache_folder() == tmp_path / ".cache" / "disk-features"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert checkpoints.cache_folder() == tmp_path / "x" / "disk-features"
+    assert cache_folder() == tmp_path / "x" / "disk-features"
     monkeypatch.setenv("DISK_CACHE", str(tmp_path / "old"))
-    assert checkpoints.cache_folder() == tmp_path / "old"
+    assert cache_folder() == tmp_path / "old"
     monkeypatch.setenv("DISK_HOME", "~/here")
-    assert checkpoints.cache_folder() == tmp_path / "here"
+    assert cache_folder() == tmp_path / "here"

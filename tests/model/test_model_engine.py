@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from disk import devices
 from disk.errors import DiskError
 from disk.features import Features
 from disk.images.resizing import Placement
@@ -50,7 +51,7 @@ def by_position(features):
 
 
 def test_onnx_equals_torch_at_several_sizes_and_batches(model):
-    onnx = network("auto")
+    onnx = network("onnx")
     assert (onnx.engine.name, model.engine.name) == ("onnx", "torch")
     for batch, height, width in [(1, 16, 16), (1, 48, 160), (3, 64, 80)]:
         images = torch.rand(batch, 3, height, width)
@@ -64,6 +65,21 @@ def test_onnx_equals_torch_at_several_sizes_and_batches(model):
 def test_without_onnxruntime_torch_does_it_all(monkeypatch):
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     assert network("auto").engine.name == "torch"
+
+
+@pytest.mark.parametrize(("faster", "name"), [("torch", "torch"), ("onnxruntime", "onnx")])
+def test_onnxruntime_is_taken_where_it_is_faster(monkeypatch, faster, name):
+    def fastest(task, ways):
+        results = [prepare()() for prepare in ways.values()]  # both do the same
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), atol=1e-4, rtol=0)
+        return faster
+
+    monkeypatch.setattr(engine, "fastest", fastest)
+    model = network("auto")
+    state = torch.get_rng_state()
+    assert model.engine.name == name
+    assert torch.equal(torch.get_rng_state(), state)  # of the user's random numbers none are taken
 
 
 def test_no_keypoint_in_the_padding_and_exactly_n(model):
@@ -124,15 +140,15 @@ def test_half_precision_finds_the_same_places(model):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_processor_without_the_instructions_is_warned_of(monkeypatch, caplog, there):
-    monkeypatch.setattr(engine, "_has_instructions", lambda precision: there)
+    monkeypatch.setattr(engine, "has_instructions", lambda precision: there)
     assert network(precision="bf16").engine
     assert ("no bf16 instructions" in caplog.text) is not there
 
 
 @pytest.mark.parametrize(("load", "said"), [(7.0, True), (1.0, False)])
 def test_processes_that_fight_for_the_cores_are_told_how_to_share(model, monkeypatch, caplog, load, said):
-    monkeypatch.setattr(engine.os, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(devices.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: {0, 1})
     monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 2)
     engine.hint_at_rivals.cache_clear()
     for _ in range(2):

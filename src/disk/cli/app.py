@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from disk.cli.panels import arranged
 from disk.storage.names import did_you_mean
 
 # `json: AsJson = False` gives a command --json, with which it prints its summary by `print_json` and nothing else
-AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scripts.")]
+AsJson = Annotated[bool, tyro.conf.arg(help="print the summary as JSON, for scripts.")]
 
 # options of a dataclass appear without its name as a prefix
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
@@ -25,10 +26,14 @@ def run(command: Callable[..., Any], argv: list[str], name: str, example: str, s
 
     switches_both_ways: switches have a --no- twin.
     """
-    config = _CONFIG if switches_both_ways else (*_CONFIG, tyro.conf.FlagCreatePairsOff)
     summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
-    description = f"{summary}\n\nexample:  {example}"
-    return tyro.cli(command, args=argv, prog=f"disk {name}", description=description, config=config)
+    return tyro.cli(
+        arranged(command, switches_both_ways),
+        args=argv,
+        prog=f"disk {name}",
+        description=f"example:  {example}\n\n{summary}",
+        config=_CONFIG,
+    )
 
 
 def run_group(

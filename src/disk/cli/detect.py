@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import detect as stage
@@ -13,8 +12,8 @@ from disk.pipeline.detect import DetectOptions
 
 
 def detect(
-    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    artifacts: Positional[Path],
+    images: Positional[Path],
     options: DetectOptions = DetectOptions(),
     json: AsJson = False,
 ) -> None:

@@ -20,8 +20,8 @@ from disk.evaluation.reconstruction import ReconstructionOptions
 
 
 def pose(
-    pairs: Annotated[Positional[Path], arg(metavar="PAIRS")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    pairs: Positional[Path],
+    images: Positional[Path],
     options: PoseOptions = PoseOptions(),
 ) -> None:
     """Relative pose on pairs with ground truth: AUC at 5, 10 and 20 degrees, mAA(10), precision.
@@ -34,9 +34,7 @@ def pose(
     pose_stage.evaluate_pose(pairs, images, options)
 
 
-def homography(
-    root: Annotated[Positional[Path], arg(metavar="ROOT")], options: HomographyOptions = HomographyOptions()
-) -> None:
+def homography(root: Positional[Path], options: HomographyOptions = HomographyOptions()) -> None:
     """Matching and homographies on HPatches: MMA, repeatability, matching score, corner error.
 
     Args:

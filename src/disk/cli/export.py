@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import run
 from disk.pipeline import export as stage
@@ -13,8 +12,8 @@ from disk.pipeline.export import ExportOptions
 
 
 def export(
-    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    artifacts: Positional[Path],
+    images: Positional[Path],
     options: ExportOptions = ExportOptions(),
 ) -> None:
     """Write features and matches as a COLMAP database, or in the layout of the IMW benchmark or hloc.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.errors import PartialFailureError
@@ -14,9 +13,9 @@ from disk.pipeline.localize import Localization, LocalizeOptions
 
 
 def localize(
-    model: Annotated[Positional[Path], arg(metavar="MODEL")],
-    queries: Annotated[Positional[Path], arg(metavar="QUERIES")],
-    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    model: Positional[Path],
+    queries: Positional[Path],
+    out: Positional[Path],
     options: LocalizeOptions = LocalizeOptions(),
     json: AsJson = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -28,9 +29,9 @@ COMMANDS = {
     "dataset": ("dataset", "make, import, merge, check and download training data"),
     "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
+    "doctor": ("doctor", "what works on this machine, and what to install for the rest"),
 }
-# without being asked to
-# without being asked to
+# commands that resume without being asked to
 RESUMING = ("frames", "detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
 
@@ -42,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     from disk.storage.names import did_you_mean
 
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # consoles of Windows have not all letters that names may have
+            stream.reconfigure(errors="backslashreplace")
     quiet = "--quiet" in arguments
     if quiet:
         arguments.remove("--quiet")
@@ -50,9 +54,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from disk.versions import describe
 
-        print(f"disk-features {version('disk-features')}")
+        print(describe())
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -116,6 +120,6 @@ def _usage() -> str:
     lines += [
         "",
         "example:  disk reconstruct photos/ model/",
-        "`disk COMMAND --help` explains each; --version prints the version.",
+        "`disk COMMAND --help` explains each; --version prints that of disk, torch, CUDA and pycolmap.",
     ]
     return "\n".join(lines)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.cli.model_table import show
@@ -15,8 +14,8 @@ from disk.storage.artifacts import beside
 
 
 def map_(
-    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
+    artifacts: Positional[Path],
+    images: Positional[Path],
     options: MapOptions = MapOptions(),
     json: AsJson = False,
 ) -> None:

@@ -20,7 +20,7 @@ _OF_BOTH = ("rt", "matcher", "matcher_weights", "device")  # options of a folder
 def match(
     paths: Annotated[Positional[tuple[Path, ...]], arg(metavar="ARTIFACTS | PHOTO PHOTO")],
     options: MatchOptions = MatchOptions(),
-    photos: PhotoOptions = PhotoOptions(),
+    two_photos: PhotoOptions = PhotoOptions(),
     json: AsJson = False,
 ) -> None:
     """Match the features of pairs of images: mutual nearest neighbours, or LightGlue.
@@ -31,14 +31,14 @@ def match(
     Args:
         paths: folder that `disk detect` wrote, or two photos, with or without extension.
         options: how to match.
-        photos: for two photos.
+        two_photos: for two photos.
     """
     if len(paths) == 1:
-        _refuse(photos, PhotoOptions(), (), "for two photos: disk match a.jpg b.jpg")
+        _refuse(two_photos, PhotoOptions(), (), "for two photos: disk match a.jpg b.jpg")
         summary: Any = stage.match(paths[0], options)
     elif len(paths) == 2:
         _refuse(options, MatchOptions(), _OF_BOTH, "for a folder of artifacts: disk match artifacts/")
-        found = match_photos(paths[0], paths[1], options, photos)
+        found = match_photos(paths[0], paths[1], options, two_photos)
         summary = {
             "keypoints": found.keypoints,
             "matches": len(found.matches),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.cli.model_table import show
@@ -15,8 +14,8 @@ from disk.pipeline.reconstruct import ReconstructOptions
 
 
 def reconstruct(
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
-    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    images: Positional[Path],
+    out: Positional[Path],
     options: ReconstructOptions = ReconstructOptions(),
     json: AsJson = False,
 ) -> None:

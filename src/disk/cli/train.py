@@ -35,10 +35,14 @@ def main(argv: list[str]) -> int:
 def _arguments(
     data: tyro.conf.Positional[Path | None] = None, options: TrainOptions = TrainOptions()
 ) -> tuple[Path | None, TrainOptions]:
-    """Train the network, on DATA (a folder with train/dataset.json and test/dataset.json), photographs, or both.
+    """Train the network, on DATA, on scenes rendered from photographs, or both.
 
     Ctrl-C saves and ends it. `disk train --save-dir run/ --resume` continues with the data and options it was started
     with; what is given beside --resume replaces them. Several GPUs or machines: torchrun ... -m disk train ...
+
+    Args:
+        data: folder with train/dataset.json and test/dataset.json.
+        options: how to train.
     """
     return data, options
 

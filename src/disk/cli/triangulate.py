@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.cli.model_table import show
@@ -15,9 +14,9 @@ from disk.pipeline.triangulate import TriangulateOptions
 
 
 def triangulate(
-    model: Annotated[Positional[Path], arg(metavar="MODEL")],
-    images: Annotated[Positional[Path], arg(metavar="IMAGES")],
-    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    model: Positional[Path],
+    images: Positional[Path],
+    out: Positional[Path],
     options: TriangulateOptions = TriangulateOptions(),
     json: AsJson = False,
 ) -> None:

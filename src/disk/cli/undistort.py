@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import undistort as stage
@@ -13,8 +12,8 @@ from disk.pipeline.undistort import UndistortOptions
 
 
 def undistort(
-    model: Annotated[Positional[Path], arg(metavar="MODEL")],
-    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    model: Positional[Path],
+    out: Positional[Path],
     options: UndistortOptions = UndistortOptions(),
     json: AsJson = False,
 ) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import verify as stage
@@ -13,7 +12,7 @@ from disk.pipeline.verify import VerifyOptions
 
 
 def verify(
-    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
+    artifacts: Positional[Path],
     options: VerifyOptions = VerifyOptions(),
     json: AsJson = False,
 ) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import run
 from disk.pipeline import view as stage
@@ -16,8 +16,8 @@ KINDS: tuple[Kind, ...] = ("page", "keypoints", "matches")
 
 
 def view(
-    artifacts: Annotated[Positional[Path], arg(metavar="ARTIFACTS")],
-    images: Annotated[Positional[Path | None], arg(metavar="IMAGES")] = None,
+    artifacts: Positional[Path],
+    images: Positional[Path | None] = None,
     what: Positional[Kind | None] = None,
     options: ViewOptions = ViewOptions(),
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from disk.cache import cache_folder
 from disk.cli.app import run_group
 from disk.errors import CheckpointError, DiskError
 from disk.model import checkpoints
@@ -19,7 +20,7 @@ def list_weights() -> None:
     """List the weights known by name and whether they are here."""
     print("default    ships with the package")
     for name, (file, _) in checkpoints.RELEASED.items():
-        path = checkpoints.cache_folder() / file
+        path = cache_folder() / file
         print(f"{name:<10} {path if path.is_file() else f'fetched on first use, or by: disk weights fetch {name}'}")
 
 

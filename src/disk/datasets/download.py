@@ -83,12 +83,22 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
             download(f"{url}/{description}", out / description, check=_is_json, description=description)
     for link, folder in _LINKS.items():
         if not os.path.lexists(out / link):
-            os.symlink(folder, out / link, target_is_directory=True)
+            _link(folder, out / link)
     if failures:
         raise PartialFailureError(
             f"{len(failures)} files failed, run the command again to continue: {'; '.join(failures)}"
         )
     log.info("ready: disk train %s", out)
+
+
+def _link(folder: str, link: Path) -> None:
+    try:
+        os.symlink(folder, link, target_is_directory=True)
+    except OSError as error:  # Windows asks for a privilege
+        raise DatasetError(
+            f"cannot make {link} a link to {folder} ({error.strerror or error}); on Windows turn on developer mode, "
+            "then run the same command again: all files are here already"
+        ) from error
 
 
 def _fetch(out: Path, url: str, file: RemoteFile, description: str) -> None:
@@ -161,7 +171,7 @@ def _here(out: Path, path: str, md5: str) -> bool:
     target = out / path
     if path.endswith(_ARCHIVES):
         mark = _mark(target)
-        return mark.is_file() and mark.read_text() == md5
+        return mark.is_file() and mark.read_text(encoding="ascii", errors="replace") == md5
     return target.is_file() and file_hash(target, "md5") == md5
 
 

@@ -14,6 +14,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from disk.cache import cache_folder
 from disk.errors import EvaluationError
 from disk.evaluation.ground_truth import View
 from disk.evaluation.options import FeatureOptions
@@ -22,7 +23,6 @@ from disk.features import Features
 from disk.images.reading import Upright
 from disk.options import option
 from disk.progress import track
-from disk.storage.download import cache_folder
 from disk.storage.new_file import new_file
 
 # part of every key of the cache: raise it when the same options give other features

@@ -121,9 +121,10 @@ def _hint(paths: Sequence[Path]) -> str:
     return "; `disk frames` makes images of a video" if is_video else ""
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int] | str:
     status = folder.stat()
-    return status.st_dev, status.st_ino
+    # network drives of Windows have no numbers
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
 def _counted(extensions: Counter[str]) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from disk.cache import cache_folder
 from disk.devices import choose_device
 from disk.errors import CheckpointError
 from disk.model.disk import DISK
 from disk.model.engine import Backend
 from disk.options import Precision, as_meant, check_minimum
 from disk.shapes import Tensor
-from disk.storage.download import cache_folder, download, file_hash
+from disk.storage.download import download, file_hash
 from disk.storage.new_file import write_bytes
 from disk.storage.tensors import load_tensors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
-from disk.devices import usable_cores
+from disk.devices import crowded, load_average, usable_cores
 from disk.errors import DiskError, require
+from disk.fastest import fastest
 from disk.features import Features
 from disk.model.canvas import Canvas
 from disk.model.detection import nms, refine, sample_grid
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from disk.model.disk import DISK
 
 Backend = Literal["auto", "torch", "onnx"]
-_CROWDED = 1.5  # runnable threads a core, in the mean of a minute, from which processes slow each other down
+_MEASURED = (1, 3, 192, 256)  # images on which onnxruntime and torch are compared
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,7 +58,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
-    """The engine for the model's device; `auto` is onnxruntime, where installed, for fp32 on a CPU, torch for all else.
+    """The engine for the model's device; `auto` is onnxruntime, where installed and faster, for fp32 on a CPU.
 
     Raises DiskError for onnx off the CPU or below fp32.
     """
@@ -75,16 +75,18 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
         from disk.model.gpu import BatchEngine
 
         return BatchEngine(model, precision)
-    onnx = backend == "onnx" or (backend == "auto" and fits and find_spec("onnxruntime") is not None)
-    return StripEngine(model, precision, onnx)
+    choose = backend == "auto" and fits and _has_onnxruntime()
+    return StripEngine(model, precision, None if choose else backend == "onnx")
 
 
 class StripEngine:
-    """For a CPU: the up blocks and the heatmap in strips that fit its cache, one image after the other."""
+    """For a CPU: the up blocks and the heatmap in strips that fit its cache, one image after the other.
 
-    def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool) -> None:
+    onnx: whether the layers before them run in onnxruntime; None: if that is faster.
+    """
+
+    def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool | None) -> None:
         parameter = next(model.parameters())
-        self.name = "onnx" if onnx else "torch"
         # weights of half precision are computed with in fp32, but for the coarse part
         self._model = copy.deepcopy(model).float() if parameter.dtype.itemsize < 4 else model
         self._dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -92,6 +94,9 @@ class StripEngine:
         self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
         if precision != "fp32":
             self._coarse = _in_half_precision(model, _DTYPES[precision])
+        if onnx is None:
+            onnx = _onnx_is_faster(self._model)
+        self.name = "onnx" if onnx else "torch"
         if onnx:
             require("onnxruntime")
             from disk.model.onnx import coarse_session
@@ -136,6 +141,34 @@ class StripEngine:
         ]
 
 
+def _has_onnxruntime() -> bool:
+    if find_spec("onnxruntime") is None:
+        return False
+    from disk.model.onnx.runtime import import_onnxruntime
+
+    try:
+        import_onnxruntime()
+    except Exception as error:  # whatever a library that does not work raises
+        log.warning("onnxruntime is installed but does not work (%s); detection runs in torch", error)
+        return False
+    return True
+
+
+def _onnx_is_faster(model: DISK) -> bool:
+    """Whether onnxruntime is faster than torch in the layers up to an eighth of the resolution."""
+    images = torch.rand(_MEASURED, generator=torch.Generator().manual_seed(0))
+
+    def by_onnx() -> Callable[[], object]:
+        from disk.model.onnx import coarse_session
+
+        session = coarse_session(model, torch.get_num_threads())
+        return lambda: session.run(None, {"images": images.numpy()})
+
+    with torch.no_grad():
+        ways = {"torch": lambda: lambda: model.unet.coarse(images), "onnxruntime": by_onnx}
+        return fastest(f"layers up to an eighth, {_MEASURED[3]}x{_MEASURED[2]}", ways) == "onnxruntime"
+
+
 def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:
     """The coarse part in half precision; its maps in fp32, where Winograd's products save more than half precision."""
     unet = copy.deepcopy(model.unet).to(dtype)
@@ -162,7 +195,7 @@ def _best(points: Tensor, scores: Tensor, canvas: Canvas, n: int | None) -> tupl
 
 def warn_of_emulation(device: torch.device, precision: Precision) -> None:
     """Log a warning where the processor has no instructions for a precision, which makes it many times slower."""
-    if device.type == "cpu" and precision in _DTYPES and not _has_instructions(precision):
+    if device.type == "cpu" and precision in _DTYPES and not has_instructions(precision):
         log.warning(
             "this CPU has no %s instructions and emulates them: %s is faster", precision, option("precision", "fp32")
         )
@@ -171,9 +204,8 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
 @lru_cache(maxsize=1)
 def hint_at_rivals() -> None:
     """Log a hint, once a process, where other work already fills the cores that this one's threads count on."""
-    cores = usable_cores()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if torch.get_num_threads() > 1 and busy > _CROWDED * cores:
+    if torch.get_num_threads() > 1 and crowded():
+        cores, busy = usable_cores(), load_average()
         log.warning(
             "%.0f threads compete for %d cores; where several processes detect at once, share the cores among them: "
             "disk.load(threads=%d), or OMP_NUM_THREADS=%d",
@@ -181,6 +213,7 @@ def hint_at_rivals() -> None:
         )  # fmt: skip
 
 
-def _has_instructions(precision: str) -> bool:
+def has_instructions(precision: str) -> bool:
+    """Whether this CPU computes in `bf16` or `fp16`, rather than emulating it."""
     check = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
     return check is None or bool(check())

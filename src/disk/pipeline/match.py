@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from disk.ahead import map_ahead
+from disk.cache import cache_folder
 from disk.devices import choose_device
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, make_matcher
-from disk.model.checkpoints import cache_folder, read_state
+from disk.model.checkpoints import read_state
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, order, sequential, tidy
 from disk.pairs.retrieval import loop_closures, retrieval

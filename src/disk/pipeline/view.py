@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -146,8 +147,11 @@ def picture_name(pair: tuple[str, str]) -> str:
     return "--".join(map(_escaped, pair))
 
 
+_REFUSED = re.compile(r'[%/\\:*?"<>|]')  # '%' itself, and what a file's name cannot hold on Windows
+
+
 def _escaped(name: str) -> str:
-    name = name.replace("%", "%25").replace("/", "%2F")
+    name = _REFUSED.sub(lambda found: f"%{ord(found[0]):02X}", name)
     # two hyphens are between the two names of a pair, and nowhere else
     return name.replace("-", "%2D") if "--" in f"-{name}-" else name
 

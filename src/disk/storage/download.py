@@ -25,13 +25,6 @@ MOST = 100 << 30  # bytes, far beyond any file that is fetched here; a server ma
 _MOST_TEXT = 16 << 20
 
 
-def cache_folder() -> Path:
-    """Where what is downloaded lives: $DISK_HOME (or $DISK_CACHE), else disk-features in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    chosen = os.environ.get("DISK_HOME") or os.environ.get("DISK_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(home) / "disk-features"
-
-
 def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str, most: int = MOST) -> Path:
     """Fetch `url` to `target` and return it; a target that passes `check` already is left alone.
 
@@ -87,8 +80,9 @@ def _alone(target: Path) -> Iterator[None]:
         lock.acquire()
     try:
         yield
-        # who still waits for it, or makes a new one, finds the target there
-        path.unlink(missing_ok=True)
+        # who still waits for it, or makes a new one, finds the target there; on Windows an open file stays
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
     finally:
         lock.release()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -61,8 +62,9 @@ def find_name(word: str, known: Collection[str]) -> str | None:
     """
     path = PurePosixPath(word.replace("\\", "/"))
     for name in (str(path), str(path.with_suffix("")) if path.name else ""):
-        if name in known:
-            return name
+        for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+            if form in known:  # macOS has names in which é is two characters
+                return form
     return None
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,16 +65,51 @@ def write_json(path: Path, content: Any) -> None:
 def put_in_place(temporary: Path, path: Path) -> None:
     """Sync a complete file and give it its name, in place of what had it. Raises OSError."""
     with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        _sync(file.fileno())
+    _replace(temporary, path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut."""
-    if os.name == "posix":
+    """Make new names in a folder survive a power cut, where the file system can."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    try:
         number = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(number)
+            _sync(number)
         finally:
             os.close(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_FOLDERS:
+            raise
+
+
+# what network file systems, containers and folders that cannot be listed answer
+_NO_SYNC_OF_FOLDERS = {
+    errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP,
+}  # fmt: skip
+_PATIENCE = 1.0  # seconds
+
+
+def _sync(number: int) -> None:
+    if sys.platform == "darwin":  # whose fsync leaves the data in the cache of the drive
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(number, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(number)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename; on Windows a file that is open has to be waited for: virus scanners and indexers open new files."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > end:
+                raise
+            time.sleep(0.02)

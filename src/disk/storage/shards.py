@@ -68,6 +68,7 @@ class ShardWriter:
         self.artifacts, self.stem, self.files = artifacts, stem, list(files)
         self.attributes, self.shard_bytes = dict(attributes), shard_bytes
         self._buffer: h5py.File | None = None
+        self._groups: dict[str, h5py.Group] = {}  # of the buffer: looking up a path takes longer than storing an array
         self._buffered, self._flushed = 0, monotonic()
         for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(temporary_of(artifacts / file) for file in files)]:
             leftover.unlink(missing_ok=True)
@@ -117,8 +118,12 @@ class ShardWriter:
             self._buffer = h5py.File(name, "w", driver="core", backing_store=False)
             self._buffer.attrs.update(self.attributes)
         for file, array in arrays.items():
-            dataset = self._buffer.create_dataset(f"{file}/{key}", data=array)
-            dataset.attrs.update(attributes or {})
+            folder, _, name = f"{file}/{key}".rpartition("/")
+            if folder not in self._groups:
+                self._groups[folder] = self._buffer.require_group(folder)
+            dataset = self._groups[folder].create_dataset(name, data=array)
+            if attributes:
+                dataset.attrs.update(attributes)
             self._buffered += array.nbytes + 1024  # an empty array takes room too
         if self._buffered >= self.shard_bytes or monotonic() - self._flushed >= SHARD_SECONDS:
             self.flush()
@@ -130,6 +135,7 @@ class ShardWriter:
             return
         self._buffer.flush()
         content = self._buffer.id.get_file_image()
+        self._groups.clear()
         self._buffer.close()
         self._buffer, self._buffered = None, 0
         self.remove_old()
@@ -171,10 +177,7 @@ class ShardWriter:
             target.attrs.update(self.attributes)
             for shard in shards:
                 with open_h5(shard) as source, reading(shard):
-                    for key in dataset_keys(source[name]):
-                        if key in target:
-                            del target[key]
-                        source.copy(source[name][key], target, key)
+                    _copy(source[name], target)
                 update(1)
 
     @contextlib.contextmanager
@@ -208,6 +211,20 @@ class ShardWriter:
             except ArtifactError:
                 log.warning("%s is damaged; what it held is done again", path)
                 path.unlink()
+
+
+def _copy(source: h5py.Group, target: h5py.File) -> None:
+    """Copy all datasets to the same places in another file, over what is there."""
+    # by the handles of groups, since paths would be looked up anew for each
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for key in dataset_keys(source):
+        folder, _, name = key.rpartition("/")
+        if folder not in pairs:
+            pairs[folder] = ((source[folder] if folder else source).id, target.require_group(folder or "/").id)
+        from_group, to_group = pairs[folder]
+        if to_group.links.exists(name.encode()):
+            to_group.unlink(name.encode())
+        h5py.h5o.copy(from_group, name.encode(), to_group, name.encode())
 
 
 def _shards(artifacts: Path, stem: str) -> list[Path]:

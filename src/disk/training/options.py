@@ -24,13 +24,13 @@ class TrainOptions(Options):
     """folder for checkpoints (save-EPOCH.pth, last.pth) and logs (log.jsonl, TensorBoard)"""
 
     reward: Literal["depth", "epipolar"] = "depth"
-    """what makes a match right; images without depth use the epipolar reward in any case"""
+    """what makes a match correct; images without depth always use epipolar"""
 
     original_reward: bool = False
-    """do not test rewards for occlusion and for points behind a camera, as the original"""
+    """no tests for occlusion and for points behind a camera, as the original"""
 
     reward_threshold: float = 1.5
-    """a match is right within this many pixels; less makes keypoints more precise"""
+    """a match is correct within this many pixels"""
 
     synthesize: Path | None = None
     """folder of photographs to render scenes from while training, instead of or beside DATA"""
@@ -75,7 +75,7 @@ class TrainOptions(Options):
     """weights over the epochs: the authors' script, or their paper (with fine-tuning from epoch 50 on)"""
 
     keypoint_penalty: float = 0.001
-    """what a keypoint costs once penalties are full, where a right match earns 1: more gives fewer, better ones"""
+    """what a keypoint costs once penalties are full, where a correct match earns 1: more gives fewer, better ones"""
 
     keypoint_share: float = 0.0
     """share of the 8x8 cells of an image that may have a keypoint free of charge; beyond it keypoints cost up to their
@@ -110,7 +110,7 @@ class TrainOptions(Options):
     was started with; those given with --resume replace them"""
 
     time_limit: float | None = None
-    """minutes after which to save and stop, for this call alone; continue with --resume"""
+    """minutes after which this call saves and stops; continue with --resume"""
 
     seed: int = 0
     """the same seed gives the same training"""
@@ -119,7 +119,7 @@ class TrainOptions(Options):
     """of the network; matching, rewards and weights are always fp32"""
 
     device: str = "auto"
-    """Where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one"""
+    """where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one"""
 
     workers: int | None = None
     """processes that read DATA, 0: none; default: as many as the cores allow, at most 4, on a GPU 8"""

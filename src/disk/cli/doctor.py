@@ -1,0 +1,80 @@
+"""`disk doctor`: what works on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from disk.cli.app import AsJson, print_json, run
+from disk.pipeline.doctor import Diagnosis, Extra, Machine, SelfCheck, examine
+
+
+def doctor(json: AsJson = False) -> int:
+    """Say what works on this machine and what to install for the rest.
+
+    Libraries, device, precision, memory, which way of computing is the fastest here, and a detection and matching
+    whose result is checked. Exit code 0 if those work, 1 if not.
+    """
+    found = examine()
+    if json:
+        print_json(found)
+    else:
+        for what, about in _lines(found):
+            print(f"{what:<12} {about}".rstrip())
+    return 0 if found.healthy else 1
+
+
+def _lines(found: Diagnosis) -> Iterator[tuple[str, str]]:
+    yield "disk", f"{found.version}, Python {found.python}, {found.system}"
+    for library in found.libraries:
+        yield library.name, _state(library.version, library.problem)
+    if found.machine is not None:
+        yield from _machine(found.machine)
+    yield "", ""
+    for extra in found.extras:
+        yield f"[{extra.name}]", _extra(extra)
+    yield "", ""
+    if found.problem:
+        yield "problem", found.problem
+    if found.check is not None:
+        yield "self-check", _check(found.check)
+    yield "result", "detection and matching work" if found.healthy else "detection and matching DO NOT WORK"
+
+
+def _machine(machine: Machine) -> Iterator[tuple[str, str]]:
+    yield "CUDA", machine.cuda or "none"
+    yield "device", f"{machine.device}: {machine.why}"
+    for gpu in machine.gpus:
+        yield "", gpu
+    yield "CPU", f"{machine.cpu}; {machine.cores} cores usable, torch uses {machine.threads} threads"
+    yield "", f"{' '.join(machine.instructions) or 'instructions unknown'}; torch uses {machine.torch_uses}"
+    yield "precision", f"auto is {machine.precision}; in half precision {' and '.join(machine.half) or 'emulated only'}"
+    yield "Triton", machine.triton
+    free, whole = (None if amount is None else f"{amount:.1f}" for amount in machine.memory)
+    yield "memory", f"{free or '?'} of {whole or '?'} GiB free"
+    for i, (task, figures) in enumerate(sorted(machine.faster.items())):
+        ways = sorted(figures, key=lambda way: figures[way])
+        taken = ", ".join(f"{way} {1000 * figures[way]:.2f} ms" for way in ways)
+        yield "" if i else "fastest", f"{task}: {taken}"
+
+
+def _extra(extra: Extra) -> str:
+    state = ", ".join(f"{one.name} {_state(one.version, one.problem)}" for one in extra.libraries)
+    return state if extra.install is None else f"{state}; run: {extra.install}"
+
+
+def _state(version: str | None, problem: str | None) -> str:
+    if version is None:
+        return "not installed"
+    return f"{version} DOES NOT WORK ({problem})" if problem else version
+
+
+def _check(check: SelfCheck) -> str:
+    if check.problem and not check.seconds:
+        return check.problem
+    took = ", ".join(f"{what} {1000 * seconds:.0f} ms" for what, seconds in check.seconds.items())
+    said = f"{check.keypoints} keypoints in two images, {check.matches} matches, {100 * check.correct:.0f} % correct"
+    return f"{said}, by {check.backend}: {took}" + (f"; {check.problem}" if check.problem else "")
+
+
+def main(argv: list[str]) -> int:
+    return int(run(doctor, argv, "doctor", "disk doctor --json"))

@@ -1,0 +1,182 @@
+"""How the help of a command reads: its options in panels by topic, what each takes and its default in words.
+
+tyro makes the parser. It puts the fields of each nested record into a panel, so the options of a stage, one flat
+record, are handed to it as a record for each topic and put together again.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+# the topic of an option, whichever commands have it; what is not here is in the panel of the command's own
+TOPICS = {
+    "image": ("image_extension", "mask_dir", "images", "max_size", "height", "width", "rotations", "fps", "frames"),
+    "feature": (
+        "n", "method", "weights", "features", "window", "subpixel", "mode", "model_path", "desc_dim", "f16",
+        "detection_scores",
+    ),
+    "pair": ("pairs", "overlap", "loops", "pairs_file", "top_k", "max_distance"),
+    "matching": ("rt", "ratio", "matcher", "matcher_weights", "save_threshold", "max_error", "min_inliers", "u16"),
+    "camera": ("camera_model", "camera_per", "single_camera", "camera_params", "cameras", "camera", "focal_length"),
+    "mapping": ("mapper", "fix_intrinsics", "rig", "rig_config", "gps", "seed"),
+    "estimation": ("threshold", "estimator", "runs"),
+    "computing": (
+        "device", "precision", "backend", "ray", "batch_size", "workers", "cache_mb", "max_full_matrix", "renderers",
+        "compile",
+    ),
+    "reward": ("reward", "original_reward", "reward_threshold", "schedule", "keypoint_penalty", "keypoint_share"),
+    "training data": (
+        "synthesize", "synthetic_share", "views", "augment", "train_scene_limit", "test_scene_limit",
+    ),
+    "training": (
+        "n_epochs", "chunk_size", "warmup", "epoch_offset", "lr", "lr_schedule", "lr_warmup", "lr_final", "average",
+        "substep",
+    ),
+}  # fmt: skip
+_TOPIC_OF = {name: topic for topic, names in TOPICS.items() for name in names}
+_FEW = 8  # options that need no panels
+_LEAST = 3  # options that are worth one
+_WORDS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """What the panels are made of: a record for each topic."""
+
+
+def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> Callable[..., Any]:
+    """The command as tyro is to see it: the fields of its record `options` in panels by topic.
+
+    Any other record is a panel named like its parameter. A call makes the records and calls the command with them.
+    switches_both_ways: switches that are off by default have a --no- twin as well.
+    """
+    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    hints.pop("return", None)
+    parameters = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        record, default = hints[name], parameter.default
+        if not is_dataclass(record):
+            parameters.append(_keyword(name, _explained(name, record, default, None, switches_both_ways), default))
+            continue
+        for topic, options in _topics(name, [each.name for each in fields(record)]).items():
+            flags = list(_flags(record, default, options, switches_both_ways))
+            if not topic:
+                parameters += flags
+                continue
+            members: Any = [(flag.name, flag.annotation, field(default=flag.default)) for flag in flags]
+            panel: Any = make_dataclass("Panel", members, bases=(_Panel,), frozen=True)
+            panel.__doc__ = ""  # tyro would show it
+            title = Annotated[panel, tyro.conf.arg(name=topic)]
+            parameters.append(_keyword(f"panel {topic}".replace(" ", "_"), title, panel()))
+
+    def call(**values: Any) -> Any:
+        for key in [key for key, value in values.items() if isinstance(value, _Panel)]:
+            values |= vars(values.pop(key))
+        for name, kind in hints.items():
+            if is_dataclass(kind):
+                values[name] = kind(**{each.name: values.pop(each.name) for each in fields(kind)})  # type: ignore[operator]
+        return command(**values)
+
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__doc__ = command.__doc__
+    vars(call).pop("__wrapped__", None)  # of a decorator such as a type checker's: it has the signature of before
+    return call
+
+
+def documentation(record: type) -> dict[str, str]:
+    """The text below each field of a record and of those it inherits from."""
+    found: dict[str, str] = {}
+    for kind in reversed(record.__mro__):
+        if not is_dataclass(kind):
+            continue
+        [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef)
+        for before, after in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+                match after:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        found[before.target.id] = " ".join(text.split())
+    return found
+
+
+def _flags(record: Any, default: Any, options: Iterable[str], both_ways: bool) -> Iterable[inspect.Parameter]:
+    hints, about = get_type_hints(record, include_extras=True), documentation(record)
+    for name in options:
+        value = getattr(default, name)
+        yield _keyword(name, _explained(name, hints[name], value, about.get(name), both_ways), value)
+
+
+def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+
+
+def _topics(name: str, options: list[str]) -> dict[str, list[str]]:
+    """Options by the topic of their panel, in the order of TOPICS; under "" those of none, or of too small a one."""
+    if name != "options":
+        return {name.replace("_", " "): options}
+    if len(options) <= _FEW:
+        return {"": options}
+    topics = {topic: [each for each in options if _TOPIC_OF.get(each) == topic] for topic in TOPICS}
+    topics = {topic: some for topic, some in topics.items() if len(some) >= _LEAST}
+    return {"": [each for each in options if _TOPIC_OF.get(each) not in topics], **topics}
+
+
+def _explained(name: str, hint: Any, default: Any, about: str | None, both_ways: bool) -> Any:
+    """The type of a flag or of a positional argument, with its metavar, its help and its default in words."""
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if kind is bool:
+        # a switch that is on by default has both flags: `--no-x` beside what x does would read inverted
+        one_way = [] if default or both_ways else get_args(tyro.conf.FlagCreatePairsOff[bool])[1:]
+        words = "(default: on)" if default else ""
+        return _annotated(kind, tyro.conf.arg(help=about, help_behavior_hint=words), *one_way, *extras)
+    metavar = _metavar(kind, default)
+    if tyro.conf.Positional in extras:
+        if not metavar.startswith("{"):
+            metavar = name.upper().replace("_", "-") + (" ..." if metavar.endswith("...") else "")
+        metavar = metavar if default is inspect.Parameter.empty else f"[{metavar}]"
+    words = _in_words(default)
+    # what is said of an argument where it is declared comes after, and counts
+    return _annotated(kind, tyro.conf.arg(help=about, metavar=metavar, help_behavior_hint=words), *extras)
+
+
+def _annotated(kind: Any, *about: Any) -> Any:
+    form: Any = Annotated  # a type checker would take what is in its brackets for types
+    parts = (kind, *about)
+    return form[parts]
+
+
+def _metavar(kind: Any, default: Any = "") -> str:
+    """`INT`, `PATH`, `{mnn,lightglue}`, `INT|auto`, `TEXT ...`; None is named only where it is not the default."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _metavar(inner[0], default)
+    if origin is Literal:
+        return "{" + ",".join(map(str, inner)) + "}"
+    if origin in (Union, types.UnionType):
+        names = [_metavar(one) for one in inner if one is not type(None) and not (one is int and float in inner)]
+        if type(None) in inner and default is not None:
+            names.append("None")
+        return "|".join(one if "," in one else one.strip("{}") for one in names)
+    if origin in (tuple, list):
+        return f"{_metavar(inner[0])} ..."
+    return _WORDS.get(kind, getattr(kind, "__name__", "VALUE").upper())
+
+
+def _in_words(default: Any) -> str:
+    """`(default: 5)`; nothing where an option is unset: its help says what happens then."""
+    if default is inspect.Parameter.empty:
+        return "(required)"
+    if default is None or default == () or default == []:
+        return ""
+    return f"(default: {' '.join(map(str, default)) if isinstance(default, tuple | list) else default})"

@@ -1,0 +1,298 @@
+"""What works on this machine: libraries, device, precision, memory, and a detection and matching to prove it.
+
+Nothing here assumes that a library works: each is imported in a process beside this one first, which may crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+
+from disk.errors import OPTIONAL
+from disk.versions import PACKAGE, installed
+
+BASE = {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}  # module -> distribution
+_PATIENCE = 120  # seconds for imports
+_SHIFT = (32, 16)  # pixels in x and y between the images of the self-check, multiples of the network's stride
+
+# imports the modules it is given and says of each how that went, in lines of JSON
+_PROBE = """
+import importlib, json, sys
+say = sys.stdout
+sys.stdout = sys.stderr
+for name in sys.argv[1:]:
+    try:
+        module, problem = importlib.import_module(name), None
+        number = str(getattr(module, "__version__", "")) or None
+    except BaseException as error:
+        problem, number = " ".join(f"{type(error).__name__}: {error}".split()), None
+    print(json.dumps([name, number, problem]), file=say, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library: its version, None where it is not installed; problem: why it cannot be imported."""
+
+    name: str
+    version: str | None
+    problem: str | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether it is installed and can be imported."""
+        return self.version is not None and self.problem is None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of the package; install: the command that brings what is missing, None where all is there."""
+
+    name: str
+    libraries: list[Library]
+    install: str | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What torch finds here.
+
+    device: what `auto` chooses, and why. gpus: name and memory of each. cores: that this process may use; threads:
+    that torch uses. instructions: of the CPU; torch_uses: the best that torch makes use of. precision: what `auto`
+    chooses; half: which half precisions the device computes in. memory: in GiB, free and in all, None if unknown.
+    faster: seconds of each way to a task, as they were measured on this CPU.
+    """
+
+    device: str
+    why: str
+    cuda: str | None
+    gpus: list[str]
+    cpu: str
+    cores: int
+    threads: int
+    instructions: list[str]
+    torch_uses: str
+    precision: str
+    half: list[str]
+    triton: str
+    memory: tuple[float | None, float | None]
+    faster: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Features found in two overlapping images and their matches; correct: share of these at the right place.
+
+    seconds: of loading the weights, of detecting in both once all is warm, of matching. problem: what went wrong.
+    """
+
+    keypoints: int = 0
+    matches: int = 0
+    correct: float = 0.0
+    backend: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All there is to say; healthy: whether detection and matching work."""
+
+    version: str
+    python: str
+    system: str
+    libraries: list[Library]
+    extras: list[Extra]
+    machine: Machine | None
+    problem: str | None
+    check: SelfCheck | None
+    healthy: bool
+
+
+def examine() -> Diagnosis:
+    """Look at everything; raises nothing."""
+    found = _import([*BASE, *OPTIONAL])
+    libraries = [found[module] for module in BASE]
+    machine, check, problem = None, None, None
+    broken = next((library for library in libraries if not library.works), None)
+    if broken is not None:
+        problem = f"{broken.name}: {broken.problem or 'not installed'}"
+    else:
+        check = _check()
+        try:
+            machine = _machine(found["triton"])
+        except Exception as error:  # whatever a driver that does not work raises
+            problem = _described(error)
+    return Diagnosis(
+        installed(PACKAGE) or "not installed",
+        platform.python_version(),
+        f"{platform.system()} {platform.release()} {platform.machine()}",
+        libraries,
+        _extras(found),
+        machine,
+        problem,
+        check,
+        healthy=problem is None and check is not None and check.problem is None,
+    )
+
+
+def _import(modules: Iterable[str]) -> dict[str, Library]:
+    """What happens to each module when a process of its own imports it."""
+    found: dict[str, Library] = {}
+    names = BASE | {module: distribution for module, (distribution, _) in OPTIONAL.items()}
+    left = []
+    for module in modules:
+        if find_spec(module) is None:
+            found[module] = Library(names[module], None)
+        else:
+            left.append(module)
+    while left:
+        command = [sys.executable, "-c", _PROBE, *left]
+        environment = {**os.environ, "ORT_DISABLE_TELEMETRY": os.environ.get("ORT_DISABLE_TELEMETRY", "1")}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=_PATIENCE
+            )
+            said, end = done.stdout, f"the process that imports it ends with {done.returncode}"
+        except subprocess.TimeoutExpired as error:
+            output = error.stdout or b""
+            said = output.decode(errors="replace") if isinstance(output, bytes) else output
+            end = f"importing it takes over {_PATIENCE} s"
+        for line in said.splitlines():
+            with contextlib.suppress(ValueError):
+                module, number, problem = json.loads(line)
+                found[module] = Library(names[module], installed(names[module]) or number or "?", problem)
+        left = [module for module in left if module not in found]
+        if left:  # the first of them ended the process
+            found[left[0]] = Library(names[left[0]], installed(names[left[0]]) or "?", end)
+            left = left[1:]
+    return found
+
+
+def _extras(found: dict[str, Library]) -> list[Extra]:
+    members: dict[str, list[Library]] = {}
+    for module, (_, extra) in OPTIONAL.items():
+        members.setdefault(extra, []).append(found[module])
+    return [
+        Extra(
+            name,
+            some,
+            None if all(library.works for library in some) else f"pip install 'disk-features[{name}]'",
+        )
+        for name, some in sorted(members.items())
+    ]
+
+
+def _machine(triton: Library) -> Machine:
+    import torch
+
+    from disk.devices import choose_device, cpu_instructions, cpu_name, usable_cores
+    from disk.fastest import measured
+    from disk.model.engine import has_instructions, resolve_precision
+    from disk.model.kernels import has_kernels
+
+    device = choose_device("auto")
+    gpus, half = [], [kind for kind in ("bf16", "fp16") if has_instructions(kind)]
+    if device.type == "cuda":
+        why, half = "torch finds a CUDA GPU", ["fp16", *["bf16"] * torch.cuda.is_bf16_supported(False)]
+        for number in range(torch.cuda.device_count()):
+            free, whole = torch.cuda.mem_get_info(number)
+            about = torch.cuda.get_device_properties(number)
+            name = f"{about.name}, compute capability {about.major}.{about.minor}"
+            gpus.append(f"{name}, {free / 2**30:.1f} of {whole / 2**30:.1f} GiB free")
+    elif device.type == "mps":
+        why = "torch finds Apple's GPU"
+    elif torch.version.cuda is None and torch.version.hip is None:
+        why = "this torch is built without CUDA"
+    else:
+        why = "this torch is built with CUDA, but finds no GPU or no driver for it"
+    if triton.problem:
+        kernels = f"does not work: {triton.problem}"
+    elif triton.version is None:
+        kernels = "not installed: plain torch runs on a GPU, more slowly"
+    elif device.type != "cuda":
+        kernels = f"{triton.version}, not needed without a CUDA GPU"
+    else:
+        kernels = triton.version + ("" if has_kernels(device) else ", but the GPU is too old for it")
+    return Machine(
+        str(device),
+        why,
+        torch.version.cuda,
+        gpus,
+        cpu_name(),
+        usable_cores(),
+        torch.get_num_threads(),
+        cpu_instructions(),
+        torch.backends.cpu.get_cpu_capability(),
+        resolve_precision("auto", device),
+        half,
+        kernels,
+        _memory(),
+        measured(),
+    )
+
+
+def _memory() -> tuple[float | None, float | None]:
+    """GiB of memory that are free, and in all; of a container what it may use. None where the system does not say."""
+    free, whole = None, None
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        amounts = {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines if line.endswith("kB")}
+        free, whole = amounts.get("MemAvailable"), amounts.get("MemTotal")
+    if whole is None and hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):
+            whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) / 2**30
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")) / 2**30
+        whole = min(limit, whole or limit)
+        free = min(limit - used, free if free is not None else limit)
+    return free, whole
+
+
+def _check() -> SelfCheck:
+    """Detect in two images cut from one texture and match them: each match has to be the same shift."""
+    try:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        import disk
+
+        rng = np.random.default_rng(0)
+        coarse = Image.fromarray(rng.integers(0, 256, (52, 72, 3), dtype=np.uint8))
+        texture = np.asarray(coarse.resize((288, 208), Image.Resampling.BICUBIC))
+        x, y = _SHIFT
+        images = [texture[: 208 - y, : 288 - x].copy(), texture[y:, x:].copy()]
+
+        start = perf_counter()
+        model = disk.load("default")
+        seconds = {"load": perf_counter() - start}
+        model.detect(images, n=256)  # measures, compiles and allocates
+        start = perf_counter()
+        first, second = model.detect(images, n=256)
+        seconds["detect"] = perf_counter() - start
+        start = perf_counter()
+        indices = disk.match(first, second).indices
+        seconds["match"] = perf_counter() - start
+        moved = first.keypoints[indices[:, 0]] - second.keypoints[indices[:, 1]]
+        right = (moved - torch.tensor(_SHIFT, device=moved.device)).norm(dim=1) < 1
+        correct = float(right.float().mean()) if len(right) else 0.0
+        problem = None if len(right) >= 50 and correct > 0.9 else "detection runs, but its result is wrong"
+        found = len(first) + len(second)
+        return SelfCheck(found, len(right), correct, f"{model.engine.name} on {model.device}", seconds, problem)
+    except Exception as error:  # the one place where anything may go wrong
+        return SelfCheck(problem=_described(error))
+
+
+def _described(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
