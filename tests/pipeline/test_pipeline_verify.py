@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -96,8 +99,7 @@ def test_other_options_are_refused(scene: Scene, tmp_path: Path) -> None:
 def test_inliers_of_an_earlier_version_are_made_anew(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     with h5py.File(tmp_path / "inliers.h5", "r+") as file:
-        file.attrs["format"] = "disk inliers 2"
-        del file.attrs["cameras"]
+        file.attrs["format"], file.attrs["cameras"] = "disk inliers 3", "0123456789abcdef"
     assert run(tmp_path).verified == 6
     assert run(tmp_path).verified == 0
 
@@ -113,12 +115,82 @@ def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
     assert (tmp_path / "inliers.h5").read_bytes() == before
 
 
-def test_a_new_export_is_verified_anew(scene: Scene, tmp_path: Path) -> None:
+def geometries(tmp_path: Path) -> dict[int, tuple[object, ...]]:
+    """All that the database has of verified pairs, byte for byte, by COLMAP's number of the pair."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "database.db")) as database:
+        return {row[0]: row[1:] for row in database.execute("SELECT * FROM two_view_geometries")}
+
+
+def test_a_new_export_of_the_same_keeps_what_is_verified(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
-    before = inliers_of(tmp_path)
+    before = geometries(tmp_path)
+    export_again(tmp_path)
+    assert geometries(tmp_path) == before
+    assert len(before) == 6
+    assert run(tmp_path).verified == 0
+    (tmp_path / "database.db").unlink()
     export_again(tmp_path)
     assert run(tmp_path).verified == 6
-    assert inliers_of(tmp_path) == before
+    assert geometries(tmp_path) == before
+
+
+def part_of(scene: Scene, names: list[str]) -> Scene:
+    pairs = {pair: found for pair, found in scene.matches.items() if set(pair) <= set(names)}
+    return replace(scene, names=names, matches=pairs)
+
+
+def test_new_images_are_verified_alone_as_if_they_had_been_there(tmp_path: Path) -> None:
+    """The names of new ones sort before, between and behind the others, and have higher ids all the same."""
+    scene = make_scene(["a", "b", "c", "d", "e"], points=100)
+    at_once, grown = tmp_path / "at once", tmp_path / "grown"
+    for names, folder in ((scene.names, at_once), (["b", "d"], grown)):
+        write_features(part_of(scene, names), folder)
+        write_matches(part_of(scene, names), folder)
+        write_photos(part_of(scene, names), folder / "photos")
+        export_again(folder)
+        run(folder)
+    before = geometries(grown)
+    write_features(scene, grown)
+    with h5py.File(grown / "inliers.h5") as file:
+        kept = file["b"]["d"][()]
+    (grown / "matches.h5").unlink()
+    write_matches(scene, grown)
+    write_photos(scene, grown / "photos")
+    export_again(grown)
+    assert geometries(grown) == before
+    assert run(grown).verified == 9
+    with open_database(grown / "database.db") as database:
+        assert image_ids(database) == {"b": 1, "d": 2, "a": 3, "c": 4, "e": 5}
+        assert [database.read_image(number).camera_id for number in range(1, 6)] == [1, 2, 3, 4, 5]
+    found = inliers_of(grown)
+    assert found == inliers_of(at_once)
+    assert found["b", "d"] == kept.tolist()
+
+
+def test_changed_images_and_matches_are_verified_again(scene: Scene, tmp_path: Path) -> None:
+    run(tmp_path)
+    scene.keypoints["c"] = scene.keypoints["c"] + np.float32(0.25)
+    scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
+    for file in ("matches.h5", "keypoints.h5", "descriptors.h5", "scores.h5"):
+        (tmp_path / file).unlink()
+    write_features(scene, tmp_path)
+    write_matches(scene, tmp_path)
+    export_again(tmp_path)
+    summary = run(tmp_path)
+    assert (summary.verified, summary.stale) == (4, 4)  # the pairs of c, and that one; a-b and b-sub/d are kept
+    inliers_of(tmp_path)
+
+
+def test_inliers_of_another_database_are_not_taken_for_its_own(scene: Scene, tmp_path: Path) -> None:
+    """Two databases of the same images, one after the other."""
+    run(tmp_path)
+    other = tmp_path / "other.db"
+    export(tmp_path, tmp_path / "photos", ExportOptions(database_path=other, camera_model="pinhole"))
+    assert verify(tmp_path, VerifyOptions(database_path=other)).stale == 6
+    before = geometries(tmp_path)
+    run(tmp_path)
+    inliers_of(tmp_path)
+    assert geometries(tmp_path) == before
 
 
 def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tmp_path: Path) -> None:
@@ -215,7 +287,7 @@ def test_other_cameras_are_verified_anew(scene: Scene, tmp_path: Path, caplog: p
     export(tmp_path, tmp_path / "photos", ExportOptions(database_path=path, overwrite=True, camera_model="pinhole"))
     summary = run(tmp_path)
     assert (summary.verified, summary.stale) == (6, 6)
-    assert "all pairs are verified again" in caplog.text
+    assert "6 pairs in inliers.h5 were verified with other cameras or matches, and are again" in caplog.text
     assert run(tmp_path).stale == 0
     inliers_of(tmp_path)  # of the database and of inliers.h5 are the same
 

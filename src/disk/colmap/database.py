@@ -18,7 +18,7 @@ from disk.errors import ColmapError
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
 from disk.options import option
-from disk.progress import track
+from disk.progress import log, track
 from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.locks import file_lock
 from disk.storage.new_file import new_file
@@ -39,22 +39,60 @@ def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureSt
     """Write cameras, images, keypoints and matches; the file appears when it is complete.
 
     Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. plan: as by `plan_cameras` or
-    `plan_known`. Raises ColmapError or ArtifactError when the file cannot be written or another run has it.
+    `plan_known`. Of a database that is there, images and cameras keep their ids, and pairs whose cameras, keypoints and
+    matches are the same keep their two-view geometries. Raises ColmapError or ArtifactError when the file cannot be
+    written or another run has it.
     """
-    with file_lock(path), new_file(path) as temporary:
+    with file_lock(path), new_file(path) as temporary, contextlib.ExitStack() as stack:
         _remove(temporary)
         try:
+            before = _earlier(path, stack)
             with _opened(temporary, "cannot write") as database:
-                ids = _write_images(database, plan, features)
+                ids = _write_images(database, plan, features, before)
+                unchanged = {name for name, image_id in ids.items() if before and _is_same(database, before, image_id)}
                 for name0, name1 in track(matches.pairs(), "export matches", "pair"):
                     found = matches[name0, name1]
                     if found.shape[1]:
                         database.write_matches(ids[name0], ids[name1], found.T.astype(np.uint32))
+                    if before and name0 in unchanged and name1 in unchanged:
+                        _keep_geometry(database, before, *sorted((ids[name0], ids[name1])))
+            stack.close()
             make_readable(temporary)
             # the log of a killed run would be replayed into the new database
             _remove(path, _SIDECARS)
         finally:
             _remove(temporary, _SIDECARS)
+
+
+def _earlier(path: Path, stack: contextlib.ExitStack) -> pycolmap.Database | None:
+    """The database that is about to be replaced, open until the stack is closed; None if there is none, or no sound one."""
+    if not path.is_file() or not _is_sqlite(path):
+        return None
+    try:
+        check_sound(path)
+        return stack.enter_context(_opened(path, "cannot read"))
+    except ColmapError as error:
+        log.warning("%s; nothing of it is kept", error)
+        return None
+
+
+def _is_same(database: pycolmap.Database, before: pycolmap.Database, image_id: int) -> bool:
+    """Whether an image has the name, camera and keypoints that it had before."""
+    if not before.exists_image(image_id):
+        return False
+    images = [opened.read_image(image_id) for opened in (database, before)]
+    if images[0].name != images[1].name or images[0].camera_id != images[1].camera_id:
+        return False
+    cameras = [_in_words(opened.read_camera(images[0].camera_id)) for opened in (database, before)]
+    keypoints = [opened.read_keypoints(image_id)[:, :2] for opened in (database, before)]
+    return cameras[0] == cameras[1] and np.array_equal(*keypoints)
+
+
+def _keep_geometry(database: pycolmap.Database, before: pycolmap.Database, first: int, second: int) -> None:
+    if before.exists_two_view_geometry(first, second) and np.array_equal(
+        database.read_matches(first, second), before.read_matches(first, second)
+    ):
+        database.write_two_view_geometry(first, second, before.read_two_view_geometry(first, second))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,25 +156,59 @@ def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> 
             )
 
 
-def _write_images(database: pycolmap.Database, plan: Sequence[PlannedImage], features: FeatureStore) -> dict[str, int]:
-    """Image ids by name. Each camera is the only sensor of a rig of its own, each image of a frame."""
-    rigs: dict[int, int] = {}
-    cameras: dict[int, int] = {}
-    ids: dict[str, int] = {}
+def _write_images(
+    database: pycolmap.Database,
+    plan: Sequence[PlannedImage],
+    features: FeatureStore,
+    before: pycolmap.Database | None = None,
+) -> dict[str, int]:
+    """Image ids by name. Each camera is the only sensor of a rig with its id, each image of a frame with its id.
+
+    before: ids are those of this database; what is new there is numbered after all that it holds.
+    """
+    images, cameras = _stable_ids(plan, before)
+    written: set[int] = set()
     for image in plan:
-        if image.number not in rigs:
-            image.camera.camera_id = cameras[image.number] = database.write_camera(image.camera)
-            rig = pycolmap.Rig()
+        image_id, camera_id = images[image.file.name], cameras[image.number]
+        if camera_id not in written:
+            written.add(camera_id)
+            image.camera.camera_id = camera_id
+            database.write_camera(image.camera, use_camera_id=True)
+            rig = pycolmap.Rig(rig_id=camera_id)
             rig.add_ref_sensor(image.camera.sensor_id)
-            rigs[image.number] = database.write_rig(rig)
-        entry = pycolmap.Image(name=image.file.relative, camera_id=cameras[image.number])
-        entry.image_id = ids[image.file.name] = database.write_image(entry)
-        frame = pycolmap.Frame()
-        frame.rig_id = rigs[image.number]
+            database.write_rig(rig, use_rig_id=True)
+        entry = pycolmap.Image(name=image.file.relative, camera_id=camera_id, image_id=image_id)
+        database.write_image(entry, use_image_id=True)
+        frame = pycolmap.Frame(frame_id=image_id, rig_id=camera_id)
         frame.add_data_id(entry.data_id)
-        database.write_frame(frame)
-        database.write_keypoints(entry.image_id, features.keypoints(image.file.name) + COLMAP_SHIFT)
-    return ids
+        database.write_frame(frame, use_frame_id=True)
+        database.write_keypoints(image_id, features.keypoints(image.file.name) + COLMAP_SHIFT)
+    return images
+
+
+def _stable_ids(
+    plan: Sequence[PlannedImage], before: pycolmap.Database | None
+) -> tuple[dict[str, int], dict[int, int]]:
+    """Image ids by name and camera ids by number, those of before where it has them."""
+    there = {image.name: image for image in before.read_all_images()} if before else {}
+    next_image = max((image.image_id for image in there.values()), default=0) + 1
+    next_camera = max((camera.camera_id for camera in before.read_all_cameras()), default=0) + 1 if before else 1
+    images: dict[str, int] = {}
+    cameras: dict[int, int] = {}
+    taken: set[int] = set()
+    for planned in plan:
+        known = there.get(planned.file.relative)
+        if known and planned.number not in cameras and known.camera_id not in taken:
+            cameras[planned.number] = known.camera_id
+            taken.add(known.camera_id)
+    for planned in plan:
+        known = there.get(planned.file.relative)
+        images[planned.file.name] = known.image_id if known else next_image
+        next_image += known is None
+        if planned.number not in cameras:
+            cameras[planned.number] = next_camera
+            next_camera += 1
+    return images, cameras
 
 
 def fingerprint_of_plan(plan: Sequence[PlannedImage]) -> str:
@@ -155,10 +227,13 @@ def _fingerprint(images: list[tuple[str, int, pycolmap.Camera]]) -> str:
     numbers: dict[int, int] = {}
     lines = []
     for name, number, camera in sorted(images, key=lambda image: image[0]):
-        parameters = [float(value) for value in camera.params]
-        size = camera.width, camera.height, camera.has_prior_focal_length
-        lines.append(f"{name!r} {numbers.setdefault(number, len(numbers))} {camera.model_name} {size} {parameters}")
+        lines.append(f"{name!r} {numbers.setdefault(number, len(numbers))} {_in_words(camera)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _in_words(camera: pycolmap.Camera) -> str:
+    size = camera.width, camera.height, camera.has_prior_focal_length
+    return f"{camera.model_name} {size} {[float(value) for value in camera.params]}"
 
 
 def refuse_other_file(path: Path) -> None:

@@ -59,6 +59,14 @@ def verify_pairs(
             yield np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2).T
 
 
+def is_verified(database: pycolmap.Database, pair: tuple[int, int], inliers: np.ndarray) -> bool:
+    """Whether a database has a geometry of a pair of image ids with just these inliers, (2, K)."""
+    if not database.exists_two_view_geometry(*pair):
+        return False
+    found = np.asarray(database.read_two_view_geometry(*pair).inlier_matches).reshape(-1, 2).T
+    return np.array_equal(found, inliers)
+
+
 def kinds_of_pairs(database: pycolmap.Database, pairs: Iterable[tuple[int, int]]) -> list[str]:
     """What COLMAP calls the geometry of each of these pairs of image ids: CALIBRATED, PLANAR, WATERMARK, ...
 

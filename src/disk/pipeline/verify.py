@@ -6,14 +6,16 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.options import AnyPath, Options, option
+from disk.pairs.choose import Pair
 from disk.pipeline.options import Seed, TwoViews
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import (
@@ -46,7 +48,8 @@ class VerifySummary:
 
     pairs: matched pairs; verified: those verified now; connected: those with inliers; matches, inliers: of all
     pairs; watermarks: pairs that agree on a watermark alone, and so have no inliers; turning: connected pairs
-    between which the camera turned, but hardly moved; stale: pairs verified anew because the cameras had changed.
+    between which the camera turned, but hardly moved; stale: pairs verified anew because their cameras or matches had
+    changed.
     """
 
     pairs: int
@@ -62,11 +65,11 @@ class VerifySummary:
 def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
     """Verify all matched pairs into the database and inliers.h5, which is laid out as matches.h5 is.
 
-    Pairs already done are skipped. Raises ArtifactError without matches or when inliers.h5 was made with
+    Pairs already done are skipped, also after images were added to or taken out of the database. Raises ArtifactError without matches or when inliers.h5 was made with
     other options, ColmapError without a database or when it holds other matches than the artifacts.
     """
-    from disk.colmap.database import difference, fingerprint, image_ids, open_database
-    from disk.colmap.verification import kinds_of_pairs, verify_pairs
+    from disk.colmap.database import difference, image_ids, open_database
+    from disk.colmap.verification import is_verified, kinds_of_pairs, verify_pairs
 
     check_verify(options)
     artifacts = artifacts_folder(artifacts)
@@ -80,17 +83,14 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         pairs = matches.pairs()
         if not pairs:
             raise ArtifactError(f"{artifacts} holds no matched pairs; there is nothing to verify")
-        attributes = _attributes(matches, options, fingerprint(database))
-        stale = _check_inliers(artifacts, attributes, options.overwrite)
+        attributes = _attributes(matches, options)
+        anew = options.overwrite or _is_of_earlier_version(artifacts, attributes)
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
                 f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, "
                 f"with {option('overwrite', True)}"
             )
-        if stale:
-            log.warning("the images or cameras in %s are not those of %s: all pairs are verified again", path, INLIERS)
-        anew = stale or options.overwrite
         writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
         if anew:
             # first the inliers, then the geometries, so that what is in both is always of one run
@@ -99,8 +99,13 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         writer.finish()  # what an interrupted run left
         by_name = image_ids(database)
         ids = {pair: (by_name[pair[0]], by_name[pair[1]]) for pair in pairs}
-        done = _inlier_counts(artifacts, pairs)
-        todo = [pair for pair in pairs if pair not in done or not database.exists_two_view_geometry(*ids[pair])]
+        known = set(_inlier_counts(artifacts, pairs))
+        # a database has geometries of its own cameras, keypoints and matches alone, see `write_database`
+        done = _chosen(artifacts, known, lambda pair, inliers: is_verified(database, ids[pair], inliers))
+        todo = [pair for pair in pairs if pair not in done]
+        stale = len(known - done)
+        if stale:
+            log.warning("%d pairs in %s were verified with other cameras or matches, and are again", stale, INLIERS)
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)
@@ -120,7 +125,7 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         inliers=sum(counts.values()),
         watermarks=kinds.count("WATERMARK"),
         turning=kinds.count("PANORAMIC"),
-        stale=len(todo) if stale else 0,
+        stale=stale,
     )
     _report(summary)
     return summary
@@ -164,33 +169,40 @@ def check_seed(seed: int) -> None:
         raise DiskError(f"{option('seed', seed)}: must be at least 0 and below 2^31")
 
 
-def _attributes(matches: MatchStore, options: VerifyOptions, cameras: str) -> dict[str, str]:
+def _attributes(matches: MatchStore, options: VerifyOptions) -> dict[str, str]:
     made = json.dumps(matches.attributes, sort_keys=True).encode()
     return {
-        "format": "disk inliers 3",  # 1 kept inliers that chance explains, 2 those of watermarks
-        "cameras": cameras,
+        # 1 kept inliers that chance explains, 2 those of watermarks, 3 had one fingerprint of all cameras
+        "format": "disk inliers 4",
         "matches": hashlib.sha1(made).hexdigest()[:12],
         "options": json.dumps({key: getattr(options, key) for key in ("max_error", "min_inliers", "seed")}),
     }
 
 
-def _check_inliers(artifacts: Path, attributes: dict[str, str], overwrite: bool) -> bool:
-    """Whether the inliers that are there were found with other cameras, or by an older version.
+def _is_of_earlier_version(artifacts: Path, attributes: dict[str, str]) -> bool:
+    """Whether the inliers that are there were found by an older version.
 
     Raises ArtifactError when they were made with other options.
     """
     shards = sorted(artifacts.glob(".inliers-*.h5"))
     found = [path for path in (artifacts / INLIERS, *shards) if path.is_file() and h5py.is_hdf5(path)]
-    if overwrite or not found:
+    if not found:
         return False
     with open_h5(found[0]) as file:
         before = {key: str(value) for key, value in stored_attributes(file).items() if key in ("format", "cameras")}
-    own = {key: value for key, value in attributes.items() if key not in ("format", "cameras")}
-    ShardWriter(artifacts, "inliers", (INLIERS,), own | before, False, SHARD_BYTES)
-    return before != {key: attributes[key] for key in ("format", "cameras")}
+    ShardWriter(artifacts, "inliers", (INLIERS,), attributes | before, False, SHARD_BYTES)
+    return before != {"format": attributes["format"]}
 
 
-def _inlier_counts(artifacts: Path, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+def _chosen(artifacts: Path, known: Collection[Pair], condition: Callable[[Pair, np.ndarray], bool]) -> set[Pair]:
+    """Those of the pairs in inliers.h5 whose inliers meet a condition."""
+    if not known:
+        return set()
+    with read_matches(artifacts, INLIERS) as inliers:
+        return {pair for pair in known if condition(pair, inliers[pair])}
+
+
+def _inlier_counts(artifacts: Path, pairs: Iterable[Pair]) -> dict[Pair, int]:
     """Number of inliers of those pairs that are in inliers.h5."""
     if not (artifacts / INLIERS).exists():
         return {}
