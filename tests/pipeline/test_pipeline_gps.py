@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.colmap.database import open_database
-from disk.errors import PairsError
+from disk.errors import ArtifactError, PairsError
 from disk.geometry.pose import rotation_error
 from disk.pipeline.export import ExportOptions, export
 from disk.pipeline.match import MatchOptions, match
@@ -188,12 +189,34 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     with open_database(place.out / "database.db") as database:
         assert database.num_pose_priors() == 0
     result = place.run(single_camera=True)
+    assert result.remarks == ["not geo-registered: the model was made without; remap=True maps anew"]
+    result = place.run(single_camera=True, remap=True)
     assert result.georegistration is not None
     stamp = (place.out / "sparse" / "0" / "images.bin").stat().st_ino
     assert place.run(single_camera=True) == result
     assert (place.out / "sparse" / "0" / "images.bin").stat().st_ino == stamp
-    assert place.run(single_camera=True, gps="off").georegistration is None
+    with pytest.raises(ArtifactError, match=r"gps auto there, off now\); .* map anew by remap=True"):
+        place.run(single_camera=True, gps="off")
+    assert place.run(single_camera=True, gps="off", remap=True).georegistration is None
     assert not (place.out / "sparse" / "0" / "georegistration.json").exists()
+
+
+def test_a_placed_model_stays_in_its_place_when_it_grows(place: Place, tmp_path: Path) -> None:
+    """The median of all positions is another one then, but the origin is not."""
+    place.tag()
+    last = f"{NAMES[-1]}.jpg"
+    shutil.move(place.photos / last, tmp_path)
+    first = place.run(single_camera=True)
+    shutil.move(tmp_path / last, place.photos)
+    result = place.run(single_camera=True)
+    assert result.added == [last]
+    assert result.georegistration is not None
+    assert first.georegistration is not None
+    assert origin_of(result) == origin_of(first)
+    assert (result.georegistration["photos"], first.georegistration["photos"]) == (len(NAMES), len(NAMES) - 1)
+    assert result.georegistration["max"] < 0.05  # metres, of the new one as well
+    (place.out / "summary.json").unlink()
+    assert place.run(single_camera=True).georegistration == result.georegistration
 
 
 def test_the_database_has_the_priors(place: Place, tmp_path: Path) -> None:

@@ -221,7 +221,9 @@ def test_many_images_are_matched_by_likeness(
     caplog.set_level("INFO", "disk")
     asked: list[str] = []
     match = stage.match
-    monkeypatch.setattr(stage, "match", lambda path, options: (asked.append(options.pairs), match(path, options)))
+    monkeypatch.setattr(
+        stage, "match", lambda path, options, **others: (asked.append(options.pairs), match(path, options))
+    )
     assert run(tmp_path).registered == 4
     assert asked == ["retrieval"]
     assert "4 images: each is matched with the 20 that look most alike" in caplog.text
@@ -257,7 +259,7 @@ def test_default_ratio_test_is_of_nearest_neighbours_only(
     detector(make_scene(NAMES[:2], points=50))
     asked: list[float | None] = []
 
-    def stop(artifacts: Path, matching: Any) -> None:
+    def stop(artifacts: Path, matching: Any, **others: Any) -> None:
         asked.append(matching.rt)
         raise ArtifactError("enough")
 

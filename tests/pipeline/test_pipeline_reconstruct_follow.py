@@ -95,9 +95,9 @@ def test_killed_while_it_overwrites_with_other_cameras(
     folder.run()
     real = getattr(stage, victim)
 
-    def killed(*arguments: Any) -> None:
+    def killed(*arguments: Any, **options: Any) -> None:
         if after:
-            real(*arguments)
+            real(*arguments, **options)
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -136,7 +136,9 @@ def test_other_cameras_are_told_from_those_in_the_database(folder: SceneFolder) 
     folder.run()
     path = folder.out / "options.json"
     path.write_text(path.read_text().replace('"simple-radial"', '"pinhole"'))
-    folder.run(camera_model="pinhole")
+    with pytest.raises(ColmapError, match=r"SIMPLE_RADIAL there, PINHOLE now\); map anew by remap=True"):
+        folder.run(camera_model="pinhole")
+    folder.run(camera_model="pinhole", remap=True)
     assert cameras(folder.out) == {"PINHOLE"}
 
 

@@ -22,7 +22,9 @@ def map_(
     """Map verified pairs into a COLMAP model: the last stage of `disk reconstruct`.
 
     Writes sparse/0 (the largest model), points.ply and summary.json into the folder that ARTIFACTS lies in, or
-    --output. Run `disk verify` first. A model that was made of the same is kept.
+    --output. Run `disk verify` first. A model that was made of the same is kept, one of other photos is grown: new ones
+    join it, and it keeps its frame, its scale and its ids. After photos were added, run detect, match, export with
+    --overwrite, and verify again.
 
     Args:
         artifacts: folder with inliers.h5. A model stands for its artifacts.
@@ -37,5 +39,10 @@ def map_(
 
 
 def main(argv: list[str]) -> int:
-    run(map_, argv, "map", "disk map model/artifacts/ photos/   or   disk map model/ cameras/ --rig")
+    examples = [
+        "disk map model/artifacts/ photos/",
+        "disk map model/artifacts/ photos/ --remap",
+        "disk map model/ cameras/ --rig",
+    ]
+    run(map_, argv, "map", "\n          ".join(examples))
     return 0

@@ -37,7 +37,7 @@ def show(result: Reconstruction, out: Path) -> None:
 def _lines(result: Reconstruction, out: Path) -> list[str]:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     lines = [f"made in {sum(result.seconds.values()):.1f} s: {times}"]
-    lines += _cameras(result.models[0]) + _rig(result.models[0]) + _weakest(result.models[0])
+    lines += _growth(result) + _cameras(result.models[0]) + _rig(result.models[0]) + _weakest(result.models[0])
     if result.georegistration is not None:
         lines.append(_place(result.georegistration))
     if result.unconnected:
@@ -58,6 +58,25 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
     lines.append(f"       disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
     lines.append(f"       disk undistort {shlex.quote(str(out))} splat   (undistorted images, for splatting)")
     lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
+    return lines
+
+
+def _growth(result: Reconstruction) -> list[str]:
+    """What became of the model that was there."""
+    if result.moved is None:
+        return []
+    apart = [name for name in result.new if name not in result.added]
+    lines = [f"joined the model that was there, {len(result.added)}: {', '.join(result.added) or 'none'}"]
+    if apart:
+        lines.append(f"new photos that did not join, {len(apart)}: {', '.join(apart)} (why: below)")
+    if result.removed:
+        lines.append(f"taken out of it, {len(result.removed)}:")
+        lines += _shortened(
+            [f"  {name}: {reason}" for name, reason in result.removed.items()], "  ... (all in summary.json)"
+        )
+    lines.append(
+        f"its cameras moved by at most {result.moved:.2%} of the box around them; all is mapped anew with --remap"
+    )
     return lines
 
 

@@ -23,7 +23,8 @@ def reconstruct(
 
     Writes OUT/sparse/0 (a COLMAP model, the largest of them), OUT/points.ply, OUT/summary.json and OUT/report.html, a
     page to look at; features and matches are in OUT/artifacts. Stages that are done are skipped: after an interruption
-    the same command resumes. After photos were added, changed or removed, the same command brings the model up to date.
+    the same command resumes. After photos were added, changed or removed, the same command brings the model up to date:
+    new photos join it, and it keeps its frame, its scale and its ids; --remap maps anew.
     Of a video, OUT/frames gets sharp frames first, as by `disk frames`; with --rig, each folder in IMAGES is a camera
     of a rig.
 
@@ -48,7 +49,8 @@ def reconstruct(
 
 def main(argv: list[str]) -> int:
     examples = [
-        "disk reconstruct photos/ model/ --single-camera",
+        "disk reconstruct photos/ model/ --single-camera          (the same when there are more photos)",
+        "disk reconstruct photos/ model/ --single-camera --remap  (or all anew)",
         "disk reconstruct photos/ model/ --pairs spatial",
         "disk reconstruct walk.mp4 model/ --fps 3",
         "disk reconstruct cameras/ model/ --rig",

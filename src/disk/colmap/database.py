@@ -65,7 +65,7 @@ def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureSt
 
 
 def _earlier(path: Path, stack: contextlib.ExitStack) -> pycolmap.Database | None:
-    """The database that is about to be replaced, open until the stack is closed; None if there is none, or no sound one."""
+    """The database that is about to be replaced, open until the stack is closed; None without a sound one."""
     if not path.is_file() or not _is_sqlite(path):
         return None
     try:
@@ -84,8 +84,8 @@ def _is_same(database: pycolmap.Database, before: pycolmap.Database, image_id: i
     if images[0].name != images[1].name or images[0].camera_id != images[1].camera_id:
         return False
     cameras = [_in_words(opened.read_camera(images[0].camera_id)) for opened in (database, before)]
-    keypoints = [opened.read_keypoints(image_id)[:, :2] for opened in (database, before)]
-    return cameras[0] == cameras[1] and np.array_equal(*keypoints)
+    now, then = (opened.read_keypoints(image_id)[:, :2] for opened in (database, before))
+    return cameras[0] == cameras[1] and np.array_equal(now, then)
 
 
 def _keep_geometry(database: pycolmap.Database, before: pycolmap.Database, first: int, second: int) -> None:

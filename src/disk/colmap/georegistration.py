@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from disk.colmap.priors import LocalMap
-from disk.geometry.positions import PositionFit, fit_positions
+from disk.colmap.priors import LocalMap, local_map
+from disk.geometry.positions import NotFixedError, PositionFit, fit_positions
+from disk.images.gps import GpsPosition
+from disk.options import option
 from disk.storage.new_file import write_json
 
 FILE = "georegistration.json"
+_ORIGIN = ("latitude", "longitude", "altitude")
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,44 @@ class Placed:
 
 def georegister(model: pycolmap.Reconstruction, on_map: LocalMap) -> Placed:
     """Move a model to where its photos were taken. Raises NotFixedError, and changes nothing, when they do not tell."""
+    names, centres, positions = _on_map(model, on_map)
+    fit = fit_positions(centres, positions)
+    model.transform(pycolmap.Sim3d(fit.scale, pycolmap.Rotation3d(fit.R), fit.t))
+    return _placed(names, fit, on_map)
+
+
+def kept_place(
+    model: pycolmap.Reconstruction, folder: Path, positions: Mapping[str, GpsPosition]
+) -> Placed | str | None:
+    """The place of a model that is in the frame of the one in a folder, or why it has none; None without positions.
+
+    Nothing moves, and the origin stays, whatever photos have joined.
+    """
+    if not positions:
+        return None
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        latitude, longitude, altitude = (float(content["origin"][key]) for key in _ORIGIN)
+        scale, R, t = (np.array(content["model_from_mapping"][key]) for key in ("scale", "rotation", "translation"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"the model was made without; {option('remap', True)} maps anew"
+    on_map = local_map(positions, (latitude, longitude, altitude))
+    names, centres, there = _on_map(model, on_map)
+    try:
+        used = fit_positions(centres, there).used
+    except NotFixedError as reason:
+        return str(reason)
+    residuals = np.linalg.norm(centres - there, axis=1)
+    return _placed(names, PositionFit(float(scale), R, t, residuals, used), on_map)
+
+
+def _on_map(model: pycolmap.Reconstruction, on_map: LocalMap) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, camera centres and positions of the images that have a position."""
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     images = [image for image in images if image.name in on_map.positions]
     centres = np.array([image.projection_center() for image in images]).reshape(-1, 3)
     positions = np.array([on_map.positions[image.name] for image in images]).reshape(-1, 3)
-    fit = fit_positions(centres, positions)
-    model.transform(pycolmap.Sim3d(fit.scale, pycolmap.Rotation3d(fit.R), fit.t))
-    return _placed([image.name for image in images], fit, on_map)
+    return [image.name for image in images], centres, positions
 
 
 def _placed(names: list[str], fit: PositionFit, on_map: LocalMap) -> Placed:
@@ -72,7 +108,7 @@ def _placed(names: list[str], fit: PositionFit, on_map: LocalMap) -> Placed:
     content = {
         "format": "disk georegistration 1",
         "axes": "x east, y north, z up, in metres",
-        "origin": dict(zip(("latitude", "longitude", "altitude"), on_map.origin, strict=True)),
+        "origin": dict(zip(_ORIGIN, on_map.origin, strict=True)),
         "ecef_from_model": on_map.ecef_from_enu.tolist(),
         "model_from_mapping": {"scale": fit.scale, "rotation": fit.R.tolist(), "translation": fit.t.tolist()},
         "residuals": {"median": place.median, "max": place.max, "photos": off},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from disk.storage.new_file import new_file, sync_folder, write_json
 
 Mapper = Literal["incremental", "global"]
 MADE_FROM = ".made-from.json"
+_ASIDE = "before"  # in the scratch folder: what is being replaced
 _OVERCONFIDENT = 5  # residuals of so many standard deviations: priors that strong would bend the model
 
 
@@ -88,10 +90,7 @@ def map_images(
     when the disk is full or the cameras are not those of a rig, ArtifactError when another run has the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
-    scratch = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    raw = scratch / "raw"
-    raw.mkdir(parents=True)
+    raw = out.with_name(f".{out.name}.tmp") / "raw"
 
     def run(source: Path, fix_rig: bool = False, guided: bool = False) -> list[pycolmap.Reconstruction]:
         if mapper == "incremental":
@@ -103,24 +102,44 @@ def map_images(
                 found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
-    try:
+    with scratch_beside(out) as scratch:
+        raw.mkdir()
         guided = rig is None and gps is not None and gps.guides and mapper == "incremental"
         with file_lock(database), clear_errors(f"cannot use {database}"):
             found = run(database, guided=guided) if rig is None else map_rig(run, database, scratch, rig)
-            places = [_place(model, gps) for model in found]
+            places = [place_of(model, gps) for model in found]
             if gps is not None and guided and (reason := _misled(places, gps)):
                 log.warning("GPS does not guide the mapper: %s; mapping again without", reason)
                 found = run(database)
-                places = [_place(model, gps) for model in found]
+                places = [place_of(model, gps) for model in found]
         keep_readable(database)
         if not found or not found[0].num_points3D():
             raise NoModelError("no two images could be connected to a model")
         return write_models(found, images, out, scratch, note, places)
+
+
+@contextlib.contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, removed in the end."""
+    put_back(out)
+    scratch = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
     finally:
+        put_back(out)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _place(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
+def put_back(out: Path) -> None:
+    """Let the models that a killed run was about to replace be where they were."""
+    aside = out.with_name(f".{out.name}.tmp") / _ASIDE
+    if aside.is_dir() and not out.exists():
+        aside.replace(out)
+
+
+def place_of(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
     """The place a model was moved to, or why it was not; None without positions."""
     try:
         return georegister(model, gps) if gps is not None else None
@@ -159,13 +178,12 @@ def write_models(
         model.write(folder)
         if isinstance(place, Placed):
             place.write(folder)
-            described.append(replace(describe(model), georegistration=place.place))
-        else:
-            described.append(replace(describe(model), gps_unused=place))
+        described.append(describe(model, place))
     if note is not None:
         write_json(complete / MADE_FROM, dict(note))
     _check_room(scratch)
-    shutil.rmtree(out, ignore_errors=True)
+    if out.exists():
+        out.replace(scratch / _ASIDE)
     complete.replace(out)
     sync_folder(out.parent)
     return described
@@ -205,35 +223,52 @@ def _check_room(folder: Path) -> None:
 def _incremental(
     database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool, guided: bool
 ) -> dict[int, pycolmap.Reconstruction]:
-    options = pycolmap.IncrementalPipelineOptions()
+    options = incremental_options(seed, fix_intrinsics)
     options.use_prior_position = options.use_robust_loss_on_prior_position = guided
-    if fix_intrinsics:
-        options.ba_refine_focal_length = options.ba_refine_extra_params = False
-        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
     options.ba_refine_sensor_from_rig = not fix_rig
-    options.random_seed = seed
-    options.min_model_size = 3
-    options.extract_colors = False
-    options.ignore_watermarks = True
-    found = _run_incremental(database, out, images, options)
+    found = run_incremental(database, out, images, options)
     if not found:
         # where no three images connect, the points that two of them see are all there is
         options.min_model_size = 2
         options.triangulation.ignore_two_view_tracks = False
-        found = _run_incremental(database, out, images, options)
+        found = run_incremental(database, out, images, options)
     return found
 
 
-def _run_incremental(
-    database: Path, out: Path, images: int, options: pycolmap.IncrementalPipelineOptions
+def incremental_options(seed: int, fix_intrinsics: bool) -> pycolmap.IncrementalPipelineOptions:
+    """How pycolmap maps image after image."""
+    options = pycolmap.IncrementalPipelineOptions()
+    if fix_intrinsics:
+        options.ba_refine_focal_length = options.ba_refine_extra_params = False
+        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = False
+    options.random_seed = seed
+    options.min_model_size = 3
+    options.extract_colors = False
+    options.ignore_watermarks = True
+    return options
+
+
+def run_incremental(
+    database: Path,
+    out: Path,
+    images: int,
+    options: pycolmap.IncrementalPipelineOptions,
+    model: Path | str = "",
 ) -> dict[int, pycolmap.Reconstruction]:
+    """The models of a database, with a bar; model: the folder of one to continue."""
     with progress_bar("map", "image", total=images) as bar:
 
         def registered() -> None:
             bar.update(1)
 
         return pycolmap.incremental_mapping(
-            database, out, out, options, initial_image_pair_callback=registered, next_image_callback=registered
+            database,
+            out,
+            out,
+            options,
+            model,
+            initial_image_pair_callback=registered,
+            next_image_callback=registered,
         )
 
 
@@ -281,8 +316,8 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
         model.point3D(point).color = colour
 
 
-def describe(model: pycolmap.Reconstruction) -> Model:
-    """The numbers of a model."""
+def describe(model: pycolmap.Reconstruction, place: Placed | str | None = None) -> Model:
+    """The numbers of a model; place: where it is on earth, or why that is not known."""
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     names: dict[int, list[str]] = {}
     for image in images:
@@ -300,6 +335,8 @@ def describe(model: pycolmap.Reconstruction) -> Model:
         cameras,
         {image.name: image.num_points3D for image in images},
         mounted_cameras(model),
+        place.place if isinstance(place, Placed) else None,
+        place if isinstance(place, str) else None,
     )
 
 

@@ -53,8 +53,8 @@ class LocalMap:
         return bool(spread[1] > self.error)
 
 
-def local_map(positions: Mapping[str, GpsPosition]) -> LocalMap:
-    """Positions, at least one, on a map whose origin is their median, which wrong ones hardly move."""
+def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, float] | None = None) -> LocalMap:
+    """Positions, at least one, on a map; its origin by default is their median, which wrong ones hardly move."""
     told = [place.altitude for place in positions.values() if place.altitude is not None]
     height = float(np.median(told)) if told else 0.0
     on_earth = np.array(
@@ -63,10 +63,11 @@ def local_map(positions: Mapping[str, GpsPosition]) -> LocalMap:
             for place in positions.values()
         ]
     )
-    # in ECEF, where a degree of longitude of 180 is next to -180
-    middle = np.median(_transform().ellipsoid_to_ecef(on_earth), axis=0, keepdims=True)
-    latitude, longitude, _ = _transform().ecef_to_ellipsoid(middle)[0]
-    origin = round(float(latitude), 7), round(float(longitude), 7), round(height, 2)
+    if origin is None:
+        # in ECEF, where a degree of longitude of 180 is next to -180
+        middle = np.median(_transform().ellipsoid_to_ecef(on_earth), axis=0, keepdims=True)
+        latitude, longitude, _ = _transform().ecef_to_ellipsoid(middle)[0]
+        origin = round(float(latitude), 7), round(float(longitude), 7), round(height, 2)
     enu = _transform().ellipsoid_to_enu(on_earth, *origin)
     error = float(np.median([place.error for place in positions.values()]))
     return LocalMap(origin, dict(zip(positions, enu, strict=True)), error, bool(told))

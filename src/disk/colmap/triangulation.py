@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pycolmap
 
 from disk.colmap.cameras import KnownCamera, from_colmap, to_colmap
 from disk.colmap.database import clear_errors, open_database
-from disk.colmap.mapping import Model, NoModelError, write_models
+from disk.colmap.mapping import Model, NoModelError, scratch_beside, write_models
 from disk.colmap.schema import keep_readable
 from disk.colmap.workspace import open_model
 from disk.shapes import Float
@@ -57,17 +56,15 @@ def triangulate(
     triangulated, otherwise what `map_images` raises.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
-    scratch = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    raw = scratch / "raw"
-    raw.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = seed
     options.extract_colors = False
     options.ignore_watermarks = True
     if len(poses) == 2:
         options.triangulation.ignore_two_view_tracks = False
-    try:
+    with scratch_beside(out) as scratch:
+        raw = scratch / "raw"
+        raw.mkdir()
         with open_database(database) as opened:
             posed = _posed(opened, poses)
         with file_lock(database), clear_errors(f"cannot use {database}"):
@@ -76,8 +73,6 @@ def triangulate(
         if not found.num_points3D():
             raise NoModelError("no point could be triangulated")
         return write_models([found], images, out, scratch, note)[0]
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _posed(database: pycolmap.Database, poses: Mapping[str, KnownPose]) -> pycolmap.Reconstruction:

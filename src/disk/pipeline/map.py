@@ -32,12 +32,14 @@ from disk.storage.artifacts import (
 from disk.storage.download import file_hash
 from disk.storage.locks import file_lock
 from disk.storage.new_file import write_json
+from disk.storage.shards import check_same
 
 if TYPE_CHECKING:
     from disk.colmap.mapping import Model
 
 SUMMARY = "summary.json"
 RIG = "rig_config.json"  # as COLMAP calls it: where the cameras of a rig are mounted, if it was found
+_OF_MAPPING = ("mapper", "seed", "fix_intrinsics")  # what `made_from` tells of the options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class MapOptions(Seed, GpsChoice, MapperChoice, RigChoice, ChosenImages, Options
     output: Path | None = None
     """The folder that gets sparse/, points.ply and summary.json; default: the one that ARTIFACTS lies in."""
     overwrite: bool = False
-    """Map anew, also where a model by another program is in the way."""
+    """Map anew as by --remap, also where a model by another program is in the way."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class Reconstruction:
     unused: what was given but had no effect; rotated: degrees by which photos were turned for detection;
     georegistration: where on earth the largest model is and by how many metres its cameras are off their GPS positions
     (`disk.colmap.georegistration.Georegistration`), None where it is not geo-registered.
+
+    Where photos joined a model that was there: new: images that were not there when it was made; added: those of them,
+    and of the others, that joined; removed: images taken out, and why; moved: how far a camera that stayed moved at
+    most, as a share of the diagonal of the box around them. moved is None where all was mapped anew.
     """
 
     images: int
@@ -86,6 +92,10 @@ class Reconstruction:
     unused: list[str] = field(default_factory=list)
     rotated: dict[str, int] = field(default_factory=dict)
     georegistration: dict[str, Any] | None = None
+    new: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    removed: dict[str, str] = field(default_factory=dict)
+    moved: float | None = None
 
 
 def map_models(
@@ -93,11 +103,14 @@ def map_models(
 ) -> Reconstruction:
     """Map a verified database into OUT/sparse/0 (the largest model), OUT/points.ply and OUT/summary.json.
 
-    A model that was made of the same, with the same options, is kept. pairs_file: the list that the pairs are
-    from, for the message when it does not connect. Raises ArtifactError without inliers or where a model by another
-    program would be replaced, ColmapError when no model can be made, ImageError when an image is missing or changed.
+    A model that was made of the same, with the same options, is kept. One that was made of other images is grown: new
+    ones join it, those that are gone or changed are taken out. pairs_file: the list that the pairs are from, for the
+    message when it does not connect. Raises ArtifactError without inliers, where a model by another program would be
+    replaced, or one by other options without `remap`; ColmapError when no model can be made, ImageError when an image
+    is missing or changed.
     """
-    from disk.colmap.mapping import NoModelError, made_from, map_images, write_ply
+    from disk.colmap.growing import grow_models, model_folders, read_models
+    from disk.colmap.mapping import NoModelError, made_from, map_images, put_back, write_ply
     from disk.colmap.priors import local_map, write_priors
     from disk.colmap.rigs import write_rig
 
@@ -112,23 +125,41 @@ def map_models(
     positions, faults = read_positions(found) if options.gps == "auto" else ({}, None)
     rig = rig_of(found, options)
     with file_lock(sparse):
-        fingerprint = {
+        put_back(sparse)
+        made_of = {
             "made of": database_fingerprint(artifacts, database),
             "mapper": options.mapper,
             "seed": options.seed,
-        } | _rig_fingerprint(options)
-        if options.fix_intrinsics:
-            fingerprint["fix_intrinsics"] = True
+            "fix_intrinsics": options.fix_intrinsics,
+            "rig": _rig_fingerprint(options),
+            "gps": "",
+        }
         if positions:
-            fingerprint["gps"] = hashlib.sha256(repr(sorted(positions.items())).encode()).hexdigest()[:16]
+            made_of["gps"] = hashlib.sha256(repr(sorted(positions.items())).encode()).hexdigest()[:16]
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
             raise ArtifactError(
                 f"{sparse} was made by another program; choose another {option('output')}, "
                 f"or use {option('overwrite', True)}"
             )
-        if not options.overwrite and made_from(sparse) == fingerprint and is_complete(out):
+        folders = [] if options.remap or options.overwrite else model_folders(sparse)
+        # earlier versions did not note all of it
+        unnoted = {"fix_intrinsics": options.fix_intrinsics, "rig": "", "gps": ""}
+        noted = unnoted | made_from(sparse) if folders else {}
+        same = bool(folders) and noted == noted | made_of
+        if same and is_complete(out):
             log.info("%s is complete", sparse)
             return read_summary(out)
+        if "mapper" in noted:
+            then, now = (
+                {key: str(note[key]) for key in _OF_MAPPING} | {"rig": str(bool(note["rig"]))}
+                for note in (noted, made_of)
+            )
+            if noted["gps"] and options.gps == "off":
+                then["gps"], now["gps"] = "auto", "off"
+            check_same(sparse, then, now, remap_remedy())
+        if folders and rig is not None and not same:
+            log.warning("the model of a rig does not grow: all is mapped anew")
+            folders = []
         connections = read_connections(artifacts, database)
         summary.unlink(missing_ok=True)
         if rig is not None and not rig.is_known:
@@ -139,10 +170,23 @@ def map_models(
             raise ColmapError(why_no_model(connections, pairs_file))
         write_priors(database, positions)
         gps = local_map(positions) if positions else None
+        new = sorted(set(files) - set(noted.get("images", files)))
+        note = made_of | {"images": sorted(files)}
+        seed, fixed = options.seed, options.fix_intrinsics
+        models: list[Model] = []
+        growth: dict[str, Any] = {}
         try:
-            models = map_images(
-                database, files, sparse, options.mapper, options.seed, fingerprint, options.fix_intrinsics, rig, gps
-            )
+            if same:
+                models = read_models(sparse, positions)
+                new, growth = noted.get("new", []), noted.get("growth", {})
+            elif folders:
+                models, grown = grow_models(database, files, sparse, seed, note | {"new": new}, fixed, positions)
+                growth = asdict(grown)
+                if not models:
+                    log.warning("hardly a photo of the model in %s is left: all is mapped anew", sparse)
+            if not models:
+                new, growth = [], {}
+                models = map_images(database, files, sparse, options.mapper, seed, note, fixed, rig, gps)
         except NoModelError:
             _drop(out)
             raise ColmapError(f"no model could be made: {why_no_model(connections, pairs_file)}") from None
@@ -171,14 +215,24 @@ def map_models(
             remarks=[
                 *_remarks(connections, registered),
                 *_remark_of_rig(options, largest),
+                *growth.get("remarks", []),
                 *filter(None, [faults]),
                 *remarks_on_place(largest, gps),
             ],
             georegistration=asdict(largest.georegistration) if largest.georegistration else None,
             photos=str(images.absolute()),
+            new=new,
+            added=growth.get("added", []),
+            removed=growth.get("removed", {}),
+            moved=growth.get("moved"),
         )
         write_json(summary, asdict(result))
     return result
+
+
+def remap_remedy() -> str:
+    """What to do about a model by other options of mapping."""
+    return f"or map anew by {option('remap', True)}, which keeps features and matches"
 
 
 def read_summary(out: AnyPath) -> Reconstruction:
@@ -204,10 +258,10 @@ def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
     return remarks
 
 
-def _rig_fingerprint(options: RigChoice) -> dict[str, str]:
+def _rig_fingerprint(options: RigChoice) -> str:
     if not options.rig:
-        return {}
-    return {"rig": "found" if options.rig_config is None else file_hash(options.rig_config, "sha256")[:16]}
+        return ""
+    return "found" if options.rig_config is None else file_hash(options.rig_config, "sha256")[:16]
 
 
 def _remark_of_rig(options: RigChoice, largest: Model) -> list[str]:

@@ -37,6 +37,7 @@ from disk.progress import log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
+from disk.storage.forget import forget_pairs
 from disk.storage.locks import folder_lock
 from disk.storage.shards import keep_what_is_done
 
@@ -92,10 +93,11 @@ Task = tuple[Pair, ImagePair]
 Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
-def match(artifacts: AnyPath, options: MatchOptions = MatchOptions()) -> MatchSummary:
+def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_others: bool = False) -> MatchSummary:
     """Match pairs of images of a folder of artifacts: matches.h5.
 
-    Pairs already done are skipped, so the same command goes on after an interruption. Raises ArtifactError when
+    Pairs already done are skipped, so the same command goes on after an interruption. forget_others: pairs of earlier
+    runs that are not chosen any more are taken out of the matches and inliers. Raises ArtifactError when
     there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
     """
     check_match(options)
@@ -114,6 +116,8 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions()) -> MatchSu
         limit = options.cache_mb << 20
         cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
         pairs = _choose_pairs(options, cache)
+        if forget_others:
+            _forget_others(artifacts, set(pairs))
         todo = [pair for pair in pairs if not writers.is_done(pair)]
         if todo:
             with _workers(options, device, lightglue) as (run, share):
@@ -212,6 +216,12 @@ def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[
     if options.images is not None:
         return spatial_pairs(cache, options.images, options.top_k, options.max_distance)
     return exhaustive(cache.names)
+
+
+def _forget_others(artifacts: Path, chosen: set[Pair]) -> None:
+    count = forget_pairs(artifacts, lambda pair: pair not in chosen)
+    if count:
+        log.info("%d pairs are no longer asked for and are left out", count)
 
 
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:

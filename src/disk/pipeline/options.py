@@ -120,6 +120,8 @@ class MapperChoice:
     """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
     fix_intrinsics: bool = False
     """Keep focal lengths and distortion as they are known; default: they are refined."""
+    remap: bool = False
+    """Map anew; default: new photos join the model that is there, which keeps its frame, its scale and its ids."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,8 +14,6 @@ from disk.model.checkpoints import resolve
 from disk.model.engine import resolve_precision
 from disk.model.options import Budget
 from disk.options import AnyPath, Options, option
-from disk.pairs.choose import from_file, sequential
-from disk.pairs.rigs import along_and_across
 from disk.pipeline.cameras import check_cameras, check_plan, plan_of, rig_of, who_shares_cameras
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.export import ExportOptions, export, files_of_features
@@ -58,7 +55,6 @@ from disk.pipeline.unused import log_unused, unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
 from disk.storage.artifacts import IN_MODEL, read_features, read_matches
-from disk.storage.forget import forget_pairs
 from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
 
@@ -66,7 +62,19 @@ __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"
 
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
-_FREE = ("device", "ray", "keep_going", "overwrite", "pairs_file", "undistort", "gps", "fps", "frames", "rig_config")
+_FREE = (
+    "device",
+    "ray",
+    "keep_going",
+    "overwrite",
+    "pairs_file",
+    "undistort",
+    "gps",
+    "fps",
+    "frames",
+    "rig_config",
+    "remap",
+)
 _LATER = ("camera_params", "cameras", "fix_intrinsics", "max_distance", "loops", "rig")
 FRAMES = "frames"  # in the output: those of a video
 _LOOPS = 5  # similar frames further off that each frame of a video is matched with
@@ -229,8 +237,7 @@ def _connect(
     """Match, export and verify whatever is not yet."""
     with timed(seconds, "match"):
         pairs = _pairs(len(names), options)
-        match(artifacts, _match_options(images, pairs, options))
-        _forget_other_pairs(artifacts, names, pairs, options)
+        match(artifacts, _match_options(images, pairs, options), forget_others=True)
     with timed(seconds, "export"):
         choice = _options_of(ExportOptions, options, database_path=database, overwrite=True)
         if not _is_exported(artifacts, images, database, choice):
@@ -288,7 +295,7 @@ def _check(images: Path, options: ReconstructOptions) -> None:
 def _follow(images: Path, out: Path, files: list[ImageFile], sizes: Sizes, options: ReconstructOptions) -> Changes:
     """Make what is in `out` follow the options and the folder; what does not fit changes nothing."""
     artifacts, now = out / IN_MODEL, _decisive(options)
-    take_up(out, now, options.overwrite)
+    take_up(out, now, options.overwrite, options.remap)
     with folder_lock(artifacts):
         changes = follow_folder(artifacts, files, images)
         new = {name: size for name, size in sizes.items() if name in changes.new or name in changes.changed}
@@ -326,22 +333,6 @@ def _pairs(
     if options.rig:
         return "rig"
     return "exhaustive" if count <= ALL_PAIRS_UP_TO else "retrieval"
-
-
-def _forget_other_pairs(artifacts: Path, names: Collection[str], pairs: str, options: ReconstructOptions) -> None:
-    """Take out matches of pairs that are no longer asked for, such as those struck from the list."""
-    if options.pairs_file is not None:
-        wanted = set(from_file(options.pairs_file, names))
-    elif pairs == "sequential" and not options.loops:
-        wanted = set(sequential(names, options.overlap))
-    elif pairs == "rig" and not options.loops:
-        wanted = set(along_and_across(names, options.overlap))
-    else:
-        return
-    with folder_lock(artifacts):
-        count = forget_pairs(artifacts, lambda pair: pair not in wanted)
-    if count:
-        log.info("%d pairs are no longer asked for and are left out", count)
 
 
 def _is_exported(artifacts: Path, images: Path, database: Path, options: ExportOptions) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from disk.errors import ArtifactError
 from disk.options import option
 from disk.pipeline.follow import PHOTOS
-from disk.pipeline.map import RIG, SUMMARY
+from disk.pipeline.map import RIG, SUMMARY, remap_remedy
+from disk.pipeline.options import MapperChoice
 from disk.storage.artifacts import IN_MODEL
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
@@ -21,20 +23,29 @@ _CLEARING = "overwriting"  # noted among the options while what was there is tak
 _LEFT_OUT = ("pairs_file",)  # noted by earlier versions
 
 
-def take_up(out: Path, options: Mapping[str, str], overwrite: bool) -> None:
+def take_up(out: Path, options: Mapping[str, str], overwrite: bool, remap: bool = False) -> None:
     """Clear an output where `overwrite` says so, or a run that did was killed in the middle of it.
 
-    Raises ArtifactError, before anything changes, when the output was made with other options. The caller holds
-    `folder_lock`, and notes the options when the rest fits as well.
+    Raises ArtifactError, before anything changes, when the output was made with other options; those of mapping alone
+    may be others with `remap`. The caller holds `folder_lock`, and notes the options when the rest fits as well.
     """
     path = out / OPTIONS
     before = _read(path) if path.exists() and not overwrite else {}
     if before:
-        check_same(out, {key: value for key, value in before.items() if key != _CLEARING}, options)
+        known = {key: value for key, value in before.items() if key != _CLEARING}
+        if _but_mapping(known) != _but_mapping(options):
+            check_same(out, known, options)
+        if not remap:
+            check_same(out, known, options, remap_remedy())
     if overwrite or _CLEARING in before:
         # noted first, so that a run killed in between is taken up by the next
         write_json(path, {**options, _CLEARING: "yes"})
         _clear(out)
+
+
+def _but_mapping(options: Mapping[str, str]) -> dict[str, str]:
+    of_mapping = {item.name for item in fields(MapperChoice)}
+    return {key: value for key, value in options.items() if key not in of_mapping}
 
 
 def note_options(out: Path, options: Mapping[str, str]) -> None:
@@ -55,7 +66,7 @@ def _clear(out: Path) -> None:
     for file in (SUMMARY, RIG, "agreement.json", "report.html", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)
-    for folder in (UNDISTORTED, "sparse"):
+    for folder in (UNDISTORTED, ".sparse.tmp", "sparse"):
         shutil.rmtree(out / folder, ignore_errors=True)
     artifacts = out / IN_MODEL
     for path in [*artifacts.glob("*.h5"), *artifacts.glob(".*.h5"), artifacts / PHOTOS]:

@@ -65,8 +65,9 @@ class VerifySummary:
 def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
     """Verify all matched pairs into the database and inliers.h5, which is laid out as matches.h5 is.
 
-    Pairs already done are skipped, also after images were added to or taken out of the database. Raises ArtifactError without matches or when inliers.h5 was made with
-    other options, ColmapError without a database or when it holds other matches than the artifacts.
+    Pairs already done are skipped, also where images were added or taken out since. Raises ArtifactError without
+    matches or when inliers.h5 was made with other options, ColmapError without a database or when it holds other
+    matches than the artifacts.
     """
     from disk.colmap.database import difference, image_ids, open_database
     from disk.colmap.verification import is_verified, kinds_of_pairs, verify_pairs

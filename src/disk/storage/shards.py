@@ -231,8 +231,11 @@ def _shards(artifacts: Path, stem: str) -> list[Path]:
     return sorted(artifacts.glob(f".{stem}-*.h5"))
 
 
-def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise ArtifactError, naming what differs, unless `path` was made with the options of now."""
+def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str = "") -> None:
+    """Raise ArtifactError, naming what differs, unless `path` was made with the options of now.
+
+    remedy: what to do instead of using the same; default: another folder, or to overwrite.
+    """
     changes = [
         f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
         for key in sorted({*before, *now})
@@ -240,8 +243,8 @@ def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str]) ->
     ]
     if changes:
         raise ArtifactError(
-            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, another folder, or "
-            f"{option('overwrite', True)}"
+            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, "
+            f"{remedy or 'another folder, or ' + option('overwrite', True)}"
         )
 
 
