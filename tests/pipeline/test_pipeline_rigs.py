@@ -84,7 +84,7 @@ def test_pairs_are_along_and_across_and_each_folder_has_a_camera(folder):
     assert ("left/0000", "right/0000") in found
     assert ("left/0000", "right/0001") not in found
     with pytest.raises(ColmapError, match="one camera of their own"):
-        map_models(folder.out, folder.photos, MapOptions(rig=True))
+        map_models(folder.out, folder.photos, MapOptions(rig=True, remap=True))
 
 
 def test_a_known_rig_gives_the_model_its_scale(folder, tmp_path):
@@ -134,7 +134,7 @@ def test_mapping_alone_takes_the_rig_too(folder, capsys):
     photos, out = str(folder.photos), str(folder.out)
     folder.run(pairs="rig", camera_per="folder", overlap=2)
     assert right_from_left(folder.out)
-    assert main(["map", out, photos, "--rig", "--json"]) == 0
+    assert main(["map", out, photos, "--rig", "--remap", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)["models"][0]["rig"]) == ["left", "right"]
     assert main(["map", out, photos, "--rig"]) == 0
     assert "rig, from left: right " in capsys.readouterr().out

@@ -143,7 +143,7 @@ def map_models(
             )
         folders = [] if options.remap or options.overwrite else model_folders(sparse)
         # earlier versions did not note all of it
-        unnoted = {"fix_intrinsics": options.fix_intrinsics, "rig": "", "gps": ""}
+        unnoted: dict[str, Any] = {"fix_intrinsics": options.fix_intrinsics, "rig": "", "gps": ""}
         noted = unnoted | made_from(sparse) if folders else {}
         same = bool(folders) and noted == noted | made_of
         if same and is_complete(out):
