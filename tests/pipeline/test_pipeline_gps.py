@@ -138,7 +138,7 @@ def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplo
     for name, position in zip(NAMES, place.truth, strict=True):
         geotag(place.photos / f"{name}.jpg", gps_tags(*geodetic(position + rng.normal(size=3), ORIGIN)) | {31: 0.05})
     result = place.run(single_camera=True)
-    assert "mapping anew without" in caplog.text
+    assert "mapping again without" in caplog.text
     assert result.georegistration is not None
     assert result.reprojection_error < 1e-3
 
