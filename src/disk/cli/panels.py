@@ -27,7 +27,7 @@ TOPICS = {
     "pair": ("pairs", "overlap", "loops", "pairs_file", "top_k", "max_distance"),
     "matching": ("rt", "ratio", "matcher", "matcher_weights", "save_threshold", "max_error", "min_inliers", "u16"),
     "camera": ("camera_model", "camera_per", "single_camera", "camera_params", "cameras", "camera", "focal_length"),
-    "mapping": ("mapper", "fix_intrinsics", "rig", "rig_config", "gps", "seed"),
+    "mapping": ("mapper", "remap", "fix_intrinsics", "rig", "rig_config", "gps", "seed"),
     "estimation": ("threshold", "estimator", "runs"),
     "computing": (
         "device", "precision", "backend", "ray", "batch_size", "workers", "cache_mb", "max_full_matrix", "renderers",
