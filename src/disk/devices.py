@@ -104,14 +104,14 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         # what torch keeps for itself is free too
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     return max(0.0, min((_free_in_system(), *_free_in_groups(), _free_in_process())))
 
 
 def _free_in_system() -> float:
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
+            return 1024.0 * int(line.split()[1])
     try:  # macOS: how much is in use is not known
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
     except (AttributeError, ValueError, OSError):
@@ -135,7 +135,7 @@ def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
             limit, used = (_lines(folder / name) for name in names[:2])
             if limit and used and limit[0].isdigit():
                 cached = [int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(names[2])]
-                yield int(limit[0]) - int(used[0]) + sum(cached)
+                yield float(int(limit[0]) - int(used[0]) + sum(cached))
             if folder == top:
                 break
 
@@ -149,7 +149,7 @@ def _free_in_process() -> float:
     limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _lines(Path("/proc/self/statm"))
     if limit == resource.RLIM_INFINITY or not used:
         return math.inf
-    return limit - int(used[0].split()[0]) * resource.getpagesize()
+    return float(limit - int(used[0].split()[0]) * resource.getpagesize())
 
 
 def _lines(path: Path) -> list[str]:

@@ -164,15 +164,13 @@ def detect_in_tiles(
     return lambda: found
 
 
-def _detect(
-    model: DISK, canvas: Canvas, options: DetectionOptions, generator: torch.Generator | None
-) -> Features:
+def _detect(model: DISK, canvas: Canvas, options: DetectionOptions, generator: torch.Generator | None) -> Features:
     """Features in pixels of the canvas, best first."""
     height, width = canvas.pixels.shape[1:]
     tiles = cut(height, width, tile_side(height * width, model.device), options.window)
     rows, columns = (max(tile.seen[i].stop - tile.seen[i].start for tile in tiles) for i in (0, 1))
     log.info(
-        "%d x %d is too large for the free memory: working on it in %d overlapping tiles of at most %d x %d",
+        "%d x %d does not fit into the free memory: in %d overlapping tiles of at most %d x %d",
         width, height, len(tiles), columns, rows,
     )  # fmt: skip
     network = TiledNetwork(model.unet, canvas.pixels[None], tiles)

@@ -32,13 +32,12 @@ class Tile:
 
     def crop(self, whole: Tensor, stride: int = 1) -> Tensor:
         """What the tile sees of a map (..., H, W) of the image at one `stride`th of its resolution."""
-        return whole[(..., *(slice(s.start // stride, s.stop // stride) for s in self.seen))]
+        return _part(whole, self.seen, (0, 0), stride)
 
     def trim(self, part: Tensor) -> Tensor:
         """Its own rows and columns of a map (..., h, w) of what it sees, at any resolution."""
-        stride = (self.seen[1].stop - self.seen[1].start) // part.shape[-1]
-        pairs = zip(self.own, self.seen, strict=True)
-        return part[(..., *(slice((o.start - s.start) // stride, (o.stop - s.start) // stride) for o, s in pairs))]
+        rows, columns = self.seen
+        return _part(part, self.own, (rows.start, columns.start), (columns.stop - columns.start) // part.shape[-1])
 
     def owns(self, points: Int[Tensor, "k 2"]) -> Bool[Tensor, " k"]:
         """Which pixels (x, y) of the image are its own."""
@@ -48,7 +47,17 @@ class Tile:
 
     def put(self, part: Tensor, whole: Tensor, stride: int) -> None:
         """Write its own rows and columns of a map of what it sees into that of the image."""
-        whole[(..., *(slice(o.start // stride, o.stop // stride) for o in self.own))] = self.trim(part)
+        _part(whole, self.own, (0, 0), stride).copy_(self.trim(part))
+
+
+def _part(x: Tensor, bounds: tuple[slice, slice], origin: tuple[int, int], stride: int) -> Tensor:
+    """Rows and columns, in pixels, of a map (..., H, W) at one `stride`th of the resolution that begins at `origin`."""
+    top, bottom, left, right = (
+        (edge - first) // stride
+        for bound, first in zip(bounds, origin, strict=True)
+        for edge in (bound.start, bound.stop)
+    )
+    return x[..., top:bottom, left:right]
 
 
 def cut(height: int, width: int, side: int, window: int) -> list[Tile]:
