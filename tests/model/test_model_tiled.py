@@ -44,7 +44,6 @@ def assert_same(tiles, whole):
     assert (tiles.descriptors * whole.descriptors).sum(1).min() > 1 - 1e-6
 
 
-# with a window of 27 tiles see no row more than they need
 @pytest.mark.parametrize(
     ("height", "width", "side", "options"),
     [
@@ -134,17 +133,20 @@ def test_single_precision_models_and_half(in_tiles):
     assert len(half) == 20
 
 
-def test_the_last_block_reads_what_the_whole_network_gives(model):
-    image = torch.rand(1, 3, 96, 128, dtype=torch.float64)
-    tiles = cut(96, 128, 48, 5)
+@pytest.mark.parametrize("window", [5, 27])  # with 27 tiles see not one row more than they need
+def test_the_heatmap_is_right_as_far_as_suppression_and_peaks_look(model, window):
+    image = torch.rand(1, 3, 48, 208, dtype=torch.float64)
+    tiles = cut(48, 208, 48, window)
+    reach = window // 2 + 1
+    assert tiles[2].seen[1] == slice(96 - 48, 144 + 48)
     with torch.no_grad():
-        expected = model.encode(image.clone())
+        expected = model.heatmap(model.encode(image.clone()))[0]
         network = TiledNetwork(model.unet, image, tiles)
         for tile in tiles:
-            got = network.encoding(tile)
-            torch.testing.assert_close(got.scale, expected.scale)
-            torch.testing.assert_close(tile.trim(got.half), tile.trim(tile.crop(expected.half, 2)))
-            torch.testing.assert_close(tile.trim(got.skip), tile.trim(tile.crop(expected.skip)))
+            got = model.heatmap(network.encoding(tile))[0]
+            first, last = max(tile.own[1].start - reach, 0), tile.own[1].stop + reach
+            x = tile.corner[0]
+            torch.testing.assert_close(got[:, first - x : last - x], expected[:, first:last], atol=1e-9, rtol=0)
 
 
 def test_up_blocks_without_strips_give_the_same(model, monkeypatch):
@@ -185,6 +187,20 @@ def test_tiles_cover_an_image_once(rows, columns, side, window):
             assert seen.stop == size or seen.stop - own.stop >= 35 + window
         count[tile.own] += 1
     assert (count == 1).all()
+
+
+def test_what_does_not_fit_after_all_is_done_in_tiles(model, monkeypatch, caplog):
+    """The memory of a GPU can be gone by the time it is needed."""
+
+    def start(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    photo = textured_photo(48, 64)
+    whole = model.detect(photo, n=20)
+    monkeypatch.setattr(model.engine, "start", start)
+    caplog.set_level("INFO", "disk")
+    assert_same(model.detect(photo, n=20), whole)
+    assert "64 x 48 is too large for the memory as a whole: in 1 overlapping tiles of at most 64 x 48" in caplog.text
 
 
 @pytest.mark.gpu

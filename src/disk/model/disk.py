@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -117,9 +118,11 @@ class DISK(nn.Module):
         """
         to = torch.device(to or self.device)
         height, width = canvases[0].pixels.shape[1:]
+        finish = None
         if fits(height * width, self.engine.bytes_per_pixel, self.device):
-            finish = self.engine.start(canvases, options, generator, to)
-        else:
+            with contextlib.suppress(torch.OutOfMemoryError):  # of a GPU, where others take memory too
+                finish = self.engine.start(canvases, options, generator, to)
+        if finish is None:
             finish = detect_in_tiles(self, canvases, options, generator, to)
         return lambda: [
             replace(features, keypoints=canvas.placement.to_original(features.keypoints), image_size=canvas.size)

@@ -170,8 +170,8 @@ def _detect(model: DISK, canvas: Canvas, options: DetectionOptions, generator: t
     tiles = cut(height, width, tile_side(height * width, model.device), options.window)
     rows, columns = (max(tile.seen[i].stop - tile.seen[i].start for tile in tiles) for i in (0, 1))
     log.info(
-        "%d x %d does not fit into the free memory: in %d overlapping tiles of at most %d x %d",
-        width, height, len(tiles), columns, rows,
+        "%d x %d is too large for the memory as a whole: in %d overlapping tiles of at most %d x %d",
+        canvas.placement.width, canvas.placement.height, len(tiles), columns, rows,
     )  # fmt: skip
     network = TiledNetwork(model.unet, canvas.pixels[None], tiles)
     used = [t for t in tiles if t.own[0].start < canvas.placement.height and t.own[1].start < canvas.placement.width]
