@@ -42,11 +42,11 @@ def main(photo: tyro.conf.Positional[Path], memory_gb: float = 4, n: int = 8192)
         seen[tile.seen] += 1
     x, y = image.placement.from_original()[:2] @ torch.cat([whole.keypoints, torch.ones(len(whole), 1)], 1).numpy().T
     overlap = seen[torch.from_numpy(y).round().long(), torch.from_numpy(x).round().long()] > 1
-    again = torch.cat([torch.cdist(part, tiles.keypoints).amin(1) for part in whole.keypoints.split(512)]) < _SAME
+    again = _close(whole.keypoints, tiles.keypoints) > 0
     pairs = mutual_nearest(whole.descriptors, tiles.descriptors).indices
     same = (whole.keypoints[pairs[:, 0]] - tiles.keypoints[pairs[:, 1]]).norm(dim=1) < _SAME
     cosine = (whole.descriptors[pairs[:, 0]] * tiles.descriptors[pairs[:, 1]]).sum(1)
-    twice = torch.cat([(torch.cdist(part, tiles.keypoints) < _SAME).sum(1) for part in tiles.keypoints.split(512)]) > 1
+    twice = _close(tiles.keypoints, tiles.keypoints) > 1
     print(f"{width} x {height}, {len(parts)} tiles of at most {max(t.seen[1].stop - t.seen[1].start for t in parts)}")
     print(f"keypoints, whole and in tiles | {len(whole)}, {len(tiles)}")
     print(f"repeated within {_SAME} pixels | {100 * again.float().mean():.2f} %")
@@ -54,6 +54,13 @@ def main(photo: tyro.conf.Positional[Path], memory_gb: float = 4, n: int = 8192)
     print(f"twice | {int(twice.sum())}")
     print(f"mutual nearest neighbours that are the same keypoint | {int(same.sum())} of {len(same)}")
     print(f"least cosine of their descriptors | {cosine[same].min():.6f}")
+
+
+def _close(points: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """How many of the others are at each point."""
+    # differences, because products of coordinates in the thousands lose the digits that count
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cat([(torch.cdist(p, others, compute_mode=exact) < _SAME).sum(1) for p in points.split(512)])
 
 
 def _timed(name: str, model: DISK, photo: Path, n: int, free: float) -> Features:
