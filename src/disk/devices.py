@@ -1,10 +1,13 @@
-"""Which device the work runs on, and on how many cores."""
+"""Which device the work runs on, on how many cores, and with how much memory."""
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -91,3 +94,66 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process can still have on a device, infinite where nothing tells.
+
+    On a CPU that is what the system has left, or less where a container, a job or a limit of the shell allows less.
+    """
+    if device.type == "cuda":
+        # what torch keeps for itself is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
+    return max(0.0, min((_free_in_system(), *_free_in_groups(), _free_in_process())))
+
+
+def _free_in_system() -> float:
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            return 1024.0 * int(line.split()[1])
+    try:  # macOS: how much is in use is not known
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Bytes left to each of the control groups, of either version, that this process is in and that has a limit."""
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / path.strip("/")
+        # in a container the path may be the host's; then only the top is there
+        for folder in (group, *group.parents):
+            limit, used = (_lines(folder / name) for name in names[:2])
+            if limit and used and limit[0].isdigit():
+                cached = [int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(names[2])]
+                yield float(int(limit[0]) - int(used[0]) + sum(cached))
+            if folder == top:
+                break
+
+
+def _free_in_process() -> float:
+    """Bytes left of what `ulimit -v` allows."""
+    if find_spec("resource") is None:  # Windows
+        return math.inf
+    import resource
+
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _lines(Path("/proc/self/statm"))
+    if limit == resource.RLIM_INFINITY or not used:
+        return math.inf
+    return float(limit - int(used[0].split()[0]) * resource.getpagesize())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from disk.images.resizing import Placement
+from disk.model import memory
 from disk.model.canvas import Canvas
-from disk.model.memory import Parts, upload
+from disk.model.memory import Parts, fits, tile_side, upload
 
 CPU = torch.device("cpu")
 
@@ -95,3 +96,29 @@ def test_upload_to_a_gpu():
     assert pixels.is_cuda
     assert torch.equal(pixels.cpu(), torch.stack([image.pixels for image in images]))
     assert sizes.tolist() == [[13, 30]] * 3
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_what_fits_follows_the_free_memory(monkeypatch, device):
+    asked = []
+    free = 10e9
+    monkeypatch.setattr(memory, "free_memory", lambda device: asked.append(device) or free)
+    assert fits(1600 * 1600, 10**9, device)  # the default size runs whole, as it always has
+    assert asked == []
+    assert fits(32_000_000, 250, device)  # 0.8 of 10 GB
+    assert not fits(32_000_001, 250, device)
+    assert asked == [device, device]
+    free = float("inf")
+    assert fits(1 << 27, 250, device)
+    assert not fits(300_000_000, 250, device)
+
+
+def test_tiles_are_as_large_as_the_memory_allows(monkeypatch):
+    free = float("inf")
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    assert tile_side(300_000_000, CPU) == 2048
+    free = 4.4e9  # 0.8 of it, less 9 bytes a pixel, at 400 bytes a pixel of a tile
+    assert tile_side(300_000_000, CPU) == 1424
+    assert 400 * 1424**2 + 9 * 300_000_000 <= 0.8 * free < 400 * 1440**2 + 9 * 300_000_000
+    free = 1e9
+    assert tile_side(300_000_000, CPU) == 512

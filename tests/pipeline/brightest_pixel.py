@@ -15,6 +15,7 @@ class BrightestPixel:
     """Stands in for the network: the brightest pixel of an image, to see where pixels go."""
 
     name = "brightest pixel"
+    bytes_per_pixel = 0
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, ...]] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from disk.model.canvas import Canvas
 from disk.shapes import Bool, Float, Int, Tensor
 
 CELL = 8  # side of a cell of the grid that training samples from, in pixels
@@ -48,6 +49,20 @@ def _running_maximum(x: Tensor, axis: int, count: int) -> Tensor:
         x = torch.maximum(x.narrow(axis, 0, size), x.narrow(axis, step, size))
         reached += step
     return x
+
+
+def best_allowed(
+    points: Int[Tensor, "k 2"], scores: Float[Tensor, " k"], canvas: Canvas, n: int | None
+) -> tuple[Int[Tensor, "m 2"], Float[Tensor, " m"]]:
+    """The n best by score of the points that lie on the image and where its mask allows."""
+    height, width = canvas.placement.height, canvas.placement.width
+    order = torch.argsort(scores, descending=True, stable=True)
+    x, y = points[order].unbind(1)
+    allowed = (x < width) & (y < height)
+    if canvas.mask is not None:
+        allowed &= canvas.mask.to(points.device)[y.clamp(max=height - 1), x.clamp(max=width - 1)]
+    order = order[allowed][:n]
+    return points[order], scores[order]
 
 
 def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -21,8 +22,10 @@ from disk.images.inputs import ImageLike
 from disk.model import head
 from disk.model.canvas import Canvas, Masks, make_canvases
 from disk.model.engine import Backend, Engine, hint_at_rivals, make_engine
+from disk.model.memory import fits
 from disk.model.options import DetectionOptions
 from disk.model.statistics import Encoding, encode
+from disk.model.tiled import detect_in_tiles
 from disk.model.unet import STRIDE, UNet, UpBlock
 from disk.options import Precision
 from disk.shapes import Float, Int, Tensor
@@ -110,9 +113,17 @@ class DISK(nn.Module):
         """Start detection in prepared images of one shape; the function that is returned waits for the result.
 
         Its keypoints are in pixels of the images as they were before, its tensors on the device `to`, by default the
-        model's. generator: on the model's device, what mode rng draws from.
+        model's. generator: on the model's device, what mode rng draws from. Images whose maps do not fit into the
+        memory are worked on in tiles, with the same result up to rounding (`disk.model.tiled`).
         """
-        finish = self.engine.start(canvases, options, generator, torch.device(to or self.device))
+        to = torch.device(to or self.device)
+        height, width = canvases[0].pixels.shape[1:]
+        finish = None
+        if fits(height * width, self.engine.bytes_per_pixel, self.device):
+            with contextlib.suppress(torch.OutOfMemoryError):  # of a GPU, where others take memory too
+                finish = self.engine.start(canvases, options, generator, to)
+        if finish is None:
+            finish = detect_in_tiles(self, canvases, options, generator, to)
         return lambda: [
             replace(features, keypoints=canvas.placement.to_original(features.keypoints), image_size=canvas.size)
             for features, canvas in zip(finish(), canvases, strict=True)

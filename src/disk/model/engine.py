@@ -15,7 +15,7 @@ from disk.errors import DiskError, require
 from disk.fastest import fastest
 from disk.features import Features
 from disk.model.canvas import Canvas
-from disk.model.detection import nms, refine, sample_grid
+from disk.model.detection import best_allowed, nms, refine, sample_grid
 from disk.model.options import DetectionOptions
 from disk.model.statistics import encode
 from disk.model.strips import large
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "onnx"]
 _MEASURED = (1, 3, 192, 256)  # images on which onnxruntime and torch are compared
+_BYTES_PER_PIXEL = {"onnx": 400, "torch": 250}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,6 +37,8 @@ class Engine(Protocol):
     """Detection in canvases of one shape, by one way of running the network."""
 
     name: str
+    bytes_per_pixel: int
+    """Of memory, at most, that an image takes."""
 
     def start(
         self,
@@ -97,6 +100,7 @@ class StripEngine:
         if onnx is None:
             onnx = _onnx_is_faster(self._model)
         self.name = "onnx" if onnx else "torch"
+        self.bytes_per_pixel = _BYTES_PER_PIXEL[self.name]
         if onnx:
             require("onnxruntime")
             from disk.model.onnx import coarse_session
@@ -132,7 +136,7 @@ class StripEngine:
             found = [nms(area, options.window) for area in areas]
         else:
             found = sample_grid(logits, generator)
-        kept = [_best(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
+        kept = [best_allowed(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
         descriptors = self._model.describe(encoding, [points for points, _ in kept])
         subpixel = options.subpixel and options.mode == "nms"
         return [
@@ -179,18 +183,6 @@ def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Se
         return [large(images, *m.movedim(1, 3).shape).movedim(3, 1).copy_(m) for m in maps]
 
     return coarse
-
-
-def _best(points: Tensor, scores: Tensor, canvas: Canvas, n: int | None) -> tuple[Tensor, Tensor]:
-    """The n best by score of the points that lie on the image and where its mask allows."""
-    height, width = canvas.placement.height, canvas.placement.width
-    order = torch.argsort(scores, descending=True, stable=True)
-    x, y = points[order].unbind(1)
-    allowed = (x < width) & (y < height)
-    if canvas.mask is not None:
-        allowed &= canvas.mask.to(points.device)[y.clamp(max=height - 1), x.clamp(max=width - 1)]
-    order = order[allowed][:n]
-    return points[order], scores[order]
 
 
 def warn_of_emulation(device: torch.device, precision: Precision) -> None:

@@ -33,7 +33,8 @@ class BatchEngine:
         self.name = operations.NAME
         self._device = model.device
         self._graphs = Graphs(self._device) if self._device.type == "cuda" else None
-        self._parts = Parts(operations.BYTES_PER_PIXEL)
+        self.bytes_per_pixel = operations.BYTES_PER_PIXEL
+        self._parts = Parts(self.bytes_per_pixel)
 
     def images_at_once(self, height: int, width: int) -> int:
         """As many as fit the free memory and keep the GPU busy."""

@@ -1,4 +1,4 @@
-"""The memory of a GPU: how many images go at once, what to do when they did not fit, and how they get there."""
+"""What fits into the memory, how many images go at once on a GPU, what if they did not fit, and how they get there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import torch
 
+from disk.devices import free_memory
 from disk.model.canvas import Canvas
+from disk.model.unet import STRIDE
 from disk.progress import log
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
@@ -18,6 +20,27 @@ _REFERENCE = 1024 * 768  # pixels
 _ENOUGH = 16  # images of the reference's size; more at once do not make a GPU any busier
 _SHARE = 0.8  # of the free memory; the rest is for the workspaces of libraries and for fragments
 _UNKNOWN = 4  # images of the reference's size where the free memory is not known
+_ALWAYS_WHOLE = 1600 * 1600  # pixels; what the default size makes of an image
+_NEVER_WHOLE = 1 << 27  # pixels; above, the maps take tens of gigabytes and have more numbers than 32 bits count
+
+
+# in tiles: bytes for each pixel of the image and of a tile, in single precision, and the least and largest tile
+_KEPT_PER_PIXEL, _TILE_PER_PIXEL = 9, 400
+_SIDES = 512, 2048
+
+
+def fits(pixels: int, bytes_per_pixel: int, device: torch.device) -> bool:
+    """Whether the maps of an image of so many pixels fit into the memory that is free."""
+    if pixels <= _ALWAYS_WHOLE:
+        return True
+    return pixels <= _NEVER_WHOLE and pixels * bytes_per_pixel <= _SHARE * free_memory(device)
+
+
+def tile_side(pixels: int, device: torch.device) -> int:
+    """The side in pixels, a multiple of 16, of the tiles that an image of so many pixels is worked on in."""
+    left = _SHARE * free_memory(device) - _KEPT_PER_PIXEL * pixels
+    side = math.sqrt(max(0.0, left) / _TILE_PER_PIXEL)
+    return int(min(max(side, _SIDES[0]), _SIDES[1])) // STRIDE * STRIDE
 
 
 class Parts:
@@ -32,10 +55,7 @@ class Parts:
         pixels = height * width
         enough: float = _UNKNOWN
         if device.type == "cuda":
-            # what torch keeps for itself is free too
-            free = torch.cuda.mem_get_info(device)[0]
-            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            enough = min(_ENOUGH, _SHARE * free / (self._bytes_per_pixel * _REFERENCE))
+            enough = min(_ENOUGH, _SHARE * free_memory(device) / (self._bytes_per_pixel * _REFERENCE))
         return max(1, int(min(enough * _REFERENCE, self._pixels) // pixels))
 
     def run(self, function: Callable[[Sequence[Canvas]], R], canvases: Sequence[Canvas]) -> list[R]:

@@ -25,7 +25,7 @@ from disk.model.options import DetectionOptions
 from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.batches import Waiting, network
 from disk.pipeline.follow import follow_folder
-from disk.pipeline.loading import Loaded, equal_shapes, load_ahead, load_image
+from disk.pipeline.loading import Loaded, equal_shapes, is_large, load_ahead, load_image
 from disk.pipeline.options import ChosenImages, MaskFolder, Network, Place
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, artifacts_folder, feature_writer
@@ -196,6 +196,7 @@ def _detect_all(
         width=options.width,
         masks=masks,
     )
+    large = partial(is_large, max_size=options.max_size, height=options.height, width=options.width)
     waiting = Waiting()
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
     writing: deque[Future[None]] = deque()
@@ -208,7 +209,7 @@ def _detect_all(
     ):
         # one at a time for rng, so that an image's draw depends on its name alone
         batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once or model.images_at_once()
-        loaded = load_ahead(files, loading, workers, workers + batch_size, failed)
+        loaded = load_ahead(files, loading, workers, workers + batch_size, failed, large)
         with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
             for batch, features in run(batches, waiting):
                 keypoints += sum(map(len, features))

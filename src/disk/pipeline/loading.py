@@ -14,8 +14,8 @@ from disk.ahead import map_ahead
 from disk.errors import DiskError, ImageError
 from disk.images.listing import ImageFile
 from disk.images.masks import load_mask, mask_digest
-from disk.images.reading import one_large_at_a_time, read_upright
-from disk.images.resizing import place
+from disk.images.reading import LARGE_PIXELS, image_size, one_large_at_a_time, read_upright
+from disk.images.resizing import fit, place
 from disk.model.canvas import Canvas, pad_to_stride
 from disk.progress import log
 
@@ -35,24 +35,36 @@ def load_ahead(
     workers: int,
     ahead: int,
     failed: dict[str, str],
+    is_large: Callable[[ImageFile], bool],
 ) -> Iterator[Loaded]:
-    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out."""
+    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out.
 
-    def attempt(file: ImageFile) -> Loaded | tuple[ImageFile, DiskError]:
+    Large ones are decoded when it is their turn: the memory that others would take ahead is the network's.
+    """
+
+    def attempt(file: ImageFile, is_next: bool) -> Loaded | DiskError | None:
         try:
-            return load(file)
+            return None if is_large(file) and not is_next else load(file)
         except DiskError as error:
-            return file, error
+            return error
 
-    with contextlib.closing(map_ahead(attempt, files, workers, ahead)) as found:
-        for loaded in found:
+    with contextlib.closing(map_ahead(lambda file: attempt(file, False), files, workers, ahead)) as early:
+        for file in files:
+            loaded = next(early)
+            if loaded is None:
+                loaded = attempt(file, True)
             if isinstance(loaded, Loaded):
                 yield loaded
             else:
-                file, error = loaded
-                failed[file.relative] = str(error)
-                log.warning("%s", error)
+                failed[file.relative] = str(loaded)
+                log.warning("%s", loaded)
             del loaded  # a decoded image lives no longer than its batch
+
+
+def is_large(file: ImageFile, max_size: int, height: int | None, width: int | None) -> bool:
+    """Whether an image has more than LARGE_PIXELS when it is resized; ImageError when it cannot be read."""
+    placement = fit(image_size(file.path), max_size, height, width)
+    return placement.width * placement.height > LARGE_PIXELS
 
 
 def load_image(
@@ -79,9 +91,12 @@ def load_image(
 
 
 def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Loaded], None, None]:
-    """Batches of images with equal canvases; no more than two batches of images wait for their like."""
+    """Batches of images with equal canvases; large ones alone. No more than two batches wait for their like."""
     waiting: dict[tuple[int, ...], list[Loaded]] = {}
     for image in images:
+        if image.canvas.pixels[0].numel() > LARGE_PIXELS:
+            yield [image]
+            continue
         batch = waiting.setdefault(tuple(image.canvas.pixels.shape), [])
         batch.append(image)
         if len(batch) < batch_size and sum(map(len, waiting.values())) < 2 * batch_size:
