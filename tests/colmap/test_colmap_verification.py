@@ -125,7 +125,7 @@ def kept(matches: int, inliers: int, sizes: list[tuple[int, int]], monkeypatch: 
     monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", lambda *arguments: found)
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.max_error = 4.0
-    cameras = [pycolmap.Camera.create(0, "SIMPLE_PINHOLE", 500.0, *size) for size in sizes]
+    cameras = [pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", 500.0, *size) for size in sizes]
     here, there = np.array([[100.0, 100]]), np.array([[150.0, 100]])
     geometry = _estimate((cameras[0], here), (cameras[1], there), np.zeros((matches, 2), np.uint32), options)
     return len(geometry.inlier_matches)
