@@ -3,7 +3,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from disk.geometry.pose import rotation_error, translation_error
-from disk.geometry.robust import estimate_homography, estimate_relative_pose
+from disk.geometry.robust import estimate_fundamental, estimate_homography, estimate_relative_pose
 
 K0 = np.array([[700.0, 0, 320], [0, 710, 240], [0, 0, 1]])
 K1 = np.array([[500.0, 0, 300], [0, 490, 200], [0, 0, 1]])
@@ -93,3 +93,34 @@ def test_no_homography_from_three_points_or_from_one_place():
     p = np.random.default_rng(0).uniform(0, 100, (3, 2))
     assert estimate_homography(p, p) is None
     assert estimate_homography(np.ones((20, 2)), np.ones((20, 2))) is None
+
+
+def test_the_fundamental_matrix_tells_right_matches_from_wrong_ones():
+    """Against the truth: Sampson errors of the known geometry are within the threshold, or far from it."""
+    p0, p1 = two_views(noise=0.3)
+    inliers = estimate_fundamental(p0, p1, threshold=2.0)
+    assert inliers.shape == (200,)
+    assert inliers[60:].all()
+    assert inliers[:60].mean() < 0.2
+    # with noise of 0.3 px about one match in two is closer than 0.2 px
+    assert 0.2 < estimate_fundamental(p0, p1, threshold=0.2)[60:].mean() < 0.8
+
+
+def test_a_fundamental_matrix_needs_more_matches_than_determine_it():
+    p0, p1 = two_views(outliers=0, noise=0.0)
+    for count in (0, 7):
+        assert estimate_fundamental(p0[:count], p1[:count]).tolist() == [False] * count
+    assert estimate_fundamental(p0[:8], p1[:8]).all()
+
+
+def test_the_fewest_matches_that_make_a_pose_and_a_homography():
+    """One more than determine a pose, as any five agree with their own; four determine a homography."""
+    p0, p1 = two_views(outliers=0, noise=0.0)
+    estimate = estimate_relative_pose(p0[:6], p1[:6], K0, K1)
+    assert estimate is not None
+    assert rotation_error(estimate.R, R) < 1e-3
+    assert estimate.inliers.sum() == 6
+    corners = np.array([[0.0, 0], [100, 0], [0, 100], [100, 100]])
+    found = estimate_homography(corners, 2 * corners + 5)
+    assert found is not None
+    np.testing.assert_allclose(found[0], [[2, 0, 5], [0, 2, 5], [0, 0, 1]], atol=1e-9)
