@@ -309,7 +309,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     WORK.mkdir(parents=True, exist_ok=True)
-    trees = [_copy(WORK / f"tree{number}") for number in range(arguments.processes)]
+    trees = [_copy(WORK / f"{arguments.rooms[0]}-{number}") for number in range(arguments.processes)]
     for name in PRELOADED:
         with suppress(ImportError):
             import_module(name)
