@@ -103,7 +103,10 @@ def mutants_of(room: str, file: Path, each: int) -> Iterator[Mutant]:
         ]
     random.Random(name).shuffle(found)
     for operator, occurrence, line in sorted(found[:each]):
-        mutated = mutate_code(source, get_operator(f"core/{operator}")(), occurrence)
+        try:
+            mutated = mutate_code(source, get_operator(f"core/{operator}")(), occurrence)
+        except AttributeError:  # of `except zipfile.BadZipFile`, whose name has two parts
+            continue
         changes = list(difflib.ndiff(source.splitlines(), mutated.splitlines()))
         before, after = ("\n".join(c[2:].strip() for c in changes if c.startswith(sign)) for sign in "-+")
         if before != after:
@@ -278,7 +281,17 @@ def _copy(tree: Path) -> Path:
 
 def print_score(tried: list[Mutant]) -> bool:
     """A line for each room and module, and what survived; whether enough was killed in each room."""
-    known = {(e["module"], e["before"], e["after"]) for e in json.loads(EQUIVALENT.read_text())}
+    known = {
+        key
+        for group in json.loads(EQUIVALENT.read_text())
+        for module, before, *afters in group["mutants"]
+        for key in [(module, before, after) for after in afters or [""]]
+    }
+
+    def is_equivalent(mutant: Mutant) -> bool:
+        noticed = mutant.outcome in ("killed", "time-out")
+        return not noticed and (mutant.key in known or (mutant.module, mutant.before, "") in known)
+
     print(f"\n{'':44}{'mutants':>9}{'killed':>9}{'time-out':>9}{'equiv.':>9}{'survived':>9}{'score':>8}")
     enough = True
     for room in dict.fromkeys(mutant.room for mutant in tried):
@@ -287,7 +300,7 @@ def print_score(tried: list[Mutant]) -> bool:
             some = [mutant for mutant in of_room if name in ("", mutant.module)]
             counts = Counter(mutant.outcome for mutant in some)
             noticed = counts["killed"] + counts["time-out"]
-            same = sum(m.key in known and m.outcome not in ("killed", "time-out") for m in some)
+            same = sum(map(is_equivalent, some))
             score = noticed / max(len(some) - same, 1)
             numbers = len(some), counts["killed"], counts["time-out"], same, len(some) - same - noticed
             print(
@@ -295,7 +308,7 @@ def print_score(tried: list[Mutant]) -> bool:
             )
             enough = enough and (name != "" or score >= ENOUGH)
     for m in tried:
-        if m.outcome in ("survived", "not run") and m.key not in known:
+        if m.outcome in ("survived", "not run") and not is_equivalent(m):
             print(f"{m.module}:{m.line} {m.outcome}, {m.operator}\n    - {m.before}\n    + {m.after}")
     return enough
 

@@ -270,3 +270,37 @@ def test_a_step_on_a_gpu_gives_the_same_matches_again() -> None:
         for _ in range(2)
     ]
     assert torch.equal(*sums)
+
+
+def test_a_tuple_without_images_adds_nothing() -> None:
+    """Beside others, on one of several processes; and a process without any has nothing to add."""
+    alone, beside = network(), network()
+    sums = accumulate_gradient(alone, [[view(0), view(1)]], generators(1), Objective(weights=WEIGHTS))
+    two = accumulate_gradient(
+        beside, [[view(0), view(1)], []], [*generators(1), torch.Generator()], Objective(weights=WEIGHTS)
+    )
+    assert torch.equal(sums, two)
+    assert torch.equal(flat_gradient(alone), flat_gradient(beside))
+
+
+def test_the_price_of_a_single_keypoint_is_its_reward() -> None:
+    rewards = torch.tensor([[3.0, 100.0]])
+    one = torch.zeros(1, dtype=torch.int64)
+    keypoints = step._Keypoints([1], one, one, one, torch.zeros(1, 2, dtype=torch.int64))
+    assert step._price(rewards, keypoints, 0.5).tolist() == [[3.0]]
+
+
+def test_by_default_matches_are_judged_by_depth_and_what_is_visible() -> None:
+    options = Objective(weights=WEIGHTS).rewards
+    assert (options.epipolar, options.visibility, options.threshold) == (False, True, 1.5)
+    assert (options.positive, options.negative) == (WEIGHTS.positive, WEIGHTS.negative)
+
+
+def test_the_random_numbers_of_a_tuple_are_its_own() -> None:
+    """Another seed, number or purpose gives other numbers, the same ones the same: a resumed run repeats nothing."""
+    device = torch.device("cpu")
+    kinds = [(s, n, p) for s in (0, 1) for n in (0, 1) for p in ("keypoints", "augmentation")]
+    drawn = {kind: torch.rand(4, generator=tuple_generator(*kind, device)).tolist() for kind in kinds}
+    assert len({tuple(numbers) for numbers in drawn.values()}) == 8
+    for kind, numbers in drawn.items():
+        assert torch.rand(4, generator=tuple_generator(*kind, device)).tolist() == numbers
