@@ -104,7 +104,7 @@ def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkey
 def test_a_long_epoch_is_saved_every_ten_minutes(
     seconds: float, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of some seconds by a clock that is made up: it is saved when more than 600 have passed since the last time."""
+    """Batches of some seconds by a clock that is made up: saved when more than 600 have passed since the last time."""
     saved: list[Position] = []
     now = 5000.0
     save, step = loop.save_state, loop.accumulate_gradient

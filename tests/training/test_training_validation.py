@@ -112,7 +112,7 @@ def test_ten_matches_make_a_pose() -> None:
 
 @pytest.mark.parametrize(("off", "inliers"), [(1.2, 60), (1.8, 50)])
 def test_an_inlier_of_a_pose_is_within_a_pixel(off: float, inliers: int) -> None:
-    """Of 60 matches 10 are off their lines in one image; Sampson's error, shared by both images, is that over sqrt 2."""
+    """Of 60 matches 10 are off their lines in one image; Sampson's error is that over sqrt 2, shared by both images."""
     images = views(2)
     model = Oracle(images, 60)
     model.features[1].keypoints[::6, 1] += off
