@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from disk.errors import EvaluationError
-from disk.evaluation.ground_truth import read_homography_pairs, read_imw_scene, read_pose_pairs
+from disk.evaluation.ground_truth import View, read_homography_pairs, read_imw_scene, read_pose_pairs
 
 
 def edit(world, line: int, column: int, value: str) -> None:
@@ -148,7 +148,11 @@ def sequences(tmp_path: Path) -> Path:
 
 
 def test_reads_hpatches_sequences(sequences):
+    for other in ("notes.png", "3.txt", "H_1_x"):
+        (sequences / "i_light" / other).touch()
     pairs = read_homography_pairs(sequences)
+    assert pairs[0].view0 == View(sequences / "i_light" / "1.ppm", "i_light/1", turns=0, second=False)
+    assert pairs[1].view1 == View(sequences / "i_light" / "3.ppm", "i_light/3", turns=0, second=True)
     assert [pair.kind for pair in pairs] == ["i"] * 5 + ["v"] * 5
     assert pairs[7].view1.name == "v_view/4"
     assert pairs[7].view1.path == sequences / "v_view" / "4.png"

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -150,7 +151,10 @@ def test_pairs_without_features_or_matches_count_as_zero():
 def test_both_estimators_runs_and_json(planes, tmp_path, capsys):
     options = options_of(planes, estimator=("poselib", "pycolmap"), runs=2, threshold=(1.0, 3.0))
     options = replace(options, json=tmp_path / "h.json", plot=tmp_path / "mma.png")
+    start = perf_counter()
     report = evaluate_homography(planes, options)
+    seconds = report.results[0].figures["all"]["seconds per match"]
+    assert 0 < 10 * seconds < perf_counter() - start
     assert [result.label for result in report.results] == ["perfect poselib", "perfect pycolmap"]
     assert "best by AUC@5 of the corner error of thresholds 1 3 px" in capsys.readouterr().out
     data = json.loads((tmp_path / "h.json").read_text())
