@@ -1,6 +1,6 @@
 """Mutation testing: of small faults put into a room's code, how many its own tests notice. See docs/testing.md.
 
-    python tests/mutants.py [--rooms ROOM ...] [--each 40] [--again]
+    python tests/mutants.py [--rooms ROOM ...] [--each N] [--again]
 
 The faults are those of cosmic-ray. Each is tried in a copy of the project, in a process forked from one that has the
 heavy libraries in memory, with the tests of the room that run the faulty line, fastest first, until one fails.
@@ -38,13 +38,31 @@ from cosmic_ray.plugins import get_operator
 PROJECT = Path(__file__).parents[1]
 WORK = PROJECT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.json")
-TRAINING = ["loss", "step", "loop", "state", "validation", "schedule", "network", "fused", "distributed"]
-ROOMS = {"rewards": ["*"], "geometry": ["*"], "training": TRAINING, "matching": ["*"], "evaluation": ["*"]}
+
+
+@dataclass(frozen=True)
+class Room:
+    """Which modules of a room are mutated, how many mutants of each are tried, and which of its tests notice them."""
+
+    each: int
+    modules: tuple[str, ...] = ("*",)
+    tests: tuple[str, ...] = ("*",)
+
+
+_TRAINING = ("loss", "step", "loop", "state", "validation", "schedule", "network", "fused", "distributed")
+ROOMS = {
+    "rewards": Room(40),
+    "geometry": Room(40),
+    "training": Room(20, _TRAINING, (*_TRAINING[:6], "fused", "devices")),
+    "matching": Room(20),
+    "evaluation": Room(12),
+}
 ENOUGH = 0.9
 OPERATORS = [
     "NumberReplacer", "AddNot", "RemoveDecorator", "ExceptionReplacer", "ZeroIterationForLoop",
     *(f"Replace{one}With{two}" for one, two in (
-        ("True", "False"), ("False", "True"), ("And", "Or"), ("Or", "And"), ("Break", "Continue"), ("Continue", "Break"))),
+        ("True", "False"), ("False", "True"), ("And", "Or"), ("Or", "And"), ("Break", "Continue"),
+        ("Continue", "Break"))),
     *(f"ReplaceUnaryOperator_Delete_{name}" for name in ("Not", "USub", "Invert")),
     *(f"ReplaceBinaryOperator_{change}" for change in (
         "Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul",
@@ -54,10 +72,11 @@ OPERATORS = [
         "Is_IsNot", "IsNot_Is")),
 ]  # fmt: skip
 # what the tests import, but for the package itself, which is imported anew for each mutant
-PRELOADED = (
-    "numpy scipy.spatial scipy.optimize PIL.Image h5py hypothesis jaxtyping beartype triton kornia.feature poselib cv2 "
-    "pycolmap matplotlib.figure rich.table tyro tensorboard torch.utils.checkpoint torch.distributed onnxruntime"
-).split()
+PRELOADED = [
+    "numpy", "scipy.spatial", "scipy.optimize", "PIL.Image", "h5py", "hypothesis", "jaxtyping", "beartype", "triton",
+    "kornia.feature", "poselib", "cv2", "pycolmap", "matplotlib.figure", "rich.table", "tyro", "tensorboard",
+    "torch.utils.checkpoint", "torch.distributed", "onnxruntime",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,7 @@ class Mutant:
 def modules(room: str) -> list[Path]:
     """The files of a room that are mutated."""
     folder = PROJECT / "src" / "disk" / room
-    found = (file for pattern in ROOMS[room] for file in folder.glob(f"{pattern}.py"))
+    found = (file for pattern in ROOMS[room].modules for file in folder.glob(f"{pattern}.py"))
     return sorted(file for file in found if file.stem != "__init__")
 
 
@@ -133,7 +152,7 @@ class Measured:
     lines: dict[str, dict[int, list[str]]]
 
     def tests(self, module: str, line: int) -> list[str]:
-        """The tests that run the statement of a line, fastest first; for what an import runs, all that use the module."""
+        """The tests that run the statement of a line, fastest first; of what an import runs, all of the module."""
         runs = self.lines.get(module, {})
         around = range(line, line + 1)
         for node in ast.walk(ast.parse((PROJECT / module).read_text())):
@@ -182,8 +201,10 @@ def measure(room: str, tree: Path) -> Measured:
         files = [str(tree / file.relative_to(PROJECT)) for file in modules(room)]
         measuring = coverage.Coverage(data_file=None, include=files, config_file=False)
         watch = _Watch(measuring)
+        names = (f"tests/{room}/test_{room}_{name}.py" for name in ROOMS[room].tests)
+        tests = [str(file.relative_to(tree)) for name in names for file in tree.glob(name)]
         with measuring.collect():
-            code = pytest.main(["-q", "-p", "no:cov", f"tests/{room}"], plugins=[watch])
+            code = pytest.main(["-q", "-p", "no:cov", *sorted(tests)], plugins=[watch])
         data = measuring.get_data()
         lines = {str(Path(f).relative_to(tree)): data.contexts_by_lineno(f) for f in data.measured_files()}
         target.write_text(json.dumps({"seconds": watch.seconds, "lines": lines}))
@@ -316,7 +337,7 @@ def print_score(tried: list[Mutant]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
-    parser.add_argument("--each", type=int, default=40, help="mutants of a module, at most")
+    parser.add_argument("--each", type=int, help="mutants of a module, at most")
     parser.add_argument("--again", action="store_true", help="only those that were not killed the last time")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
@@ -329,7 +350,7 @@ def main() -> None:
     for room in arguments.rooms:
         results = WORK / f"{room}-results.json"
         last = {m.key: m for m in (Mutant(**m) for m in json.loads(results.read_text()))} if results.exists() else {}
-        tried = {m.key: m for file in modules(room) for m in mutants_of(room, file, arguments.each)}
+        tried = {m.key: m for file in modules(room) for m in mutants_of(room, file, arguments.each or ROOMS[room].each)}
         tried = {key: replace(m, outcome=last[key].outcome, by=last[key].by) if arguments.again and key in last else m
                  for key, m in tried.items()}  # fmt: skip
         todo = [m for m in tried.values() if m.outcome not in ("killed", "time-out")]
