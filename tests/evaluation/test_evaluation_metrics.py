@@ -82,11 +82,9 @@ def test_corner_error_by_hand():
 
 def test_covisible_by_hand():
     shift = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
-    points = np.array(
-        [[0.0, 0], [89, 0], [89.4, 0], [89.5, 0], [0, -0.6], [0, 49.4], [-10.5, 0], [-10.6, 0], [0, 49.5]]
-    )
-    assert covisible(shift, points, (100, 50)).tolist() == [True, True, True, False, False, True, True, False]
-    assert covisible(shift, np.array([[0, 49.5]]), (100, 50)).tolist() == [False]
+    x, y = [0.0, 89, 89.4, 89.5, 0, 0, 0, -10.5, -10.6], [0, 0, 0, 0, -0.6, 49.4, 49.5, 0, 0]
+    points = np.stack([x, y], 1)
+    assert covisible(shift, points, (100, 50)).tolist() == [True, True, True, False, False, True, False, True, False]
 
 
 def test_repeatability_by_hand():
