@@ -152,7 +152,7 @@ class Measured:
     lines: dict[str, dict[int, list[str]]]
 
     def tests(self, module: str, line: int) -> list[str]:
-        """The tests that run the statement of a line, fastest first; of what an import runs, all of the module."""
+        """The tests that run the statement of a line, fastest first; of what an import runs, all files of them."""
         runs = self.lines.get(module, {})
         around = range(line, line + 1)
         for node in ast.walk(ast.parse((PROJECT / module).read_text())):
@@ -163,7 +163,7 @@ class Measured:
                     around = range(node.lineno, max(end, node.lineno + 1))
         names = {test for number in around for test in runs.get(number, [])}
         if names == {""}:
-            names = {test for tests in runs.values() for test in tests}
+            names = {f"{test.split('::')[0]}::*" for tests in runs.values() for test in tests if test}
         files = {name.removesuffix("::*") for name in names if name.endswith("::*")}
         chosen = {test for test in self.seconds if test in names or test.split("::")[0] in files}
         return sorted(chosen, key=lambda test: self.seconds[test])

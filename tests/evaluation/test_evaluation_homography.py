@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -91,6 +91,8 @@ def test_one_pair_by_hand():
     result = match_result(pair, points0, points1, np.array([[0, 0], [1, 1], [2, 2]]), (100, 100), (100, 100))
     np.testing.assert_allclose(result.errors, [2, 4, np.hypot(20, 33)])
     assert result.keypoints == (4, 3)
+    with pytest.raises(FrozenInstanceError):
+        result.kind = "i"
     # within 3 px: 1 match of 3 and 3 keypoints in the shared view
     assert result.matching_score == pytest.approx(1 / 3)
     assert [accuracy_at([result], pixels) for pixels in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3])

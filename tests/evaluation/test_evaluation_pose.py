@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +177,9 @@ def outcome(errors: list[float]) -> Outcome:
 def test_figures_by_hand():
     """One pair at 4 degrees and a failure: the curve rises to 1/2 at 4 and stays."""
     figures = figures_of(outcome([4.0, np.inf]))
+    for record in (outcome([4.0]), Setting("poselib", 0.9, 1.0)):
+        with pytest.raises(FrozenInstanceError):
+            record.matches = 5
     assert figures["AUC@5"] == pytest.approx(100 * (1 + 0.5) / 5)
     assert figures["AUC@10"] == pytest.approx(100 * (1 + 3) / 10)
     assert figures["AUC@20"] == pytest.approx(100 * (1 + 8) / 20)

@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 
 import pytest
@@ -72,3 +72,9 @@ def test_titles_and_notes_are_written_as_they_are_on_a_line_each(capsys):
     write_report(Report(title, [Result("ours", {"": {"AUC": 1.0}})], note), Options(), None, None)
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0].rstrip(), lines[-1].rstrip()) == (title.rstrip(), note.rstrip())
+
+
+def test_reports_are_never_changed():
+    for record in (report(), report().results[0]):
+        with pytest.raises(FrozenInstanceError):
+            record.label = "another"

@@ -124,6 +124,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_two_processes_share_what_they_know(other: dict[str, Any]) -> None:
+    assert len({Group(0, 2, CPU), Group(1, 2, CPU), Group(0, 2, CPU)}) == 2  # a record that is never changed
     first, second = Group(0, 2, CPU), Group(1, 2, CPU)
     assert (first.leads, second.leads) == (True, False)
     first.broadcast(torch.zeros(3) for _ in range(2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -198,6 +200,8 @@ def test_equal_descriptors_do_not_pull_at_each_other() -> None:
     found = expected_gradients(d1[:, :2], d1[:, :2], torch.eye(2, dtype=torch.float64)[None], 3.0)
     assert found.descriptors1[0, 0, 0] == found.descriptors1[0, 1, 1] == 0
     assert found.descriptors1[0, 0, 1] > 0
+    with pytest.raises(FrozenInstanceError):
+        found.matches = found.right  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("kernels", [True, False])

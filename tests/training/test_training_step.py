@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import combinations
 
 import pytest
@@ -294,6 +294,12 @@ def test_by_default_matches_are_judged_by_depth_and_what_is_visible() -> None:
     options = Objective(weights=WEIGHTS).rewards
     assert (options.epipolar, options.visibility, options.threshold) == (False, True, 1.5)
     assert (options.positive, options.negative) == (WEIGHTS.positive, WEIGHTS.negative)
+
+
+@pytest.mark.parametrize("record", [Objective(weights=WEIGHTS), Totals(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), WEIGHTS])
+def test_records_of_a_step_are_never_changed(record: object) -> None:
+    with pytest.raises(FrozenInstanceError):
+        record.share = 1.0  # type: ignore[attr-defined]
 
 
 def test_the_random_numbers_of_a_tuple_are_its_own() -> None:

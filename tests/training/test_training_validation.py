@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -143,5 +144,7 @@ def test_a_summary_by_hand() -> None:
         "test/pose/inliers": 3.0,
         "test/pose/found": 1.0,
     }
+    with pytest.raises(FrozenInstanceError):
+        results[0].right = 5  # type: ignore[misc]
     assert set(summarise([]).values()) == {0.0}
     assert "test/pose/mAA10" not in summarise([])
