@@ -1,5 +1,6 @@
 """Features found here are kept, and found anew when anything that decides them changes."""
 
+import os
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -88,8 +89,6 @@ def test_a_damaged_file_of_the_cache_is_replaced(tmp_path, counted):
      (300, ["mid", "needed", "new", "old"])],
 )  # fmt: skip
 def test_the_cache_loses_what_was_not_used_for_longest(limit, left, tmp_path):
-    import os
-
     for age, name in enumerate(["new", "mid", "old", "needed"]):
         file = tmp_path / f"{name}.npz"
         file.write_bytes(bytes(100))
@@ -122,3 +121,17 @@ def test_a_cache_that_cannot_be_a_folder_is_refused(tmp_path):
         open_with(tmp_path / "file" / "below")
     open_with(tmp_path / "deep" / "down")
     assert (tmp_path / "deep" / "down").is_dir()
+
+
+def test_runs_at_the_same_time_write_under_names_of_their_own(tmp_path, monkeypatch):
+    written = []
+    save = np.savez
+
+    def spy(content, **arrays):
+        written.append(Path(content.name).name)
+        save(content, **arrays)
+
+    monkeypatch.setattr(np, "savez", spy)
+    options = FeatureOptions(method=("sift",), n=50, cache=tmp_path / "kept")
+    open_sources(options)[0].prepare([write_photo(tmp_path / "a.png")])
+    assert [str(os.getpid()) in name for name in written] == [True]

@@ -191,3 +191,11 @@ def test_the_large_sequences_are_left_out_for_d2net(planes, tmp_path):
     finally:
         (planes / "v_talent").rmdir()
     assert "10 pairs" in report.title
+
+
+def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+    assert HomographyOptions().threshold == (1.0, 2.0, 3.0)
+    with pytest.raises(TypeError):
+        HomographyOptions((1.0,))
+    with pytest.raises(FrozenInstanceError):
+        HomographyOptions().n = 5

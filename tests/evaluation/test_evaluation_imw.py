@@ -1,4 +1,5 @@
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import h5py
@@ -86,3 +87,11 @@ def test_scenes_that_cannot_be_used(tmp_path):
     scene, features = make_scene(tmp_path, "rome", 0)
     with pytest.raises(EvaluationError, match="share a name"):
         evaluate_imw((scene, scene), ImwOptions(features=(features,)))
+
+
+def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+    assert (ImwOptions().visibility, ImwOptions().legacy) == ("0.1", False)
+    with pytest.raises(TypeError):
+        ImwOptions((1.0,))
+    with pytest.raises(FrozenInstanceError):
+        ImwOptions().n = 5

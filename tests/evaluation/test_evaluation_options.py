@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from disk.errors import ArtifactError, DiskError, EvaluationError
-from disk.evaluation.homography import HomographyOptions
-from disk.evaluation.imw import ImwOptions
 from disk.evaluation.options import FeatureOptions, PoseOptions, RobustOptions
-from disk.evaluation.reconstruction import ReconstructionOptions
 from disk.evaluation.sources import open_sources
 
 
@@ -35,9 +32,7 @@ def test_options_that_make_no_sense(make: Callable[[], FeatureOptions], message:
     assert isinstance(caught.value, (EvaluationError, ArtifactError, DiskError))
 
 
-@pytest.mark.parametrize(
-    "kind", [FeatureOptions, RobustOptions, PoseOptions, HomographyOptions, ImwOptions, ReconstructionOptions]
-)
+@pytest.mark.parametrize("kind", [FeatureOptions, RobustOptions, PoseOptions])
 def test_options_are_given_by_name_and_never_changed(kind: type):
     with pytest.raises(TypeError):
         kind(("disk",))
@@ -51,10 +46,6 @@ def test_the_defaults_are_those_of_the_protocol():
     assert (options.n, options.max_size, options.ratio) == (2048, 1600, (0.85,))
     assert (options.threshold, options.runs, options.workers) == ((0.5, 1.0, 2.0, 3.0), 1, 1)
     assert (options.seed, options.degrade) == (0, False)
-    assert HomographyOptions().threshold == (1.0, 2.0, 3.0)
-    assert (ImwOptions().legacy, ImwOptions().visibility) == (False, "0.1")
-    models = ReconstructionOptions()
-    assert (models.n, models.max_size, models.seed, models.single_camera) == (2048, 1600, 0, False)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.5, float("inf")])
