@@ -25,6 +25,7 @@ def test_paper_trains_50_epochs_and_then_fine_tunes(epoch: int, theta: float) ->
 def test_a_rate_without_a_final_one_falls_to_zero() -> None:
     assert learning_rate("cosine", 9, 10, peak=1.0) == pytest.approx(0)
     assert learning_rate("cosine", 4, 10, peak=1.0) == pytest.approx(0.5)
+    assert learning_rate("cosine", 0, 1, peak=1.0) == pytest.approx(0)
     assert learning_rate("cosine", 25, 10, peak=1.0) == pytest.approx(0)  # beyond the end
 
 

@@ -310,3 +310,27 @@ def test_the_random_numbers_of_a_tuple_are_its_own() -> None:
     assert len({tuple(numbers) for numbers in drawn.values()}) == 8
     for kind, numbers in drawn.items():
         assert torch.rand(4, generator=tuple_generator(*kind, device)).tolist() == numbers
+
+
+def test_without_a_share_keypoints_are_free() -> None:
+    """As where all cells may have one, though their mean reward is positive."""
+    found = []
+    for share in (0.0, 1.0):
+        model = network()
+        objective = Objective(weights=replace(WEIGHTS, negative=0.0, keypoint=0.0), share=share)
+        sums = accumulate_gradient(model, [[view(0), view(1)]], generators(1), objective)
+        assert Totals(*sums.tolist()).reward > 0
+        found.append(flat_gradient(model))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_keypoint_of_unknown_depth_is_never_right(together: bool) -> None:
+    """Else it would be seen at the other camera's epipole, which is within 40 pixels of any keypoint."""
+    one, other = view(0), view(1)
+    camera = replace(other.camera, t=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    views = [replace(one, depth=torch.zeros_like(one.depth)), replace(other, camera=camera)]
+    objective = Objective(weights=WEIGHTS, threshold=40.0, visibility=False)
+    for batch, right in ((views, False), ([one, views[1]], True)):
+        sums = accumulate_gradient(network(), [batch], generators(1), objective, together=together)
+        assert (Totals(*sums.tolist()).right > 0) == right

@@ -148,3 +148,16 @@ def test_a_summary_by_hand() -> None:
         results[0].right = 5  # type: ignore[misc]
     assert set(summarise([]).values()) == {0.0}
     assert "test/pose/mAA10" not in summarise([])
+
+
+def test_the_precision_of_less_than_a_match_a_pair() -> None:
+    one = PairResult(keypoints=1.0, right=1, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
+    none = PairResult(keypoints=1.0, right=0, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
+    assert summarise([one, none, none])["test/precision"] == pytest.approx(1)
+    assert summarise([none])["test/precision"] == 0
+
+
+def test_cameras_in_one_place_tell_no_match_from_another() -> None:
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, 20), [images[0], images[0]])
+    assert result.right == 0
