@@ -313,6 +313,7 @@ def print_score(tried: list[Mutant]) -> bool:
         noticed = mutant.outcome in ("killed", "time-out")
         return not noticed and (mutant.key in known or (mutant.module, mutant.before, "") in known)
 
+    tried = [mutant for mutant in tried if mutant.outcome != "untried"]  # of a run that was stopped
     print(f"\n{'':44}{'mutants':>9}{'killed':>9}{'time-out':>9}{'equiv.':>9}{'survived':>9}{'score':>8}")
     enough = True
     for room in dict.fromkeys(mutant.room for mutant in tried):

@@ -71,6 +71,13 @@ def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path)
     )
 
 
+def test_the_last_step_of_all_epochs_has_the_final_rate() -> None:
+    """Two epochs of two steps each, counted from the offset."""
+    options = replace(TINY, lr=1.0, lr_schedule="cosine", lr_final=0.0, chunk_size=2, warmup=2, epoch_offset=3)
+    rates = [loop._rate(options, epoch, batch) for epoch in (3, 4) for batch in (0, 1)]
+    assert rates == pytest.approx([(1 + math.cos(math.pi * done / 4)) / 2 for done in (1, 2, 3, 4)])
+
+
 def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_path: Path) -> None:
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
     train(None, options)
