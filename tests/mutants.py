@@ -154,15 +154,17 @@ class Measured:
     def tests(self, module: str, line: int) -> list[str]:
         """The tests that run the statement of a line, fastest first; of what an import runs, all files of them."""
         runs = self.lines.get(module, {})
-        around = range(line, line + 1)
+        around, compiled = range(line, line + 1), False
         for node in ast.walk(ast.parse((PROJECT / module).read_text())):
             if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno:
+                # Triton runs a copy of a kernel, whose lines are not seen
+                compiled |= any("jit" in ast.unparse(each) for each in getattr(node, "decorator_list", []))
                 body = getattr(node, "body", None)
                 end = body[0].lineno if body else node.end_lineno + 1
                 if line < max(end, node.lineno + 1):
                     around = range(node.lineno, max(end, node.lineno + 1))
         names = {test for number in around for test in runs.get(number, [])}
-        if names == {""}:
+        if names == {""} or compiled:
             names = {f"{test.split('::')[0]}::*" for tests in runs.values() for test in tests if test}
         files = {name.removesuffix("::*") for name in names if name.endswith("::*")}
         chosen = {test for test in self.seconds if test in names or test.split("::")[0] in files}
