@@ -1,3 +1,4 @@
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import h5py
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from disk.errors import EvaluationError
-from disk.evaluation.ground_truth import read_homography_pairs, read_imw_scene, read_pose_pairs
+from disk.evaluation.ground_truth import View, read_homography_pairs, read_imw_scene, read_pose_pairs
 
 
 def edit(world, line: int, column: int, value: str) -> None:
@@ -28,6 +29,8 @@ def test_reads_pairs(world):
     world.pairs.write_text("\n" + world.pairs.read_text())  # a blank line is no pair
     pairs = read_pose_pairs(world.pairs, world.images)
     assert len(pairs) == 6
+    with pytest.raises(FrozenInstanceError):
+        pairs[0].R = np.eye(3)
     assert (pairs[0].view0.name, pairs[0].view1.name) == ("v0", "v1")
     assert pairs[0].view0.path == world.images / "v0.png"
     assert (pairs[1].view0.turns, pairs[1].view1.turns) == (1, 0)
@@ -148,7 +151,14 @@ def sequences(tmp_path: Path) -> Path:
 
 
 def test_reads_hpatches_sequences(sequences):
+    for other in ("notes.png", "3.txt", "H_1_x"):
+        (sequences / "i_light" / other).touch()
     pairs = read_homography_pairs(sequences)
+    assert pairs[0].view0 == View(sequences / "i_light" / "1.ppm", "i_light/1", turns=0, second=False)
+    assert pairs[1].view1 == View(sequences / "i_light" / "3.ppm", "i_light/3", turns=0, second=True)
+    for record in (pairs[0], pairs[0].view0):
+        with pytest.raises(FrozenInstanceError):
+            record.kind = "v"
     assert [pair.kind for pair in pairs] == ["i"] * 5 + ["v"] * 5
     assert pairs[7].view1.name == "v_view/4"
     assert pairs[7].view1.path == sequences / "v_view" / "4.png"

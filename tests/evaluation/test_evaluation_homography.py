@@ -1,6 +1,7 @@
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -90,6 +91,8 @@ def test_one_pair_by_hand():
     result = match_result(pair, points0, points1, np.array([[0, 0], [1, 1], [2, 2]]), (100, 100), (100, 100))
     np.testing.assert_allclose(result.errors, [2, 4, np.hypot(20, 33)])
     assert result.keypoints == (4, 3)
+    with pytest.raises(FrozenInstanceError):
+        result.kind = "i"
     # within 3 px: 1 match of 3 and 3 keypoints in the shared view
     assert result.matching_score == pytest.approx(1 / 3)
     assert [accuracy_at([result], pixels) for pixels in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3])
@@ -150,7 +153,10 @@ def test_pairs_without_features_or_matches_count_as_zero():
 def test_both_estimators_runs_and_json(planes, tmp_path, capsys):
     options = options_of(planes, estimator=("poselib", "pycolmap"), runs=2, threshold=(1.0, 3.0))
     options = replace(options, json=tmp_path / "h.json", plot=tmp_path / "mma.png")
+    start = perf_counter()
     report = evaluate_homography(planes, options)
+    seconds = report.results[0].figures["all"]["seconds per match"]
+    assert 0 < 10 * seconds < perf_counter() - start
     assert [result.label for result in report.results] == ["perfect poselib", "perfect pycolmap"]
     assert "best by AUC@5 of the corner error of thresholds 1 3 px" in capsys.readouterr().out
     data = json.loads((tmp_path / "h.json").read_text())
@@ -185,3 +191,11 @@ def test_the_large_sequences_are_left_out_for_d2net(planes, tmp_path):
     finally:
         (planes / "v_talent").rmdir()
     assert "10 pairs" in report.title
+
+
+def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+    assert HomographyOptions().threshold == (1.0, 2.0, 3.0)
+    with pytest.raises(TypeError):
+        HomographyOptions((1.0,))
+    with pytest.raises(FrozenInstanceError):
+        HomographyOptions().n = 5

@@ -1,4 +1,5 @@
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import h5py
@@ -43,6 +44,8 @@ def test_scenes_and_their_mean(tmp_path, capsys):
     mean = result.figures["mean of the scenes"]
     assert mean["mAA(10)"] == pytest.approx((100 + result.figures["paris"]["mAA(10)"]) / 2)
     assert 0 < result.figures["paris"]["mAA(10)"] < 100
+    assert mean["failures"] == result.figures["rome"]["failures"] + result.figures["paris"]["failures"]
+    assert mean["seconds per image"] is None  # of features found elsewhere
     assert "mAA(10), halved angle" not in result.figures["rome"]
     assert "IMW stereo, 6 pairs of rome, paris" in capsys.readouterr().out
     assert len(json.loads(json_file.read_text())["results"][0]["scenes"]["paris"]["errors"]) == 3
@@ -61,6 +64,7 @@ def test_legacy_halves_the_rotation_error_and_nothing_else(tmp_path):
     np.save(scene / "set_100" / "new-vis-pairs" / "keys-th-0.1.npy", ["v0-v1"])
     report = evaluate_imw((scene,), ImwOptions(features=(features,), legacy=True, **QUICK))
     figures = report.results[0].figures["rome"]
+    assert list(report.results[0].figures) == ["rome", "chosen"]  # one scene has no mean
     assert figures["mAA(10)"] == pytest.approx(50)  # 5.9: below 6, 7, 8, 9, 10
     assert figures["mAA(10), halved angle"] == pytest.approx(80)  # 2.95: below 3, ..., 10
 
@@ -83,3 +87,11 @@ def test_scenes_that_cannot_be_used(tmp_path):
     scene, features = make_scene(tmp_path, "rome", 0)
     with pytest.raises(EvaluationError, match="share a name"):
         evaluate_imw((scene, scene), ImwOptions(features=(features,)))
+
+
+def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+    assert (ImwOptions().visibility, ImwOptions().legacy) == ("0.1", False)
+    with pytest.raises(TypeError):
+        ImwOptions((1.0,))
+    with pytest.raises(FrozenInstanceError):
+        ImwOptions().n = 5

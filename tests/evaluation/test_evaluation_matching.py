@@ -11,7 +11,7 @@ from evaluation_world import spots, write_artifacts, write_photo
 from PIL import Image
 
 import disk
-from disk.evaluation import sources
+from disk.evaluation import matching, sources
 from disk.evaluation.ground_truth import View
 from disk.evaluation.matching import Matcher
 from disk.evaluation.options import FeatureOptions
@@ -141,3 +141,16 @@ def test_lightglue_has_no_ratio(tmp_path):
     indices = matcher.match(source, view0, view1, None).indices
     assert indices.shape[1] == 2
     assert indices.max() < 20 if len(indices) else True
+
+
+def test_nearest_neighbours_are_found_on_the_processor_and_a_ratio_of_1_is_no_test(monkeypatch):
+    """Wherever the network runs; LightGlue runs where it does, and knows no ratio."""
+    made = []
+    monkeypatch.setattr(matching, "make_matcher", lambda *arguments, weights: made.append((*arguments, weights)))
+    monkeypatch.setattr(matching, "choose_device", lambda name: f"device {name}")
+    monkeypatch.setattr(matching, "read_lightglue", lambda path: f"weights {path}")
+    assert Matcher(FeatureOptions(ratio=(0.8, 1.0), device="cuda:1")).ratios == (0.8, 1.0)
+    assert made == [("mnn", "device cpu", 0.8, None), ("mnn", "device cpu", None, None)]
+    made.clear()
+    assert Matcher(FeatureOptions(matcher="lightglue", device="cuda:1")).ratios == (None,)
+    assert made == [("lightglue", "device cuda:1", None, "weights None")]

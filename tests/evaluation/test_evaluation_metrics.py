@@ -74,14 +74,17 @@ def test_corner_error_by_hand():
     assert corner_error(shifted, np.eye(3), (640, 480)) == pytest.approx(5)
     stretched = np.diag([1.01, 1.0, 1.0])  # the two right corners move by 1.01 * 100 - 100
     assert corner_error(stretched, np.eye(3), (101, 51)) == pytest.approx(0.5)
+    lower = np.diag([1.0, 1.1, 1.0])  # the two lower corners move by 1.1 * 50 - 50
+    assert corner_error(lower, np.eye(3), (101, 51)) == pytest.approx(2.5)
     assert corner_error(-2 * H, H, (640, 480)) == pytest.approx(0)  # a homography has no scale
     assert corner_error(None, H, (640, 480)) == float("inf")
 
 
 def test_covisible_by_hand():
     shift = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
-    points = np.array([[0.0, 0], [89, 0], [89.4, 0], [89.5, 0], [0, -0.6], [0, 49.4], [-10.5, 0], [-10.6, 0]])
-    assert covisible(shift, points, (100, 50)).tolist() == [True, True, True, False, False, True, True, False]
+    x, y = [0.0, 89, 89.4, 89.5, 0, 0, 0, -10.5, -10.6], [0, 0, 0, 0, -0.6, 49.4, 49.5, 0, 0]
+    points = np.stack([x, y], 1)
+    assert covisible(shift, points, (100, 50)).tolist() == [True, True, True, False, False, True, False, True, False]
 
 
 def test_repeatability_by_hand():
@@ -95,6 +98,11 @@ def test_repeatability_by_hand():
     assert repeatability(shift, p0, p1, seen0, seen1, 4.0) == pytest.approx(4 / 6)
 
 
+def test_repeatability_of_one_keypoint():
+    one, seen = np.array([[5.0, 5]]), np.ones(1, bool)
+    assert repeatability(np.eye(3), one, one + 1, seen, seen, 3.0) == 1
+
+
 def test_repeatability_of_a_detector_that_follows_and_of_none():
     p0 = np.random.default_rng(4).uniform(100, 400, (5000, 2))
     p1, all_seen = warp(H, p0), np.ones(5000, bool)
@@ -105,3 +113,9 @@ def test_repeatability_of_a_detector_that_follows_and_of_none():
 def test_matching_score_by_hand():
     assert matching_score(10, 40, 20) == pytest.approx((10 / 40 + 10 / 20) / 2)
     assert matching_score(0, 0, 0) == 0
+
+
+def test_epipolar_distance_of_a_camera_that_did_not_move_is_zero():
+    """It has no epipolar lines to be off."""
+    p0, p1 = np.random.default_rng(5).uniform(0, 600, (2, 10, 2))
+    assert (symmetric_epipolar_distance(p0, p1, K0, K1, R, np.zeros(3)) == 0).all()

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from disk.errors import DiskError
 from disk.evaluation.ground_truth import read_pose_pairs
 from disk.evaluation.options import PoseOptions
 from disk.evaluation.pose import evaluate_pose
-from disk.evaluation.poses import Setting, figures_of, measure
+from disk.evaluation.poses import Outcome, Setting, best_of, figures_of, label_of, measure, recall_curve
 from disk.evaluation.sources import open_sources
 
 QUICK = {"threshold": (1.0,), "ratio": (0.9,)}
@@ -167,3 +167,51 @@ def test_a_real_image_seen_from_another_side(tmp_path):
 def test_options_that_make_no_sense(world, changes, message):
     with pytest.raises(DiskError, match=message):
         evaluate_pose(world.pairs, world.images, replace(options_of(world), **changes))
+
+
+def outcome(errors: list[float]) -> Outcome:
+    rotation = np.array(errors)
+    return Outcome(rotation, rotation / 2, np.full(len(errors), 7.0), 20.0, 0.5, 0.1, 0.2)
+
+
+def test_figures_by_hand():
+    """One pair at 4 degrees and a failure: the curve rises to 1/2 at 4 and stays."""
+    figures = figures_of(outcome([4.0, np.inf]))
+    for record in (outcome([4.0]), Setting("poselib", 0.9, 1.0)):
+        with pytest.raises(FrozenInstanceError):
+            record.matches = 5
+    assert figures["AUC@5"] == pytest.approx(100 * (1 + 0.5) / 5)
+    assert figures["AUC@10"] == pytest.approx(100 * (1 + 3) / 10)
+    assert figures["AUC@20"] == pytest.approx(100 * (1 + 8) / 20)
+    assert figures["mAA(10)"] == pytest.approx(30)  # a half below 5, ..., 10
+    assert (figures["precision"], figures["matches"], figures["inliers"], figures["failures"]) == (50, 20, 7, 1)
+
+
+def test_recall_counts_errors_up_to_and_with_a_value():
+    x, y = recall_curve(np.array([0.0, 10.0, 20.0, np.inf]))
+    assert (len(x), x[0], x[100], x[-1]) == (201, 0, 10, 20)
+    assert (y[0], y[99], y[100], y[199], y[200]) == (0.25, 0.25, 0.5, 0.5, 0.75)
+
+
+def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
+    """Three outcomes, of which the second is best up to 9 and up to 11 degrees."""
+    monkeypatch.setattr(
+        "disk.evaluation.pose.measure",
+        lambda *arguments: {
+            Setting("poselib", 0.9, 1.0): outcome([8.9, np.inf, np.inf, np.inf]),
+            Setting("poselib", 0.9, 2.0): outcome([7.0, 10.1, 10.1, 10.1]),
+            Setting("poselib", 0.9, 3.0): outcome([9.5, 9.5, 9.5, 9.5]),
+        },
+    )
+    figures = evaluate_pose(world.pairs, world.images, options_of(world)).results[0].figures[""]
+    assert figures["threshold"] == 3
+
+
+def test_what_was_chosen_is_said_where_something_was(world):
+    assert best_of("AUC", (0.9,), (1.0,), "mnn") == ""
+    assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is its best by AUC of ratios 0.8 0.9"
+    assert best_of("AUC", (0.8, 0.9), (1.0,), "lightglue") == ""
+    assert best_of("AUC", (0.9,), (1.0, 2.0), "mnn") == "each column is its best by AUC of thresholds 1 2 px"
+    (source,) = open_sources(options_of(world))
+    assert label_of(source, "poselib", ("poselib",)) == "perfect"
+    assert label_of(source, "poselib", ("poselib", "pycolmap")) == "perfect poselib"

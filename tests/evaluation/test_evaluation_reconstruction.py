@@ -1,4 +1,5 @@
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import cv2
@@ -94,3 +95,12 @@ def test_bad_input(tmp_path):
         evaluate_reconstruction(())
     with pytest.raises(EvaluationError, match="share a name"):
         evaluate_reconstruction((tmp_path, tmp_path))
+
+
+def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+    options = ReconstructionOptions()
+    assert (options.n, options.max_size, options.seed, options.single_camera) == (2048, 1600, 0, False)
+    with pytest.raises(TypeError):
+        ReconstructionOptions((1.0,))
+    with pytest.raises(FrozenInstanceError):
+        ReconstructionOptions().n = 5

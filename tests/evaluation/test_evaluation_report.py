@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,8 @@ def test_table_json_and_curves(tmp_path, capsys):
     assert rows["seconds"] == ["-", "-"]
     assert ["AUC", "12.3", "-"] in [line.replace("│", " ").split() for line in lines]
     assert ["AUC", "-", "1.0"] in [line.replace("│", " ").split() for line in lines]
-    assert Image.open(tmp_path / "r.png").format == "PNG"
+    picture = Image.open(tmp_path / "r.png")
+    assert (picture.format, picture.size) == ("PNG", (900, 600))
     # strict JSON: nothing infinite, and equal to the plain data
     text = (tmp_path / "r.json").read_text()
     assert "Infinity" not in text
@@ -64,3 +65,16 @@ def test_outputs_that_would_replace_something_else_are_refused_before_the_work(t
     ):
         with pytest.raises(DiskError, match=words):
             check_outputs(json_file, plot)
+
+
+def test_titles_and_notes_are_written_as_they_are_on_a_line_each(capsys):
+    title, note = "pairs of " + "scene, " * 40, "[bold] is a folder; " + "a word " * 40
+    write_report(Report(title, [Result("ours", {"": {"AUC": 1.0}})], note), Options(), None, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0].rstrip(), lines[-1].rstrip()) == (title.rstrip(), note.rstrip())
+
+
+def test_reports_are_never_changed():
+    for record in (report(), report().results[0]):
+        with pytest.raises(FrozenInstanceError):
+            record.label = "another"

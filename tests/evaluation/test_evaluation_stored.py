@@ -45,6 +45,25 @@ def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path,
         source.prepare([view, View(tmp_path / "b.jpg", "b"), View(tmp_path / "c.jpg", "c")])
 
 
+@pytest.mark.parametrize(("length", "expected"), [(0.5, 1.0), (1.02, 1.0), (1.005, 1.005), (0.995, 0.995), (0.0, 0.0)])
+def test_descriptors_of_another_length_are_divided_by_it(tmp_path, length, expected):
+    """Those within a hundredth of 1 are taken as they are, and zeros stay zeros."""
+    descriptors = np.float32([[length, 0, 0], [0, length, 0]])
+    write_layout("ours", tmp_path / "elsewhere", np.zeros((2, 2), np.float32), descriptors, np.float32([1, 1]))
+    (source,) = open_sources(FeatureOptions(features=(tmp_path / "elsewhere",)))
+    found = source.features(View(tmp_path / "sub" / "a.jpg", "sub/a"))
+    np.testing.assert_allclose(found.descriptors.numpy(), expected * np.eye(2, 3), rtol=1e-6)
+
+
+def test_a_view_may_have_no_features(tmp_path):
+    arrays = np.zeros((0, 2), np.float32), np.zeros((0, 8), np.float32), np.zeros(0, np.float32)
+    write_layout("ours", tmp_path / "elsewhere", *arrays)
+    (source,) = open_sources(FeatureOptions(features=(tmp_path / "elsewhere",)))
+    assert source.features(View(tmp_path / "sub" / "a.jpg", "sub/a")).descriptors.shape == (0, 8)
+    with pytest.raises(ArtifactError, match=r"no features of 'b'$"):
+        source.prepare([View(tmp_path / "b.jpg", "b")])
+
+
 def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
     rng = np.random.default_rng(0)
     arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)

@@ -47,3 +47,21 @@ def test_degraded_images_are_darker_flatter_and_the_same_every_time():
     assert spoilt.std(axis=0).mean() / 255 == pytest.approx(0.03, rel=0.05)
     np.testing.assert_array_equal(spoilt, degrade(image, seed=0))
     assert (spoilt != degrade(image, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "expected"),
+    [(0, 0.0, 0), (255, 0.0, 255), (200, 0.0, 149), (0, -1.0, 0), (255, 1.0, 255), (255, -0.5, 128), (0, 0.5, 128)],
+)
+def test_a_degraded_grey_by_hand(value, noise, expected, monkeypatch):
+    """Of one grey the mean is itself: 255 (200 / 255)^2.2 = 149.4; noise is added to the share of white."""
+
+    class Noise:
+        def normal(self, mean: float, sigma: float, shape: tuple[int, ...]) -> np.ndarray:
+            assert (mean, sigma, shape) == (0, 0.03, (4, 5, 3))
+            return np.full(shape, noise)
+
+    monkeypatch.setattr("disk.evaluation.views.np.random.default_rng", lambda seed: Noise())
+    spoilt = degrade(np.full((4, 5, 3), value, np.uint8), seed=0)
+    assert spoilt.dtype == np.uint8
+    assert (spoilt == expected).all()

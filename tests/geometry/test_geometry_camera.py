@@ -1,5 +1,8 @@
+from dataclasses import FrozenInstanceError
+
 import cv2
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,3 +62,22 @@ def test_relative_pose_carries_points_from_one_camera_to_the_other():
 def test_to_changes_the_precision():
     camera = random_camera(np.random.default_rng(0)).to(dtype=torch.float32)
     assert camera.K.dtype == camera.R.dtype == camera.t.dtype == torch.float32
+
+
+def test_the_centre_is_the_origin_of_the_camera():
+    camera = random_camera(np.random.default_rng(2))
+    torch.testing.assert_close(camera.R @ camera.centre + camera.t, torch.zeros(3, dtype=torch.float64))
+
+
+def test_a_camera_matrix_has_no_scale():
+    rng = np.random.default_rng(3)
+    camera, points = random_camera(rng), torch.from_numpy(rng.normal(size=(10, 3)))
+    scaled = Camera(2 * camera.K, camera.R, camera.t)
+    torch.testing.assert_close(project(scaled, points)[0], project(camera, points)[0])
+    torch.testing.assert_close(unproject(scaled, *project(camera, points)), points)
+
+
+def test_a_camera_is_never_changed():
+    camera = random_camera(np.random.default_rng(4))
+    with pytest.raises(FrozenInstanceError):
+        camera.t = camera.t + 1

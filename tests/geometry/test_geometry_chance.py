@@ -40,3 +40,19 @@ def test_chance_of_an_inlier_against_random_lines(width: int, height: int):
     distance = np.abs(((points - on_line) * np.stack([np.sin(angle), np.cos(angle)], 1)).sum(1))
     share = (distance < 4).mean()
     assert share <= chance_of_inlier(width, height, 4) < 3 * share
+
+
+def test_chance_of_an_inlier_is_the_area_of_the_longest_strip():
+    """640 x 480: the diagonal of 800 px, 4 px to either side, of 307,200 px; more than the image is certain."""
+    assert chance_of_inlier(640, 480, 4) == pytest.approx(8 * 800 / 307_200)
+    assert chance_of_inlier(30, 40, 12) == chance_of_inlier(30, 40, 1000) == 1
+
+
+def test_false_alarms_of_another_model_by_hand():
+    """3 of 5 matches agree with one of 2 geometries through any 1: 2 * 4 * C(5, 3) * C(3, 1) * 0.1^2 = 2.4."""
+    assert log10_false_alarms(5, 3, 0.1, sample=1, solutions=2) == pytest.approx(math.log10(2.4))
+
+
+def test_false_alarms_of_epipolar_geometries_by_hand():
+    """8 of 9 matches, three geometries of any 7: 3 * (9 - 7) * C(9, 8) * C(8, 7) = 432, a tenth of which 8 join."""
+    assert log10_false_alarms(9, 8, 0.1) == pytest.approx(math.log10(43.2))

@@ -63,6 +63,8 @@ def test_similarity_of_points_in_a_plane_and_too_few():
     flat = np.random.default_rng(2).normal(size=(10, 3)) * [1, 1, 0]
     scale, R, t = align_similarity(flat, flat * 2 + 1)
     np.testing.assert_allclose(scale * flat @ R.T + t, flat * 2 + 1, atol=1e-9)
+    triangle = align_similarity(flat[:3], flat[:3] * 2 + 1)
+    assert triangle[0] == pytest.approx(2)
     with pytest.raises(ValueError, match="3 points"):
         align_similarity(flat[:2], flat[:2])
     with pytest.raises(ValueError, match="more than one place"):

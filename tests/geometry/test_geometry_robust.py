@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+from typing import Any
+
 import cv2
 import numpy as np
+import poselib
+import pytest
 from scipy.spatial.transform import Rotation
 
 from disk.geometry.pose import rotation_error, translation_error
-from disk.geometry.robust import estimate_homography, estimate_relative_pose
+from disk.geometry.robust import estimate_fundamental, estimate_homography, estimate_relative_pose
 
 K0 = np.array([[700.0, 0, 320], [0, 710, 240], [0, 0, 1]])
 K1 = np.array([[500.0, 0, 300], [0, 490, 200], [0, 0, 1]])
@@ -93,3 +98,105 @@ def test_no_homography_from_three_points_or_from_one_place():
     p = np.random.default_rng(0).uniform(0, 100, (3, 2))
     assert estimate_homography(p, p) is None
     assert estimate_homography(np.ones((20, 2)), np.ones((20, 2))) is None
+
+
+def test_the_fundamental_matrix_tells_right_matches_from_wrong_ones():
+    """Against the truth: Sampson errors of the known geometry are within the threshold, or far from it."""
+    p0, p1 = two_views(noise=0.3)
+    inliers = estimate_fundamental(p0, p1, threshold=2.0)
+    assert inliers.shape == (200,)
+    assert inliers[60:].all()
+    assert inliers[:60].mean() < 0.2
+    # with noise of 0.3 px about one match in two is closer than 0.2 px
+    assert 0.2 < estimate_fundamental(p0, p1, threshold=0.2)[60:].mean() < 0.8
+
+
+def test_a_fundamental_matrix_needs_more_matches_than_determine_it():
+    p0, p1 = two_views(outliers=0, noise=0.0)
+    for count in (0, 7):
+        assert estimate_fundamental(p0[:count], p1[:count]).tolist() == [False] * count
+    assert estimate_fundamental(p0[:8], p1[:8]).all()
+
+
+def test_the_fewest_matches_that_make_a_pose_and_a_homography():
+    """One more than determine a pose, as any five agree with their own; four determine a homography."""
+    p0, p1 = two_views(outliers=0, noise=0.0)
+    estimate = estimate_relative_pose(p0[:6], p1[:6], K0, K1)
+    assert estimate is not None
+    assert rotation_error(estimate.R, R) < 1e-3
+    assert estimate.inliers.sum() == 6
+    corners = np.array([[0.0, 0], [100, 0], [0, 100], [100, 100]])
+    found = estimate_homography(corners, 2 * corners + 5)
+    assert found is not None
+    np.testing.assert_allclose(found[0], [[2, 0, 5], [0, 2, 5], [0, 0, 1]], atol=1e-9)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """In place of PoseLib's estimators: keeps the options, and gives what it is given."""
+    state: dict[str, Any] = {"inliers": 20, "found": np.eye(3)}
+
+    def estimate(p0: np.ndarray, p1: np.ndarray, *others: Any) -> tuple[Any, dict[str, Any]]:
+        state["options"] = others[-2]
+        return state["found"], {"inliers": np.arange(len(p0)) < state["inliers"]}
+
+    for name in ("relative_pose", "homography", "fundamental"):
+        monkeypatch.setattr(poselib, f"estimate_{name}", estimate)
+    return state
+
+
+def pose(t: Any = (0.0, 0, 2), R: Any = np.eye(3)) -> SimpleNamespace:
+    return SimpleNamespace(R=np.array(R), t=np.array(t))
+
+
+def test_the_estimators_search_as_documented_unless_told_otherwise(told: dict[str, Any]):
+    points = np.zeros((20, 2))
+    usual = {"success_prob": 0.9999, "max_iterations": 10_000, "min_iterations": 1000, "seed": 0}
+    other = {"success_prob": 0.9, "max_iterations": 500, "min_iterations": 500, "seed": 3}
+    changes: dict[str, Any] = {"threshold": 0.25, "confidence": 0.9, "iterations": 500, "seed": 3}
+    for estimate, cameras, name, threshold, found in (
+        (estimate_relative_pose, (K0, K1), "max_epipolar_error", 1.0, pose()),
+        (estimate_homography, (), "max_reproj_error", 3.0, np.eye(3)),
+        (estimate_fundamental, (), "max_epipolar_error", 1.0, np.eye(3)),
+    ):
+        told["found"] = found
+        estimate(points, points, *cameras)
+        assert told["options"] == {name: threshold, **usual}
+        estimate(points, points, *cameras, **changes)
+        assert told["options"] == {name: 0.25, **other}
+
+
+def test_a_pose_has_a_direction_of_length_one_or_none(told: dict[str, Any]):
+    points = np.zeros((20, 2))
+    for t, direction in (((0.0, 0, 2), [0, 0, 1]), ((0.0, 0, 0), [0, 0, 0])):
+        told["found"] = pose(t)
+        found = estimate_relative_pose(points, points, K0, K1)
+        assert found is not None
+        assert found.t.tolist() == direction
+
+
+@pytest.mark.parametrize(
+    ("inliers", "found"),
+    [(5, pose()), (0, pose()), (20, pose(t=(np.nan, 0, 0))), (20, pose(R=np.full((3, 3), np.inf)))],
+)
+def test_a_pose_without_support_or_numbers_is_none(inliers: int, found: SimpleNamespace, told: dict[str, Any]):
+    told.update(inliers=inliers, found=found)
+    assert estimate_relative_pose(np.zeros((20, 2)), np.zeros((20, 2)), K0, K1) is None
+
+
+@pytest.mark.parametrize(
+    ("inliers", "found"),
+    [(3, np.eye(3)), (0, np.eye(3)), (20, np.full((3, 3), np.nan)), (20, np.diag([1.0, 1, 0])),
+     (20, np.array([[1.0, 0, np.inf], [0, 1, 0], [0, 0, 1]]))],
+)  # fmt: skip
+def test_a_homography_without_support_or_numbers_is_none(inliers: int, found: np.ndarray, told: dict[str, Any]):
+    told.update(inliers=inliers, found=found)
+    assert estimate_homography(np.zeros((20, 2)), np.zeros((20, 2))) is None
+
+
+def test_a_fundamental_matrix_that_is_not_finite_has_no_inliers(told: dict[str, Any]):
+    points = np.zeros((20, 2))
+    told["inliers"] = 12
+    assert estimate_fundamental(points, points).sum() == 12
+    told["found"] = np.full((3, 3), np.nan)
+    assert not estimate_fundamental(points, points).any()

@@ -73,6 +73,15 @@ def test_what_cannot_be_matched_is_refused(given, message):
         disk.match(unit(5, 8, 0), given)
 
 
+def test_what_cannot_become_an_array_is_refused():
+    class Ragged:
+        def __array__(self, *arguments: object, **options: object) -> np.ndarray:
+            raise ValueError("setting an array element with a sequence")
+
+    with pytest.raises(DiskError, match="cannot match Ragged"):
+        disk.match(unit(5, 8, 0), Ragged())
+
+
 def test_matches_travel_and_are_compared_by_identity():
     matches = Matches(torch.tensor([[0, 1]]), torch.tensor([0.5]), torch.tensor([0.25]))
     points = matches.between(features(1, 0), features(2, 1))

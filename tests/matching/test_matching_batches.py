@@ -176,6 +176,16 @@ def test_the_kernel_is_its_twin(by_kernel, shape, kind):
         assert torch.equal(found.index[there], expected.index[there])
 
 
+@pytest.mark.parametrize("half", [0, 1])
+def test_the_kernel_takes_images_of_different_precision(by_kernel, half):
+    """The one in single precision keeps all of its digits."""
+    d = [unit(40, 32, seed)[None].to(DEVICE) for seed in (0, 1)]
+    d[half] = d[half].half()
+    found, expected = by_kernel(*d, None, None), top_two_of_matrix(d[0].double(), d[1].double(), None, None)
+    torch.testing.assert_close(found.top, expected.top.float(), atol=2e-6, rtol=0)
+    assert torch.equal(found.index, expected.index)
+
+
 def test_one_pair_in_tiles_is_the_matrix():
     d0, d1 = unit(70, 16, 0), unit(90, 16, 1)
     tiles, matrix = top_two_in_tiles(d0, d1, 1024), top_two_of_matrix(d0[None], d1[None], None, None)

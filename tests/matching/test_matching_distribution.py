@@ -8,7 +8,7 @@ from scipy.special import softmax
 from torch.nn.functional import normalize
 
 from disk.matching import distribution
-from disk.matching.distribution import MatchDistribution
+from disk.matching.distribution import MatchDistribution, distance_floor
 
 
 def unit(n: int, d: int = 8, seed: int = 0) -> torch.Tensor:
@@ -48,8 +48,14 @@ def test_equal_descriptors_have_a_distance_above_0(dtype: torch.dtype) -> None:
     matching = MatchDistribution(d0[None], d0[None], 50.0)
     distance = matching.distance(slice(0, 5))[0]
     assert (distance.diagonal() <= 2 * matching.floor).all()
-    assert (distance > 0).all()
+    assert (distance >= matching.floor * (1 - 1e-6)).all()
     assert (probabilities(d0, d0, 50.0).diagonal() > 0.99).all()
+
+
+def test_a_distance_ends_where_rounding_begins() -> None:
+    """2 - 2 a.b is off by a few units in the last place of 2: the root of 8 of those of 1."""
+    assert distance_floor(torch.float64) == pytest.approx(2**1.5 * 2**-26, rel=1e-12)
+    assert distance_floor(torch.float32) == pytest.approx(2**1.5 * 2**-11.5, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from disk.geometry.camera import Camera
-from disk.rewards.matches import matched_rewards, pair_rewards
-from disk.rewards.terms import RewardOptions
+from disk.rewards.matches import SAME_DEPTH, matched_rewards, pair_rewards, reward
+from disk.rewards.terms import RewardOptions, Terms
 
 SIZE = 64
 K = torch.tensor([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]])
@@ -115,6 +115,58 @@ def test_unknown_depth_is_never_positive() -> None:
         reward = pair_rewards(kps, kps, *cameras, *depths)
         assert reward.max() == 0
         assert reward.min() == -0.25
+
+
+def test_unknown_depth_is_not_a_point_at_the_camera() -> None:
+    """Camera 2 sees camera 1 at the centre of its image, and would match whatever camera 1 sees there."""
+    one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
+    centre = torch.tensor([[31.0, 32.0]])
+    for options in (ORIGINAL, RewardOptions()):
+        assert pair_rewards(centre, centre, one, two, flat(0.0), flat(3.0), options).item() == 0
+        assert pair_rewards(centre, centre, two, one, flat(3.0), flat(0.0), options).item() == 0
+
+
+RIGHT, ON_LINE, WRONG = 1.0, 0.5, -0.25
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, RIGHT),
+        # the distance to the line
+        ({"line_c": 1.5}, WRONG),
+        ({"line_c": 1.4}, RIGHT),
+        # the distance to where the point of the scene is seen
+        ({"seen_x": 1.5}, ON_LINE),
+        ({"seen_x": 0.9, "seen_y": 1.2}, ON_LINE),
+        ({"seen_x": 0.8, "seen_y": 1.2}, RIGHT),
+        # its depth and that of what is visible there, either way
+        ({"seen_z": SAME_DEPTH * 2}, ON_LINE),
+        ({"seen_z": 2.09}, RIGHT),
+        ({"seen_z": 2.0, "own_z": SAME_DEPTH * 2}, ON_LINE),
+        ({"seen_z": 2.0, "own_z": 2.09}, RIGHT),
+        # where the rays meet, behind by more than the slack
+        ({"along": -0.125, "seen_x": 9.0}, ON_LINE),
+        ({"along": -0.15, "seen_x": 9.0}, WRONG),
+    ],
+)
+def test_at_exactly_a_threshold_a_match_is_not_within_it(changed: dict[str, float], expected: float) -> None:
+    """A match whose terms are all exact numbers, changed on one side and then on the other."""
+    plain = dict.fromkeys(Terms._fields, torch.zeros(1, dtype=torch.float64))
+    plain |= {name: torch.tensor([value], dtype=torch.float64) for name, value in
+              {"line_b": 1.0, "ray_z": 1.0, "seen_z": 2.0, "own_z": 2.0}.items()}  # fmt: skip
+    one = Terms(**plain)
+    # rays at right angles do not share their lengths
+    two = Terms(**plain | {"ray_z": plain["x"], "ray_x": plain["ray_z"]})
+    slack, on_line = torch.tensor([-0.125], dtype=torch.float64), torch.tensor([ON_LINE], dtype=torch.float64)
+    options = RewardOptions(positive=RIGHT, negative=WRONG)
+    values = {name: torch.tensor([value], dtype=torch.float64) for name, value in changed.items()}
+    own = values.pop("own_z", None)
+    sides = [(one._replace(**values), two), (one, two._replace(**values))]
+    if own is not None:
+        sides = [(one, two._replace(own_z=own)), (one._replace(own_z=own), two)]
+    for pair in sides:
+        assert reward(*pair, slack, on_line, options).item() == expected
 
 
 def test_cameras_in_one_place_have_no_epipolar_reward() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from disk.errors import DiskError, TrainingError
+from disk.progress import log
 from disk.training import distributed
-from disk.training.distributed import joined
+from disk.training.distributed import Group, joined, reduce_gradients
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -86,11 +92,84 @@ def test_a_device_that_fails_is_one_line(two_gpus: list[torch.device], monkeypat
         raise RuntimeError("CUDA error: no kernel image is available\nlong story")
 
     monkeypatch.setattr(torch, "zeros", broken)
-    with pytest.raises(TrainingError, match=r"device='cuda': cannot be used \(CUDA error: no kernel"), joined("cuda"):
-        pass
+    with pytest.raises(TrainingError, match=r"device='cuda': cannot be used \(CUDA error: no kernel") as caught:
+        joined("cuda").__enter__()
+    assert "long story" not in str(caught.value)
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(9)), raising=False)
     shares = [distributed.Group(0, n, torch.device("cpu"), local_size=n).cores for n in (1, 2, 20)]
     assert shares == [9, 4, 1]
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Another process, of rank 1: what it sums, gathers and has; and what the group is told to do."""
+    state: dict[str, Any] = {"sum": 0.0, "value": None, "sources": [], "backends": [], "left": 0}
+
+    def all_gather(values: list[Any], value: Any) -> None:
+        values[:] = [value, state["value"]]
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: tensor.add_(state["sum"]))
+    monkeypatch.setattr(distributed.dist, "all_gather_object", all_gather)
+    monkeypatch.setattr(distributed.dist, "broadcast", lambda tensor, source: state["sources"].append(source))
+    monkeypatch.setattr(distributed.dist, "init_process_group", state["backends"].append)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: state.update(left=state["left"] + 1))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    level = log.level
+    yield state
+    log.setLevel(level)
+
+
+def test_two_processes_share_what_they_know(other: dict[str, Any]) -> None:
+    assert len({Group(0, 2, CPU), Group(1, 2, CPU), Group(0, 2, CPU)}) == 2  # a record that is never changed
+    first, second = Group(0, 2, CPU), Group(1, 2, CPU)
+    assert (first.leads, second.leads) == (True, False)
+    first.broadcast(torch.zeros(3) for _ in range(2))
+    assert other["sources"] == [0, 0]
+    other["sum"] = 2.0
+    assert first.sum(torch.ones(2)).tolist() == [3, 3]
+    other["value"] = "b"
+    assert first.gather("a") == ["a", "b"]
+    for mine, theirs, either in ((False, 0.0, False), (True, 0.0, True), (False, 1.0, True), (True, 1.0, True)):
+        other["sum"] = theirs
+        assert first.any(mine) is either
+
+
+def test_a_process_alone_talks_to_no_one(other: dict[str, Any]) -> None:
+    other["sum"] = 2.0
+    with joined("cpu") as group:
+        assert group == Group(0, 1, CPU, local_size=1)
+        assert group == Group(0, 1, CPU)
+        group.broadcast([torch.zeros(3)])
+        assert group.sum(torch.ones(2)).tolist() == [1, 1]
+        assert (group.any(True), group.any(False), group.gather("a")) == (True, False, ["a"])
+    assert (other["sources"], other["backends"], other["left"]) == ([], [], 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_on_processors_join_and_leave(
+    rank: int, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them speaks for all."""
+    started(monkeypatch, rank, 2, LOCAL_WORLD_SIZE=2)
+    log.setLevel(logging.INFO)
+    with joined("cpu") as group:
+        assert group == Group(rank, 2, CPU, local_size=2)
+        assert log.level == (logging.ERROR if rank else logging.INFO)
+        assert other["left"] == 0
+    assert (other["backends"], other["left"]) == (["gloo"], 1)
+
+
+def test_gradients_are_summed_and_a_missing_one_counts_as_zero(other: dict[str, Any]) -> None:
+    with_gradient, without = (torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)))
+    with_gradient.grad = torch.arange(6.0).view(2, 3)
+    other["sum"] = 1.0
+    sums = reduce_gradients(Group(0, 2, CPU), iter([with_gradient, without]), torch.tensor([5.0, 7.0]))
+    assert sums == [6.0, 8.0, 1.0]
+    assert with_gradient.grad.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert without.grad.tolist() == [1, 1, 1, 1]
+    other["sum"] = float("inf")
+    assert reduce_gradients(Group(0, 2, CPU), [with_gradient], torch.zeros(1))[-1] == 0

@@ -129,6 +129,15 @@ def test_equal_descriptors_have_no_gradient_towards_each_other() -> None:
     assert found.matches.item() == pytest.approx(1.0)
 
 
+def test_descriptors_that_differ_by_rounding_have_no_gradient_towards_each_other() -> None:
+    """Of two at right angles each is moved along the other alone, though their length is the number before 1."""
+    pairs = Pairs((2, 2))
+    pairs.d[:] = torch.eye(2, 20, device=DEVICE) * (1 - 2.0**-23)
+    found = pairs.by_kernels(pairs.d)
+    assert found.descriptors1[0].diagonal().tolist() == [0, 0]
+    assert found.descriptors1[0, 0, 1] != 0
+
+
 @triton.jit
 def rewards_kernel(
     one, two, n, m, slack, on_line, positive, negative, threshold, squared, out,

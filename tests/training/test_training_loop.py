@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path)
     )
 
 
+def test_the_last_step_of_all_epochs_has_the_final_rate() -> None:
+    """Two epochs of two steps each, counted from the offset."""
+    options = replace(TINY, lr=1.0, lr_schedule="cosine", lr_final=0.0, chunk_size=2, warmup=2, epoch_offset=3)
+    rates = [loop._rate(options, epoch, batch) for epoch in (3, 4) for batch in (0, 1)]
+    assert rates == pytest.approx([(1 + math.cos(math.pi * done / 4)) / 2 for done in (1, 2, 3, 4)])
+
+
 def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_path: Path) -> None:
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
     train(None, options)
@@ -99,19 +107,30 @@ def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkey
     assert validated
 
 
-def test_a_long_epoch_is_saved_in_between(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(300.0, [3, 5]), (300.4, [2, 4, 5])])
+def test_a_long_epoch_is_saved_every_ten_minutes(
+    seconds: float, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of some seconds by a clock that is made up: saved when more than 600 have passed since the last time."""
     saved: list[Position] = []
-    save = loop.save_state
+    now = 5000.0
+    save, step = loop.save_state, loop.accumulate_gradient
 
     def spy(path: Path, model: Any, average: Any, optimizer: Any, position: Position, *rest: Any) -> None:
         saved.append(position)
         save(path, model, average, optimizer, position, *rest)
 
+    def slow(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal now
+        now += seconds
+        return step(*arguments, **options)
+
     monkeypatch.setattr(loop, "save_state", spy)
-    clock = iter(range(0, 10**6, 400))  # seconds between two looks at the clock
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
-    train(None, replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=3, test_scene_limit=0))
-    assert any(0 < position.batch < 3 for position in saved)
+    monkeypatch.setattr(loop, "accumulate_gradient", slow)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    options = replace(TINY, synthesize=photos, save_dir=tmp_path / "deep" / "down", n_epochs=1, warmup=5, chunk_size=5)
+    train(None, replace(options, test_scene_limit=0))
+    assert [position.batch for position in saved if position.epoch == 0] == expected
 
 
 def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +219,15 @@ def test_a_validation_of_triplets_is_whole_or_none(photos: Path, monkeypatch: py
     result = PairResult(keypoints=1.0, right=1, wrong=0, rotation=0.0, translation=0.0, inliers=1, success=True)
     monkeypatch.setattr(loop, "validate_tuple", lambda model, views: [result] * 3)
     group = Group(0, 1, torch.device("cpu"))
-    source = TrainingData(None, replace(TINY, synthesize=photos, views=3, test_scene_limit=3), group)
-    asked = iter([False, False, True])
+    source = TrainingData(None, replace(TINY, synthesize=photos, views=3, test_scene_limit=4), group)
+    asked = iter([False, False, True])  # and no more after that
     assert loop._validate(DISK(8), source, group, lambda: next(asked)) is None
-    assert loop._validate(DISK(8), source, group, lambda: False) == [result] * 9
+    shown = []
+
+    class Bar:
+        def update(self, count: int) -> None:
+            shown.append(count)
+
+    monkeypatch.setattr(loop, "progress_bar", lambda *arguments: nullcontext(Bar()))
+    assert loop._validate(DISK(8), source, group, lambda: False) == [result] * 12
+    assert shown == [1] * 4

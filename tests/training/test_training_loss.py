@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,7 +11,8 @@ from torch.nn.functional import normalize
 from disk.features import Features
 from disk.matching import distribution
 from disk.model.detection import sample_grid
-from disk.training.loss import PairGradients, expected_gradients
+from disk.training import loss
+from disk.training.loss import PairGradients, expected_gradients, fusible
 
 
 def plain_loss(f1: Features, f2: Features, rewards: torch.Tensor, theta: float) -> torch.Tensor:
@@ -184,3 +187,29 @@ def test_pairs_together_are_each_pair_alone(block: int, monkeypatch: pytest.Monk
             padded = torch.zeros_like(getattr(together, name)[p])
             padded[tuple(slice(size) for size in expected.shape[1:])] = expected[0]
             torch.testing.assert_close(getattr(together, name)[p], padded, rtol=1e-12, atol=1e-14)
+
+
+def test_equal_descriptors_do_not_pull_at_each_other() -> None:
+    """At distance 0 the gradient of a distance is infinite; it is taken as 0, as where rounding decides."""
+    d1 = torch.eye(3, dtype=torch.float64)[None]
+    found = expected_gradients(d1[:, :1], d1[:, :1], torch.ones(1, 1, 1, dtype=torch.float64), 15.0)
+    assert found.matches.item() == pytest.approx(1)
+    assert not found.descriptors1.any()
+    assert not found.descriptors2.any()
+    # of two descriptors each is pulled by the other alone, away from it
+    found = expected_gradients(d1[:, :2], d1[:, :2], torch.eye(2, dtype=torch.float64)[None], 3.0)
+    assert found.descriptors1[0, 0, 0] == found.descriptors1[0, 1, 1] == 0
+    assert found.descriptors1[0, 0, 1] > 0
+    with pytest.raises(FrozenInstanceError):
+        found.matches = found.right  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_kernels_take_single_and_half_precision_on_a_gpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnAGpu(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(loss, "has_kernels", lambda device: kernels)
+    kinds = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    assert [fusible(torch.zeros(1, dtype=kind).as_subclass(OnAGpu)) for kind in kinds] == [kernels] * 3 + [False]
+    assert not fusible(torch.zeros(1))

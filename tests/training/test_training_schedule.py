@@ -22,6 +22,13 @@ def test_paper_trains_50_epochs_and_then_fine_tunes(epoch: int, theta: float) ->
     assert weights_at("paper", epoch).theta == theta
 
 
+def test_a_rate_without_a_final_one_falls_to_zero() -> None:
+    assert learning_rate("cosine", 9, 10, peak=1.0) == pytest.approx(0)
+    assert learning_rate("cosine", 4, 10, peak=1.0) == pytest.approx(0.5)
+    assert learning_rate("cosine", 0, 1, peak=1.0) == pytest.approx(0)
+    assert learning_rate("cosine", 25, 10, peak=1.0) == pytest.approx(0)  # beyond the end
+
+
 def test_penalties_never_shrink() -> None:
     penalties = [(-w.negative, -w.keypoint) for w in (weights_at("default", epoch) for epoch in range(60))]
     assert penalties == sorted(penalties)

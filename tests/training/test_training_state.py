@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,15 @@ from disk.errors import CheckpointError, TrainingError
 from disk.model.disk import DISK
 from disk.training.distributed import Group
 from disk.training.loop import train
-from disk.training.state import Position, restore, running_average, save_state
+from disk.training.state import (
+    Position,
+    changes,
+    restore,
+    running_average,
+    save_state,
+    save_weights,
+    saved_options,
+)
 
 
 def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None:
@@ -63,7 +71,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([0.0, 0.5, 0.99]))
 def test_running_average_is_the_weighted_mean(values: list[float], decay: float) -> None:
     """Against the sum written out: value k weighs (1 - d_k) times the product of all later decays d."""
@@ -93,3 +101,41 @@ def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: 
     (tmp_path / "run" / "last.pth").write_bytes(b"PK damaged")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         train(data, replace(options, resume=True))
+
+
+def test_a_saved_state_says_its_version_and_resumes_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 2 is what is read; paths are absolute, as a run may be resumed in another folder."""
+    model = DISK(8)
+    average, optimizer = running_average(model, 0.0), torch.optim.Adam(model.parameters())
+    monkeypatch.chdir(tmp_path)
+    options = replace(TINY, synthesize=Path("photos"), save_dir=Path("run"))
+    save_state(Path("last.pth"), model, average, optimizer, Position(1, 2, 3), Path("data"), options)
+    monkeypatch.chdir("/")
+    path = tmp_path / "last.pth"
+    data, saved = saved_options(path)
+    assert (data, saved.synthesize, saved.save_dir) == (tmp_path / "data", tmp_path / "photos", tmp_path / "run")
+    assert (
+        changes(path, tmp_path / "data", replace(saved, save_dir=Path("elsewhere"), resume=True, time_limit=1.0)) == []
+    )
+    assert changes(path, None, replace(saved, lr=1e-5, load="x.pth")) == [
+        f"DATA {tmp_path / 'data'} -> None", f"lr {saved.lr} -> 1e-05"
+    ]  # fmt: skip
+    state = torch.load(path, weights_only=True)
+    assert state["version"] == 2
+    for other in ({**state, "version": 1}, {**state, "version": 3}, [state]):
+        torch.save(other, path)
+        with pytest.raises(CheckpointError, match="not the state of a training"):
+            restore(path, model, average, optimizer)
+    save_state(path, model, average, optimizer, Position(0, 0, 0), None, replace(TINY, save_dir=Path("run")))
+    assert saved_options(path)[0] is None
+    with pytest.raises(FrozenInstanceError):
+        Position(1, 2, 3).epoch = 4  # type: ignore[misc]
+
+
+def test_a_first_state_that_cannot_be_written_has_no_previous_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="then continue with resume") as caught:
+        save_weights(tmp_path / "file" / "a.pth", DISK(8))
+    assert "previous" not in str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import combinations
 
 import pytest
@@ -270,3 +270,67 @@ def test_a_step_on_a_gpu_gives_the_same_matches_again() -> None:
         for _ in range(2)
     ]
     assert torch.equal(*sums)
+
+
+def test_a_tuple_without_images_adds_nothing() -> None:
+    """Beside others, on one of several processes; and a process without any has nothing to add."""
+    alone, beside = network(), network()
+    sums = accumulate_gradient(alone, [[view(0), view(1)]], generators(1), Objective(weights=WEIGHTS))
+    two = accumulate_gradient(
+        beside, [[view(0), view(1)], []], [*generators(1), torch.Generator()], Objective(weights=WEIGHTS)
+    )
+    assert torch.equal(sums, two)
+    assert torch.equal(flat_gradient(alone), flat_gradient(beside))
+
+
+def test_the_price_of_a_single_keypoint_is_its_reward() -> None:
+    rewards = torch.tensor([[3.0, 100.0]])
+    one = torch.zeros(1, dtype=torch.int64)
+    keypoints = step._Keypoints([1], one, one, one, torch.zeros(1, 2, dtype=torch.int64))
+    assert step._price(rewards, keypoints, 0.5).tolist() == [[3.0]]
+
+
+def test_by_default_matches_are_judged_by_depth_and_what_is_visible() -> None:
+    options = Objective(weights=WEIGHTS).rewards
+    assert (options.epipolar, options.visibility, options.threshold) == (False, True, 1.5)
+    assert (options.positive, options.negative) == (WEIGHTS.positive, WEIGHTS.negative)
+
+
+@pytest.mark.parametrize("record", [Objective(weights=WEIGHTS), Totals(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), WEIGHTS])
+def test_records_of_a_step_are_never_changed(record: object) -> None:
+    with pytest.raises(FrozenInstanceError):
+        record.share = 1.0  # type: ignore[attr-defined]
+
+
+def test_the_random_numbers_of_a_tuple_are_its_own() -> None:
+    """Another seed, number or purpose gives other numbers, the same ones the same: a resumed run repeats nothing."""
+    device = torch.device("cpu")
+    kinds = [(s, n, p) for s in (0, 1) for n in (0, 1) for p in ("keypoints", "augmentation")]
+    drawn = {kind: torch.rand(4, generator=tuple_generator(*kind, device)).tolist() for kind in kinds}
+    assert len({tuple(numbers) for numbers in drawn.values()}) == 8
+    for kind, numbers in drawn.items():
+        assert torch.rand(4, generator=tuple_generator(*kind, device)).tolist() == numbers
+
+
+def test_without_a_share_keypoints_are_free() -> None:
+    """As where all cells may have one, though their mean reward is positive."""
+    found = []
+    for share in (0.0, 1.0):
+        model = network()
+        objective = Objective(weights=replace(WEIGHTS, negative=0.0, keypoint=0.0), share=share)
+        sums = accumulate_gradient(model, [[view(0), view(1)]], generators(1), objective)
+        assert Totals(*sums.tolist()).reward > 0
+        found.append(flat_gradient(model))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_keypoint_of_unknown_depth_is_never_right(together: bool) -> None:
+    """Else it would be seen at the other camera's epipole, which is within 40 pixels of any keypoint."""
+    one, other = view(0), view(1)
+    camera = replace(other.camera, t=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    views = [replace(one, depth=torch.zeros_like(one.depth)), replace(other, camera=camera)]
+    objective = Objective(weights=WEIGHTS, threshold=40.0, visibility=False)
+    for batch, right in ((views, False), ([one, views[1]], True)):
+        sums = accumulate_gradient(network(), [batch], generators(1), objective, together=together)
+        assert (Totals(*sums.tolist()).right > 0) == right

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from disk.features import Features
 from disk.geometry.camera import Camera, project
 from disk.model.disk import DISK
 from disk.training import validation
-from disk.training.validation import summarise, validate_tuple
+from disk.training.validation import PairResult, pose_scalars, summarise, validate_tuple
 
 K = torch.tensor([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
 
@@ -33,6 +34,7 @@ class Oracle(DISK):
             self.features.append(Features(pixels, torch.eye(max(count, 1))[order][:, :count], torch.ones(count)))
 
     def detect(self, image: Any, *others: Any, **changes: Any) -> Any:
+        self.asked = changes
         return self.features
 
 
@@ -92,3 +94,70 @@ def test_without_poselib_there_are_no_poses(monkeypatch: pytest.MonkeyPatch) -> 
     assert results[0].right == 60
     assert math.isnan(results[0].rotation)
     assert "test/pose/mAA10" not in summarise(results)
+
+
+def test_features_are_detected_as_the_original_validates() -> None:
+    """The 2048 best of whole pixels, at the size of training."""
+    images = views(2)
+    model = Oracle(images, 60)
+    validate_tuple(model, images)
+    assert model.asked == {"n": 2048, "max_size": 0, "subpixel": False}
+
+
+def test_ten_matches_make_a_pose() -> None:
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, 10), images)
+    assert result.success
+    assert result.rotation < 0.1
+
+
+@pytest.mark.parametrize(("off", "inliers"), [(1.2, 60), (1.8, 50)])
+def test_an_inlier_of_a_pose_is_within_a_pixel(off: float, inliers: int) -> None:
+    """Of 60 matches 10 are off their lines in one image; Sampson's error is that over sqrt 2, shared by both images."""
+    images = views(2)
+    model = Oracle(images, 60)
+    model.features[1].keypoints[::6, 1] += off
+    (result,) = validate_tuple(model, images)
+    assert result.inliers == inliers
+
+
+def test_a_summary_by_hand() -> None:
+    """Errors of 2 degrees and a failure: one of two pairs below 3, 4, ..., 10 degrees, none below 1 and 2."""
+    results = [
+        PairResult(keypoints=10.0, right=3, wrong=1, rotation=0.5, translation=2.0, inliers=3, success=True),
+        PairResult(keypoints=20.0, right=1, wrong=3, rotation=180.0, translation=180.0, inliers=0, success=False),
+    ]
+    assert summarise(results) == pytest.approx(
+        {
+            "test/keypoints_per_image": 15,
+            "test/matches_per_pair": 4,
+            "test/right_per_pair": 2,
+            "test/wrong_per_pair": 2,
+            "test/reward_per_pair": 1.5,
+            "test/precision": 0.5,
+            "test/pose/mAA10": 0.4,
+        }
+    )
+    assert pose_scalars(results[0]) == {
+        "test/pose/rotation_error": 0.5,
+        "test/pose/translation_error": 2.0,
+        "test/pose/inliers": 3.0,
+        "test/pose/found": 1.0,
+    }
+    with pytest.raises(FrozenInstanceError):
+        results[0].right = 5  # type: ignore[misc]
+    assert set(summarise([]).values()) == {0.0}
+    assert "test/pose/mAA10" not in summarise([])
+
+
+def test_the_precision_of_less_than_a_match_a_pair() -> None:
+    one = PairResult(keypoints=1.0, right=1, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
+    none = PairResult(keypoints=1.0, right=0, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
+    assert summarise([one, none, none])["test/precision"] == pytest.approx(1)
+    assert summarise([none])["test/precision"] == 0
+
+
+def test_cameras_in_one_place_tell_no_match_from_another() -> None:
+    images = views(2)
+    (result,) = validate_tuple(Oracle(images, 20), [images[0], images[0]])
+    assert result.right == 0
