@@ -3,7 +3,7 @@ PYTHON ?= python3
 STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: help demo test test-fast test-lowest coverage lint docs package clean
+.PHONY: help demo test test-fast test-lowest coverage mutants lint docs package clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -33,6 +33,9 @@ test-lowest:  ## all tests with the oldest versions that pyproject.toml allows, 
 
 coverage: $(STAMP)  ## all tests with the share of lines they run, at least 90 %
 	$(PYTEST) --cov=disk --cov-report=term:skip-covered --cov-fail-under=90
+
+mutants: $(STAMP)  ## small faults in the code that training and evaluation rest on: do the tests notice? (hours)
+	OMP_NUM_THREADS=1 .venv/bin/python tests/mutants.py
 
 lint: $(STAMP)  ## formatting, types, imports between the rooms
 	.venv/bin/ruff check .
