@@ -13,13 +13,15 @@ import pytest
 import torch
 from tiny import TINY, records, weights
 
+from disk.errors import ArtifactError
 from disk.model import engine
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
+from disk.storage.locks import folder_lock
 from disk.training import loop
 from disk.training.data import TrainingData
 from disk.training.distributed import Group
-from disk.training.logs import Logs
+from disk.training.logs import Logs, read_scalars
 from disk.training.loop import train
 from disk.training.state import Position, saved_options
 from disk.training.validation import PairResult
@@ -59,6 +61,45 @@ def test_stopped_and_resumed_equals_undisturbed(
         expected, found = weights(whole / name), weights(parts / name)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert records(parts) == records(whole)
+
+
+class Killed(BaseException):
+    """Nothing in the program handles it."""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_killed_before_a_state_is_saved_then_resumed(
+    number: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs save four states: after the steps of each, and after its validation, which was logged by then."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = replace(TINY, synthesize=photos)
+    train(None, replace(options, save_dir=whole))
+    save, calls = loop.save_state, 0
+
+    def killed(path: Path, model: Any, average: Any, optimizer: Any, position: Position, *rest: Any) -> None:
+        nonlocal calls
+        calls += 1
+        steps = [step for step, _ in read_scalars(parts)["train/lr"]]
+        assert steps == list(range(1, position.total + 1))  # the logs are as far as the state that is saved
+        if calls == number:
+            raise Killed
+        save(path, model, average, optimizer, position, *rest)
+
+    monkeypatch.setattr(loop, "save_state", killed)
+    with pytest.raises(Killed):
+        train(None, replace(options, save_dir=parts))
+    train(None, replace(options, save_dir=parts, resume=True))
+    assert records(parts) == records(whole)
+    assert read_scalars(parts) == read_scalars(whole)
+    expected = weights(whole / "final.pth")
+    assert all(torch.equal(expected[key], value) for key, value in weights(parts / "final.pth").items())
+
+
+def test_a_second_training_in_the_same_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "run"), pytest.raises(ArtifactError, match="in use by another run"):
+        train(None, replace(TINY, synthesize=photos, save_dir=tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from disk.images.listing import ImageFile
 from disk.images.reading import image_size
 from disk.options import option
 from disk.pairs.choose import Pair, from_file
+from disk.storage.new_file import free_bytes
 
 _PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
 _PIXELS_PER_KEYPOINT = 100  # photos have more keypoints than this, blank walls fewer
@@ -68,7 +68,7 @@ def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
         need += _PER_KEYPOINT * (found if n is None else min(n, found))
     need *= 2  # shards and what they are merged into
     place = out.resolve()
-    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    free = free_bytes(next(folder for folder in (place, *place.parents) if folder.exists()))
     if free < need:
         raise ArtifactError(
             f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where {free / 1e9:.2f} GB "

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from disk.errors import ArtifactError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what network file systems without locks say
 
 
 @contextlib.contextmanager
@@ -25,17 +29,37 @@ def file_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(lock: Path, held: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = FileLock(lock, timeout=0)
-        handle.acquire()
+        handle = _acquired(lock)
     except Timeout:
-        raise ArtifactError(f"{held} is in use by another run; wait for it or use another") from None
+        mark = next((path for path in (_mark(lock), lock) if path.exists() and path.stat().st_size), None)
+        hint = f"; if there is none on any machine, remove {mark}" if mark else ""
+        raise ArtifactError(f"{held} is in use by another run; wait for it or use another{hint}") from None
     except OSError as error:
         raise ArtifactError(f"cannot write in {lock.parent}: {error.strerror or error}") from error
     try:
         yield
     finally:
         handle.release()
+
+
+def _acquired(lock: Path) -> Any:
+    """The lock, held; where the file system has no locks, a file that is there while it is held."""
+    from filelock import FileLock, SoftFileLock
+
+    handle = FileLock(lock, timeout=0)
+    try:
+        handle.acquire()
+    except (OSError, NotImplementedError) as error:  # Timeout is an OSError without a number
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+        handle = SoftFileLock(_mark(lock), timeout=0)
+        handle.acquire()
+    return handle
+
+
+def _mark(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.held")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -113,3 +115,9 @@ def _replace(temporary: Path, path: Path) -> None:
             if os.name != "nt" or time.monotonic() > end:
                 raise
             time.sleep(0.02)
+
+
+def free_bytes(folder: Path) -> float:
+    """How much can be written in a folder; infinity where the file system does not tell."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else math.inf

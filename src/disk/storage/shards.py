@@ -24,7 +24,7 @@ import numpy as np
 from disk.errors import ArtifactError
 from disk.options import option
 from disk.progress import log, progress_bar
-from disk.storage.new_file import new_file, temporary_of
+from disk.storage.new_file import free_bytes, new_file, temporary_of
 from disk.storage.reading import dataset_keys, open_h5, reading, reason, stored_attributes
 
 SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
@@ -153,7 +153,7 @@ class ShardWriter:
             return
         # HDF5 does not survive a full disk: writing on after the first error can crash the process
         need = sum(path.stat().st_size for path in [*self._finals(), *shards])
-        if shutil.disk_usage(self.artifacts).free < need:
+        if free_bytes(self.artifacts) < need:
             raise self._write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         # doing this again after a crash gives the same files: shards go only when all have been replaced
         with progress_bar("merge", "shard", total=len(shards) * len(self.files)) as bar:

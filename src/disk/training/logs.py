@@ -17,29 +17,46 @@ from disk.training.step import Totals
 class Logs:
     """Writes scalars to a folder, as TensorBoard events and to log.jsonl. The step is the number of batches done."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Continue after `step`: what an interrupted run logged beyond it is dropped."""
+    def __init__(self, folder: Path, step: int, validated: bool = True) -> None:
+        """Continue after `step`: what an interrupted run logged beyond it is dropped.
+
+        validated: whether the validation after that step is done; if not, what was logged of it is dropped too.
+        """
         require("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         path = folder / "log.jsonl"
+        again: list[str] = []
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            write_text(path, "".join(line for line in lines if _step_of(line) <= step))
+            kept = [line for line in lines if _step_of(line) <= step]
+            if not validated:
+                again = [line for line in kept if _step_of(line) == step and '"train/' in line]
+                kept = [line for line in kept if _step_of(line) < step] + again
+            write_text(path, "".join(kept))
         _wait_for_a_later_name(folder)
-        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._events = SummaryWriter(str(folder), purge_step=step + 1 if validated else step)
+        for line in again:  # TensorBoard drops a step as a whole
+            self._add_events(step, {tag: value for tag, value in json.loads(line).items() if tag != "step"})
         self._lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed in close()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Log the values of some tags."""
-        for tag, value in scalars.items():
-            self._events.add_scalar(tag, value, step)
+        self._add_events(step, scalars)
         self._lines.write(json.dumps({"step": step, **scalars}, ensure_ascii=False) + "\n")
+
+    def flush(self) -> None:
+        """Make what was logged survive the end of this process; the lines are written as they come."""
+        self._events.flush()
 
     def close(self) -> None:
         """Write out what is pending."""
         self._events.close()
         self._lines.close()
+
+    def _add_events(self, step: int, scalars: dict[str, float]) -> None:
+        for tag, value in scalars.items():
+            self._events.add_scalar(tag, value, step)
 
 
 def train_scalars(totals: Totals) -> dict[str, float]:

@@ -17,6 +17,7 @@ from disk.model.disk import DISK
 from disk.model.engine import warn_of_emulation
 from disk.options import AnyPath, option
 from disk.progress import log, progress_bar
+from disk.storage.locks import folder_lock
 from disk.training.data import Ahead, TrainingData
 from disk.training.distributed import Group, joined, reduce_gradients
 from disk.training.logs import Logs, train_scalars
@@ -44,6 +45,8 @@ def train(data: AnyPath | None = None, options: TrainOptions = TrainOptions()) -
 
 def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, cleanup: ExitStack) -> Path:
     folder, last = options.save_dir, options.save_dir / "last.pth"
+    if group.leads:
+        cleanup.enter_context(folder_lock(folder))
     resumed = last.exists()
     if resumed and not options.resume:
         raise TrainingError(
@@ -87,11 +90,11 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     collapse = CollapseWatch()
     logs = None
     if group.leads:
-        folder.mkdir(parents=True, exist_ok=True)
-        logs = cleanup.enter_context(closing(Logs(folder, position.total)))
+        logs = cleanup.enter_context(closing(Logs(folder, position.total, validated=position.batch == 0)))
 
     def save() -> float:
-        if group.leads:
+        if logs is not None:
+            logs.flush()  # or a run killed later would resume without what was logged before
             save_state(last, model, average, optimizer, position, data, options)
         return time.monotonic()
 

@@ -1,0 +1,41 @@
+"""Records of a training that is killed: neither lost nor doubled."""
+
+from pathlib import Path
+
+from disk.training.logs import Logs, read_scalars
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_validation_that_is_done_again_is_logged_once(tmp_path: Path) -> None:
+    """Killed after a validation was logged and before that was noted in the state."""
+    logs = Logs(tmp_path, 0)
+    for step in (1, 2):
+        logs.write(step, {"train/reward_per_pair": 10.0 * step, "train/lr": 1e-4})
+    logs.write(2, {"test/pose/rotation_error": 3.0})
+    logs.close()
+    before = lines(tmp_path)
+
+    again = Logs(tmp_path, 2, validated=False)
+    again.write(2, {"test/pose/rotation_error": 3.0})
+    again.close()
+    assert lines(tmp_path) == before
+    scalars = read_scalars(tmp_path)
+    assert scalars["test/pose/rotation_error"] == [(2, 3.0)]
+    assert scalars["train/reward_per_pair"] == [(1, 10.0), (2, 20.0)]
+
+    Logs(tmp_path, 2).close()  # validated: nothing to drop
+    assert lines(tmp_path) == before
+    assert read_scalars(tmp_path)["test/pose/rotation_error"] == [(2, 3.0)]
+
+
+def test_what_is_flushed_is_in_the_files(tmp_path: Path) -> None:
+    """TensorBoard's writer keeps events for up to two minutes otherwise."""
+    logs = Logs(tmp_path, 0)
+    logs.write(1, {"train/lr": 0.5})
+    logs.flush()
+    assert read_scalars(tmp_path)["train/lr"] == [(1, 0.5)]
+    assert len(lines(tmp_path)) == 1
+    logs.close()
