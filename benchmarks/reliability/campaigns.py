@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from places import Faults, fill, make_read_only, make_writable, mounted, size_of
+from places import Faults, fill, make_read_only, make_writable, mounted, network, size_of
 from records import compare
 from runs import Ended, Running
 from work import Work
@@ -164,6 +164,23 @@ def odd_systems(bench: Bench, count: int) -> Row:
     return row
 
 
+def network_kills(bench: Bench, count: int) -> Row:
+    """SIGKILL at random moments on a network's file system; what needs no database on a strict one as well."""
+    row = Row("SIGKILL, network file system", bench.work.name)
+    kinds = ["ordinary", "strict"] if bench.work.name in ("detect", "match", "train") else ["ordinary"]
+    for number in range(count):
+        kind, folder = kinds[number % len(kinds)], bench.fresh()
+        source = shutil.copytree(bench.work.before, folder.with_name("source"))
+        shutil.rmtree(folder)
+        folder.mkdir()
+        with network(source, folder, kind):
+            moment = round(bench.rng.uniform(0, bench.seconds), 2)
+            row.faults += bench.start(folder).wait(moment).code is None
+            bench.finish(folder, row, f"{kind}, killed after {moment} s")
+        shutil.rmtree(source)
+    return row
+
+
 def full_disks(bench: Bench, count: int) -> Row:
     """A small disk in memory that another program fills up to a random rest; then there is room again."""
     row = Row("disk full", bench.work.name)
@@ -223,6 +240,7 @@ CAMPAIGNS: dict[str, Callable[[Bench, int], Row]] = {
     "odd-systems": odd_systems,
     "full": full_disks,
     "read-only": read_only,
+    "network": network_kills,
     "twice": two_at_once,
 }
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from campaigns import CAMPAIGNS, Bench, Row
-from places import Faults, why_no_mounts
+from places import Faults, why_no_mounts, why_no_network
 from runs import start_server
 from work import prepare
 
 KILLS = {
-    "detect": 15, "match": 15, "verify": 15, "reconstruct": 20, "train": 15, "detect --ray": 10, "match --ray": 10,
+    "detect": 18, "match": 18, "verify": 18, "reconstruct": 18, "train": 18, "detect --ray": 5, "match --ray": 5,
 }  # fmt: skip
 _MOUNTS, _LIBRARY = ("full", "read-only"), ("operations", "errors", "turns-read-only", "odd-systems")
 _COLUMNS = (
@@ -45,6 +45,8 @@ def main() -> None:
     skipped = {}
     if reason := why_no_mounts():
         skipped |= dict.fromkeys(_MOUNTS, reason)
+    if reason := why_no_network():
+        skipped["network"] = reason
     if not shutil.which("gcc"):
         skipped |= dict.fromkeys(_LIBRARY, "there is no gcc")
     for campaign in options.campaigns:

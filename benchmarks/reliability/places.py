@@ -6,7 +6,9 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,31 @@ def mounted(folder: Path, size: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def why_no_network() -> str | None:
+    """Why `network` cannot be had here; None where it can."""
+    if reason := why_no_mounts():
+        return reason
+    if not Path("/dev/fuse").exists():
+        return "there is no /dev/fuse"
+    done = subprocess.run([sys.executable, "-c", "import fuse"], check=False, capture_output=True, text=True)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+
+
+@contextlib.contextmanager
+def network(source: Path, folder: Path, kind: str) -> Iterator[None]:
+    """The file system of network.py on a folder; what is written there is in `source`."""
+    process = subprocess.Popen([sys.executable, Path(__file__).with_name("network.py"), source, folder, kind])
+    try:
+        while not os.path.ismount(folder):
+            if process.poll() is not None:
+                raise OSError("network.py has ended")
+            time.sleep(0.1)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        process.wait(60)
 
 
 def make_read_only(folder: Path) -> None:

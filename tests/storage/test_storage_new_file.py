@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import shutil
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from disk.errors import ArtifactError
-from disk.storage.new_file import new_file, write_json, write_text
+from disk.storage.new_file import free_bytes, new_file, write_json, write_text
 from synthetic_scene import full_disk
 
 
@@ -67,3 +72,39 @@ def test_rivals_do_not_share_a_temporary_file(tmp_path: Path, monkeypatch: pytes
         assert path.read_text() == "theirs"
     assert path.read_text() == "ours"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_whose_folders_cannot_be_synced(number, tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    write_text(tmp_path / "new", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_a_sync_that_fails_is_told(of_folder, tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def fails(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folder:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(ArtifactError, match="Input/output error"):
+        write_text(tmp_path / "new", "text")
+
+
+def test_room_that_the_file_system_does_not_tell(tmp_path, monkeypatch):
+    assert 0 < free_bytes(tmp_path) <= shutil.disk_usage(tmp_path).total
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, used=0, free=0))
+    assert free_bytes(tmp_path) == math.inf
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=0))
+    assert free_bytes(tmp_path) == 0

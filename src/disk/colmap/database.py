@@ -300,7 +300,10 @@ def clear_errors(problem: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if str(error).startswith("No registered database"):
-            reason = "it is damaged or no database, its folder is not writable, or the disk is full"
+            reason = (
+                "it is damaged or no database, its folder is not writable, the disk is full, or the file system is one "
+                "of a network without locks or shared memory, which databases need: use a local disk"
+            )
         elif str(error).startswith("["):  # [database_sqlite.cc:1350] SQLite error: ...
             reason = str(error).rpartition("] ")[2].strip()
         else:

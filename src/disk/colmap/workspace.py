@@ -224,7 +224,7 @@ def _check_complete(folder: Path) -> None:
             continue
         with open(path, "rb") as file:
             size = path.stat().st_size
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
             try:
                 (records,) = struct.unpack_from("<Q", content)
                 end = 8

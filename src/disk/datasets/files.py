@@ -76,7 +76,7 @@ def write_calibration(folder: Path, name: str, calibration: Calibration) -> None
     image = PurePosixPath(name)
     path = folder / image.parent / f"calibration_{image.name}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         for key, value in calibration._asdict().items():
             file.create_dataset(key, data=np.asarray(value, dtype=np.float64))
 
@@ -101,7 +101,7 @@ def write_depth(folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_e
     image = PurePosixPath(name)
     path = folder / image.parent / f"{image.name if keep_extension else image.stem}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:
         file.create_dataset("depth", data=depth.astype(np.float32), compression="lzf", shuffle=True)
 
 

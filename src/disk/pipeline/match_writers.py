@@ -89,7 +89,7 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
             return  # the writer says that it is another program's
     with new_file(path) as temporary:
         shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "a") as file:
+        with h5py.File(temporary, "a", locking=False) as file:
             file.attrs.update(attributes)
     log.warning(
         "%s is the original's, which does not tell its options: its %d pairs are kept as they are; %s "

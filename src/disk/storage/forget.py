@@ -64,7 +64,7 @@ def _remove(artifacts: Path, files: Collection[str], unwanted: Callable[[str], b
             gone.update(key for _, key in keys)
             with new_file(path) as temporary:
                 shutil.copyfile(path, temporary)
-                with h5py.File(temporary, "r+") as file:
+                with h5py.File(temporary, "r+", locking=False) as file:
                     for start, key in keys:
                         del file[start + key]
     return len(gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def _acquired(lock: Path) -> Any:
 
     handle = FileLock(lock, timeout=0)
     try:
-        handle.acquire()
+        with warnings.catch_warnings():  # it warns where it falls back to a file itself
+            warnings.simplefilter("ignore")
+            handle.acquire()
     except (OSError, NotImplementedError) as error:  # Timeout is an OSError without a number
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise

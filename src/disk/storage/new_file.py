@@ -120,4 +120,4 @@ def _replace(temporary: Path, path: Path) -> None:
 def free_bytes(folder: Path) -> float:
     """How much can be written in a folder; infinity where the file system does not tell."""
     usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else math.inf
+    return float(usage.free) if usage.total else math.inf

@@ -27,7 +27,7 @@ def open_h5(path: Path) -> h5py.File:
         raise ArtifactError(f"no file {path}")
     with reading(path):
         _check_heaps(path)
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)  # its lock fails on some network file systems; ours are elsewhere
 
 
 @contextlib.contextmanager
@@ -132,7 +132,8 @@ def _check_heaps(path: Path) -> None:
     with path.open("rb") as file:
         if not 0 < path.stat().st_size <= _HEAPS_WITHIN:
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # a private map: network file systems may refuse shared ones
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as content:
             start = content.find(_HEAP)
             while start >= 0:
                 at = start + 16

@@ -173,7 +173,7 @@ class ShardWriter:
         final = self.artifacts / name
         if final.exists():
             shutil.copyfile(final, temporary)
-        with h5py.File(temporary, "a") as target:
+        with h5py.File(temporary, "a", locking=False) as target:
             target.attrs.update(self.attributes)
             for shard in shards:
                 with open_h5(shard) as source, reading(shard):
