@@ -68,7 +68,7 @@ class Bench:
         self.seconds, self.operations = ended.seconds, faults.operations() if faults else 0
         self.records = sum(1 for _ in work.read(self.reference))
         # two undisturbed runs must agree, or a difference would mean nothing
-        differences = compare(again, self.reference, work.read)
+        differences = compare(again, self.reference, work.read, work.others)
         if differences:
             raise SystemExit(f"{work.name} differs from itself undisturbed: {differences}")
         shutil.rmtree(again)
@@ -101,7 +101,7 @@ class Bench:
             row.unfinished += 1
             row.notes.append(f"{what}: does not finish, {ended.code}: {ended.output[-1500:]}")
             return
-        found = compare(folder, self.reference, self.work.read)
+        found = compare(folder, self.reference, self.work.read, self.work.others)
         for name in ("lost", "doubled", "wrong", "leftovers"):
             setattr(row, name, getattr(row, name) + len(getattr(found, name)))
         if found:

@@ -27,8 +27,7 @@ class Network(Operations):
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         status = os.lstat(self._at(path))
-        names = "st_atime st_ctime st_gid st_mode st_mtime st_nlink st_size st_uid st_ino st_blocks".split()
-        return {name: getattr(status, name) for name in names}
+        return {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
 
     def access(self, path: str, mode: int) -> None:
         if not os.access(self._at(path), mode):
@@ -39,8 +38,7 @@ class Network(Operations):
 
     def statfs(self, path: str) -> dict[str, int]:
         room = os.statvfs(self._at(path))
-        names = "f_bavail f_bfree f_blocks f_bsize f_favail f_ffree f_files f_flag f_frsize f_namemax".split()
-        return {name: getattr(room, name) for name in names}
+        return {name: getattr(room, name) for name in dir(room) if name.startswith("f_")}
 
     def open(self, path: str, flags: int) -> int:
         return os.open(self._at(path), flags & ~os.O_APPEND)

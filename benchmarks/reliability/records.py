@@ -18,7 +18,8 @@ import torch
 
 Record = tuple[str, str]  # what it is about, and a digest of all that it says
 _TABLES = ("cameras", "images", "keypoints", "matches", "two_view_geometries")
-_OF_ONE_RUN = {"seconds", "photos"}  # of summary.json: they tell how long it took, and where
+# of summary.json: how long it took, where, and the numbers of the model
+_OF_ONE_RUN = {"seconds", "photos", "points", "track_length", "reprojection_error", "models"}
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,23 @@ class Differences:
         return bool(self.lost or self.doubled or self.wrong or self.leftovers)
 
 
-def compare(folder: Path, reference: Path, read: Callable[[Path], Iterable[Record]]) -> Differences:
-    """The differences of a folder to that of an undisturbed run."""
+def compare(
+    folder: Path,
+    reference: Path,
+    read: Callable[[Path], Iterable[Record]],
+    others: Callable[[Path, Path], list[str]] = lambda folder, reference: [],
+) -> Differences:
+    """The differences of a folder to that of an undisturbed run; others: what else is wrong in it."""
     found, expected = (Counter(read(place)) for place in (folder, reference))
     names, known = (Counter(name for name, _ in records.elements()) for records in (found, expected))
     return Differences(
         lost=sorted((known - names).elements()),
         doubled=sorted(name for name in (names - known).elements() if name in known),
-        wrong=sorted({name for name, _ in found - expected if names[name] <= known[name]} | (names.keys() - known)),
+        wrong=sorted(
+            {name for name, _ in found - expected if names[name] <= known[name]}
+            | (names.keys() - known)
+            | set(others(folder, reference))
+        ),
         leftovers=sorted(files(folder) - files(reference)),
     )
 
@@ -61,12 +71,14 @@ def files(folder: Path) -> set[str]:
 
 
 def of_artifacts(folder: Path) -> Iterator[Record]:
-    """Every dataset of every HDF5 file, hidden ones too, with its attributes; photos.json."""
-    for path in sorted(folder.glob("*.h5")):
+    """Every dataset of every HDF5 file with its attributes; photos.json."""
+    for path in sorted(folder.glob("[!.]*.h5")):
         with h5py.File(path) as file:
             yield path.name, _digest(sorted(file.attrs.items()))
             datasets: list[h5py.Dataset] = []
-            file.visititems(lambda _, item, found=datasets: found.append(item) if isinstance(item, h5py.Dataset) else None)
+            file.visititems(
+                lambda _, item, found=datasets: found.append(item) if isinstance(item, h5py.Dataset) else None
+            )
             for item in datasets:
                 value = item[()]
                 attributes = [(key, np.asarray(entry).tolist()) for key, entry in sorted(item.attrs.items())]
@@ -92,21 +104,48 @@ def of_verification(folder: Path) -> Iterator[Record]:
 
 
 def of_model(folder: Path) -> Iterator[Record]:
-    """Of the output of `disk reconstruct`: all of the above, each image and point of each model, the summary."""
-    import pycolmap
+    """Of the output of `disk reconstruct`: all of the above, the images of each model, the summary.
 
+    The model itself is compared by `model_is_other`: threads sum in any order, so its numbers are the same up to
+    rounding, and up to where its origin is.
+    """
     yield from of_verification(folder)
-    for path in sorted((folder / "sparse").glob("[0-9]*")):
-        model = pycolmap.Reconstruction(path)
+    for number, model in _models(folder):
         for image in model.images.values():
-            pose = image.cam_from_world().matrix().round(4)
-            yield f"{path.name}/{image.name}", _digest(pose.tolist(), image.num_points3D)
-        yield f"{path.name}/points", _digest(model.num_points3D(), model.num_reg_images(), model.num_cameras())
+            yield f"sparse/{number}/{image.name}", "registered"
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for key, value in summary.items():
         if key not in _OF_ONE_RUN:
-            yield f"summary.json/{key}", _digest(_rounded(value))
-    yield "points.ply", str((folder / "points.ply").read_bytes().count(b"\n") > 0)
+            yield f"summary.json/{key}", _digest(value)
+
+
+def model_is_other(folder: Path, reference: Path) -> list[str]:
+    """Models with over 2 % more or fewer points, or with a camera over 1 % of their extent off, best aligned."""
+    wrong = []
+    expected = dict(_models(reference))
+    for number, model in _models(folder):
+        points, other = model.num_points3D(), expected[number].num_points3D() if number in expected else 0
+        if abs(points - other) > 0.02 * other or _off(model, expected[number]) > 0.01:
+            wrong.append(f"sparse/{number}")
+    return wrong
+
+
+def _off(model: Any, expected: Any) -> float:
+    """The largest distance of cameras in two models after the best similarity (Umeyama 1991), over their extent."""
+    by_name = {image.name: image.projection_center() for image in model.images.values()}
+    both = [(by_name[i.name], i.projection_center()) for i in expected.images.values() if i.name in by_name]
+    found, wanted = (np.array(centres) - np.mean(centres, axis=0) for centres in zip(*both, strict=True))
+    u, scale, vt = np.linalg.svd(wanted.T @ found)
+    flip = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
+    aligned = np.trace(np.diag(scale) @ flip) / (found**2).sum() * found @ (u @ flip @ vt).T
+    return float(np.linalg.norm(aligned - wanted, axis=1).max() / np.linalg.norm(wanted, axis=1).max())
+
+
+def _models(folder: Path) -> Iterator[tuple[str, Any]]:
+    import pycolmap
+
+    for path in sorted((folder / "sparse").glob("[0-9]*")):
+        yield path.name, pycolmap.Reconstruction(path)
 
 
 def of_training(folder: Path) -> Iterator[Record]:
@@ -135,14 +174,6 @@ def _leaves(value: Any, name: str) -> Iterator[Record]:
         yield name, _digest(value.dtype, value.shape, value.numpy().tobytes())
     else:
         yield name, repr(value)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_rounded(entry) for entry in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _digest(*values: Any) -> str:

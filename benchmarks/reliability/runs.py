@@ -1,8 +1,8 @@
 """Runs of `disk` that can be killed, each in a process group of its own.
 
-They are forks of one process that has imported everything: a fork runs the same code, but is at work at once, so that no
-moment is lost on imports. What a run has done is made safe every fraction of a second, so that a run of seconds has all the
-moments of one of hours: a shard every 0.2 s instead of 10, a state of training every 0.3 s instead of 600.
+They are forks of one process that has imported everything: a fork runs the same code, but is at work at once, so that
+no moment is lost on imports. What a run has done is made safe every fraction of a second, so that a run of seconds has
+all the moments of one of hours: a shard every 0.2 s instead of 10, a state of training every 0.3 s instead of 600.
 """
 
 from __future__ import annotations

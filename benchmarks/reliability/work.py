@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from records import Record, of_artifacts, of_model, of_training, of_verification
+from records import Record, model_is_other, of_artifacts, of_model, of_training, of_verification
 from runs import run
 
 _DETECT = ["--max-size", "320", "--n", "256", "--quiet"]
@@ -22,6 +22,7 @@ class Work:
     before: Path
     arguments: Callable[[Path], list[str]]
     read: Callable[[Path], Iterable[Record]]
+    others: Callable[[Path, Path], list[str]] = lambda folder, reference: []
 
 
 def prepare(scratch: Path, photos: Path, scene: Path, names: Iterable[str]) -> list[Work]:
@@ -48,7 +49,7 @@ def prepare(scratch: Path, photos: Path, scene: Path, names: Iterable[str]) -> l
         Work("detect", empty, lambda f: ["detect", str(f), str(photos), *_DETECT], of_artifacts),
         Work("match", artifacts, lambda f: ["match", str(f), "--quiet"], of_artifacts),
         Work("verify", exported, lambda f: ["verify", str(f / "artifacts"), "--quiet"], of_verification),
-        Work("reconstruct", empty, lambda f: ["reconstruct", str(turned), str(f), *_DETECT], of_model),
+        Work("reconstruct", empty, lambda f: ["reconstruct", str(turned), str(f), *_DETECT], of_model, model_is_other),
         Work("train", empty, lambda f: ["train", "--save-dir", str(f), *training], of_training),
         Work("detect --ray", empty, lambda f: ["detect", str(f), str(photos), *_DETECT, *ray], of_artifacts),
         Work("match --ray", artifacts, lambda f: ["match", str(f), "--quiet", *ray], of_artifacts),

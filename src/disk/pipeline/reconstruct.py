@@ -60,6 +60,7 @@ from disk.storage.new_file import write_json
 
 __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"]
 
+_ROUNDS = 4  # of turning photos that do not connect; most need one, and one that finds no more
 ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
 # may change from run to run: they do not change the model, or what they name is checked where it is used
 _FREE = (
@@ -170,7 +171,8 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
                 len(names), options.top_k, option("pairs", "exhaustive"),
             )  # fmt: skip
         _connect(artifacts, images, database, names, options, seconds)
-        if options.rotations == "auto":
+        # until there is nothing to turn, so that a run that was killed in between ends at the same
+        for _ in range(_ROUNDS if options.rotations == "auto" else 0):
             with timed(seconds, "rotations"):
                 turned = turn_unconnected(
                     artifacts,
@@ -180,8 +182,9 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
                     min_inliers=options.min_inliers,
                     seed=options.seed,
                 )
-            if turned:
-                _connect(artifacts, images, database, names, options, seconds)
+            if not turned:
+                break
+            _connect(artifacts, images, database, names, options, seconds)
         with timed(seconds, "map"):
             mapping = _options_of(MapOptions, options, database_path=database, output=out, overwrite=False)
             result = map_models(artifacts, images, mapping, options.pairs_file)

@@ -1,0 +1,79 @@
+"""The comparison that `benchmarks/reliability` rests on notices what it is there to notice."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+
+import h5py
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def records() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "reliability" / "records.py"
+    spec = importlib.util.spec_from_file_location("reliability_records", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders of artifacts that are the same."""
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    with h5py.File(reference / "keypoints.h5", "w") as file:
+        for key in ("a", "sub/b"):
+            file[key] = np.arange(4.0)
+            file[key].attrs["image_size"] = (4, 3)
+    (reference / "photos.json").write_text('{"a": 1}')
+    return shutil.copytree(reference, tmp_path / "found"), reference
+
+
+def test_equal_folders(records: ModuleType, folders: tuple[Path, Path]) -> None:
+    (folders[0] / ".lock").touch()
+    assert not records.compare(*folders, records.of_artifacts)
+
+
+def test_artifacts(records: ModuleType, folders: tuple[Path, Path]) -> None:
+    with h5py.File(folders[0] / "keypoints.h5", "a") as file:
+        del file["a"]
+        file["sub/b"].attrs["image_size"] = (4, 4)
+        file["c"] = 1
+    (folders[0] / ".features-000001.h5").touch()
+    found = records.compare(*folders, records.of_artifacts)
+    assert found.lost == ["keypoints.h5/a"]
+    assert found.wrong == ["keypoints.h5/c", "keypoints.h5/sub/b"]
+    assert (found.doubled, found.leftovers) == ([], [".features-000001.h5"])
+
+
+def test_a_record_that_is_there_twice(records: ModuleType, folders: tuple[Path, Path]) -> None:
+    def read(folder: Path) -> list[tuple[str, str]]:
+        return [("step 1", "x"), ("step 2", "y")] + [("step 2", "y")] * (folder == folders[0])
+
+    found = records.compare(*folders, read)
+    assert (found.lost, found.doubled, found.wrong) == ([], ["step 2"], [])
+
+
+def test_rows_of_a_database(records: ModuleType, tmp_path: Path) -> None:
+    def rows() -> dict[str, str]:
+        return dict(records.of_database(tmp_path / "database.db"))
+
+    with closing(sqlite3.connect(tmp_path / "database.db")) as database, database:
+        for table in ("cameras", "images", "keypoints", "matches", "two_view_geometries"):
+            database.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, data BLOB)")
+            database.execute(f"INSERT INTO {table} VALUES (7, x'01')")
+    before = rows()
+    assert len(before) == 6
+    assert before["integrity"] == "[('ok',)]"
+    with closing(sqlite3.connect(tmp_path / "database.db")) as database, database:
+        database.execute("UPDATE matches SET data = x'02'")
+    after = rows()
+    assert {key for key in before if before[key] != after[key]} == {"database.db/matches/7"}
