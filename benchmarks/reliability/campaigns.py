@@ -65,7 +65,7 @@ class Bench:
             ended = self.start(folder, environment).wait()
             if ended.code != 0:
                 raise SystemExit(f"{work.name} ends with {ended.code} even undisturbed:\n{ended.output}")
-        self.seconds, self.operations = ended.seconds, faults.operations() if faults else 0
+        self.seconds, self.operations = ended.seconds, faults.operations() if environment else 0
         self.records = sum(1 for _ in work.read(self.reference))
         # two undisturbed runs must agree, or a difference would mean nothing
         differences = compare(again, self.reference, work.read, work.others)

@@ -36,6 +36,9 @@ def no_locks(request, monkeypatch):
 @pytest.mark.parametrize("lock", [folder_lock, file_lock])
 def test_a_second_run_is_refused_all_the_same(lock, tmp_path):
     place = tmp_path / "place"
+    (tmp_path / ".place.lock").touch()  # of a run when there were locks
+    place.mkdir()
+    (place / ".lock").touch()
     for _ in range(2):  # held, and free again
         message = r"in use by another run.*on any machine, remove .*lock"
         with lock(place), pytest.raises(ArtifactError, match=message), lock(place):

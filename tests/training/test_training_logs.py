@@ -1,7 +1,16 @@
 """Records of a training that is killed: neither lost nor doubled."""
 
+import errno
+import os
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from disk.errors import TrainingError
 from disk.training.logs import Logs, read_scalars
 
 
@@ -39,3 +48,26 @@ def test_what_is_flushed_is_in_the_files(tmp_path: Path) -> None:
     assert read_scalars(tmp_path)["train/lr"] == [(1, 0.5)]
     assert len(lines(tmp_path)) == 1
     logs.close()
+
+
+@pytest.mark.parametrize("last", ["write", "flush", "close"])
+def test_events_that_cannot_be_written_are_one_line(
+    last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's thread ends with a traceback, and whoever writes next gets its error."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hook = threading.excepthook
+    logs = Logs(tmp_path, 0)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    logs.write(1, {"train/lr": 0.5})
+    time.sleep(0.3)
+    with pytest.raises(TrainingError, match=r"cannot write the logs in .*No space left.*resume=True"):
+        logs.write(2, {"train/lr": 0.5}) if last == "write" else getattr(logs, last)()
+    if last != "close":
+        with pytest.raises(TrainingError):
+            logs.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ def _lock(lock: Path, held: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquired(lock)
     except Timeout:
-        mark = next((path for path in (_mark(lock), lock) if path.exists() and path.stat().st_size), None)
-        hint = f"; if there is none on any machine, remove {mark}" if mark else ""
+        mark = _mark(lock)
+        hint = f"; if there is none on any machine, remove {mark}" if mark.exists() else ""
         raise ArtifactError(f"{held} is in use by another run; wait for it or use another{hint}") from None
     except OSError as error:
         raise ArtifactError(f"cannot write in {lock.parent}: {error.strerror or error}") from error
@@ -51,11 +50,13 @@ def _acquired(lock: Path) -> Any:
     """The lock, held; where the file system has no locks, a file that is there while it is held."""
     from filelock import FileLock, SoftFileLock
 
-    handle = FileLock(lock, timeout=0)
     try:
-        with warnings.catch_warnings():  # it warns where it falls back to a file itself
-            warnings.simplefilter("ignore")
-            handle.acquire()
+        # its own way out would take the empty file of an earlier lock for one that is held
+        handle = FileLock(lock, timeout=0, fallback_to_soft=False)
+    except TypeError:  # older versions have none
+        handle = FileLock(lock, timeout=0)
+    try:
+        handle.acquire()
     except (OSError, NotImplementedError) as error:  # Timeout is an OSError without a number
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise

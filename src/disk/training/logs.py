@@ -6,10 +6,14 @@ Where a quantity is not exactly what the original logs, its tag is another one t
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from disk.errors import TrainingError, require
+from disk.options import option
 from disk.storage.new_file import write_text
 from disk.training.step import Totals
 
@@ -39,20 +43,42 @@ class Logs:
         for line in again:  # TensorBoard drops a step as a whole
             self._add_events(step, {tag: value for tag, value in json.loads(line).items() if tag != "step"})
         self._lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115, closed in close()
+        self._folder = folder
+        self._hook = threading.excepthook
+        threading.excepthook = self._leave_to_writer
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Log the values of some tags."""
-        self._add_events(step, scalars)
-        self._lines.write(json.dumps({"step": step, **scalars}, ensure_ascii=False) + "\n")
+        """Log the values of some tags. Raises TrainingError when they cannot be written, as do all methods."""
+        with self._written():
+            self._add_events(step, scalars)
+            self._lines.write(json.dumps({"step": step, **scalars}, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
         """Make what was logged survive the end of this process; the lines are written as they come."""
-        self._events.flush()
+        with self._written():
+            self._events.flush()
 
     def close(self) -> None:
         """Write out what is pending."""
-        self._events.close()
-        self._lines.close()
+        with self._written(), ExitStack() as cleanup:
+            cleanup.callback(setattr, threading, "excepthook", self._hook)
+            cleanup.callback(self._lines.close)
+            self._events.close()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write the logs in {self._folder}: {error.strerror or error}; when that is mended, continue "
+                f"with {option('resume', True)}"
+            ) from error
+
+    def _leave_to_writer(self, failure: threading.ExceptHookArgs) -> None:
+        """What fails in TensorBoard's thread is raised in `write`, `flush` or `close`; it is no news before."""
+        if not isinstance(failure.exc_value, OSError):
+            self._hook(failure)
 
     def _add_events(self, step: int, scalars: dict[str, float]) -> None:
         for tag, value in scalars.items():
