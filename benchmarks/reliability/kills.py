@@ -68,7 +68,7 @@ def main() -> None:
                 flush=True,
             )
             for campaign in options.campaigns:
-                # Ray's processes are of a group of their own, and its workers write nothing
+                # Ray starts what it shares between runs anew, and its workers write nothing
                 if campaign in skipped or ("ray" in work.name and campaign not in ("kills", "twice")):
                     continue
                 count = round(options.kills * KILLS[work.name]) if campaign == "kills" else options.count

@@ -72,7 +72,7 @@ class Running:
         text = self._output.read_text(errors="replace") if self._output.exists() else ""
         return Ended(None if killed else code, time.monotonic() - self._begun, text)
 
-    def left(self, patience: float = 20.0) -> int:
+    def left(self, patience: float = 60.0) -> int:
         """How many processes are still there after so many seconds; they are killed."""
         deadline = time.monotonic() + patience
         while (found := list(self._descendants())) and time.monotonic() < deadline:
