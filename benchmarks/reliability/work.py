@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from records import Record, model_is_other, of_artifacts, of_model, of_training, of_verification
+from records import Record, descriptors_are_other, model_is_other, of_artifacts, of_model, of_training, of_verification
 from runs import run
 
 _DETECT = ["--max-size", "320", "--n", "256", "--quiet"]
@@ -22,7 +22,7 @@ class Work:
     before: Path
     arguments: Callable[[Path], list[str]]
     read: Callable[[Path], Iterable[Record]]
-    others: Callable[[Path, Path], list[str]] = lambda folder, reference: []
+    others: Callable[[Path, Path], list[str]] = descriptors_are_other
 
 
 def prepare(scratch: Path, photos: Path, scene: Path, names: Iterable[str]) -> list[Work]:

@@ -54,6 +54,16 @@ def test_artifacts(records: ModuleType, folders: tuple[Path, Path]) -> None:
     assert (found.doubled, found.leftovers) == ([], [".features-000001.h5"])
 
 
+@pytest.mark.parametrize(("off", "wrong"), [(1e-7, []), (1e-3, ["descriptors.h5/a"])])
+def test_descriptors_are_compared_up_to_rounding(
+    records: ModuleType, folders: tuple[Path, Path], off: float, wrong: list[str]
+) -> None:
+    for folder, change in zip(folders, (off, 0), strict=True):
+        with h5py.File(folder / "descriptors.h5", "w") as file:
+            file["a"] = np.full((2, 128), 0.1 + change)
+    assert records.compare(*folders, records.of_artifacts, records.descriptors_are_other).wrong == wrong
+
+
 def test_a_record_that_is_there_twice(records: ModuleType, folders: tuple[Path, Path]) -> None:
     def read(folder: Path) -> list[tuple[str, str]]:
         return [("step 1", "x"), ("step 2", "y")] + [("step 2", "y")] * (folder == folders[0])
