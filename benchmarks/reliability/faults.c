@@ -180,10 +180,17 @@ int flock(int fd, int operation) {
     }
 FCNTL(fcntl) FCNTL(fcntl64)
 
+/* Whether a path is the folder that is meant, or below it. */
+static int meant_folder(const char *path) {
+    char place[PATH_MAX + 2];
+    snprintf(place, sizeof place, "%s/", path);
+    return meant_at(AT_FDCWD, place);
+}
+
 #define STATVFS(name, type)                                                                         \
     int name(const char *path, struct type *found) {                                                \
         int result = REAL(name)(path, found);                                                       \
-        if (!result && no_room && meant_at(AT_FDCWD, path)) found->f_blocks = found->f_bfree = found->f_bavail = 0; \
+        if (!result && no_room && meant_folder(path)) found->f_blocks = found->f_bfree = found->f_bavail = 0; \
         return result;                                                                              \
     }
 STATVFS(statvfs, statvfs) STATVFS(statvfs64, statvfs64)

@@ -84,5 +84,6 @@ def _tables(path: Path) -> Iterator[sqlite3.Connection]:
             yield database
     except sqlite3.Error as error:
         raise ColmapError(
-            f"cannot use {path}: {error}; export it again, or make room and run the same command again"
+            f"cannot use {path}: {error}; export it again, or make room and run the same command again; on a file "
+            "system without locks, as some of a network are, use a local disk"
         ) from error
