@@ -204,7 +204,7 @@ def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytes
 def test_emulated_precision_is_warned_of(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine, "_has_instructions", lambda precision: precision != "bf16")
+    monkeypatch.setattr(engine, "has_instructions", lambda precision: precision != "bf16")
     short = replace(TINY, synthesize=photos, n_epochs=1, warmup=1, test_scene_limit=0)
     train(None, replace(short, save_dir=tmp_path / "fp32"))
     assert "instructions" not in caplog.text
