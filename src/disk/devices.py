@@ -19,21 +19,21 @@ _INSTRUCTIONS = (
     "avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_fp16",
     "asimd", "asimdhp", "bf16", "sve", "sve2", "i8mm",
 )  # fmt: skip
-_CROWDED = 1.5  # runnable threads a core from which processes slow each other down
+_CROWDED = 1.5  # runnable threads per core above which processes slow each other down
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use, which a scheduler or a container can make fewer than there are."""
+    """The number of CPU cores this process may use; a scheduler or container can allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_average() -> float:
-    """Threads that run or wait for a core, in the mean of the last minute; 0 where the system does not say."""
+    """Mean number of threads that ran or waited for a core in the last minute; 0 where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def crowded() -> bool:
-    """Whether other work fills the cores: a time measured now is of that work as well."""
+    """Whether other work fills the cores, so that timings taken now are unreliable."""
     return load_average() > _CROWDED * usable_cores()
 
 
@@ -50,7 +50,7 @@ def cpu_name() -> str:
 
 
 def cpu_instructions() -> list[str]:
-    """The vector and matrix instructions of the CPU that matter here, by the system's names; empty if it names none."""
+    """The CPU's vector and matrix instructions that matter here, by the system's names; empty if it lists none."""
     known = _first_core()
     flags = set((known.get("flags") or known.get("Features") or "").split())
     if not flags and hasattr(torch.cpu, "get_capabilities"):  # not Linux, torch from 2.10 on
@@ -59,7 +59,7 @@ def cpu_instructions() -> list[str]:
 
 
 def _first_core() -> dict[str, str]:
-    """What Linux tells of the first core; empty on other systems."""
+    """The fields of the first core in Linux's /proc/cpuinfo; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -69,9 +69,11 @@ def _first_core() -> dict[str, str]:
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of that name: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is CUDA, then Apple's GPU, then the CPU.
+    """The device of this name, with its index for CUDA.
 
-    CUDA devices come with their index. Raises DiskError for a device that this machine does not have.
+    name: `cpu`, `cuda`, `cuda:1` or `mps`; `auto` chooses CUDA, else Apple's GPU, else the CPU
+
+    Raises DiskError for a device that this machine does not have.
     """
     there = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
