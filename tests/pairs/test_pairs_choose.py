@@ -78,7 +78,7 @@ def test_a_list_takes_names_with_or_without_extension(tmp_path):
     [
         ("a b\na nowhere.jpg\n", r"line 2: no features of an image 'nowhere\.jpg'"),
         ("\n\nnowhere b\n", "line 3: no features of an image 'nowhere'"),
-        ("a b\n\na\n", "line 3: 'a' is not two image names"),
+        ("a b\n\na\n", "line 3: expected two image names, got 'a'"),
         ("a.jpg a.png\n", "line 1: 'a' is paired with itself"),
         ("# nothing\n", "holds no pairs"),
         ("", "holds no pairs"),

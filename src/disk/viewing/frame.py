@@ -15,7 +15,7 @@ def upright_rotation(rotations: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray,
     """A rotation of the world that makes z point up.
 
     Photographers keep the horizon level, so up is orthogonal to the cameras' x axes (Brown and Lowe 2007, automatic
-    straightening). Where these are all alike, the cameras' y axes decide.
+    straightening). Where these are all alike, the cameras' up directions decide.
     rotations: R of each camera, x_cam = R x_world + t
     """
     if not len(rotations):
@@ -40,7 +40,7 @@ def near(points: Float[np.ndarray, "n 3"], centres: Float[np.ndarray, "m 3"]) ->
 
 
 def camera_length(centres: Float[np.ndarray, "m 3"], points: Float[np.ndarray, "n 3"]) -> float:
-    """The length at which to draw cameras: a small part of the model, but short enough that neighbours do not overlap."""
+    """The length at which to draw cameras: a small part of the model, and short enough to keep neighbours apart."""
     everything = np.concatenate([points, centres])
     length = 0.05 * float(np.linalg.norm(np.ptp(everything, axis=0))) if len(everything) else 0.0
     if len(centres) > 1:

@@ -22,7 +22,7 @@ from disk.viewing.frame import look_from
 MAX_POINTS = 60_000  # more would slow down browsers without a GPU
 MAX_CELLS = 1000  # per side of the matrix
 _NAMED = 30  # up to this many photos, names fit beside the matrix
-_MANY = 100  # from this many cameras on, they are drawn with thinner lines
+_MANY = 100  # more cameras than this are drawn with thinner lines and smaller dots
 _LONGEST = 18  # characters of a name beside the matrix
 _INK, _CAMERAS, _CHOSEN, _GROUND = "#8793a1", "#ff9f43", "#00e0c6", "#14181d"
 
