@@ -1,4 +1,4 @@
-"""Models in metres east, north and up of a point on earth, by the GPS positions of their photos."""
+"""Georegistration: models in metres east, north and up of a point on earth, by the GPS positions of their photos."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _ORIGIN = ("latitude", "longitude", "altitude")
 
 @dataclass(frozen=True)
 class Georegistration:
-    """A model's place on earth.
+    """The position of a model on earth.
 
-    latitude, longitude (degrees, WGS84) and altitude (metres, as EXIF has it, most often above the sea) of its origin;
-    photos: those of the model with a position; used: those that agree; median and max: by how many metres the cameras
-    of the used ones are off their positions; outliers: the same of the others, by name.
+    latitude, longitude: of its origin, in degrees (WGS84)
+    altitude: of its origin, in metres, as in EXIF, usually above sea level
+    photos: number of photos in the model that have a position
+    used: number of those that agree with the model
+    median, max: distances between the cameras of the used photos and their positions, in metres
+    outliers: the same distance for each of the other photos, by name
     """
 
     latitude: float
@@ -42,13 +45,13 @@ class Georegistration:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """What came of a model's positions: its place, and the content of its georegistration.json."""
+    """The result of georegistration: the position, and the content of georegistration.json."""
 
     place: Georegistration
     content: dict[str, Any]
 
     def write(self, model: Path) -> None:
-        """Write the json into the folder of the model."""
+        """Write georegistration.json into the folder of the model."""
         write_json(model / FILE, self.content)
 
 

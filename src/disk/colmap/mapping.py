@@ -1,4 +1,4 @@
-"""From a verified database to a sparse model: incremental mapping, or global mapping as in GLOMAP."""
+"""Sparse models from a verified database: incremental mapping, or global mapping as in GLOMAP."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from disk.storage.new_file import new_file, sync_folder, write_json
 Mapper = Literal["incremental", "global"]
 MADE_FROM = ".made-from.json"
 _ASIDE = "before"  # in the scratch folder: what is being replaced
-_OVERCONFIDENT = 5  # residuals of so many standard deviations: priors that strong would bend the model
+_OVERCONFIDENT = 5  # standard deviations; with larger residuals the priors would bend the model
 
 
 class NoModelError(ColmapError):
-    """Mapping came to nothing."""
+    """Mapping produced no model."""
 
 
 @dataclass(frozen=True)
 class CameraFound:
-    """A camera of a model: COLMAP's name of its kind, focal length in pixels, how many images it took, the first."""
+    """A camera of a model: COLMAP's camera model, focal length in pixels, number of images, name of the first."""
 
     model: str
     focal_length: float | None
@@ -50,13 +50,17 @@ class CameraFound:
 
 @dataclass(frozen=True)
 class Model:
-    """What a reconstruction came to.
+    """The numbers of a reconstruction.
 
-    images: names of the registered images, as in the database; points: number of 3D points;
-    track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
-    cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
-    number of points it sees; rig: where the cameras of a rig are mounted, by their folders; georegistration: its place
-    by GPS; gps_unused: why it has none though there are positions.
+    images: names of the registered images, as in the database
+    points: number of 3D points
+    track_length: mean number of images that see a point
+    reprojection_error: mean, in pixels
+    cameras: the cameras in use
+    observations: number of points that each image sees, by name
+    rig: poses of the cameras of a rig, by folder
+    georegistration: position on earth by GPS
+    gps_unused: why there is none, although photos have positions
     """
 
     images: list[str]
@@ -81,13 +85,17 @@ def map_images(
     rig: Rig | None = None,
     gps: LocalMap | None = None,
 ) -> list[Model]:
-    """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
+    """Reconstruct and return the models, largest first, in `out/0`, `out/1` and so on; `out` is replaced at the end.
 
-    images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. fix_intrinsics: cameras stay as they are. rig: that of the images. gps: the positions that the database has
-    as pose priors: they guide the incremental mapper where there is no rig, and models that agree with them are moved
-    there. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
-    when the disk is full or the cameras are not those of a rig, ArtifactError when another run has the database.
+    images: files by their names in the database, for the colours of points
+    note: recorded beside the models, for `made_from`
+    fix_intrinsics: keep the cameras unchanged
+    rig: rig of the images
+    gps: positions, which the database has as pose priors. They guide the incremental mapper if there is no rig, and
+    models that agree with them are georegistered.
+
+    Raises NoModelError if no two images could be connected, ColmapError if the disk is full or the cameras do not match
+    the rig, and ArtifactError if another run holds the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     raw = out.with_name(f".{out.name}.tmp") / "raw"
@@ -97,7 +105,7 @@ def map_images(
             found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
         else:
             found = _global(source, raw, len(images), seed, fix_intrinsics, fix_rig)
-            if not found:  # it makes no models of two images
+            if not found:  # it makes no models of only two images
                 log.warning("the global mapper found no model; trying the incremental one")
                 found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
@@ -114,7 +122,7 @@ def map_images(
                 places = [place_of(model, gps) for model in found]
         keep_readable(database)
         if not found or not found[0].num_points3D():
-            raise NoModelError("no two images could be connected to a model")
+            raise NoModelError("no two images could be connected into a model")
         return write_models(found, images, out, scratch, note, places)
 
 
@@ -148,12 +156,12 @@ def place_of(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | s
 
 
 def _misled(places: Sequence[Placed | str | None], gps: LocalMap) -> str | None:
-    """Why the positions should not have guided the mapper; None when they did right."""
+    """Why the positions should not have guided the mapper; None if they agree with the model."""
     place = places[0] if places else "it found no model"
     if not isinstance(place, Placed):
         return place
     if place.place.median > _OVERCONFIDENT * gps.error:
-        return f"positions are off by {place.place.median:.3g} m, and by {gps.error:.3g} m by their tags"
+        return f"positions are off by {place.place.median:.3g} m, but their tags claim {gps.error:.3g} m"
     return None
 
 
@@ -165,9 +173,13 @@ def write_models(
     note: Mapping[str, Any] | None = None,
     places: Sequence[Placed | str | None] | None = None,
 ) -> list[Model]:
-    """Colour models and write them as `out/0`, `out/1` and so on, all or none; `scratch` is a folder beside `out`.
+    """Colour models and write them as `out/0`, `out/1` and so on, all or none.
 
-    places: where each model is on earth, or why that is not known. images, note and what is raised as for `map_images`.
+    scratch: a folder beside `out`
+    places: the georegistration of each model, or why it has none
+    images, note: as for `map_images`
+
+    Raises the errors of `map_images`.
     """
     complete = scratch / "sorted"
     described = []
@@ -190,7 +202,7 @@ def write_models(
 
 
 def made_from(out: Path) -> dict[str, Any]:
-    """What `map_images` noted beside the models of a folder; nothing when it did not write them."""
+    """The note of `map_images` beside the models of a folder; empty if it did not write them."""
     try:
         return dict(json.loads((out / MADE_FROM).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -198,14 +210,14 @@ def made_from(out: Path) -> dict[str, Any]:
 
 
 def write_ply(model: Path, path: Path) -> None:
-    """Write the coloured points of a model folder as a PLY file; ColmapError when the disk is full."""
+    """Write the coloured points of a model folder as a PLY file; ColmapError if the disk is full."""
     with new_file(path) as temporary:
         pycolmap.Reconstruction(model).export_PLY(temporary)
         _check_room(path.parent)
 
 
 def _check_room(folder: Path) -> None:
-    # pycolmap does not notice a full disk, but who has just filled it cannot write another megabyte
+    # pycolmap does not notice a full disk, so try to write one more megabyte
     probe = folder / ".probe"
     try:
         with probe.open("wb") as file:
@@ -275,7 +287,7 @@ def run_incremental(
 def _global(
     database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool
 ) -> dict[int, pycolmap.Reconstruction]:
-    # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
+    # global mapping needs calibration from fundamental matrices, which changes the database: work on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
     options = pycolmap.GlobalPipelineOptions()
@@ -291,7 +303,7 @@ def _global(
 
 
 def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
-    """Give each point the mean colour of the pixels it was found in, also in files that COLMAP cannot decode."""
+    """Give each point the mean colour of its observations; also reads files that COLMAP cannot decode."""
 
     def sample(image: pycolmap.Image) -> tuple[np.ndarray, np.ndarray]:
         seen = image.get_observation_points2D()
