@@ -95,7 +95,7 @@ def test_a_list_that_is_missing_a_folder_or_binary_is_refused(tmp_path):
     with pytest.raises(PairsError, match="cannot read"):
         from_file(tmp_path, NAMES)
     (tmp_path / "binary").write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(PairsError, match="no text file"):
+    with pytest.raises(PairsError, match="not a text file"):
         from_file(tmp_path / "binary", NAMES)
 
 

@@ -261,7 +261,7 @@ def test_the_command_line(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFi
     for arguments, message in [
         ([str(tmp_path), "--database-path", f"{database}x"], "run `disk export` first"),
         ([str(tmp_path / "none"), "--database-path", database], "run `disk detect` first"),
-        ([str(tmp_path), "--database-path", str(tmp_path / "photos" / "a.jpg")], "is no COLMAP database"),
+        ([str(tmp_path), "--database-path", str(tmp_path / "photos" / "a.jpg")], "is not a COLMAP database"),
     ]:
         assert main(["verify", *arguments]) == 2
         error = capsys.readouterr().err

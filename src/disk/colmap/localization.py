@@ -127,7 +127,7 @@ def estimate_absolute_pose(
     """Estimate the pose from which world points are seen at keypoints (row by row); None if it fails.
 
     keypoints: in pixels; (0, 0) is the centre of the first pixel
-    focal: known: keep the camera; guess: refine it together with the pose; unknown: estimate its focal length from scratch
+    focal: known: keep the camera; guess: refine it with the pose; unknown: estimate its focal length from scratch
     max_error: maximum reprojection error of an inlier, in pixels
     """
     if len(keypoints) <= SAMPLE[focal]:

@@ -23,7 +23,7 @@ from disk.shapes import Float, Int
 from disk.storage.names import leads_out
 
 _PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE")
-_CUT_SHORT = "the file is truncated; copy or make the model again"
+_CUT_SHORT = "the file is cut short; copy or make the model again"
 
 
 @dataclass(frozen=True, eq=False)
