@@ -99,12 +99,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that this process can still have on a device, infinite where nothing tells.
+    """Bytes that this process can still allocate on a device; infinite if unknown.
 
-    On a CPU that is what the system has left, or less where a container, a job or a limit of the shell allows less.
+    On a CPU, the memory available in the system, or less if a container, a job or a shell limit allows less.
     """
     if device.type == "cuda":
-        # what torch keeps for itself is free too
+        # torch's cached memory is free as well
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     return max(0.0, min((_free_in_system(), *_free_in_groups(), _free_in_process())))
@@ -114,14 +114,14 @@ def _free_in_system() -> float:
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
             return 1024.0 * int(line.split()[1])
-    try:  # macOS: how much is in use is not known
+    try:  # macOS does not tell how much is in use: assume half
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
     except (AttributeError, ValueError, OSError):
         return math.inf
 
 
 def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
-    """Bytes left to each of the control groups, of either version, that this process is in and that has a limit."""
+    """Bytes left in each control group (v1 or v2) of this process that has a limit."""
     for line in _lines(own):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -132,7 +132,7 @@ def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
         else:
             continue
         group = top / path.strip("/")
-        # in a container the path may be the host's; then only the top is there
+        # in a container the path may be the host's; then only the top folder exists
         for folder in (group, *group.parents):
             limit, used = (_lines(folder / name) for name in names[:2])
             if limit and used and limit[0].isdigit():
@@ -143,7 +143,7 @@ def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def _free_in_process() -> float:
-    """Bytes left of what `ulimit -v` allows."""
+    """Bytes left of the limit set by `ulimit -v`."""
     if find_spec("resource") is None:  # Windows
         return math.inf
     import resource

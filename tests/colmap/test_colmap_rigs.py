@@ -74,5 +74,5 @@ def test_files_that_are_not_of_this_rig(tmp_path, content, message):
 def test_poses_of_some_cameras_alone_are_refused(tmp_path):
     path = tmp_path / "rig_config.json"
     path.write_text(json.dumps([{"cameras": [LEFT, RIGHT, {"image_prefix": "up/"}]}]))
-    with pytest.raises(ColmapError, match="for all, or for none"):
+    with pytest.raises(ColmapError, match="those of all, or of none"):
         read_rig(path, ["left", "right", "up"])

@@ -83,13 +83,8 @@ def test_pairs_are_along_and_across_and_each_folder_has_a_camera(folder):
     assert ("left/0003", "left/0005") in found
     assert ("left/0000", "right/0000") in found
     assert ("left/0000", "right/0001") not in found
-<<<<<<< HEAD
-    with pytest.raises(ColmapError, match="one camera of their own"):
-        map_models(folder.out, folder.photos, MapOptions(rig=True, remap=True))
-=======
     with pytest.raises(ColmapError, match="needs exactly one camera per folder"):
-        map_models(folder.out, folder.photos, MapOptions(rig=True))
->>>>>>> 3adc3ee (Tests follow the messages)
+        map_models(folder.out, folder.photos, MapOptions(rig=True, remap=True))
 
 
 def test_a_known_rig_gives_the_model_its_scale(folder, tmp_path):

@@ -36,12 +36,13 @@ _SHARES: dict[CameraPer, Callable[[ImageFile], str]] = {
 
 
 def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureStore, matches: MatchStore) -> None:
-    """Write cameras, images, keypoints and matches; the file appears when it is complete.
+    """Write cameras, images, keypoints and matches to a database, atomically.
 
-    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. plan: as by `plan_cameras` or
-    `plan_known`. Of a database that is there, images and cameras keep their ids, and pairs whose cameras, keypoints and
-    matches are the same keep their two-view geometries. Raises ColmapError or ArtifactError when the file cannot be
-    written or another run has it.
+    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. If it replaces a database, images
+    and cameras keep their ids, and pairs with the same cameras, keypoints and matches keep their two-view geometries.
+    plan: from `plan_cameras` or `plan_known`
+
+    Raises ColmapError or ArtifactError if the file cannot be written or another run holds it.
     """
     with file_lock(path), new_file(path) as temporary, contextlib.ExitStack() as stack:
         _remove(temporary)
@@ -65,7 +66,7 @@ def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureSt
 
 
 def _earlier(path: Path, stack: contextlib.ExitStack) -> pycolmap.Database | None:
-    """The database that is about to be replaced, open until the stack is closed; None without a sound one."""
+    """The database about to be replaced, open until the stack is closed; None if there is none or it is damaged."""
     if not path.is_file() or not _is_sqlite(path):
         return None
     try:
@@ -167,9 +168,10 @@ def _write_images(
     features: FeatureStore,
     before: pycolmap.Database | None = None,
 ) -> dict[str, int]:
-    """Image ids by name. Each camera is the only sensor of a rig with its id, each image of a frame with its id.
+    """Write cameras and images and return the image ids by name.
 
-    before: ids are those of this database; what is new there is numbered after all that it holds.
+    Each camera is the only sensor of a rig with the same id, and each image the only one of a frame with the same id.
+    before: a database whose ids are kept; new images and cameras get ids after all of its own
     """
     images, cameras = _stable_ids(plan, before)
     written: set[int] = set()
@@ -194,7 +196,7 @@ def _write_images(
 def _stable_ids(
     plan: Sequence[PlannedImage], before: pycolmap.Database | None
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """Image ids by name and camera ids by number, those of before where it has them."""
+    """Image ids by name and camera ids by number, taken from `before` where it has them."""
     there = {image.name: image for image in before.read_all_images()} if before else {}
     next_image = max((image.image_id for image in there.values()), default=0) + 1
     next_camera = max((camera.camera_id for camera in before.read_all_cameras()), default=0) + 1 if before else 1

@@ -56,7 +56,10 @@ class Placed:
 
 
 def georegister(model: pycolmap.Reconstruction, on_map: LocalMap) -> Placed:
-    """Move a model to where its photos were taken. Raises NotFixedError, and changes nothing, when they do not tell."""
+    """Move a model to the positions of its photos.
+
+    Raises NotFixedError, and changes nothing, if the positions do not determine where it is.
+    """
     names, centres, positions = _on_map(model, on_map)
     fit = fit_positions(centres, positions)
     model.transform(pycolmap.Sim3d(fit.scale, pycolmap.Rotation3d(fit.R), fit.t))
@@ -66,9 +69,9 @@ def georegister(model: pycolmap.Reconstruction, on_map: LocalMap) -> Placed:
 def kept_place(
     model: pycolmap.Reconstruction, folder: Path, positions: Mapping[str, GpsPosition]
 ) -> Placed | str | None:
-    """The place of a model that is in the frame of the one in a folder, or why it has none; None without positions.
+    """The georegistration of a model in the frame of the one in a folder, or why it has none; None without positions.
 
-    Nothing moves, and the origin stays, whatever photos have joined.
+    Neither the model nor its origin moves, whichever photos have joined.
     """
     if not positions:
         return None
@@ -77,7 +80,7 @@ def kept_place(
         latitude, longitude, altitude = (float(content["origin"][key]) for key in _ORIGIN)
         scale, R, t = (np.array(content["model_from_mapping"][key]) for key in ("scale", "rotation", "translation"))
     except (OSError, ValueError, LookupError, TypeError):
-        return f"the model was made without; {option('remap', True)} maps anew"
+        return f"the model was made without; {option('remap', True)} maps from scratch"
     on_map = local_map(positions, (latitude, longitude, altitude))
     names, centres, there = _on_map(model, on_map)
     try:

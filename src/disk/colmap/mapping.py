@@ -128,7 +128,7 @@ def map_images(
 
 @contextlib.contextmanager
 def scratch_beside(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, removed in the end."""
+    """An empty temporary folder beside `out`, deleted at the end."""
     put_back(out)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -141,14 +141,14 @@ def scratch_beside(out: Path) -> Iterator[Path]:
 
 
 def put_back(out: Path) -> None:
-    """Let the models that a killed run was about to replace be where they were."""
+    """Restore the models that a killed run was about to replace."""
     aside = out.with_name(f".{out.name}.tmp") / _ASIDE
     if aside.is_dir() and not out.exists():
         aside.replace(out)
 
 
 def place_of(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
-    """The place a model was moved to, or why it was not; None without positions."""
+    """Georegister a model; the reason if that is not possible; None without positions."""
     try:
         return georegister(model, gps) if gps is not None else None
     except NotFixedError as reason:
@@ -248,7 +248,7 @@ def _incremental(
 
 
 def incremental_options(seed: int, fix_intrinsics: bool) -> pycolmap.IncrementalPipelineOptions:
-    """How pycolmap maps image after image."""
+    """pycolmap's options for incremental mapping."""
     options = pycolmap.IncrementalPipelineOptions()
     if fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
@@ -267,7 +267,10 @@ def run_incremental(
     options: pycolmap.IncrementalPipelineOptions,
     model: Path | str = "",
 ) -> dict[int, pycolmap.Reconstruction]:
-    """The models of a database, with a bar; model: the folder of one to continue."""
+    """Map a database incrementally, with a progress bar.
+
+    model: folder of a model to continue
+    """
     with progress_bar("map", "image", total=images) as bar:
 
         def registered() -> None:
@@ -329,7 +332,10 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
 
 
 def describe(model: pycolmap.Reconstruction, place: Placed | str | None = None) -> Model:
-    """The numbers of a model; place: where it is on earth, or why that is not known."""
+    """The numbers of a model.
+
+    place: its georegistration, or why it has none
+    """
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     names: dict[int, list[str]] = {}
     for image in images:

@@ -55,7 +55,10 @@ class LocalMap:
 
 
 def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, float] | None = None) -> LocalMap:
-    """Positions, at least one, on a map; its origin by default is their median, which wrong ones hardly move."""
+    """Put positions, at least one, on a map.
+
+    origin: (latitude, longitude, altitude); default: the median of the positions, which outliers hardly move
+    """
     told = [place.altitude for place in positions.values() if place.altitude is not None]
     height = float(np.median(told)) if told else 0.0
     on_earth = np.array(
@@ -65,7 +68,7 @@ def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, 
         ]
     )
     if origin is None:
-        # in ECEF, where a degree of longitude of 180 is next to -180
+        # in ECEF, since longitudes of 180 and -180 degrees are the same
         middle = np.median(_transform().ellipsoid_to_ecef(on_earth), axis=0, keepdims=True)
         latitude, longitude, _ = _transform().ecef_to_ellipsoid(middle)[0]
         origin = round(float(latitude), 7), round(float(longitude), 7), round(height, 2)

@@ -63,7 +63,7 @@ def verify_pairs(
 
 
 def is_verified(database: pycolmap.Database, pair: tuple[int, int], inliers: np.ndarray) -> bool:
-    """Whether a database has a geometry of a pair of image ids with just these inliers, (2, K)."""
+    """Whether the database has a two-view geometry of a pair of image ids with exactly these inliers, (2, K)."""
     if not database.exists_two_view_geometry(*pair):
         return False
     found = np.asarray(database.read_two_view_geometry(*pair).inlier_matches).reshape(-1, 2).T

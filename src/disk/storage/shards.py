@@ -235,9 +235,9 @@ def _shards(artifacts: Path, stem: str) -> list[Path]:
 
 
 def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str = "") -> None:
-    """Raise ArtifactError, naming what differs, unless `path` was made with the options of now.
+    """Raise ArtifactError, naming what differs, unless `path` was made with the current options.
 
-    remedy: what to do instead of using the same; default: another folder, or to overwrite.
+    remedy: alternatives to using the same options; default: another folder, or overwriting
     """
     changes = [
         f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
@@ -246,7 +246,7 @@ def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], re
     ]
     if changes:
         raise ArtifactError(
-            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, "
+            f"{path} was written with other options ({'; '.join(changes)}); use the same options, "
             f"{remedy or 'another folder, or ' + option('overwrite', True)}"
         )
 
