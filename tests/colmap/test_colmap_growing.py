@@ -248,7 +248,7 @@ def test_other_numbers_and_cameras_are_refused(scene: Scene, tmp_path: Path) -> 
     before = {path: path.read_bytes() for path in (tmp_path / "sparse").rglob("*.bin")}
     (tmp_path / "database.db").unlink()
     prepare(scene, tmp_path)  # where a is the first
-    with pytest.raises(ColmapError, match=r"another id than the model for 'b\.jpg' .* map from scratch with remap=True"):
+    with pytest.raises(ColmapError, match=r"another id .* for 'b\.jpg' .* map from scratch with remap=True"):
         grow(tmp_path)
     prepare(part(scene, NAMES), tmp_path)
     assert {path: path.read_bytes() for path in (tmp_path / "sparse").rglob("*.bin")} == before
