@@ -76,8 +76,8 @@ def test_a_list_takes_names_with_or_without_extension(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a b\na nowhere.jpg\n", r"line 2: no features of an image 'nowhere\.jpg'"),
-        ("\n\nnowhere b\n", "line 3: no features of an image 'nowhere'"),
+        ("a b\na nowhere.jpg\n", r"line 2: no features of 'nowhere\.jpg'"),
+        ("\n\nnowhere b\n", "line 3: no features of 'nowhere'"),
         ("a b\n\na\n", "line 3: expected two image names, got 'a'"),
         ("a.jpg a.png\n", "line 1: 'a' is paired with itself"),
         ("# nothing\n", "holds no pairs"),

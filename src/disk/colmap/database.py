@@ -73,7 +73,7 @@ def _earlier(path: Path, stack: contextlib.ExitStack) -> pycolmap.Database | Non
         check_sound(path)
         return stack.enter_context(_opened(path, "cannot read"))
     except ColmapError as error:
-        log.warning("%s; nothing of it is kept", error)
+        log.warning("%s; writing it from scratch", error)
         return None
 
 
@@ -246,7 +246,8 @@ def _in_words(camera: pycolmap.Camera) -> str:
 def refuse_other_file(path: Path) -> None:
     """Raise ColmapError if the path exists and is not a database, which writing a database must not replace."""
     if path.is_dir() or (path.exists() and path.stat().st_size and not _is_sqlite(path)):
-        raise ColmapError(f"{path} is {'a folder' if path.is_dir() else 'no database'}, and is not replaced by one")
+        kind = "a folder" if path.is_dir() else "not a database"
+        raise ColmapError(f"{path} is {kind} and is not overwritten; choose another path")
 
 
 def _is_sqlite(path: Path) -> bool:

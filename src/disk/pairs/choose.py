@@ -87,7 +87,7 @@ def _parse(line: str, known: set[str], where: str) -> Pair:
         if left is not None and right is not None:
             return left, right
     unknown = words[0] if first is None else words[1]
-    raise PairsError(f"{where}: no features of an image {unknown!r}; detect it, or correct the line")
+    raise PairsError(f"{where}: no features of {unknown!r}; detect the image, or correct the line")
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
