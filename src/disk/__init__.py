@@ -9,7 +9,7 @@
     disk.reconstruct("photos", "model")
     disk.localize("model", "more photos", "located")
 
-Every command is a function as well: `from disk.pipeline.detect import DetectOptions, detect` and so on.
+Every command is also a function: `from disk.pipeline.detect import DetectOptions, detect`, for example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m disk`, the same as `disk`; what torchrun starts."""
+"""`python -m disk`, the same as `disk`; torchrun starts it this way."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Working ahead in threads within a bound: for decoding, matching and verification."""
+"""A bounded, ordered parallel map in threads, for decoding, matching and verification."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ Result = TypeVar("Result")
 def map_ahead(
     call: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """The results of `call` in the order of the items, computed in threads at most `ahead` items early.
+    """Yield the results of `call` in the order of the items, computed in threads.
 
-    Items are taken in the caller's thread as there is room. What `call` raises is raised in its item's place. Close it
-    to end early: what has not begun is dropped, what has is waited for.
+    The caller's thread takes the items. An exception of `call` is raised in place of its result. Close the generator
+    to stop early: it drops the calls that have not started and waits for those that have.
+    workers: number of threads
+    ahead: maximum number of items taken before their results are used
     """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, "ahead")
     try:
         for item in items:
             waiting.append(pool.submit(call, item))
-            del item  # neither items nor results live longer than their user needs them
+            del item  # keep no reference to an item or result: they can be large
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

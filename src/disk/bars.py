@@ -1,4 +1,4 @@
-"""Bars of progress, which say the same in lines where there is no terminal."""
+"""Progress bars; without a terminal, the same as log lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from disk.progress import log
 
-_LOG_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+_LOG_EVERY = 30.0  # seconds between log lines where there is no terminal
 _LINE, _LINE_WITHOUT_TOTAL = (
     "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
     "{desc}: {n_fmt}, {rate_fmt}{postfix}",
@@ -17,7 +17,7 @@ _LINE, _LINE_WITHOUT_TOTAL = (
 
 
 class Bar(tqdm):
-    """A bar that says the same in lines where it is hidden."""
+    """A progress bar that logs lines instead where it is hidden."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""Going through large tables in blocks of rows that bound the memory."""
+"""Processing large tables in blocks of rows, to bound the memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 
 def rows_at_once(entries: int, device: torch.device, most: Mapping[str, int]) -> int:
-    """How many rows of `entries` numbers make a block, at least one.
+    """The number of rows of `entries` numbers in a block, at least one.
 
-    most: numbers in a block on a processor (`cpu`), where few stay in its cache, and on any other device (`other`),
-    where many are fewer operations to start.
+    most: maximum numbers per block on a CPU (`cpu`: small blocks stay in the cache) and on any other device (`other`:
+    large blocks mean fewer launches)
     """
     return max(1, most["cpu" if device.type == "cpu" else "other"] // max(1, entries))
 
 
 def blocks(count: int, step: int) -> list[slice]:
-    """Slices of at most `step` rows each that together are all `count` of them."""
+    """Slices of at most `step` rows that together cover `count` rows."""
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where what is downloaded or measured lives: $DISK_HOME (or $DISK_CACHE), else the user's cache/disk-features."""
+    """The folder of downloads and measurements: $DISK_HOME (or $DISK_CACHE), else disk-features in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     chosen = os.environ.get("DISK_HOME") or os.environ.get("DISK_CACHE")
     return Path(chosen).expanduser() if chosen else Path(home) / "disk-features"

@@ -19,21 +19,21 @@ _INSTRUCTIONS = (
     "avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_fp16",
     "asimd", "asimdhp", "bf16", "sve", "sve2", "i8mm",
 )  # fmt: skip
-_CROWDED = 1.5  # runnable threads a core from which processes slow each other down
+_CROWDED = 1.5  # runnable threads per core above which processes slow each other down
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use, which a scheduler or a container can make fewer than there are."""
+    """The number of CPU cores this process may use; a scheduler or container can allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_average() -> float:
-    """Threads that run or wait for a core, in the mean of the last minute; 0 where the system does not say."""
+    """Mean number of threads that ran or waited for a core in the last minute; 0 where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def crowded() -> bool:
-    """Whether other work fills the cores: a time measured now is of that work as well."""
+    """Whether other work fills the cores, so that timings taken now are unreliable."""
     return load_average() > _CROWDED * usable_cores()
 
 
@@ -50,7 +50,7 @@ def cpu_name() -> str:
 
 
 def cpu_instructions() -> list[str]:
-    """The vector and matrix instructions of the CPU that matter here, by the system's names; empty if it names none."""
+    """The CPU's vector and matrix instructions that matter here, by the system's names; empty if it lists none."""
     known = _first_core()
     flags = set((known.get("flags") or known.get("Features") or "").split())
     if not flags and hasattr(torch.cpu, "get_capabilities"):  # not Linux, torch from 2.10 on
@@ -59,7 +59,7 @@ def cpu_instructions() -> list[str]:
 
 
 def _first_core() -> dict[str, str]:
-    """What Linux tells of the first core; empty on other systems."""
+    """The fields of the first core in Linux's /proc/cpuinfo; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -69,9 +69,11 @@ def _first_core() -> dict[str, str]:
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of that name: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is CUDA, then Apple's GPU, then the CPU.
+    """The device of this name, with its index for CUDA.
 
-    CUDA devices come with their index. Raises DiskError for a device that this machine does not have.
+    name: `cpu`, `cuda`, `cuda:1` or `mps`; `auto` chooses CUDA, else Apple's GPU, else the CPU
+
+    Raises DiskError for a device that this machine does not have.
     """
     there = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -97,12 +99,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that this process can still have on a device, infinite where nothing tells.
+    """Bytes that this process can still allocate on a device; infinite if unknown.
 
-    On a CPU that is what the system has left, or less where a container, a job or a limit of the shell allows less.
+    On a CPU, the memory available in the system, or less if a container, a job or a shell limit allows less.
     """
     if device.type == "cuda":
-        # what torch keeps for itself is free too
+        # torch's cached memory is free as well
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     return max(0.0, min((_free_in_system(), *_free_in_groups(), _free_in_process())))
@@ -112,14 +114,14 @@ def _free_in_system() -> float:
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
             return 1024.0 * int(line.split()[1])
-    try:  # macOS: how much is in use is not known
+    try:  # macOS does not tell how much is in use: assume half
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
     except (AttributeError, ValueError, OSError):
         return math.inf
 
 
 def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
-    """Bytes left to each of the control groups, of either version, that this process is in and that has a limit."""
+    """Bytes left in each control group (v1 or v2) of this process that has a limit."""
     for line in _lines(own):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -130,7 +132,7 @@ def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
         else:
             continue
         group = top / path.strip("/")
-        # in a container the path may be the host's; then only the top is there
+        # in a container the path may be the host's; then only the top folder exists
         for folder in (group, *group.parents):
             limit, used = (_lines(folder / name) for name in names[:2])
             if limit and used and limit[0].isdigit():
@@ -141,7 +143,7 @@ def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def _free_in_process() -> float:
-    """Bytes left of what `ulimit -v` allows."""
+    """Bytes left of the limit set by `ulimit -v`."""
     if find_spec("resource") is None:  # Windows
         return math.inf
     import resource

@@ -1,14 +1,14 @@
-"""The exceptions of the package: one class for every kind of mistake a user can make.
+"""The package's exceptions: one class for each kind of user error.
 
-Each message is one line that says what is wrong, where, and what to do. The command line prints it
-and exits with `exit_code`; a traceback is only ever shown for a defect of ours.
+Each message is one line: what is wrong, where, and what to do. The command line prints it and exits with `exit_code`;
+a traceback always means a bug in DISK.
 """
 
 from importlib.util import find_spec
 
 
 class DiskError(Exception):
-    """A mistake the user can mend. The command line prints it in one line and exits with 2."""
+    """An error the user can fix. The command line prints it on one line and exits with 2."""
 
     exit_code = 2
 
@@ -22,15 +22,15 @@ class VideoError(DiskError):
 
 
 class ArtifactError(DiskError):
-    """An HDF5 artifact cannot be read, written or continued."""
+    """An HDF5 artifact cannot be read, written or resumed."""
 
 
 class CheckpointError(DiskError):
-    """A file of weights is missing, damaged or of another network."""
+    """A file of weights is missing, damaged or for another network."""
 
 
 class PairsError(DiskError):
-    """A list of pairs or a way of choosing pairs cannot be used."""
+    """A list of pairs or a pairing strategy cannot be used."""
 
 
 class ColmapError(DiskError):
@@ -42,18 +42,18 @@ class DatasetError(DiskError):
 
 
 class DownloadError(DiskError):
-    """A file cannot be fetched from its server, or is not what it should be."""
+    """A file cannot be downloaded, or is not the expected one."""
 
 
 class TrainingError(DiskError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class EvaluationError(DiskError):
     """Ground truth or predictions cannot be evaluated."""
 
 
-# library as it is imported -> as it is installed, and the extra that brings it
+# import name -> (distribution, extra that installs it)
 OPTIONAL = {
     "av": ("av", "video"),
     "cv2": ("opencv-python-headless", "baselines"),
@@ -87,18 +87,18 @@ class MissingExtraError(DiskError, ImportError):
 
 
 def require(*libraries: str) -> None:
-    """Raise MissingExtraError for the first of these libraries, named as they are imported, that is not installed."""
+    """Raise MissingExtraError for the first of these libraries (import names) that is not installed."""
     for library in libraries:
         if find_spec(library) is None:
             raise MissingExtraError(library)
 
 
 def explain_missing(error: ModuleNotFoundError) -> Exception:
-    """MissingExtraError for a library that an extra brings, the error itself for any other."""
+    """MissingExtraError for a library that an extra installs; the error itself for any other."""
     return MissingExtraError(error.name) if error.name in OPTIONAL else error
 
 
 class PartialFailureError(DiskError):
-    """The rest was done, but some inputs were not: named, and exit code 1."""
+    """Some inputs failed and are named; the rest succeeded. Exit code 1."""
 
     exit_code = 1

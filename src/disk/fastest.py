@@ -1,7 +1,7 @@
-"""Which of several ways to the same result is the fastest on this CPU: measured once and kept in the cache folder.
+"""Autotuning: which implementation is fastest on this CPU, measured once and kept in the cache folder.
 
-No list of names can say: it depends on the CPU, on the version of torch and on the number of threads. The figures
-are kept by these, in speed.json; without that file, or where it cannot be written, they are taken anew in each process.
+The answer depends on the CPU, the version of torch and the number of threads. speed.json keeps the timings for each
+combination; where it cannot be written, each process measures again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from disk.devices import cpu_name, crowded
 from disk.progress import log
 
 FILE = "speed.json"
-_BUDGET = 0.1  # seconds for one question, beyond the first two rounds
+_BUDGET = 0.1  # seconds per task; rounds after the second start only within it
 _ROUNDS = 5
 
-# what a way needs before it can be timed; returns what is timed
+# prepares an implementation and returns the call to time
 Way = Callable[[], Callable[[], object]]
 
 
 def fastest(task: str, ways: Mapping[str, Way]) -> str:
-    """The name of the fastest way to a task; the first one where none can be prepared.
+    """The name of the fastest implementation of a task; the first one if none can be prepared.
 
-    task: what is done, and with which sizes. Rounds run every way once, so that a machine whose speed drifts treats
-    all alike; the best time of each counts. What is measured while other work fills the cores is not kept for later.
+    Each round runs every implementation once, so that drifting clock speeds affect all alike; the best time of each
+    counts. Timings taken while other work fills the cores are not saved.
+    task: what is done, and with which sizes
+    ways: implementations by name
     """
     task = f"{task}, {torch.get_num_threads()} threads"
     figures = measured().get(task, {})
@@ -49,7 +51,7 @@ def fastest(task: str, ways: Mapping[str, Way]) -> str:
 
 
 def measured() -> dict[str, dict[str, float]]:
-    """The figures of this CPU, in seconds: {task: {way: seconds}}, those kept in the file and of this process."""
+    """The timings on this CPU, {task: {implementation: seconds}}: saved ones and those of this process."""
     return {**_read().get(_machine(), {}), **_measured_here}
 
 
@@ -67,7 +69,7 @@ def _measure(ways: Mapping[str, Way]) -> dict[str, float]:
         try:
             ready[name] = prepare()
             ready[name]()  # the first run allocates and compiles
-        except Exception as error:  # whatever a library that does not work raises
+        except Exception as error:  # a broken library may raise anything
             log.warning("%s cannot be used here: %s", name, error)
             ready.pop(name, None)
     best, begun = dict.fromkeys(ready, math.inf), perf_counter()
@@ -84,12 +86,12 @@ def _measure(ways: Mapping[str, Way]) -> dict[str, float]:
 def _path() -> Path | None:
     try:
         return cache_folder() / FILE
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # no home folder
         return None
 
 
 def _read() -> dict[str, dict[str, dict[str, float]]]:
-    """What is in the file, {machine: {task: {way: seconds}}}; whatever has another form is left out."""
+    """The content of the file, {machine: {task: {implementation: seconds}}}; skips malformed entries."""
     path = _path()
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8")) if path else {}
@@ -105,7 +107,7 @@ def _read() -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _keep(task: str, figures: dict[str, float]) -> None:
-    """Add to the file. Of two processes that do so at once the last one wins, and the other measures once more."""
+    """Add to the file. If two processes do so at once, the last one wins and the other's task is measured again."""
     path = _path()
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""The records that every room exchanges."""
+"""The records that all parts of the package exchange."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Features:
-    """Local features of one image, best first.
+    """Local features of one image, best first; N = 0 for an image without features.
 
     keypoints: (N, 2) float32, x right and y down in pixels; (0, 0) is the centre of the first pixel.
     descriptors: (N, D), unit length.
-    scores: (N,), the heatmap logit of a detected keypoint, the log-probability of a sampled one.
-    image_size: (width, height) of the image in pixels, where known.
-    An image without features has N = 0.
+    scores: (N,), heatmap logits of detected keypoints, log-probabilities of sampled ones.
+    image_size: (width, height) of the image in pixels, if known.
 
     >>> import torch
     >>> features = Features(torch.zeros(3, 2), torch.eye(3), torch.tensor([3.0, 2.0, 1.0]), (640, 480))
@@ -44,7 +43,7 @@ class Features:
         return f"Features(n={n}, dimensions={dimensions}, image_size={self.image_size})"
 
     def __getitem__(self, rows: slice | Tensor) -> Features:
-        """Some of the features: a slice, a mask (N,) or indices (K,)."""
+        """A subset of the features, by a slice, a mask (N,) or indices (K,)."""
         return replace(
             self, keypoints=self.keypoints[rows], descriptors=self.descriptors[rows], scores=self.scores[rows]
         )
@@ -59,7 +58,7 @@ class Features:
         )
 
     def cpu(self) -> Features:
-        """The same features in the memory of the CPU."""
+        """The same features on the CPU."""
         return self.to("cpu")
 
     def numpy(self) -> dict[str, np.ndarray]:
@@ -67,10 +66,11 @@ class Features:
         return {name: getattr(self, name).detach().cpu().numpy() for name in ("keypoints", "descriptors", "scores")}
 
     def as_dict(self, image_size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """A batch of one image as LightGlue, glue-factory and kornia take it.
+        """A batch of one image in the format of LightGlue, glue-factory and kornia.
 
-        keypoints (1, N, 2), descriptors (1, N, D), keypoint_scores (1, N), image_size (1, 2) as (width, height);
-        the last only where known, here or by the argument.
+        Keys: keypoints (1, N, 2), descriptors (1, N, D), keypoint_scores (1, N) and, if known, image_size (1, 2) as
+        (width, height).
+        image_size: (width, height) in pixels; default: that of the features
         """
         size = image_size or self.image_size
         batch = {
@@ -85,11 +85,11 @@ class Features:
 class Matches:
     """Matches between two images.
 
-    indices: (K, 2) int64, rows (i, j): feature i of the first image matches feature j of the second; rising in i.
-    distances: (K,) float32, Euclidean distance of the two descriptors.
+    indices: (K, 2) int64, rows (i, j): feature i of the first image matches feature j of the second; sorted by i.
+    distances: (K,) float32, Euclidean distances between the descriptors.
     scores: (K,) float32, LightGlue's confidence from 0 to 1; None for nearest neighbours, which distances rank.
-    points0, points1: (K, 2) float32, where the matched keypoints are in each image, in pixels; None where
-    descriptors were matched without keypoints.
+    points0, points1: (K, 2) float32, the matched keypoints in each image, in pixels; None where descriptors were
+    matched without keypoints.
 
     >>> import torch
     >>> matches = Matches(torch.tensor([[0, 2], [1, 0]]), torch.tensor([0.1, 0.2]))
@@ -120,11 +120,11 @@ class Matches:
         return self.to("cpu")
 
     def numpy(self) -> dict[str, np.ndarray]:
-        """What is known, by the names of the fields, as arrays."""
+        """The fields that are not None, by name, as arrays."""
         return {name: tensor.cpu().numpy() for name, tensor in self._known().items()}
 
     def between(self, f0: Features, f1: Features) -> Matches:
-        """The same matches with the points of these features."""
+        """The same matches, with the points of the two images' features."""
         i, j = self.indices.unbind(1)
         return replace(self, points0=f0.keypoints[i], points1=f1.keypoints[j])
 

@@ -1,4 +1,4 @@
-"""What all options have in common: how they are spelt in messages, and checks that many of them need."""
+"""Common to all options: how messages spell them, conversion to their types, and shared checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _as_flags = False
 
 @contextlib.contextmanager
 def spelt_as_flags() -> Iterator[None]:
-    """Within it messages name options as flags of the command line, elsewhere as arguments in Python."""
+    """Make messages name options as command-line flags inside the block, instead of as Python arguments."""
     global _as_flags
     before, _as_flags = _as_flags, True
     try:
@@ -31,7 +31,7 @@ def spelt_as_flags() -> Iterator[None]:
 
 
 def option(name: str, value: object = None) -> str:
-    """An option as its user writes it: `--max-size 0` on the command line, `max_size=0` in Python."""
+    """An option as the user writes it: `--max-size 0` on the command line, `max_size=0` in Python."""
     if _as_flags:
         flag = "--" + name.replace("_", "-")
         return flag if value is None or value is True else f"{flag} {value}"
@@ -51,10 +51,12 @@ def check_minimum(name: str, value: int | float | None, minimum: int) -> None:
 
 
 class Options:
-    """What the records of options inherit: values are taken as they are meant, or refused.
+    """Base of the option records: converts each value to the type of its field.
 
-    Text is a path where a path is meant, and numbers of NumPy are Python's, so that what is noted of a run does not
-    depend on how it was asked for. DiskError for a value that the type of its field does not take.
+    Strings become paths and NumPy numbers become Python's, so that the recorded options of a run do not depend on how
+    they were given.
+
+    Raises DiskError for a value that does not fit the type of its field.
     """
 
     def __post_init__(self) -> None:
@@ -64,7 +66,7 @@ class Options:
 
 
 def as_meant(name: str, value: Any, kind: Any) -> Any:
-    """The value of an option as the type of its field, such as `int | None`; DiskError where it is none."""
+    """Convert the value of an option to the type of its field, such as `int | None`; DiskError if it does not fit."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     for one in kinds:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -78,7 +80,7 @@ def _kinds(record: Any) -> dict[str, Any]:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """A value as one type; TypeError or ValueError where it cannot be. Types that no option has stay as they are."""
+    """Convert to one type; TypeError or ValueError if it does not fit. Values of other types stay as they are."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _convert(value, inner[0])
@@ -99,7 +101,7 @@ def _convert(value: Any, kind: Any) -> Any:
 
 
 def _number(value: Any, kind: type[int] | type[float]) -> int | float:
-    # 0-dimensional arrays and tensors count, text and switches do not
+    # 0-dimensional arrays and tensors are numbers; strings and booleans are not
     if isinstance(value, str | bytes) or str(getattr(value, "dtype", type(value).__name__)).endswith("bool"):
         raise TypeError
     if isinstance(value, numbers.Integral):

@@ -1,9 +1,9 @@
-"""Products of matrices on a CPU, by the faster of torch's two libraries there.
+"""Matrix products on a CPU, by the faster of torch's two libraries.
 
-Behind `torch.bmm` is MKL in fp32, which uses AVX-512 on Intel's processors alone; oneDNN, whose linear layer takes one
-matrix at a time, uses it on AMD's too. Which of them is faster depends on the processor and on the sizes, so it is
-measured (`fastest`) where a product of such sizes is first needed. (`torch.bmm` leads to oneDNN as well
-where bf16 is allowed as a step of fp32 products, but that is a setting of the whole process, not ours to change.)
+In fp32 `torch.bmm` uses MKL, which uses AVX-512 only on Intel CPUs. oneDNN also uses it on AMD's, but its linear layer
+takes one matrix at a time. Which is faster depends on the CPU and the sizes, so `fastest` measures both when a product
+of such sizes is first needed. (`torch.bmm` can also use oneDNN where bf16 is allowed inside fp32 products, but that is
+a setting of the whole process, which a library must not change.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from disk.shapes import Float, Tensor
 
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
-_ROWS = 512  # of the products that are measured
+_ROWS = 512  # of the products that are timed
 
 
 def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, "n m"]:
@@ -29,7 +29,7 @@ def multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> Float[Tensor, 
 
 
 def product(a: Float[Tensor, "*b n k"], b: Float[Tensor, "*b m k"]) -> Product:
-    """The fastest way to such products, for batches: (a, b, out or None) -> a b^T of each."""
+    """The fastest function for batched products of these sizes: (a, b, out or None) -> a b^T of each."""
     learns = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     if a.device.type != "cpu" or a.dtype != torch.float32 or learns or not a.numel() or not b.numel():
         return _by_bmm
@@ -50,7 +50,7 @@ def _by_onednn(a: Tensor, b: Tensor, out: Tensor | None) -> Tensor:
 
 
 def _power(size: int) -> int:
-    """The next power of two: sizes that are alike are measured once."""
+    """The next power of two, so that similar sizes are measured once."""
     return 1 << max(0, size - 1).bit_length()
 
 
@@ -62,7 +62,7 @@ def _fastest(batch: int, inner: int, columns: int, threads: int) -> Product:
     exact, out, ways = _by_bmm(a, b, None), torch.empty(batch, _ROWS, columns), {"torch.bmm": _by_bmm}
     with contextlib.suppress(AttributeError, RuntimeError):  # torch built without oneDNN, or another version of it
         _by_onednn(a, b, out)
-        # a library that rounds to bf16, as a setting of its own may let it, would be off by a thousandth
+        # oneDNN can be set to round to bf16, which would be off by a thousandth
         if torch.allclose(out, exact, rtol=1e-5, atol=0):
             ways["oneDNN"] = _by_onednn
     task = f"products, {batch} of {_ROWS}x{inner} by {inner}x{columns}"

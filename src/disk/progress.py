@@ -1,4 +1,4 @@
-"""Progress of anything that takes over a second: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = logging.getLogger("disk")
 
 
 def setup(quiet: bool) -> None:
-    """Send log lines to stderr, without breaking a bar in progress; `quiet` leaves warnings only."""
+    """Send log lines to stderr without breaking a progress bar.
+
+    quiet: log warnings only
+    """
     handler = _Handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
@@ -25,12 +28,12 @@ def setup(quiet: bool) -> None:
 
 
 def printable(text: object) -> str:
-    """A message on one line: names taken from files may hold newlines, and what terminals obey."""
+    """A message on one line, with control characters escaped: names read from files may contain any."""
     return str(text).encode(errors="backslashreplace").decode().translate(_CONTROL)
 
 
 def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Iterate with a bar that shows rate and time left; without a terminal, log when done."""
+    """Iterate with a bar that shows the rate and the time left; without a terminal, log when done."""
     bar = progress_bar(description, unit, total=total if total is not None else _length(items))
     with bar:
         for item in items:
@@ -41,7 +44,7 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
 
 
 def progress_bar(description: str, unit: str, total: int | None, initial: int = 0) -> tqdm:
-    """A bar to update by hand; a line every half minute when stderr is no terminal, nothing when quiet."""
+    """A bar to update by hand; a log line every 30 s if stderr is not a terminal, nothing if quiet."""
     from disk.bars import Bar
 
     hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)

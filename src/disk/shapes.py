@@ -1,4 +1,4 @@
-"""Shape annotations: jaxtyping where it is installed, plain tensors on a machine that only trains."""
+"""Shape annotations: jaxtyping's where it is installed, plain tensor types elsewhere."""
 
 from typing import TYPE_CHECKING, Any
 

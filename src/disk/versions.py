@@ -1,4 +1,4 @@
-"""Versions of the package and of the libraries that decide what works, without importing any of them."""
+"""Versions of the package and its main libraries, without importing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGE = "disk-features"
 
 
 def installed(distribution: str) -> str | None:
-    """The version of an installed distribution; None where it is not installed."""
+    """The version of a distribution; None if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -20,8 +20,8 @@ def installed(distribution: str) -> str | None:
 
 
 def cuda_of_torch() -> str | None:
-    """The version of CUDA that torch was built with; None for a build without it, or where it cannot be told."""
-    with contextlib.suppress(Exception):  # whatever the file of an odd build raises
+    """The version of CUDA that torch was built with; None for a build without it, or if it cannot be determined."""
+    with contextlib.suppress(Exception):  # the file of an unusual build may raise anything
         spec = find_spec("torch")
         if spec is not None and spec.origin:
             return runpy.run_path(str(Path(spec.origin).with_name("version.py"))).get("cuda")
@@ -29,7 +29,7 @@ def cuda_of_torch() -> str | None:
 
 
 def describe() -> str:
-    """What `disk --version` prints."""
+    """The output of `disk --version`."""
     return "\n".join(
         f"{name} {number or 'not installed'}"
         for name, number in [

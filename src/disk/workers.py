@@ -1,4 +1,4 @@
-"""Threads that each keep one core busy, for work in many small steps: torch's own would meet after every step."""
+"""Threads that each use one core, for work in many small steps: torch's own threads would synchronize at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Result = TypeVar("Result")
 
 
 def share(function: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> list[Result]:
-    """The function of each part, in order; on a CPU on as many cores as torch uses. Without gradients."""
+    """Apply a function to each part and return the results in order, without gradients.
+
+    device: of the tensors; on a CPU the parts run in parallel, on as many cores as torch uses
+    """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or len(parts) == 1:
         with torch.no_grad():
@@ -32,16 +35,16 @@ def share(function: Callable[[Part], Result], parts: Sequence[Part], device: tor
 
 @functools.cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """A pool of this process: a fork has its parent's memory but not its threads."""
+    """A thread pool for this process: a fork inherits its parent's memory but not its threads."""
 
     def use_one_core() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # the first call in a thread is what makes it so for good
+        torch.get_num_threads()  # torch initializes a thread at its first call; from then on the setting stays
 
     pool = ThreadPoolExecutor(threads, "disk", initializer=use_one_core)
     started = Barrier(threads + 1)
     for _ in range(threads):
         pool.submit(started.wait)
     started.wait()
-    torch.set_num_threads(threads)  # as it was, for threads that start from now on
+    torch.set_num_threads(threads)  # restore the default for threads started later
     return pool

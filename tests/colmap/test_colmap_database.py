@@ -115,7 +115,7 @@ def test_an_export_knows_its_artifacts(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "artifacts" / "matches.h5").unlink()
     scene.matches["a/1", "a/2"] = scene.matches["a/1", "a/2"][:, 1:]
     write_matches(scene, tmp_path / "artifacts")
-    assert compare() == "the matches of 'a/1' and 'a/2' are others"
+    assert compare() == "the matches of 'a/1' and 'a/2' differ"
     (tmp_path / "artifacts" / "matches.h5").unlink()
     del scene.matches["a/1", "a/2"]
     write_matches(scene, tmp_path / "artifacts")
@@ -124,11 +124,11 @@ def test_an_export_knows_its_artifacts(scene: Scene, tmp_path: Path) -> None:
         (tmp_path / "artifacts" / file).unlink()
     scene.keypoints["b/1"][0] += 1
     write_features(scene, tmp_path / "artifacts")
-    assert compare() == "the keypoints of 'b/1' are others"
+    assert compare() == "the keypoints of 'b/1' differ"
     for file in ("keypoints.h5", "descriptors.h5", "scores.h5"):
         (tmp_path / "artifacts" / file).unlink()
     write_features(scene, tmp_path / "artifacts", ["a/1", "a/2"])
-    assert compare() == "'b/1' is in one of them only"
+    assert compare() == "'b/1' is in only one of them"
 
 
 def test_what_is_no_database(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(ColmapError, match="run `disk export` first"), open_database(path):
         pass
     path.write_text("not SQLite" * 100)
-    with pytest.raises(ColmapError, match="is no COLMAP database"), open_database(path):
+    with pytest.raises(ColmapError, match="is not a COLMAP database"), open_database(path):
         pass
     path.unlink()
     import sqlite3

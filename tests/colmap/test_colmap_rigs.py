@@ -56,9 +56,9 @@ def test_a_rig_to_find_has_a_first_camera(tmp_path):
         ("[{}", "cannot be read"),
         (json.dumps([{"cameras": [RIGHT]}]), "must have one reference sensor"),
         (json.dumps([{"cameras": [LEFT, {**RIGHT, "cam_from_rig_rotation": ["x", 0, 0, 0]}]}]), "cannot be read"),
-        (json.dumps([{"cameras": [LEFT, {**RIGHT, "image_prefix": "up/"}]}]), "of cameras left, up, but the folders"),
-        (json.dumps([{"cameras": [LEFT]}]), "of cameras left, but the folders"),
-        ("[]", "of cameras none"),
+        (json.dumps([{"cameras": [LEFT, {**RIGHT, "image_prefix": "up/"}]}]), "for cameras left, up, but the folders"),
+        (json.dumps([{"cameras": [LEFT]}]), "for cameras left, but the folders"),
+        ("[]", "for cameras none"),
     ],
 )
 def test_files_that_are_not_of_this_rig(tmp_path, content, message):
@@ -74,5 +74,5 @@ def test_files_that_are_not_of_this_rig(tmp_path, content, message):
 def test_poses_of_some_cameras_alone_are_refused(tmp_path):
     path = tmp_path / "rig_config.json"
     path.write_text(json.dumps([{"cameras": [LEFT, RIGHT, {"image_prefix": "up/"}]}]))
-    with pytest.raises(ColmapError, match="for all, or for none"):
+    with pytest.raises(ColmapError, match="those of all, or of none"):
         read_rig(path, ["left", "right", "up"])

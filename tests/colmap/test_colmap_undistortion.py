@@ -132,5 +132,5 @@ def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
 
 def test_a_spherical_camera_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PARAMS, "EQUIRECTANGULAR", [160.0, 120.0])
-    with pytest.raises(ColmapError, match="EQUIRECTANGULAR cameras see all around"):
+    with pytest.raises(ColmapError, match="EQUIRECTANGULAR cameras are spherical"):
         undistort(open_workspace(make_workspace(tmp_path / "in", "EQUIRECTANGULAR")), NAMES, tmp_path / "out")

@@ -52,7 +52,7 @@ def test_features_with_names_that_leave_the_folder(tmp_path: Path, capsys: pytes
     Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "a.png")
     photos, out = str(tmp_path / "photos"), str(tmp_path / "deep" / "er" / "out")
     assert main(["export", str(artifacts), photos, "--format", "imw", "--output", out]) == 2
-    assert "'../../evil' is no name below a folder" in capsys.readouterr().err
+    assert "'../../evil' leads out of the image folder" in capsys.readouterr().err
     assert not (tmp_path / "deep").exists()
 
 

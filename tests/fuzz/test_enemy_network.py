@@ -75,7 +75,7 @@ def answer(status: int, headers: dict[str, str], body: bytes = b"") -> Answer:
 def test_redirections_to_other_schemes(served, tmp_path: Path, where: str) -> None:
     url = served(answer(302, {"Location": where, "Content-Length": "0"}))
     for call in (lambda: fetch(url, tmp_path / "file"), lambda: fetch_text(url)):
-        with pytest.raises(DownloadError, match=r"sends us to|is not allowed"):
+        with pytest.raises(DownloadError, match=r"redirects to|is not allowed"):
             call()
     assert not (tmp_path / "file").exists()
 
@@ -83,7 +83,7 @@ def test_redirections_to_other_schemes(served, tmp_path: Path, where: str) -> No
 def test_redirections_from_https_to_http() -> None:
     request = downloads.urllib.request.Request("https://a.example/x")
     follow = downloads._SameSafety().redirect_request
-    with pytest.raises(DownloadError, match=r"sends us to http://a\.example"):
+    with pytest.raises(DownloadError, match=r"redirects to http://a\.example"):
         follow(request, io.BytesIO(), 302, "Found", {}, "http://a.example/x")
     assert follow(request, io.BytesIO(), 302, "Found", {}, "https://b.example/x") is not None
 
@@ -102,7 +102,7 @@ def test_a_server_that_stalls_or_crawls(served, tmp_path: Path, monkeypatch: pyt
             time.sleep(0.05)
 
     monkeypatch.setattr(downloads, "_TIMEOUT", 0.3)
-    with pytest.raises(DownloadError, match="bytes a second"):
+    with pytest.raises(DownloadError, match=r"sends only \d+ bytes/s"):
         fetch(served(crawl), tmp_path / "file")
     for stalled in (lambda _: time.sleep(2), answer(200, {"Content-Length": "5"})):
         with pytest.raises(DownloadError, match=r"cannot be reached|broke off"):

@@ -76,9 +76,9 @@ def test_a_list_takes_names_with_or_without_extension(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a b\na nowhere.jpg\n", r"line 2: no features of an image 'nowhere\.jpg'"),
-        ("\n\nnowhere b\n", "line 3: no features of an image 'nowhere'"),
-        ("a b\n\na\n", "line 3: 'a' is not two image names"),
+        ("a b\na nowhere.jpg\n", r"line 2: no features of 'nowhere\.jpg'"),
+        ("\n\nnowhere b\n", "line 3: no features of 'nowhere'"),
+        ("a b\n\na\n", "line 3: expected two image names, got 'a'"),
         ("a.jpg a.png\n", "line 1: 'a' is paired with itself"),
         ("# nothing\n", "holds no pairs"),
         ("", "holds no pairs"),
@@ -95,7 +95,7 @@ def test_a_list_that_is_missing_a_folder_or_binary_is_refused(tmp_path):
     with pytest.raises(PairsError, match="cannot read"):
         from_file(tmp_path, NAMES)
     (tmp_path / "binary").write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(PairsError, match="no text file"):
+    with pytest.raises(PairsError, match="not a text file"):
         from_file(tmp_path / "binary", NAMES)
 
 

@@ -49,7 +49,7 @@ def test_pairs_share_a_camera_or_an_instant(images, overlap):
         (["left/1", "left/2"], "a rig needs several cameras, but all images are in one folder, left/"),
         (["left/1", "right/1", "both"], "'both' is not in the folder of a camera"),
         (["left/day/1", "right/day/1"], "'left/day/1' is not in the folder of a camera"),
-        (["left/1", "right/1", "up/2"], "no image of up/ has the name of an image of another camera, such as '2'"),
+        (["left/1", "right/1", "up/2"], "no image in up/, such as '2', has the name of an image of another camera"),
     ],
 )
 def test_folders_that_are_no_rig(names, message):

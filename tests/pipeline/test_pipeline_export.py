@@ -65,7 +65,7 @@ def test_an_existing_database_is_refused(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "database.db").write_text("precious")
     with pytest.raises(ColmapError, match=r"database\.db exists"):
         run(tmp_path)
-    with pytest.raises(ColmapError, match="no database, and is not replaced"):
+    with pytest.raises(ColmapError, match="not a database and is not overwritten"):
         run(tmp_path, overwrite=True)
     assert (tmp_path / "database.db").read_text() == "precious"
     (tmp_path / "database.db").unlink()
@@ -225,7 +225,7 @@ def test_nothing_but_an_export_is_replaced(scene: Scene, tmp_path: Path) -> None
     files = [*artifacts.glob("*.h5"), photo]
     before = [file.read_bytes() for file in files]
     for database in (photo, artifacts / "keypoints.h5", artifacts):
-        with pytest.raises(ColmapError, match="is not replaced by one"):
+        with pytest.raises(ColmapError, match="is not overwritten"):
             run(tmp_path, database_path=database, overwrite=True)
     for layout in ("imw", "hloc"):
         with pytest.raises(ArtifactError, match=r"h5 is an artifact of this program, which format='\w+' would replace"):

@@ -189,7 +189,7 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     with open_database(place.out / "database.db") as database:
         assert database.num_pose_priors() == 0
     result = place.run(single_camera=True)
-    assert result.remarks == ["not geo-registered: the model was made without; remap=True maps anew"]
+    assert result.remarks == ["not geo-registered: the model was made without; remap=True maps from scratch"]
     result = place.run(single_camera=True, remap=True)
     assert result.georegistration is not None
     stamp = (place.out / "sparse" / "0" / "images.bin").stat().st_ino

@@ -136,7 +136,7 @@ def test_other_cameras_are_told_from_those_in_the_database(folder: SceneFolder) 
     folder.run()
     path = folder.out / "options.json"
     path.write_text(path.read_text().replace('"simple-radial"', '"pinhole"'))
-    with pytest.raises(ColmapError, match=r"SIMPLE_RADIAL there, PINHOLE now\); map anew by remap=True"):
+    with pytest.raises(ColmapError, match=r"SIMPLE_RADIAL there, PINHOLE now\); map from scratch with remap=True"):
         folder.run(camera_model="pinhole")
     folder.run(camera_model="pinhole", remap=True)
     assert cameras(folder.out) == {"PINHOLE"}

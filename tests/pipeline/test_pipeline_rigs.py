@@ -83,7 +83,7 @@ def test_pairs_are_along_and_across_and_each_folder_has_a_camera(folder):
     assert ("left/0003", "left/0005") in found
     assert ("left/0000", "right/0000") in found
     assert ("left/0000", "right/0001") not in found
-    with pytest.raises(ColmapError, match="one camera of their own"):
+    with pytest.raises(ColmapError, match="needs exactly one camera per folder"):
         map_models(folder.out, folder.photos, MapOptions(rig=True, remap=True))
 
 

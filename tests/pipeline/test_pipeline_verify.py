@@ -198,7 +198,7 @@ def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tm
     (tmp_path / "matches.h5").unlink()
     scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
     write_matches(scene, tmp_path, options="otherwise")
-    with pytest.raises(ArtifactError, match=r"inliers\.h5 was written otherwise"):
+    with pytest.raises(ArtifactError, match=r"inliers\.h5 was written with other options"):
         run(tmp_path)
     with pytest.raises(ColmapError, match=r"is no export of .* run `disk export` again"):
         run(tmp_path, overwrite=True)
@@ -261,7 +261,7 @@ def test_the_command_line(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFi
     for arguments, message in [
         ([str(tmp_path), "--database-path", f"{database}x"], "run `disk export` first"),
         ([str(tmp_path / "none"), "--database-path", database], "run `disk detect` first"),
-        ([str(tmp_path), "--database-path", str(tmp_path / "photos" / "a.jpg")], "is no COLMAP database"),
+        ([str(tmp_path), "--database-path", str(tmp_path / "photos" / "a.jpg")], "is not a COLMAP database"),
     ]:
         assert main(["verify", *arguments]) == 2
         error = capsys.readouterr().err

@@ -171,7 +171,7 @@ def test_hloc_gets_no_line_that_it_would_misread(
         write_hloc(features, matches, paths, SIZES, tmp_path)
     lines = (tmp_path / "pairs.txt").read_text().splitlines()
     assert [line.split() for line in lines] == [["a.jpg", "b-c.jpg"], ["a.jpg", "z.jpg"]]
-    assert "leaves out 2 of 4 pairs" in caplog.text
+    assert "skips 2 of 4 pairs" in caplog.text
     assert "'sub/d 1.jpg'" in caplog.text
     with HlocFeatures(tmp_path / "features.h5") as store, h5py.File(tmp_path / "matches.h5") as file:
         assert len(store) == 5

@@ -158,7 +158,7 @@ def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
         write(tmp_path, attributes=other)
     (tmp_path / "x.h5").unlink()
     (tmp_path / "y.h5").unlink()
-    with pytest.raises(ArtifactError, match=r"\.test-000000\.h5 was written otherwise"):
+    with pytest.raises(ArtifactError, match=r"\.test-000000\.h5 was written with other options"):
         write(tmp_path, attributes=other)
     write(tmp_path).finish()
     assert contents(tmp_path) == EXPECTED

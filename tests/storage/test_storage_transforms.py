@@ -73,8 +73,8 @@ def test_a_field_of_view_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no transforms.json"),
-        ("[]", "no transforms.json"),
+        ("{", "not a transforms.json"),
+        ("[]", "not a transforms.json"),
         ("{}", "has no 'frames'"),
         ('{"frames": []}', "has no frames"),
         ('{"frames": [{"file_path": "a.jpg"}]}', "has no 'transform_matrix'"),
@@ -90,8 +90,8 @@ def test_what_is_no_such_file(tmp_path: Path, content: str, message: str) -> Non
 def test_cameras_and_poses_that_cannot_be_used(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     for content, message in [
-        ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR are not read"),
-        ({"k3": 0.1}, "no place for k3"),
+        ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR are not supported"),
+        ({"k3": 0.1}, "no parameter k3"),
         ({"frames": [{"file_path": "a.jpg", "transform_matrix": (2 * np.eye(4)).tolist()}]}, "begin with a rotation"),
     ]:
         with pytest.raises(ColmapError, match=message):

@@ -1,4 +1,4 @@
-"""First guesses of cameras, from the files' EXIF as COLMAP makes them."""
+"""Cameras: known ones, and initial guesses from EXIF, as COLMAP makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from disk.errors import ColmapError
 from disk.images.reading import image_size
 from disk.storage.names import did_you_mean
 
-DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess where EXIF has no focal length: 1.2 times the longer side
+DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess if EXIF has no focal length: 1.2 times the longer side
 _DIAGONAL_35MM = 43.27  # millimetres, of a 36 x 24 mm frame, rounded as in COLMAP
 _EXIF_IFD, _FOCAL_LENGTH, _FOCAL_LENGTH_35MM = 0x8769, 0x920A, 0xA405
 _COLMAP_READS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm")
@@ -23,9 +23,11 @@ _COLMAP_READS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".ppm", ".pgm
 
 @dataclass(frozen=True)
 class KnownCamera:
-    """A camera as COLMAP writes it: its name of the model, width and height in pixels, parameters.
+    """A camera in COLMAP's terms; the principal point is relative to the corner of the first pixel.
 
-    The principal point counts from the corner of the first pixel.
+    model: COLMAP's name of the camera model
+    width, height: in pixels
+    params: in COLMAP's order
     """
 
     model: str
@@ -35,30 +37,30 @@ class KnownCamera:
 
     @property
     def focal_length(self) -> float | None:
-        """In pixels, the mean of two; None for a spherical camera."""
+        """Focal length in pixels, the mean of both axes; None for a spherical camera."""
         camera = to_colmap(self)
         return float(camera.mean_focal_length()) if camera.focal_length_idxs() else None
 
 
 def to_colmap(camera: KnownCamera) -> pycolmap.Camera:
-    """The same camera for pycolmap."""
+    """Convert to a pycolmap camera."""
     return pycolmap.Camera(
         model=camera.model, width=camera.width, height=camera.height, params=[float(value) for value in camera.params]
     )
 
 
 def from_colmap(camera: pycolmap.Camera) -> KnownCamera:
-    """The same camera as a record."""
+    """Convert from a pycolmap camera."""
     return KnownCamera(camera.model_name, camera.width, camera.height, tuple(float(value) for value in camera.params))
 
 
 def simple_camera(width: int, height: int, focal_length: float | int) -> KnownCamera:
-    """A camera of this focal length in pixels, the principal point in the middle, without distortion."""
+    """A camera with this focal length in pixels, its principal point in the middle, and no distortion."""
     return KnownCamera("SIMPLE_RADIAL", width, height, (float(focal_length), width / 2, height / 2, 0.0))
 
 
 def camera_model(name: str) -> str:
-    """COLMAP's name of a camera model, also given as the original does: simple-radial for SIMPLE_RADIAL.
+    """COLMAP's name of a camera model; also accepts the original's spelling, simple-radial for SIMPLE_RADIAL.
 
     Raises ColmapError for a model that COLMAP does not have.
     """
@@ -72,17 +74,19 @@ def camera_model(name: str) -> str:
 
 
 def parameters_of(model: str) -> int:
-    """How many parameters a camera of this model has, named as by `camera_model`."""
+    """The number of parameters of a camera model, named as by `camera_model`."""
     return len(pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1).params)
 
 
 def read_cameras(path: Path, names: Sequence[str]) -> dict[str, KnownCamera]:
-    """The cameras of images by their names: from a COLMAP model, or a file with the one camera of all.
+    """The cameras of images by name, from a COLMAP model or from a file with a single camera for all images.
 
-    path: a model's folder, or cameras.txt or .bin, which is of a model where images.* lies beside it. Raises
-    ColmapError when it cannot be read, or does not tell which camera is whose.
+    path: folder of a model, or cameras.txt or .bin; with images.* beside it, the file counts as part of a model
+    names: of the images that share the camera of a file with a single one
+
+    Raises ColmapError if it cannot be read, or does not tell which camera belongs to which image.
     """
-    from disk.colmap.workspace import find_model, open_model  # which needs this module
+    from disk.colmap.workspace import find_model, open_model  # circular import
 
     folder = path if path.is_dir() else path.parent
     if path.is_dir() or (folder / f"images{path.suffix}").is_file():
@@ -94,15 +98,15 @@ def read_cameras(path: Path, names: Sequence[str]) -> dict[str, KnownCamera]:
         model = _cameras_alone(path)
     if len(model.cameras) != 1:
         raise ColmapError(
-            f"{path} has {len(model.cameras)} cameras, and no images that tell which is whose; give the model's folder"
+            f"{path} has {len(model.cameras)} cameras but no images that tell which is whose; give the model's folder"
         )
     return dict.fromkeys(names, from_colmap(next(iter(model.cameras.values()))))
 
 
 def _cameras_alone(path: Path) -> pycolmap.Reconstruction:
-    """A model that has nothing but the cameras of a file."""
+    """A model with only the cameras of a file."""
     if path.suffix not in (".txt", ".bin"):
-        raise ColmapError(f"{path} is neither cameras.txt nor cameras.bin of COLMAP")
+        raise ColmapError(f"{path} is neither a cameras.txt nor a cameras.bin of COLMAP")
     with TemporaryDirectory() as folder:
         shutil.copyfile(path, Path(folder) / f"cameras{path.suffix}")
         for other in ("images", "points3D"):
@@ -111,13 +115,15 @@ def _cameras_alone(path: Path) -> pycolmap.Reconstruction:
         try:
             return pycolmap.Reconstruction(folder)
         except (ValueError, RuntimeError, LookupError, OSError) as error:
-            raise ColmapError(f"{path} cannot be read as COLMAP's cameras") from error
+            raise ColmapError(f"{path} cannot be read as cameras of COLMAP") from error
 
 
 def guess_camera(path: Path, model: str) -> pycolmap.Camera:
-    """The camera of an image file: focal length from EXIF, else 1.2 times the longer side; no distortion.
+    """Guess the camera of an image file: focal length from EXIF, else 1.2 times the longer side; no distortion.
 
-    model: as `camera_model` gives it. Raises ImageError for a file that is no image.
+    model: camera model, as returned by `camera_model`
+
+    Raises ImageError for a file that is not an image.
     """
     width, height = image_size(path)
     focal = _exif_focal(path, width, height)
@@ -128,26 +134,26 @@ def guess_camera(path: Path, model: str) -> pycolmap.Camera:
 
 
 def _exif_focal(path: Path, width: int, height: int) -> float | None:
-    """Focal length in pixels.
+    """Focal length in pixels from EXIF; None if it has none.
 
-    By the 35 mm equivalent, which relates to the diagonal; else by the focal length and the width of the
-    sensor, of which COLMAP has a table by camera. Only then is COLMAP asked, because it decodes the image.
+    From the 35 mm equivalent, which is relative to the diagonal; else from the focal length and the width of the
+    sensor, by COLMAP's table of cameras. COLMAP is the second choice because it decodes the image.
     """
     try:
         with Image.open(path) as image:
             if image.format == "PNG" and "exif" not in image.info:
-                return None  # Pillow would decode all pixels to look for it behind them
+                return None  # Pillow would decode all pixels to look for EXIF after them
             exif = image.getexif().get_ifd(_EXIF_IFD)
         equivalent, measured = (float(exif.get(tag, 0)) for tag in (_FOCAL_LENGTH_35MM, _FOCAL_LENGTH))
     except (OSError, SyntaxError, TypeError, ValueError, ZeroDivisionError):
-        return None  # EXIF is written by all kinds of programs; COLMAP passes over nonsense as well
+        return None  # EXIF may hold anything; COLMAP ignores nonsense as well
     if equivalent > 0:
         return equivalent / _DIAGONAL_35MM * (width**2 + height**2) ** 0.5
     if measured > 0 and path.suffix.lower() in _COLMAP_READS:
         try:
             camera = pycolmap.infer_camera_from_image(path)
         except ValueError:
-            return None  # a kind of file that COLMAP cannot decode
+            return None  # COLMAP cannot decode the file
         if camera.has_prior_focal_length:
             return camera.mean_focal_length()
     return None

@@ -23,7 +23,7 @@ from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.locks import file_lock
 from disk.storage.new_file import new_file
 
-# our (0, 0) is the centre of the first pixel, COLMAP's is its upper left corner
+# (0, 0) is the centre of the first pixel in DISK, and its upper left corner in COLMAP
 COLMAP_SHIFT = np.float32(0.5)
 _SIDECARS = ("-wal", "-shm", "-journal")  # of an SQLite database
 
@@ -36,12 +36,13 @@ _SHARES: dict[CameraPer, Callable[[ImageFile], str]] = {
 
 
 def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureStore, matches: MatchStore) -> None:
-    """Write cameras, images, keypoints and matches; the file appears when it is complete.
+    """Write cameras, images, keypoints and matches to a database, atomically.
 
-    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. plan: as by `plan_cameras` or
-    `plan_known`. Of a database that is there, images and cameras keep their ids, and pairs whose cameras, keypoints and
-    matches are the same keep their two-view geometries. Raises ColmapError or ArtifactError when the file cannot be
-    written or another run has it.
+    Every COLMAP from 3.8 on opens it. Images are named by their paths with extension. If it replaces a database, images
+    and cameras keep their ids, and pairs with the same cameras, keypoints and matches keep their two-view geometries.
+    plan: from `plan_cameras` or `plan_known`
+
+    Raises ColmapError or ArtifactError if the file cannot be written or another run holds it.
     """
     with file_lock(path), new_file(path) as temporary, contextlib.ExitStack() as stack:
         _remove(temporary)
@@ -58,21 +59,21 @@ def write_database(path: Path, plan: Sequence[PlannedImage], features: FeatureSt
                         _keep_geometry(database, before, *sorted((ids[name0], ids[name1])))
             stack.close()
             make_readable(temporary)
-            # the log of a killed run would be replayed into the new database
+            # SQLite would replay the journal of a killed run into the new database
             _remove(path, _SIDECARS)
         finally:
             _remove(temporary, _SIDECARS)
 
 
 def _earlier(path: Path, stack: contextlib.ExitStack) -> pycolmap.Database | None:
-    """The database that is about to be replaced, open until the stack is closed; None without a sound one."""
+    """The database about to be replaced, open until the stack is closed; None if there is none or it is damaged."""
     if not path.is_file() or not _is_sqlite(path):
         return None
     try:
         check_sound(path)
         return stack.enter_context(_opened(path, "cannot read"))
     except ColmapError as error:
-        log.warning("%s; nothing of it is kept", error)
+        log.warning("%s; writing it from scratch", error)
         return None
 
 
@@ -97,7 +98,7 @@ def _keep_geometry(database: pycolmap.Database, before: pycolmap.Database, first
 
 @dataclass(frozen=True, eq=False)
 class PlannedImage:
-    """An image and the camera that it will have; images of one number share it."""
+    """An image and the camera it gets in the database; images with the same number share it."""
 
     file: ImageFile
     number: int
@@ -105,9 +106,12 @@ class PlannedImage:
 
 
 def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer = "image") -> list[PlannedImage]:
-    """The cameras of an export, guessed from the first image of each.
+    """Plan the cameras of an export, each guessed from its first image.
 
-    Raises ColmapError for shared cameras over images of unequal size, ImageError for a file that is no image.
+    model: camera model, as returned by `camera_model`
+    camera_per: which images share a camera
+
+    Raises ColmapError if images of different sizes would share a camera, ImageError for a file that is not an image.
     """
     cameras: dict[str, tuple[int, pycolmap.Camera]] = {}
     check_shared_cameras(images, camera_per)
@@ -121,9 +125,11 @@ def plan_cameras(images: Sequence[ImageFile], model: str, camera_per: CameraPer 
 
 
 def plan_known(images: Sequence[ImageFile], cameras: Mapping[str, KnownCamera]) -> list[PlannedImage]:
-    """The cameras of an export where they are known, by the paths of images; equal ones are one camera.
+    """Plan an export with known cameras; images with equal cameras share one.
 
-    Raises ColmapError for an image whose size is not its camera's, ImageError for a file that is no image.
+    cameras: by the relative path of each image
+
+    Raises ColmapError if the size of an image differs from its camera's, ImageError for a file that is not an image.
     """
     numbers: dict[KnownCamera, int] = {}
     plan = []
@@ -132,8 +138,8 @@ def plan_known(images: Sequence[ImageFile], cameras: Mapping[str, KnownCamera]) 
         size = image_size(image.path)
         if size != (known.width, known.height):
             raise ColmapError(
-                f"{image.path} is {size[0]} x {size[1]} but its camera {known.width} x {known.height}; give the images "
-                "that the cameras were calibrated with"
+                f"{image.path} is {size[0]} x {size[1]} but its camera {known.width} x {known.height}; give images of "
+                "the size that the cameras were calibrated for"
             )
         camera = to_colmap(known)
         camera.has_prior_focal_length = True
@@ -142,7 +148,7 @@ def plan_known(images: Sequence[ImageFile], cameras: Mapping[str, KnownCamera]) 
 
 
 def check_shared_cameras(images: Sequence[ImageFile], camera_per: CameraPer) -> None:
-    """Raise ColmapError where images of unequal size would share a camera, ImageError for a file that is no image."""
+    """Raise ColmapError if images of different sizes would share a camera, ImageError for a file that is no image."""
     firsts: dict[str, tuple[tuple[int, int], ImageFile]] = {}
     if camera_per == "image":
         return
@@ -162,9 +168,10 @@ def _write_images(
     features: FeatureStore,
     before: pycolmap.Database | None = None,
 ) -> dict[str, int]:
-    """Image ids by name. Each camera is the only sensor of a rig with its id, each image of a frame with its id.
+    """Write cameras and images and return the image ids by name.
 
-    before: ids are those of this database; what is new there is numbered after all that it holds.
+    Each camera is the only sensor of a rig with the same id, and each image the only one of a frame with the same id.
+    before: a database whose ids are kept; new images and cameras get ids after all of its own
     """
     images, cameras = _stable_ids(plan, before)
     written: set[int] = set()
@@ -189,7 +196,7 @@ def _write_images(
 def _stable_ids(
     plan: Sequence[PlannedImage], before: pycolmap.Database | None
 ) -> tuple[dict[str, int], dict[int, int]]:
-    """Image ids by name and camera ids by number, those of before where it has them."""
+    """Image ids by name and camera ids by number, taken from `before` where it has them."""
     there = {image.name: image for image in before.read_all_images()} if before else {}
     next_image = max((image.image_id for image in there.values()), default=0) + 1
     next_camera = max((camera.camera_id for camera in before.read_all_cameras()), default=0) + 1 if before else 1
@@ -212,12 +219,12 @@ def _stable_ids(
 
 
 def fingerprint_of_plan(plan: Sequence[PlannedImage]) -> str:
-    """What `fingerprint` will say of the database that is written by this plan."""
+    """The `fingerprint` of a database written by this plan."""
     return _fingerprint([(image.file.relative, image.number, image.camera) for image in plan])
 
 
 def fingerprint(database: pycolmap.Database) -> str:
-    """Changes with the images of a database, their cameras and who shares them."""
+    """A digest of the images of a database, their cameras, and which images share one."""
     cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
     images = database.read_all_images()
     return _fingerprint([(image.name, image.camera_id, cameras[image.camera_id]) for image in images])
@@ -237,9 +244,10 @@ def _in_words(camera: pycolmap.Camera) -> str:
 
 
 def refuse_other_file(path: Path) -> None:
-    """Raise ColmapError for a file that is there and no database: writing a database must not replace it."""
+    """Raise ColmapError if the path exists and is not a database, which writing a database must not replace."""
     if path.is_dir() or (path.exists() and path.stat().st_size and not _is_sqlite(path)):
-        raise ColmapError(f"{path} is {'a folder' if path.is_dir() else 'no database'}, and is not replaced by one")
+        kind = "a folder" if path.is_dir() else "not a database"
+        raise ColmapError(f"{path} is {kind} and is not overwritten; choose another path")
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -249,45 +257,45 @@ def _is_sqlite(path: Path) -> bool:
 
 @contextlib.contextmanager
 def open_database(path: Path) -> Iterator[pycolmap.Database]:
-    """An existing COLMAP database, for this run alone.
+    """Open an existing COLMAP database and lock it for this run.
 
-    Raises ColmapError for none, another kind of file, or an error while it is used, ArtifactError when another run
-    has it.
+    Raises ColmapError if it is missing, another kind of file, or fails while in use; ArtifactError if another run
+    holds it.
     """
     if not path.is_file():
         raise ColmapError(f"no database {path}; run `disk export` first")
     if not _is_sqlite(path):
-        raise ColmapError(f"{path} is no COLMAP database")
+        raise ColmapError(f"{path} is not a COLMAP database")
     with file_lock(path):
         check_sound(path)
         with _opened(path, "cannot use") as database:
             if not database.num_images():
-                raise ColmapError(f"{path} holds no images; it is no COLMAP database, or an empty one")
+                raise ColmapError(f"{path} holds no images; it is not a COLMAP database, or an empty one")
             yield database
         keep_readable(path)
 
 
 def image_ids(database: pycolmap.Database) -> dict[str, int]:
-    """Image ids by our names: the path without extension."""
+    """Image ids by DISK's image names: the paths without extension."""
     images = database.read_all_images()
     return {PurePosixPath(image.name).with_suffix("").as_posix(): image.image_id for image in images}
 
 
 def difference(database: pycolmap.Database, features: FeatureStore, matches: MatchStore) -> str | None:
-    """In what a database is no export of these features and matches, in words; None when it is."""
+    """How a database differs from an export of these features and matches, in words; None if it does not."""
     ids = image_ids(database)
     if set(ids) != set(features.names):
         other = min(set(ids) ^ set(features.names))
-        return f"{other!r} is in one of them only"
+        return f"{other!r} is in only one of them"
     for name in features.names:
         if not np.array_equal(database.read_keypoints(ids[name])[:, :2], features.keypoints(name) + COLMAP_SHIFT):
-            return f"the keypoints of {name!r} are others"
+            return f"the keypoints of {name!r} differ"
     matched = 0
     for name0, name1 in matches.pairs():
         ours = matches[name0, name1]
         matched += ours.shape[1] > 0
         if not np.array_equal(database.read_matches(ids[name0], ids[name1]).T, ours):
-            return f"the matches of {name0!r} and {name1!r} are others"
+            return f"the matches of {name0!r} and {name1!r} differ"
     if matched != database.num_matched_image_pairs():
         return "it has matches of other pairs"
     return None
@@ -295,7 +303,7 @@ def difference(database: pycolmap.Database, features: FeatureStore, matches: Mat
 
 @contextlib.contextmanager
 def clear_errors(problem: str) -> Iterator[None]:
-    """Turn an error of pycolmap's, with the place in its source, into a ColmapError of one line."""
+    """Turn an error of pycolmap, which quotes its source file, into a one-line ColmapError."""
     try:
         yield
     except RuntimeError as error:

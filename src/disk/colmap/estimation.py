@@ -1,4 +1,4 @@
-"""COLMAP's robust estimators, a second opinion beside PoseLib's."""
+"""COLMAP's robust estimators, as a cross-check of PoseLib's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def estimate_relative_pose(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> RelativePose | None:
-    """As `geometry.robust.estimate_relative_pose`, by COLMAP's LO-RANSAC: cam1_from_cam0, None if there is none.
+    """cam1_from_cam0 by COLMAP's LO-RANSAC, None if it fails; otherwise as `geometry.robust.estimate_relative_pose`.
 
-    Pixels and K may count from the centre or the corner of the first pixel, as long as both do.
+    Pixels and K may be relative to the centre or the corner of the first pixel, but both to the same.
     """
     if len(p0) < 6:
         return None
@@ -51,7 +51,7 @@ def estimate_homography(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "3 3"], Bool[np.ndarray, " n"]] | None:
-    """As `geometry.robust.estimate_homography`: (H, inliers) with p1 ~ H @ p0, None if there is none."""
+    """(H, inliers) with p1 ~ H @ p0, None if it fails; otherwise as `geometry.robust.estimate_homography`."""
     if len(p0) < 4:
         return None
     options = _ransac(threshold, confidence, iterations, seed)
@@ -65,7 +65,7 @@ def estimate_homography(
 
 
 def _pinhole(K: Float[np.ndarray, "3 3"]) -> pycolmap.Camera:
-    # the size is not used by the estimators
+    # the estimators do not use the size
     parameters = [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])]
     return pycolmap.Camera(model="PINHOLE", width=1, height=1, params=parameters)
 

@@ -1,4 +1,4 @@
-"""Models in metres east, north and up of a point on earth, by the GPS positions of their photos."""
+"""Georegistration: models in metres east, north and up of a point on earth, by the GPS positions of their photos."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _ORIGIN = ("latitude", "longitude", "altitude")
 
 @dataclass(frozen=True)
 class Georegistration:
-    """A model's place on earth.
+    """The position of a model on earth.
 
-    latitude, longitude (degrees, WGS84) and altitude (metres, as EXIF has it, most often above the sea) of its origin;
-    photos: those of the model with a position; used: those that agree; median and max: by how many metres the cameras
-    of the used ones are off their positions; outliers: the same of the others, by name.
+    latitude, longitude: of its origin, in degrees (WGS84)
+    altitude: of its origin, in metres, as in EXIF, usually above sea level
+    photos: number of photos in the model that have a position
+    used: number of those that agree with the model
+    median, max: distances between the cameras of the used photos and their positions, in metres
+    outliers: the same distance for each of the other photos, by name
     """
 
     latitude: float
@@ -42,18 +45,21 @@ class Georegistration:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """What came of a model's positions: its place, and the content of its georegistration.json."""
+    """The result of georegistration: the position, and the content of georegistration.json."""
 
     place: Georegistration
     content: dict[str, Any]
 
     def write(self, model: Path) -> None:
-        """Write the json into the folder of the model."""
+        """Write georegistration.json into the folder of the model."""
         write_json(model / FILE, self.content)
 
 
 def georegister(model: pycolmap.Reconstruction, on_map: LocalMap) -> Placed:
-    """Move a model to where its photos were taken. Raises NotFixedError, and changes nothing, when they do not tell."""
+    """Move a model to the positions of its photos.
+
+    Raises NotFixedError, and changes nothing, if the positions do not determine where it is.
+    """
     names, centres, positions = _on_map(model, on_map)
     fit = fit_positions(centres, positions)
     model.transform(pycolmap.Sim3d(fit.scale, pycolmap.Rotation3d(fit.R), fit.t))
@@ -63,9 +69,9 @@ def georegister(model: pycolmap.Reconstruction, on_map: LocalMap) -> Placed:
 def kept_place(
     model: pycolmap.Reconstruction, folder: Path, positions: Mapping[str, GpsPosition]
 ) -> Placed | str | None:
-    """The place of a model that is in the frame of the one in a folder, or why it has none; None without positions.
+    """The georegistration of a model in the frame of the one in a folder, or why it has none; None without positions.
 
-    Nothing moves, and the origin stays, whatever photos have joined.
+    Neither the model nor its origin moves, whichever photos have joined.
     """
     if not positions:
         return None
@@ -74,7 +80,7 @@ def kept_place(
         latitude, longitude, altitude = (float(content["origin"][key]) for key in _ORIGIN)
         scale, R, t = (np.array(content["model_from_mapping"][key]) for key in ("scale", "rotation", "translation"))
     except (OSError, ValueError, LookupError, TypeError):
-        return f"the model was made without; {option('remap', True)} maps anew"
+        return f"the model was made without; {option('remap', True)} maps from scratch"
     on_map = local_map(positions, (latitude, longitude, altitude))
     names, centres, there = _on_map(model, on_map)
     try:

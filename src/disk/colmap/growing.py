@@ -1,4 +1,4 @@
-"""More images for models that are there: they keep their frame, their scale and all their numbers."""
+"""Adding images to existing models, which keep their frame, scale and ids."""
 
 from __future__ import annotations
 
@@ -33,16 +33,17 @@ from disk.storage.locks import file_lock
 
 GONE, CHANGED = "no longer among the photos", "its photo or its features changed"
 UNLINKED, UNFIT = "in no verified pair any more", "no pose fits its points any more"
-_MODEL_IMAGES = 3  # at least, in a model that is begun
+_MODEL_IMAGES = 3  # minimum number of images in a new model
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How models came out of those that were there.
+    """How models changed.
 
-    added: names of the images that joined a model; removed: of those that were taken out of one, with the reason (one
-    whose photo changed may have joined again); moved: how far a camera that stayed moved at most, as a share of the
-    diagonal of the box around them; remarks: what became of models.
+    added: names of the images that joined a model
+    removed: reason by name for the images removed from a model; one whose photo changed may have joined again
+    moved: largest movement of a camera that stayed, relative to the diagonal of the box around the cameras
+    remarks: messages about whole models
     """
 
     added: list[str] = field(default_factory=list)
@@ -60,15 +61,17 @@ def grow_models(
     fix_intrinsics: bool = False,
     positions: Mapping[str, GpsPosition] = MappingProxyType({}),
 ) -> tuple[list[Model], Growth]:
-    """Register what the models `out/0`, `out/1`, ... lack of a verified database; `out` is replaced when done.
+    """Register the images of a verified database that the models `out/0`, `out/1`, ... lack; replaces `out` at the end.
 
-    Image, camera and point ids stay, and each model is moved back to where it was after its adjustment. Images that are
-    gone or changed are taken out first. The largest model is continued with all images, each further one with those
-    that are in none before it; one whose images are all in models before it is dropped. Images that are left may make
-    models for themselves. positions, by GPS: those of new images tell how far they are off where the model was placed
-    before; they neither move nor guide it. Returns no models, and leaves those that are there, when not two images stay
-    in any of them. images, note and what is raised as for `map_images`, but for NoModelError; ColmapError as well where
-    the database numbers images or cameras otherwise than the models.
+    Image, camera and point ids stay, and each model is moved back to its frame after bundle adjustment. Images that are
+    gone or changed are removed first. The largest model is continued with all images, and each further one with those
+    in no model before it; a model whose images are all in earlier ones is dropped. The remaining images may form new
+    models. Returns no models, and keeps the existing ones, if none of them keeps two images.
+    positions: by GPS; those of new images are only compared with the model, and neither move nor guide it
+    images, note, fix_intrinsics: as for `map_images`
+
+    Raises the errors of `map_images` except NoModelError, and ColmapError if the ids of images or cameras in the
+    database differ from those in the models.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     with scratch_beside(out) as scratch:
@@ -89,7 +92,7 @@ def grow_models(
                 own = _registered(model)
                 taken = {name for other in found for name in _registered(other)}
                 if own <= taken:
-                    remarks.append(f"the images of sparse/{number}, {len(own)}, are part of a larger model now")
+                    remarks.append(f"all {len(own)} images of sparse/{number} are now part of a larger model")
                     continue
                 names = sorted((set(images) - taken) | own)
                 grown = _continue(database, model, names, scratch / f"grown-{number}", seed, fix_intrinsics)
@@ -109,7 +112,7 @@ def grow_models(
         order = sorted(range(len(found)), key=lambda i: (-found[i].num_reg_images(), -found[i].num_points3D()))
         found, places = [found[i] for i in order], [places[i] for i in order]
         if order[0]:
-            remarks.append("another model is the largest now, and so sparse/0, in a frame of its own")
+            remarks.append("another model is now the largest and therefore sparse/0; its frame is a different one")
         there = {name for _, model in kept for name in _registered(model)}
         now = {name for model in found for name in _registered(model)}
         removed |= dict.fromkeys(there - now, UNFIT)
@@ -126,7 +129,10 @@ def model_folders(out: Path) -> list[Path]:
 
 
 def read_models(out: Path, positions: Mapping[str, GpsPosition]) -> list[Model]:
-    """What there is to tell of the models `out/0`, `out/1` and so on; positions: by GPS, of their images."""
+    """The numbers of the models `out/0`, `out/1` and so on.
+
+    positions: of their images, by GPS
+    """
     models = [(folder, open_model(folder)) for folder in model_folders(out)]
     return [describe(model, kept_place(model, folder, positions)) for folder, model in models]
 
@@ -136,7 +142,7 @@ def _registered(model: pycolmap.Reconstruction) -> set[str]:
 
 
 def _remove_stale(model: pycolmap.Reconstruction, database: pycolmap.Database, fix_intrinsics: bool) -> dict[str, str]:
-    """Take images out of a model that are not those of the database any more; why, by name."""
+    """Deregister images that are no longer the same in the database; returns the reasons by name."""
     there = {image.name: image for image in database.read_all_images()}
     removed = {}
     for image_id in model.reg_image_ids():
@@ -163,21 +169,21 @@ def _remove_stale(model: pycolmap.Reconstruction, database: pycolmap.Database, f
 def _check_ids(image: pycolmap.Image, now: pycolmap.Image) -> None:
     if (now.image_id, now.camera_id, now.frame_id) != (image.image_id, image.camera_id, image.frame_id):
         raise ColmapError(
-            f"the database numbers {image.name!r}, or its camera, otherwise than the model, which new photos cannot "
-            f"join then; map anew by {option('remap', True)}"
+            f"the database has another id than the model for {image.name!r} or its camera, so new photos cannot join "
+            f"the model; map from scratch with {option('remap', True)}"
         )
 
 
 def _check_camera(image: pycolmap.Image, camera: pycolmap.Camera, known: pycolmap.Camera, fix_intrinsics: bool) -> None:
     if camera.model != known.model or (fix_intrinsics and not np.array_equal(camera.params, known.params)):
         raise ColmapError(
-            f"the camera of {image.name} is another than the model was made with ({camera.model_name} there, "
-            f"{known.model_name} now); map anew by {option('remap', True)}"
+            f"the model was made with another camera of {image.name} ({camera.model_name} there, {known.model_name} "
+            f"now); map from scratch with {option('remap', True)}"
         )
 
 
 def _linked(database: pycolmap.Database, images: set[int]) -> set[int]:
-    """Those of the images that have a verified pair with another of them."""
+    """The images that have a verified pair with another of these images."""
     found: set[int] = set()
     for pair_id, inliers in zip(*database.read_two_view_geometry_num_inliers(), strict=True):
         pair = set(pycolmap.pair_id_to_image_pair(pair_id))
@@ -189,7 +195,7 @@ def _linked(database: pycolmap.Database, images: set[int]) -> set[int]:
 def _without_the_removed(
     model: pycolmap.Reconstruction, database: pycolmap.Database, folder: Path
 ) -> pycolmap.Reconstruction:
-    """The registered part of a model, written to a folder; what else there is, mapping reads from the database."""
+    """The registered part of a model, also written to a folder; mapping reads the rest from the database."""
     folder.mkdir()
     model.write(folder)
     kept = pycolmap.Reconstruction(folder)
@@ -206,7 +212,7 @@ def _without_the_removed(
 def _continue(
     database: Path, model: pycolmap.Reconstruction, names: Sequence[str], scratch: Path, seed: int, fix_intrinsics: bool
 ) -> pycolmap.Reconstruction:
-    """The model with whatever else of these images can be registered."""
+    """The model, with as many more of these images registered as possible."""
     source = scratch / "from"
     source.mkdir(parents=True)
     model.write(source)
@@ -221,7 +227,7 @@ def _continue(
 def _begin(
     database: Path, names: Sequence[str], scratch: Path, seed: int, fix_intrinsics: bool
 ) -> list[pycolmap.Reconstruction]:
-    """Models of images that are in none."""
+    """New models of images that are in no model."""
     scratch.mkdir()
     options = incremental_options(seed, fix_intrinsics)
     options.image_names = list(names)
@@ -230,7 +236,7 @@ def _begin(
 
 
 def _keep_point_ids(before: pycolmap.Reconstruction, after: pycolmap.Reconstruction) -> None:
-    """Give points that were merged, which get new ids, the id of the one that most of their observations were of."""
+    """Give merged points, which get new ids, the id of the old point that most of their observations belonged to."""
     lost = set(before.point3D_ids()) - set(after.point3D_ids())
     owner = {_key(seen): point_id for point_id in lost for seen in before.point3D(point_id).track.elements}
     for point_id in sorted(set(after.point3D_ids()) - set(before.point3D_ids())):
@@ -249,10 +255,10 @@ def _key(seen: pycolmap.TrackElement) -> tuple[int, int]:
 
 
 def _move_back(before: pycolmap.Reconstruction, after: pycolmap.Reconstruction) -> float:
-    """Take a model to the frame and scale it had, by its images of then; how far a camera moved, see `Growth`.
+    """Move a model back to its former frame and scale, by its former images; returns `Growth.moved`.
 
-    The rotation is the mean of those of the cameras, which is defined also where they are in a line; scale and shift
-    are the least-squares ones of their centres.
+    The rotation is the mean over the cameras, which is also defined if they are in a line; scale and translation are
+    the least-squares ones of the camera centres.
     """
     common = set(before.reg_image_ids()) & set(after.reg_image_ids())
     poses = [[model.image(number).cam_from_world() for number in sorted(common)] for model in (after, before)]

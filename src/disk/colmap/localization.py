@@ -1,4 +1,4 @@
-"""Where a photo was taken: absolute poses from matches with the points of a model, by COLMAP's LO-RANSAC."""
+"""Localization: the absolute pose of an image from matches with the points of a model, by COLMAP's LO-RANSAC."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from disk.colmap.workspace import open_model
 from disk.shapes import Bool, Float, Int, UInt8
 
 Focal = Literal["known", "guess", "unknown"]
-SAMPLE = {"known": 3, "guess": 3, "unknown": 4}  # matches that propose a pose (P3P, P4Pf) ...
-SOLUTIONS = {"known": 4, "guess": 4, "unknown": 10}  # ... and how many at most
+SAMPLE = {"known": 3, "guess": 3, "unknown": 4}  # matches in a minimal sample (P3P, P4Pf)
+SOLUTIONS = {"known": 4, "guess": 4, "unknown": 10}  # maximum number of poses from a minimal sample
 _TRIALS = 10_000
-_PLAUSIBLE = (0.1, 10.0, 1.0)  # focal length over the longer side, from and to, and distortion, as in COLMAP's mapper
-_MAD = 1.4826  # standard deviation of a normal distribution by its median absolute deviation
+_PLAUSIBLE = (0.1, 10.0, 1.0)  # min and max focal length over the longer side, max distortion, as in COLMAP's mapper
+_MAD = 1.4826  # standard deviation over median absolute deviation of a normal distribution
 
 
 @dataclass(frozen=True, eq=False)
 class ModelImage:
     """An image of a model.
 
-    keypoints: in pixels, (0, 0) the centre of the first; points: the number of the 3D point of each, -1 for none.
+    keypoints: in pixels; (0, 0) is the centre of the first pixel
+    points: row of the 3D point of each keypoint in `PosedModel.xyz`, -1 for none
     """
 
     camera: KnownCamera
@@ -37,9 +38,10 @@ class ModelImage:
 
 @dataclass(frozen=True, eq=False)
 class PosedModel:
-    """The registered images of a model by name, and its 3D points in the order that `ModelImage.points` counts.
+    """The registered images of a model by name, and its 3D points, which `ModelImage.points` indexes.
 
-    ids: COLMAP's numbers of the points; colours: RGB.
+    ids: COLMAP's ids of the points
+    colours: RGB
     """
 
     images: dict[str, ModelImage]
@@ -50,12 +52,14 @@ class PosedModel:
 
 @dataclass(frozen=True, eq=False)
 class AbsolutePose:
-    """x_cam = R x_world + t, and how sure that is.
+    """x_cam = R x_world + t, and its uncertainty.
 
-    camera: with the focal length and distortion that were found, where they were not known. inliers: which matches
-    agree. error: median distance of the inliers' points from their keypoints, in pixels. position_sigma,
-    rotation_sigma: standard deviations of the camera's position, in units of the model, and of its direction in
-    degrees, that the errors of the keypoints explain; each is the root of the summed variances of three axes.
+    camera: with the estimated focal length and distortion where they were not known
+    inliers: mask of the matches that agree with the pose
+    error: median reprojection error of the inliers, in pixels
+    position_sigma: standard deviation of the position due to keypoint noise, in units of the model; the root of the
+    summed variances of three axes
+    rotation_sigma: the same for the orientation, in degrees
     """
 
     R: Float[np.ndarray, "3 3"]
@@ -68,21 +72,22 @@ class AbsolutePose:
 
     @property
     def centre(self) -> Float[np.ndarray, " 3"]:
-        """Where the camera is in the world."""
+        """The camera's position in the world."""
         return -self.R.T @ self.t
 
     @property
     def quaternion(self) -> list[float]:
-        """The rotation as w, x, y, z, as in COLMAP's files."""
+        """The rotation as a quaternion w, x, y, z, as in COLMAP's files."""
         x, y, z, w = pycolmap.Rotation3d(self.R).quat.tolist()
         return [w, x, y, z]
 
 
 @dataclass(frozen=True, eq=False)
 class LocalizedImage:
-    """An image for a model: its pose (quaternion w, x, y, z) and camera, and the model's points that its keypoints are.
+    """A localized image.
 
-    keypoints and points as in ModelImage.
+    rotation, translation: of x_cam = R x_world + t; the rotation as a quaternion w, x, y, z
+    keypoints, points: the inliers, as in ModelImage
     """
 
     rotation: Sequence[float]
@@ -93,7 +98,7 @@ class LocalizedImage:
 
 
 def read_posed_model(folder: Path) -> PosedModel:
-    """Read a model folder, binary or text; ColmapError when it cannot be read."""
+    """Read a model folder, binary or text; ColmapError if it cannot be read."""
     model = open_model(folder)
     ids = np.array(sorted(model.points3D), np.int64)
     xyz = np.array([model.points3D[number].xyz for number in ids]).reshape(-1, 3)
@@ -119,10 +124,11 @@ def estimate_absolute_pose(
     max_error: float | int,
     seed: int = 0,
 ) -> AbsolutePose | None:
-    """The pose from which world points are seen at keypoints (row by row); None if there is none.
+    """Estimate the pose from which world points are seen at keypoints (row by row); None if it fails.
 
-    keypoints: in pixels, (0, 0) the centre of the first. focal: known: the camera stays as it is; guess: it is refined
-    together with the pose; unknown: its focal length is not even used. max_error: of an inlier, in pixels.
+    keypoints: in pixels; (0, 0) is the centre of the first pixel
+    focal: known: keep the camera; guess: refine it with the pose; unknown: estimate its focal length from scratch
+    max_error: maximum reprojection error of an inlier, in pixels
     """
     if len(keypoints) <= SAMPLE[focal]:
         return None
@@ -144,7 +150,7 @@ def estimate_absolute_pose(
         return None
     residuals = points[inliers] - found.img_from_cam(pose * xyz[inliers], check_cheirality=False)
     refinement.max_num_iterations = 0
-    refinement.loss_function_scale = 1e6  # as good as none: all inliers count in full
+    refinement.loss_function_scale = 1e6  # no robust loss in effect: all inliers have full weight
     measured = pycolmap.refine_absolute_pose(pose, points, xyz, inliers, found, refinement, True)
     covariance = None if measured is None else measured.get("covariance")
     R, t = np.array(pose.rotation.matrix()), np.array(pose.translation)
@@ -157,7 +163,7 @@ def estimate_absolute_pose(
 
 
 def write_localized(folder: Path, images: Mapping[str, LocalizedImage], model: PosedModel) -> None:
-    """Write localized images as a COLMAP model, with those of the model's points that they see, by the same numbers."""
+    """Write localized images as a COLMAP model, with the points they see under the ids of the original model."""
     written = pycolmap.Reconstruction()
     tracks: dict[int, pycolmap.Track] = {}
     for image_id, (name, located) in enumerate(sorted(images.items()), 1):
@@ -181,7 +187,7 @@ def write_localized(folder: Path, images: Mapping[str, LocalizedImage], model: P
 def _agreeing(
     pose: pycolmap.Rigid3d, camera: pycolmap.Camera, points: np.ndarray, xyz: np.ndarray, max_error: float
 ) -> Bool[np.ndarray, " n"]:
-    """Which points are in front of the camera, and seen within max_error of where they should be."""
+    """Mask of the points in front of the camera with a reprojection error of at most max_error."""
     in_camera = pose * xyz
     away = np.linalg.norm(camera.img_from_cam(in_camera, check_cheirality=False) - points, axis=1)
     return (in_camera[:, 2] > 0) & (away <= max_error)
@@ -190,7 +196,8 @@ def _agreeing(
 def _sigmas(R: np.ndarray, t: np.ndarray, covariance: Float[np.ndarray, "6 6"]) -> tuple[float, float]:
     """Standard deviations of position and rotation (degrees) from the covariance of COLMAP's rotation and translation.
 
-    COLMAP's rotation is a half angle w: R' = exp(2 [w]x) R; so the centre -R^T t moves by -R^T (2 [t]x w + dt).
+    COLMAP's rotation parameter is a half angle w, R' = exp(2 [w]x) R, so the centre -R^T t moves by
+    -R^T (2 [t]x w + dt).
     """
     cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
     to_centre = -R.T @ np.concatenate([2 * cross, np.eye(3)], axis=1)

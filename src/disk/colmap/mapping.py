@@ -1,4 +1,4 @@
-"""From a verified database to a sparse model: incremental mapping, or global mapping as in GLOMAP."""
+"""Sparse models from a verified database: incremental mapping, or global mapping as in GLOMAP."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from disk.storage.new_file import new_file, sync_folder, write_json
 Mapper = Literal["incremental", "global"]
 MADE_FROM = ".made-from.json"
 _ASIDE = "before"  # in the scratch folder: what is being replaced
-_OVERCONFIDENT = 5  # residuals of so many standard deviations: priors that strong would bend the model
+_OVERCONFIDENT = 5  # standard deviations; with larger residuals the priors would bend the model
 
 
 class NoModelError(ColmapError):
-    """Mapping came to nothing."""
+    """Mapping produced no model."""
 
 
 @dataclass(frozen=True)
 class CameraFound:
-    """A camera of a model: COLMAP's name of its kind, focal length in pixels, how many images it took, the first."""
+    """A camera of a model: COLMAP's camera model, focal length in pixels, number of images, name of the first."""
 
     model: str
     focal_length: float | None
@@ -50,13 +50,17 @@ class CameraFound:
 
 @dataclass(frozen=True)
 class Model:
-    """What a reconstruction came to.
+    """The numbers of a reconstruction.
 
-    images: names of the registered images, as in the database; points: number of 3D points;
-    track_length: mean number of images that see a point; reprojection_error: its mean, in pixels;
-    cameras: of each camera, its model, focal length in pixels and number of images; observations: of each image, the
-    number of points it sees; rig: where the cameras of a rig are mounted, by their folders; georegistration: its place
-    by GPS; gps_unused: why it has none though there are positions.
+    images: names of the registered images, as in the database
+    points: number of 3D points
+    track_length: mean number of images that see a point
+    reprojection_error: mean, in pixels
+    cameras: the cameras in use
+    observations: number of points that each image sees, by name
+    rig: poses of the cameras of a rig, by folder
+    georegistration: position on earth by GPS
+    gps_unused: why there is none, although photos have positions
     """
 
     images: list[str]
@@ -81,13 +85,17 @@ def map_images(
     rig: Rig | None = None,
     gps: LocalMap | None = None,
 ) -> list[Model]:
-    """Reconstruct: `out/0` holds the largest model, `out/1` the next and so on; `out` is replaced when done.
+    """Reconstruct and return the models, largest first, in `out/0`, `out/1` and so on; `out` is replaced at the end.
 
-    images: files by their names in the database, for the colours of points. note: what `made_from` will tell of the
-    models. fix_intrinsics: cameras stay as they are. rig: that of the images. gps: the positions that the database has
-    as pose priors: they guide the incremental mapper where there is no rig, and models that agree with them are moved
-    there. Returns the models, largest first. Raises NoModelError when not two images could be connected, ColmapError
-    when the disk is full or the cameras are not those of a rig, ArtifactError when another run has the database.
+    images: files by their names in the database, for the colours of points
+    note: recorded beside the models, for `made_from`
+    fix_intrinsics: keep the cameras unchanged
+    rig: rig of the images
+    gps: positions, which the database has as pose priors. They guide the incremental mapper if there is no rig, and
+    models that agree with them are georegistered.
+
+    Raises NoModelError if no two images could be connected, ColmapError if the disk is full or the cameras do not match
+    the rig, and ArtifactError if another run holds the database.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     raw = out.with_name(f".{out.name}.tmp") / "raw"
@@ -97,7 +105,7 @@ def map_images(
             found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
         else:
             found = _global(source, raw, len(images), seed, fix_intrinsics, fix_rig)
-            if not found:  # it makes no models of two images
+            if not found:  # it makes no models of only two images
                 log.warning("the global mapper found no model; trying the incremental one")
                 found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
@@ -114,13 +122,13 @@ def map_images(
                 places = [place_of(model, gps) for model in found]
         keep_readable(database)
         if not found or not found[0].num_points3D():
-            raise NoModelError("no two images could be connected to a model")
+            raise NoModelError("no two images could be connected into a model")
         return write_models(found, images, out, scratch, note, places)
 
 
 @contextlib.contextmanager
 def scratch_beside(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, removed in the end."""
+    """An empty temporary folder beside `out`, deleted at the end."""
     put_back(out)
     scratch = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -133,14 +141,14 @@ def scratch_beside(out: Path) -> Iterator[Path]:
 
 
 def put_back(out: Path) -> None:
-    """Let the models that a killed run was about to replace be where they were."""
+    """Restore the models that a killed run was about to replace."""
     aside = out.with_name(f".{out.name}.tmp") / _ASIDE
     if aside.is_dir() and not out.exists():
         aside.replace(out)
 
 
 def place_of(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | str | None:
-    """The place a model was moved to, or why it was not; None without positions."""
+    """Georegister a model; the reason if that is not possible; None without positions."""
     try:
         return georegister(model, gps) if gps is not None else None
     except NotFixedError as reason:
@@ -148,12 +156,12 @@ def place_of(model: pycolmap.Reconstruction, gps: LocalMap | None) -> Placed | s
 
 
 def _misled(places: Sequence[Placed | str | None], gps: LocalMap) -> str | None:
-    """Why the positions should not have guided the mapper; None when they did right."""
+    """Why the positions should not have guided the mapper; None if they agree with the model."""
     place = places[0] if places else "it found no model"
     if not isinstance(place, Placed):
         return place
     if place.place.median > _OVERCONFIDENT * gps.error:
-        return f"positions are off by {place.place.median:.3g} m, and by {gps.error:.3g} m by their tags"
+        return f"positions are off by {place.place.median:.3g} m, but their tags claim {gps.error:.3g} m"
     return None
 
 
@@ -165,9 +173,13 @@ def write_models(
     note: Mapping[str, Any] | None = None,
     places: Sequence[Placed | str | None] | None = None,
 ) -> list[Model]:
-    """Colour models and write them as `out/0`, `out/1` and so on, all or none; `scratch` is a folder beside `out`.
+    """Colour models and write them as `out/0`, `out/1` and so on, all or none.
 
-    places: where each model is on earth, or why that is not known. images, note and what is raised as for `map_images`.
+    scratch: a folder beside `out`
+    places: the georegistration of each model, or why it has none
+    images, note: as for `map_images`
+
+    Raises the errors of `map_images`.
     """
     complete = scratch / "sorted"
     described = []
@@ -190,7 +202,7 @@ def write_models(
 
 
 def made_from(out: Path) -> dict[str, Any]:
-    """What `map_images` noted beside the models of a folder; nothing when it did not write them."""
+    """The note of `map_images` beside the models of a folder; empty if it did not write them."""
     try:
         return dict(json.loads((out / MADE_FROM).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -198,14 +210,14 @@ def made_from(out: Path) -> dict[str, Any]:
 
 
 def write_ply(model: Path, path: Path) -> None:
-    """Write the coloured points of a model folder as a PLY file; ColmapError when the disk is full."""
+    """Write the coloured points of a model folder as a PLY file; ColmapError if the disk is full."""
     with new_file(path) as temporary:
         pycolmap.Reconstruction(model).export_PLY(temporary)
         _check_room(path.parent)
 
 
 def _check_room(folder: Path) -> None:
-    # pycolmap does not notice a full disk, but who has just filled it cannot write another megabyte
+    # pycolmap does not notice a full disk, so try to write one more megabyte
     probe = folder / ".probe"
     try:
         with probe.open("wb") as file:
@@ -236,7 +248,7 @@ def _incremental(
 
 
 def incremental_options(seed: int, fix_intrinsics: bool) -> pycolmap.IncrementalPipelineOptions:
-    """How pycolmap maps image after image."""
+    """pycolmap's options for incremental mapping."""
     options = pycolmap.IncrementalPipelineOptions()
     if fix_intrinsics:
         options.ba_refine_focal_length = options.ba_refine_extra_params = False
@@ -255,7 +267,10 @@ def run_incremental(
     options: pycolmap.IncrementalPipelineOptions,
     model: Path | str = "",
 ) -> dict[int, pycolmap.Reconstruction]:
-    """The models of a database, with a bar; model: the folder of one to continue."""
+    """Map a database incrementally, with a progress bar.
+
+    model: folder of a model to continue
+    """
     with progress_bar("map", "image", total=images) as bar:
 
         def registered() -> None:
@@ -275,7 +290,7 @@ def run_incremental(
 def _global(
     database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool
 ) -> dict[int, pycolmap.Reconstruction]:
-    # calibration from fundamental matrices, which global mapping needs, changes the database: on a copy
+    # global mapping needs calibration from fundamental matrices, which changes the database: work on a copy
     copy = out / "calibrated.db"
     shutil.copyfile(database, copy)
     options = pycolmap.GlobalPipelineOptions()
@@ -291,7 +306,7 @@ def _global(
 
 
 def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
-    """Give each point the mean colour of the pixels it was found in, also in files that COLMAP cannot decode."""
+    """Give each point the mean colour of its observations; also reads files that COLMAP cannot decode."""
 
     def sample(image: pycolmap.Image) -> tuple[np.ndarray, np.ndarray]:
         seen = image.get_observation_points2D()
@@ -317,7 +332,10 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
 
 
 def describe(model: pycolmap.Reconstruction, place: Placed | str | None = None) -> Model:
-    """The numbers of a model; place: where it is on earth, or why that is not known."""
+    """The numbers of a model.
+
+    place: its georegistration, or why it has none
+    """
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     names: dict[int, list[str]] = {}
     for image in images:

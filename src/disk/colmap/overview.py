@@ -1,4 +1,4 @@
-"""What there is to see of a model: its images with poses and cameras, and the points that they share."""
+"""A model for display: its images with poses and cameras, and the points they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from disk.shapes import Float, Int, UInt8
 
 @dataclass(frozen=True, eq=False)
 class PosedView:
-    """A registered image. camera: without distortion; None where its kind has no pinhole view, then centre is all."""
+    """A registered image.
+
+    size: (width, height) in pixels
+    centre: position of the camera
+    camera: pinhole camera, without distortion; None for spherical cameras
+    """
 
     name: str
     size: tuple[int, int]
@@ -26,10 +31,12 @@ class PosedView:
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """A model as it is shown.
+    """A model for display.
 
-    numbers: what its reconstruction came to; views: registered images by name; shared: for each two of them, in that
-    order, the number of points that both see; points, colours: of the 3D points, by their ids.
+    numbers: of the reconstruction
+    views: registered images, sorted by name
+    shared: number of points that both of two views see, for each pair of views
+    points, colours: of the 3D points, in the order of their ids
     """
 
     numbers: Model
@@ -40,7 +47,7 @@ class Overview:
 
 
 def read_overview(folder: Path) -> Overview:
-    """Read a model folder, binary or text; ColmapError when it cannot be read."""
+    """Read a model folder, binary or text; ColmapError if it cannot be read."""
     model = open_model(folder)
     images = sorted((model.image(image_id) for image_id in model.reg_image_ids()), key=lambda image: image.name)
     views, seen = [], []
@@ -61,14 +68,17 @@ def read_overview(folder: Path) -> Overview:
 
 
 def shared_points(seen: list[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "n n"]:
-    """How many points each two of n images both see. seen: ids of the points that each image sees, each once."""
+    """The number of points that both images of each pair see.
+
+    seen: ids of the points that each image sees, without duplicates
+    """
     count = len(seen)
     owners = np.repeat(np.arange(count), [len(ids) for ids in seen])
     ids = np.concatenate(seen) if seen else np.zeros(0, np.int64)
     order = np.lexsort((owners, ids))
     owners, ids = owners[order], ids[order]
     shared = np.zeros((count, count), np.int64)
-    # observations of a point lie side by side: those `apart` from each other are of the same point, or the tracks end
+    # observations of a point are adjacent: two rows `apart` positions apart belong to one track if their ids are equal
     for apart in range(1, count):
         same = ids[apart:] == ids[:-apart]
         if not same.any():

@@ -1,4 +1,4 @@
-"""Positions by GPS for COLMAP: on a local map in metres, and as pose priors in a database."""
+"""GPS positions for COLMAP: on a local map in metres, and as pose priors in a database."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from disk.colmap.database import open_database
 from disk.images.gps import GpsPosition
 from disk.shapes import Float
 
-_VERTICAL = 2.0  # altitudes are off by twice as much as the rest
-_UNKNOWN_ALTITUDE = 100.0  # metres, the standard deviation of one that stands for an altitude that is not told
+_VERTICAL = 2.0  # vertical over horizontal error of GPS
+_UNKNOWN_ALTITUDE = 100.0  # metres, standard deviation of the value used for an unknown altitude
 
 
 @dataclass(frozen=True, eq=False)
 class LocalMap:
-    """Positions by name in metres east, north and up (ENU) of an origin, which is (latitude, longitude, altitude).
+    """Positions by name, in metres east, north and up (ENU) of an origin.
 
-    error: standard deviation of the horizontal positions in metres, the median. has_altitudes: whether any is told;
-    an altitude that is not told is the median of the others.
+    origin: (latitude, longitude, altitude)
+    error: median standard deviation of the horizontal positions, in metres
+    has_altitudes: whether any altitude is known; unknown ones are set to the median of the others
     """
 
     origin: tuple[float, float, float]
@@ -32,7 +33,7 @@ class LocalMap:
 
     @property
     def ecef_from_enu(self) -> Float[np.ndarray, "4 4"]:
-        """From the map to the earth's own frame (ECEF, WGS84), metres."""
+        """The transform from the map to the earth's frame (ECEF, WGS84), in metres."""
         corner, *axes = _transform().enu_to_ecef(np.vstack([np.zeros(3), np.eye(3)]), *self.origin)
         matrix = np.eye(4)
         matrix[:3] = np.column_stack([*(axis - corner for axis in axes), corner])
@@ -40,9 +41,9 @@ class LocalMap:
 
     @property
     def guides(self) -> bool:
-        """Whether the positions are spread, not only along a line, by more than they are off: then mapping uses them.
+        """Whether mapping should use the positions: whether their spread, not only along a line, exceeds their error.
 
-        Those far from most of the others do not count.
+        Positions far from most of the others do not count.
         """
         positions = np.array(list(self.positions.values()))
         distances = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
@@ -54,7 +55,10 @@ class LocalMap:
 
 
 def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, float] | None = None) -> LocalMap:
-    """Positions, at least one, on a map; its origin by default is their median, which wrong ones hardly move."""
+    """Put positions, at least one, on a map.
+
+    origin: (latitude, longitude, altitude); default: the median of the positions, which outliers hardly move
+    """
     told = [place.altitude for place in positions.values() if place.altitude is not None]
     height = float(np.median(told)) if told else 0.0
     on_earth = np.array(
@@ -64,7 +68,7 @@ def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, 
         ]
     )
     if origin is None:
-        # in ECEF, where a degree of longitude of 180 is next to -180
+        # in ECEF, since longitudes of 180 and -180 degrees are the same
         middle = np.median(_transform().ellipsoid_to_ecef(on_earth), axis=0, keepdims=True)
         latitude, longitude, _ = _transform().ecef_to_ellipsoid(middle)[0]
         origin = round(float(latitude), 7), round(float(longitude), 7), round(height, 2)
@@ -74,9 +78,11 @@ def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, 
 
 
 def write_priors(database: Path, positions: Mapping[str, GpsPosition]) -> None:
-    """Make positions, by the names of images, the pose priors of a database; one that has just these stays as it is.
+    """Write positions, by image name, as the pose priors of a database; does nothing if it already has exactly these.
 
-    Every COLMAP from 3.8 on still opens it, and from 3.10 on finds the priors. Raises what open_database raises.
+    Every COLMAP from 3.8 on still opens it, and from 3.10 on finds the priors.
+
+    Raises the errors of `open_database`.
     """
     heights = [place.altitude for place in positions.values() if place.altitude is not None]
     height = float(np.median(heights)) if heights else 0.0

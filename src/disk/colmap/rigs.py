@@ -1,4 +1,4 @@
-"""Rigs: cameras that are mounted together and fire together, as COLMAP's rigs and frames."""
+"""Rigs: cameras mounted together that fire together, as COLMAP's rigs and frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from disk.options import option
 from disk.progress import log
 from disk.storage.new_file import write_json
 
-_KEPT = 0.9  # share of the images that a rig has to keep in the model, or its cameras are not rigid
-# maps a database, with the poses of rigs fixed or not; the models, the largest first
+_KEPT = 0.9  # with a rig, a smaller share of the images in the model means that its cameras are not rigid
+# maps a database, with the poses in rigs fixed or not, and returns the models, largest first
 Run = Callable[[Path, bool], list[pycolmap.Reconstruction]]
 
 
@@ -25,7 +25,7 @@ Run = Callable[[Path, bool], list[pycolmap.Reconstruction]]
 class Rig:
     """Cameras, each a folder of images, and their configuration for COLMAP.
 
-    is_known: whether it says where the cameras are mounted.
+    is_known: whether the configuration has the poses of the cameras in the rig
     """
 
     cameras: list[str]
@@ -35,9 +35,10 @@ class Rig:
 
 @dataclass(frozen=True)
 class Mounted:
-    """Where a camera of a rig is mounted: x_cam = R x_first + t, in the frame of the rig's first camera.
+    """The pose of a camera in its rig, relative to the first camera: x_cam = R x_first + t.
 
-    rotation: quaternion w, x, y, z. translation: in units of the model.
+    rotation: quaternion w, x, y, z
+    translation: in units of the model
     """
 
     rotation: list[float]
@@ -45,7 +46,7 @@ class Mounted:
 
 
 def rig_to_find(cameras: Sequence[str]) -> Rig:
-    """A rig of cameras by their folders; where they are mounted is to be found."""
+    """A rig of cameras, given by their folders, whose poses are unknown."""
     config = pycolmap.RigConfig()
     config.cameras = [
         pycolmap.RigConfigCamera(ref_sensor=number == 0, image_prefix=f"{camera}/")
@@ -55,7 +56,12 @@ def rig_to_find(cameras: Sequence[str]) -> Rig:
 
 
 def read_rig(path: Path, cameras: Sequence[str]) -> Rig:
-    """The rig of COLMAP's rig_config.json; ColmapError for a file that is not, or is not of these cameras."""
+    """Read a rig from COLMAP's rig_config.json.
+
+    cameras: folders of the cameras
+
+    Raises ColmapError for another kind of file, and for a rig of other cameras.
+    """
     if not path.is_file():
         raise ColmapError(f"no file {path}")
     try:
@@ -75,38 +81,44 @@ def read_rig(path: Path, cameras: Sequence[str]) -> Rig:
         config.cameras = changed
     if sorted(named) != sorted(cameras):
         raise ColmapError(
-            f"{path} is of cameras {', '.join(sorted(named)) or 'none'}, but the folders of the images are "
+            f"{path} is for cameras {', '.join(sorted(named)) or 'none'}, but the folders of the images are "
             f"{', '.join(sorted(cameras))}"
         )
     if any(mounted) and not all(mounted):
-        raise ColmapError(f"{path} tells of some cameras alone where they are mounted; give it for all, or for none")
+        raise ColmapError(f"{path} has the poses of some cameras only; give those of all, or of none")
     return Rig(list(cameras), configs, is_known=all(mounted))
 
 
 def map_rig(run: Run, database: Path, scratch: Path, rig: Rig) -> list[pycolmap.Reconstruction]:
-    """The models of a database whose images are of a rig; `scratch` is a folder for the while.
+    """Map a database whose images are of a rig, and return the models.
 
-    Where it is not known how the cameras are mounted, the images are mapped without the rig first, which tells. The
-    models are without a rig, and a warning says why, when that fails or the rig does not fit them. Raises ColmapError
-    where images of one folder have several cameras, or several folders have one.
+    If the poses of the cameras in the rig are unknown, it maps without the rig first, to find them. If that fails or
+    the rig does not fit, the models have no rig, and a warning says why.
+    scratch: a folder for temporary files
+
+    Raises ColmapError if the images of a folder have several cameras, or several folders share one.
     """
     _check_cameras(database, rig)
     if rig.is_known:
         return run(_applied(database, scratch / "rig.db", rig, None), True)
-    log.info("mapping without the rig first, to find where its cameras are mounted")
+    log.info("mapping without the rig first, to find the poses of its cameras")
     first = run(database, False)
     if not first:
         return first
     with_rig = _applied(database, scratch / "rig.db", rig, pycolmap.Reconstruction(first[0]))
     unknown = _unknown(with_rig)
     if unknown:
-        log.warning("the rig is not used: no image of %s is in the model with one of its instant", ", ".join(unknown))
+        log.warning(
+            "the rig is not used: the model has no image of %s together with another of the same instant",
+            ", ".join(unknown),
+        )
         return first
     second = run(with_rig, False)
     registered = second[0].num_reg_images() if second else 0
     if registered < _KEPT * first[0].num_reg_images():
         log.warning(
-            "the rig is not used: %d images fit it, %d do without it; do images of one name show one instant?",
+            "the rig is not used: the model has %d images with it and %d without; were images with the same name taken "
+            "at the same instant?",
             registered, first[0].num_reg_images(),
         )  # fmt: skip
         return first
@@ -114,7 +126,7 @@ def map_rig(run: Run, database: Path, scratch: Path, rig: Rig) -> list[pycolmap.
 
 
 def mounted_cameras(model: pycolmap.Reconstruction) -> dict[str, Mounted]:
-    """Where the cameras of a model's rigs of several cameras are mounted, by their folders; the first camera first."""
+    """The poses of the cameras in a model's rigs, by folder, the first camera first; skips rigs of a single camera."""
     folders = {image.camera_id: image.name.partition("/")[0] for image in model.images.values()}
     found = {}
     for rig in model.rigs.values():
@@ -129,7 +141,7 @@ def mounted_cameras(model: pycolmap.Reconstruction) -> dict[str, Mounted]:
 
 
 def write_rig(path: Path, mounted: Mapping[str, Mounted]) -> None:
-    """Write where cameras are mounted as COLMAP's rig_config.json; the first one is the reference."""
+    """Write the poses of cameras in a rig as COLMAP's rig_config.json; the first camera is the reference."""
     cameras: list[dict[str, Any]] = []
     for camera, pose in mounted.items():
         entry: dict[str, Any] = {"image_prefix": f"{camera}/"}
@@ -152,13 +164,13 @@ def _check_cameras(database: Path, rig: Rig) -> None:
     ids = [number for numbers in used.values() for number in numbers]
     if len(ids) > len(rig.cameras) or len(set(ids)) < len(ids):
         raise ColmapError(
-            f"in a rig the images of each folder have one camera of their own, but in {database} they do not; export "
-            f"with {option('camera_per', 'folder')}"
+            f"a rig needs exactly one camera per folder of images, but {database} has others; export with "
+            f"{option('camera_per', 'folder')}"
         )
 
 
 def _applied(database: Path, copy: Path, rig: Rig, model: pycolmap.Reconstruction | None) -> Path:
-    """A copy of a database with the rig; where its cameras are mounted is taken from the model if it is not known."""
+    """A copy of a database with the rig; unknown poses of its cameras are taken from the model."""
     shutil.copyfile(database, copy)
     with clear_errors(f"cannot use {database}"):
         opened = pycolmap.Database.open(copy)
@@ -168,7 +180,7 @@ def _applied(database: Path, copy: Path, rig: Rig, model: pycolmap.Reconstructio
 
 
 def _unknown(database: Path) -> list[str]:
-    """Folders of cameras whose place in their rig is not known."""
+    """Folders of the cameras whose pose in their rig is unknown."""
     opened = pycolmap.Database.open(database)
     folders = {image.camera_id: image.name.partition("/")[0] for image in opened.read_all_images()}
     rigs = opened.read_all_rigs()

@@ -1,9 +1,9 @@
 """Databases that every COLMAP from 3.8 on opens.
 
-pycolmap writes the tables of its own version. Older ones miss the columns of pose priors in `images`, and fail on two
-tables that have changed since: those are left out while they are empty, and whoever opens the database makes its
-own. Pose priors are kept in the table of COLMAP 3.10 to 3.13, which later ones convert whenever they open it. Checked
-by `benchmarks/colmap_versions.py` with the releases from 3.8 to 4.2.
+pycolmap writes the tables of its version. Older versions need the columns of pose priors in `images`, and fail on two
+tables that have changed since. Those are dropped while empty; any version creates its own when it opens the database.
+Pose priors stay in the table of COLMAP 3.10 to 3.13, which later versions convert when they open it.
+`benchmarks/colmap_versions.py` checks this with the releases from 3.8 to 4.2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORMER_PRIORS = (
 
 
 def make_readable(path: Path) -> None:
-    """Give a new database of pycolmap's what COLMAP 3.8 asks for. ColmapError when it cannot be written."""
+    """Add what COLMAP 3.8 needs to a new database of pycolmap. Raises ColmapError if it cannot be written."""
     with _tables(path) as database:
         for name in _PRIORS:
             database.execute(f"ALTER TABLE images ADD COLUMN prior_{name} REAL")
@@ -31,7 +31,7 @@ def make_readable(path: Path) -> None:
 
 
 def keep_readable(path: Path) -> None:
-    """After pycolmap has used a database, undo what older COLMAPs fail on; one by another program stays as it is."""
+    """Undo changes by pycolmap that older COLMAPs fail on; leaves databases of other programs unchanged."""
     with _tables(path) as database:
         columns = _columns(database, "images")
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -51,25 +51,25 @@ def keep_readable(path: Path) -> None:
 
 
 def check_sound(path: Path) -> None:
-    """Raise ColmapError for a database that would take COLMAP round in circles, or past what it holds.
+    """Raise ColmapError for a database that would make COLMAP loop forever or read out of bounds.
 
-    It is data alone, without views and triggers, the sizes of its blobs are true, and every image has a camera.
+    A sound one has no views or triggers, its blobs have the sizes they state, and every image has a camera.
     """
     with _tables(path) as database:
         tables = {}
         for kind, name in database.execute("SELECT type, name FROM sqlite_master"):
             if kind in ("view", "trigger"):
-                raise ColmapError(f"{path} is no database of COLMAP's: it has a {kind}, {name!r}")
+                raise ColmapError(f"{path} is not a COLMAP database: it has a {kind}, {name!r}")
             tables[name] = kind
         for table in ("keypoints", "matches", "two_view_geometries"):
             wrong = f"SELECT 1 FROM {table} WHERE rows < 0 OR cols < 0 OR rows * cols * 4 != coalesce(length(data), 0)"
             if table in tables and database.execute(f"{wrong} LIMIT 1").fetchone():
                 raise ColmapError(
-                    f"{path} is damaged: entries of {table} have another size than they say; export again"
+                    f"{path} is damaged: entries of {table} do not have the size they state; export again"
                 )
         orphans = "SELECT name FROM images WHERE camera_id NOT IN (SELECT camera_id FROM cameras) LIMIT 1"
         if {"images", "cameras"} <= set(tables) and (image := database.execute(orphans).fetchone()):
-            raise ColmapError(f"{path} is damaged: it has no camera of {image[0]!r}; export again")
+            raise ColmapError(f"{path} is damaged: it has no camera for {image[0]!r}; export again")
 
 
 def _columns(database: sqlite3.Connection, table: str) -> set[str]:

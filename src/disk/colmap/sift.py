@@ -1,4 +1,4 @@
-"""COLMAP's own features: SIFT found and matched by pycolmap, to compare ours with."""
+"""SIFT features, detected and matched by pycolmap, for comparison."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from disk.errors import ColmapError
 def find_sift(
     database: Path, images: Path, names: Sequence[str], n: int, max_size: int, camera_model: str, single_camera: bool
 ) -> None:
-    """Find at most n SIFT keypoints in each image into a new database, with COLMAP's default options.
+    """Detect SIFT features with COLMAP's default options and write them to a new database.
 
-    names: of images below the folder, with extension; max_size: of the long side in pixels, 0: as they are;
-    camera_model: as `colmap.cameras.camera_model` gives it. Raises ColmapError for an image COLMAP cannot decode.
+    names: image paths relative to `images`, with extension
+    n: maximum number of keypoints per image
+    max_size: maximum of the longer side in pixels; 0: no limit
+    camera_model: as returned by `colmap.cameras.camera_model`
+    single_camera: one camera for all images
+
+    Raises ColmapError for an image that COLMAP cannot decode.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     reader = pycolmap.ImageReaderOptions(camera_model=camera_model)
     extraction = pycolmap.FeatureExtractionOptions()
-    # 0 is COLMAP's word for no keypoints at all, and -1 for its own limit of 3,200 pixels
+    # in COLMAP, 0 means no keypoints at all and -1 its default limit of 3,200 pixels
     extraction.max_image_size = max_size or 2**31 - 1
     extraction.sift.max_num_features = n
     mode = pycolmap.CameraMode.SINGLE if single_camera else pycolmap.CameraMode.PER_IMAGE
@@ -36,9 +41,9 @@ def find_sift(
 
 
 def match_sift(database: Path, max_error: float, min_inliers: int, seed: int) -> None:
-    """Match all pairs and verify them, as COLMAP's exhaustive matcher does by default, on the CPU.
+    """Match and verify all pairs on the CPU, with the defaults of COLMAP's exhaustive matcher.
 
-    max_error in pixels and min_inliers as for `colmap.verification.verify_pairs`.
+    max_error, min_inliers: as for `colmap.verification.verify_pairs`; max_error in pixels
     """
     verification = pycolmap.TwoViewGeometryOptions()
     verification.min_num_inliers = min_inliers
@@ -48,7 +53,7 @@ def match_sift(database: Path, max_error: float, min_inliers: int, seed: int) ->
 
 
 def _keep_largest(database: pycolmap.Database, n: int) -> None:
-    """COLMAP keeps the n points of largest scale, but each with up to two orientations: hold it to n in all."""
+    """Keep n keypoints in all: COLMAP keeps the n points of largest scale, but each with up to two orientations."""
     kept = {}
     for image in database.read_all_images():
         keypoints = database.read_keypoints(image.image_id)

@@ -1,4 +1,4 @@
-"""Points for known poses, and whether matches agree with these poses."""
+"""Triangulation with known poses, and epipolar errors of matches under these poses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from disk.colmap.workspace import open_model
 from disk.shapes import Float
 from disk.storage.locks import file_lock
 
-_STILL = 1e-9  # between two cameras in one place there are no epipolar lines
+_STILL = 1e-9  # shorter baselines have no epipolar lines
 
 
 @dataclass(frozen=True, eq=False)
 class KnownPose:
-    """A camera and x_cam = R x_world + t."""
+    """A camera and its pose, x_cam = R x_world + t."""
 
     camera: KnownCamera
     R: Float[np.ndarray, "3 3"]
@@ -31,7 +31,7 @@ class KnownPose:
 
 
 def read_known_poses(folder: Path) -> dict[str, KnownPose]:
-    """The poses of a COLMAP model by the names of images; ColmapError when it cannot be read."""
+    """The poses of a COLMAP model by image name; ColmapError if it cannot be read."""
     model = open_model(folder)
     poses = {}
     for image_id in model.reg_image_ids():
@@ -50,10 +50,12 @@ def triangulate(
     seed: int = 0,
     note: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Triangulate a verified database from these poses, which stay as they are: `out/0`, replaced when done.
+    """Triangulate a verified database with fixed poses and write `out/0`; `out` is replaced at the end.
 
-    poses, images: by the names in the database. note: as for `map_images`. Raises NoModelError when no point can be
-    triangulated, otherwise what `map_images` raises.
+    poses, images: by the names in the database
+    note: as for `map_images`
+
+    Raises NoModelError if no point can be triangulated, and the other errors of `map_images`.
     """
     pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
     options = pycolmap.IncrementalPipelineOptions()
@@ -96,9 +98,10 @@ def _posed(database: pycolmap.Database, poses: Mapping[str, KnownPose]) -> pycol
 def epipolar_errors(
     first: KnownPose, second: KnownPose, p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, " n"]:
-    """Distance of matched points to the epipolar lines of the other by the known poses, in pixels; the larger of both.
+    """Distance of each matched point to the epipolar line of the other, in pixels; the larger of both directions.
 
-    Points count from the corner of the first pixel. nan where both cameras are in one place.
+    NaN if both cameras are in the same place.
+    p0, p1: in pixels, relative to the corner of the first pixel
     """
     R = second.R @ first.R.T
     t = second.t - R @ first.t

@@ -1,7 +1,7 @@
 """Undistorted copies of images, and the same model with pinhole cameras.
 
-Images are decoded and written here, not by COLMAP, so that every kind of file is read, and no EXIF orientation is left
-that other programs might apply.
+DISK, not COLMAP, decodes and writes the images: it reads more formats, and the copies have no EXIF orientation that
+other programs might apply.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _JPEG_QUALITY = 98
 
 
 def undistorted_name(name: str) -> str:
-    """The name of an undistorted image: the same, but .png for files that not every program reads."""
+    """The name of an undistorted image: the same, but .png for formats that not every program reads."""
     path = PurePosixPath(name)
     return name if path.suffix.lower() in _KEPT else path.with_suffix(".png").as_posix()
 
@@ -40,12 +40,14 @@ def undistorted_name(name: str) -> str:
 def undistort(
     workspace: Workspace, names: Sequence[str], target: Path, max_size: int = 0, masks: Mapping[str, Path] | None = None
 ) -> Workspace:
-    """Write undistorted copies of the named images to `target`, and the model of them: images/, masks/, sparse/0/.
+    """Write undistorted copies of the named images and their model to `target`: images/, masks/, sparse/0/.
 
-    No pixel of a copy lies outside its original. max_size: of the long side in pixels, 0 for any. masks: files by the
-    names of images; the mask of a.jpg is written as masks/a.jpg.png, 0 where the original's is. What is there already
-    is kept. Returns the workspace in `target`. Raises ColmapError for cameras that COLMAP cannot undistort, ImageError
-    for images and masks that cannot be read.
+    Returns the workspace in `target`. Keeps images and masks that are already there. No pixel of a copy lies outside
+    its original.
+    max_size: maximum of the longer side in pixels; 0: no limit
+    masks: files by image name; the mask of a.jpg is written as masks/a.jpg.png, with 0 where the original is 0
+
+    Raises ColmapError for cameras that COLMAP cannot undistort, ImageError for images and masks that cannot be read.
     """
     model = open_model(workspace.model)
     options = pycolmap.UndistortCameraOptions(max_image_size=max_size or -1)
@@ -94,7 +96,7 @@ def _write_mask(
     seen = load_mask(mask, Placement(width, height, 1.0, 1.0, orientation)).numpy()
     stored = to_stored(seen.astype(np.uint8) * 255, orientation)
     warped = _undistorted(stored, camera, options)
-    # what is half outside the mask does not count
+    # pixels at least half outside the mask are masked
     _save(np.where(warped > 127, 255, 0).astype(np.uint8), target)
 
 
@@ -118,7 +120,7 @@ def _save(pixels: UInt8[np.ndarray, ...], target: Path) -> None:
 def _make_pinhole(
     model: pycolmap.Reconstruction, names: Mapping[str, str], options: pycolmap.UndistortCameraOptions
 ) -> None:
-    """Replace the cameras of a model by pinhole ones, move what its images see, and leave out images without name."""
+    """Replace the cameras by pinhole ones, move the observations, rename the images, and deregister unnamed ones."""
     pinhole = {number: pycolmap.undistort_camera(options, camera) for number, camera in model.cameras.items()}
     left_out = set()
     for image_id in model.reg_image_ids():

@@ -1,4 +1,7 @@
-"""Geometric verification of matches by pycolmap, as COLMAP's own matcher does it, but for chance and watermarks."""
+"""Geometric verification of matches by pycolmap, as in COLMAP's matcher, with an a-contrario test and a watermark test.
+
+The a-contrario test accepts a pair only if its number of false alarms (NFA) is below 1.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from disk.devices import usable_cores
 from disk.geometry.chance import chance_of_inlier, log10_false_alarms
 
 _AHEAD = 4  # pairs waiting per thread
-_STILL = 0.02  # baseline over distance; below it nothing can be triangulated
-_UNMOVED, _SUSPECT = 1.0, 0.2  # pixels; share of the inliers
+_STILL = 0.02  # baseline over distance; with less, nothing can be triangulated
+_UNMOVED, _SUSPECT = 1.0, 0.2  # maximum shift in pixels; share of the inliers
 _Config = pycolmap.TwoViewGeometryConfiguration
 _View = tuple[pycolmap.Camera, np.ndarray]
 
@@ -27,12 +30,12 @@ def verify_pairs(
     min_inliers: int,
     seed: int,
 ) -> Generator[np.ndarray, None, None]:
-    """Verify pairs of image ids: their two-view geometries go into the database.
+    """Verify pairs of image ids, write their two-view geometries to the database, and yield the inliers of each pair.
 
-    max_error: pixels between a point and its epipolar line (or its place by the homography). Pairs with
-    fewer than `min_inliers` inliers, or with no more than wrong matches bring, have none; nor have those that agree on
-    a watermark alone, such as a date stamp or a frame at the border of both. Yields the inliers of each pair in
-    order, (2, K) int64, a subset of the columns of its matches.
+    Inliers are (2, K) int64, a subset of the columns of the matches, in the order of the pairs. A pair has none if it
+    has fewer than `min_inliers`, if it fails the a-contrario test (NFA >= 1), or if it agrees only on a watermark, such
+    as a date stamp or a frame at the border of both images.
+    max_error: maximum distance in pixels of a point from its epipolar line, or from its position by the homography
     """
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = min_inliers
@@ -44,7 +47,7 @@ def verify_pairs(
         camera = database.read_camera(database.read_image(image_id).camera_id)
         return camera, np.asarray(database.read_keypoints(image_id)[:, :2], np.float64)
 
-    # the database is read and written in this thread alone
+    # only this thread reads and writes the database
     problems = ((view(first), view(second), database.read_matches(first, second)) for first, second in pairs)
 
     def estimate(problem: tuple[_View, _View, np.ndarray]) -> pycolmap.TwoViewGeometry:
@@ -55,12 +58,12 @@ def verify_pairs(
         for (first, second), geometry in zip(pairs, geometries, strict=True):
             if database.exists_two_view_geometry(first, second):
                 database.delete_two_view_geometry(first, second)
-            database.write_two_view_geometry(first, second, geometry)  # also without inliers, as COLMAP
+            database.write_two_view_geometry(first, second, geometry)  # also without inliers, as in COLMAP
             yield np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2).T
 
 
 def is_verified(database: pycolmap.Database, pair: tuple[int, int], inliers: np.ndarray) -> bool:
-    """Whether a database has a geometry of a pair of image ids with just these inliers, (2, K)."""
+    """Whether the database has a two-view geometry of a pair of image ids with exactly these inliers, (2, K)."""
     if not database.exists_two_view_geometry(*pair):
         return False
     found = np.asarray(database.read_two_view_geometry(*pair).inlier_matches).reshape(-1, 2).T
@@ -68,9 +71,9 @@ def is_verified(database: pycolmap.Database, pair: tuple[int, int], inliers: np.
 
 
 def kinds_of_pairs(database: pycolmap.Database, pairs: Iterable[tuple[int, int]]) -> list[str]:
-    """What COLMAP calls the geometry of each of these pairs of image ids: CALIBRATED, PLANAR, WATERMARK, ...
+    """COLMAP's type of the two-view geometry of each pair of image ids: CALIBRATED, PLANAR, WATERMARK, ...
 
-    PANORAMIC: the camera turned, but hardly moved. UNDEFINED: not verified, or without inliers.
+    PANORAMIC: the camera rotated but hardly moved. UNDEFINED: not verified, or without inliers.
     """
     geometries = (database.read_two_view_geometry(*pair) for pair in pairs)
     return [_Config(geometry.config).name for geometry in geometries]
@@ -86,7 +89,7 @@ def _estimate(
     chance = max(
         chance_of_inlier(camera.width, camera.height, options.ransac.max_error) for camera, _ in (first, second)
     )
-    # COLMAP is content with 15 inliers, which suits the few dozen matches of a strict ratio test
+    # COLMAP accepts 15 inliers, which is enough only for the few dozen matches of a strict ratio test
     if log10_false_alarms(len(matches), len(geometry.inlier_matches), chance) >= 0:
         return pycolmap.TwoViewGeometry()
     planar = geometry.config == _Config.PLANAR_OR_PANORAMIC and geometry.H is not None
@@ -98,10 +101,11 @@ def _estimate(
 def _shift_of_watermark(
     first: _View, second: _View, geometry: pycolmap.TwoViewGeometry, options: pycolmap.TwoViewGeometryOptions
 ) -> np.ndarray | None:
-    """By how many pixels a watermark is shifted from one image to the other; None where there is none.
+    """The shift in pixels of a watermark between the images; None if there is none.
 
-    COLMAP finds one where seven in ten inliers are part of it. But points that do not move fit infinitely many epipolar
-    geometries, and with them some of the wrong matches: a fifth of the inliers in one place, at the border, is suspect.
+    COLMAP detects a watermark if it holds seven in ten inliers. But points that do not move fit infinitely many
+    epipolar geometries, some of which also fit wrong matches, so a fifth of the inliers unmoved at the border is
+    already suspect.
     """
     inliers = np.asarray(geometry.inlier_matches).reshape(-1, 2)
     if not len(inliers):
@@ -121,9 +125,9 @@ def _shift_of_watermark(
 def _below_watermark(
     first: _View, second: _View, matches: np.ndarray, shift: np.ndarray, options: pycolmap.TwoViewGeometryOptions
 ) -> pycolmap.TwoViewGeometry:
-    """The geometry of the matches that are not the watermark's; if they have none, a watermark without inliers.
+    """The geometry of the matches outside the watermark; if they have none, a WATERMARK geometry without inliers.
 
-    A frame may repeat itself, so all matches within the strip that it takes up are taken for its own.
+    A frame may have a repetitive pattern, so all matches within the strip it covers count as part of it.
     """
     off = np.linalg.norm(_shifts(first, second, matches) - shift, axis=1)
     marked = off <= options.watermark_detection_max_error
@@ -156,10 +160,10 @@ def _shifts(first: _View, second: _View, pairs: np.ndarray) -> np.ndarray:
 
 
 def _baseline(H: np.ndarray, first: pycolmap.Camera, second: pycolmap.Camera) -> float:
-    """How far the camera moved between two views related by a homography, in distances to what is seen.
+    """Approximate baseline between two views related by a homography, relative to the distance of the scene.
 
-    About the spread of the singular values of K2^-1 H K1, which a turn leaves equal, with the focal
-    lengths that leave the least: those of the cameras are guesses.
+    It is the spread of the singular values of K2^-1 H K1, which are equal for a pure rotation, minimized over the focal
+    lengths, since those of the cameras are guesses.
     """
     least = np.inf
     if not (first.focal_length_idxs() and second.focal_length_idxs()):

@@ -1,8 +1,8 @@
 """COLMAP workspaces: a posed model, its images and, after dense stereo, their depth maps.
 
-Read are the layout of COLMAP's undistorter and dense stereo (`images/`, `sparse/`, `stereo/depth_maps/`) and a
-bare reconstruction (`sparse/0/` beside or apart from the images), binary or text. COLMAP puts the centre of the
-first pixel at (0.5, 0.5); half a pixel is taken off the principal point here.
+Reads the layout of COLMAP's undistorter and dense stereo (`images/`, `sparse/`, `stereo/depth_maps/`) and a bare
+reconstruction (`sparse/0/`, with the images anywhere), binary or text. COLMAP puts the centre of the first pixel at
+(0.5, 0.5), so half a pixel is subtracted from the principal point.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ _CUT_SHORT = "the file is cut short; copy or make the model again"
 class WorkspaceImage:
     """A posed image of a model, x_cam = R x_world + t.
 
-    name: file below the image folder. camera_model: as COLMAP calls it; K is exact for pinhole models only.
-    points: the 3D points it sees, each once.
+    name: path relative to the image folder
+    camera_model: COLMAP's name of the camera model
+    K: exact for pinhole models only
+    points: ids of the 3D points it sees, without duplicates
     """
 
     name: str
@@ -46,7 +48,7 @@ class WorkspaceImage:
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """A model, the folder of its images and the folder its depth maps would be in."""
+    """A model, the folder of its images, and the folder where its depth maps would be."""
 
     model: Path
     image_folder: Path
@@ -55,11 +57,11 @@ class Workspace:
 
     @property
     def distorted(self) -> list[str]:
-        """The camera models in use that are no pinhole cameras."""
+        """The camera models in use that are not pinhole models."""
         return sorted({image.camera_model for image in self.images} - set(_PINHOLE))
 
     def depth_map(self, name: str) -> Path | None:
-        """The depth map of an image, checked against the other views (geometric) or else not (photometric)."""
+        """The depth map of an image: geometric (checked against other views), else photometric; None without one."""
         for kind in ("geometric", "photometric"):
             path = self.depth_folder / f"{name}.{kind}.bin"
             if path.is_file():
@@ -70,7 +72,9 @@ class Workspace:
 def open_workspace(root: Path, image_folder: Path | None = None) -> Workspace:
     """Read the model of a workspace or reconstruction, the largest if there are several.
 
-    image_folder: where the images are, if not in `root/images`. Raises ColmapError if anything is missing.
+    image_folder: default: `root/images`
+
+    Raises ColmapError if anything is missing.
     """
     images_of = {model: _read_model(model) for model in _models(root)}
     model = _largest(root, {path: len(images) for path, images in images_of.items()})
@@ -98,7 +102,7 @@ def _models(root: Path) -> list[Path]:
     if not models:
         raise ColmapError(
             f"{root}: no COLMAP model (cameras, images, points3D as .bin or .txt) here or in sparse/; "
-            "one of known poses has an empty points3D.txt"
+            "a model of known poses needs an empty points3D.txt"
         )
     return models
 
@@ -106,12 +110,12 @@ def _models(root: Path) -> list[Path]:
 def _largest(root: Path, images: dict[Path, int]) -> Path:
     model = max(images, key=lambda path: images[path])
     if len(images) > 1:
-        log.info("%s: taking the largest of %d models, %s", root, len(images), model)
+        log.info("%s: using the largest of %d models, %s", root, len(images), model)
     return model
 
 
 def usable_images(workspace: Workspace) -> tuple[list[WorkspaceImage], dict[str, str]]:
-    """The images of the model whose file is there and of the camera's size; by name, what is wrong with the others."""
+    """The images whose file exists and has the size of its camera; and what is wrong with the others, by name."""
     usable, faults = [], dict[str, str]()
     for image in workspace.images:
         path = workspace.image_folder / image.name
@@ -131,16 +135,19 @@ def usable_images(workspace: Workspace) -> tuple[list[WorkspaceImage], dict[str,
 
 
 def read_depth_map(path: Path) -> Float[np.ndarray, "h w"]:
-    """A depth map of COLMAP: `width&height&1&` in text, then float32 row by row. Raises ColmapError."""
+    """Read a depth map of COLMAP: the text `width&height&1&`, then float32 values row by row.
+
+    Raises ColmapError for another kind of file, and for an incomplete one.
+    """
     content = path.read_bytes()
     header = content[:64].split(b"&", 3)
     try:
         width, height, channels = (int(number) for number in header[:3])
     except ValueError as error:
-        raise ColmapError(f"{path}: not a depth map of COLMAP") from error
+        raise ColmapError(f"{path}: not a COLMAP depth map") from error
     start = sum(len(number) + 1 for number in header[:3])
     if min(width, height) < 1 or channels != 1 or len(content) - start != 4 * width * height:
-        raise ColmapError(f"{path}: the depth map is not complete; run COLMAP's dense stereo again")
+        raise ColmapError(f"{path}: the depth map is incomplete; run COLMAP's dense stereo again")
     return np.frombuffer(content, dtype="<f4", offset=start).reshape(height, width)
 
 
@@ -156,7 +163,7 @@ def _is_text(folder: Path) -> bool:
 
 
 def open_model(folder: Path) -> pycolmap.Reconstruction:
-    """A model, binary or text, with the whole names of its images."""
+    """Read a model, binary or text, with the full names of its images; ColmapError if it cannot be read."""
     if not _is_text(folder):
         _check_complete(folder)
     try:
@@ -171,7 +178,7 @@ def open_model(folder: Path) -> pycolmap.Reconstruction:
 
 
 def _names_in_text(path: Path) -> dict[int, str]:
-    """The names in an images.txt by image id: all behind the ninth field, which COLMAP cuts at the first space."""
+    """Image names in an images.txt, by id: everything after the ninth field, which COLMAP cuts at the first space."""
     names = {}
     lines = iter(path.read_text(encoding="utf-8").splitlines())
     for line in lines:
@@ -179,7 +186,7 @@ def _names_in_text(path: Path) -> dict[int, str]:
             fields = line.strip().split(maxsplit=9)
             if len(fields) == 10:
                 names[int(fields[0])] = fields[9]
-            next(lines, None)  # the points seen by the image, maybe none
+            next(lines, None)  # the line of observations, which may be empty
     return names
 
 
@@ -194,7 +201,7 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
         image = model.images[index]
         camera = model.cameras[image.camera_id]
         if not camera.focal_length_idxs():
-            raise ColmapError(f"{folder}: {camera.model_name} cameras see all around, and have no pinhole view")
+            raise ColmapError(f"{folder}: {camera.model_name} cameras are spherical and have no pinhole view")
         K = camera.calibration_matrix().copy()
         K[:2, 2] -= 0.5
         pose = image.cam_from_world()
@@ -215,12 +222,12 @@ def _read_model(folder: Path) -> list[WorkspaceImage]:
 
 
 def _check_complete(folder: Path) -> None:
-    """pycolmap reads on for ever, or until the memory is full, in files that were cut short; others it refuses."""
-    # bytes before the number of items, its kind, bytes of an item; in images.bin a name comes before the number
+    """Raise ColmapError for truncated files on which pycolmap would loop forever or fill the memory."""
+    # bytes before the item count, format of the count, bytes per item; in images.bin a name precedes the count
     sizes = {"points3D.bin": (43, "<Q", 8), "frames.bin": (64, "<I", 16), "images.bin": (64, "<Q", 24)}
     for name, (fixed, count, item) in sizes.items():
         path = folder / name
-        if not path.exists():  # frames came with COLMAP 3.12
+        if not path.exists():  # frames.bin exists since COLMAP 3.12
             continue
         with open(path, "rb") as file:
             size = path.stat().st_size

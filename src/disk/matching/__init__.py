@@ -1,1 +1,1 @@
-"""Exact nearest neighbours, the match distribution of training, LightGlue."""
+"""Matching: exact nearest neighbours, the match distribution of training, LightGlue."""

@@ -32,10 +32,11 @@ def match(
 ) -> Matches | list[Matches]:
     """Mutual nearest neighbours between two images, or between one image and each of a list.
 
-    f0, f1: features, or unit descriptors (N, D) as a tensor or an array; the matches of features have points.
-    ratio: keep a match if it is closer than this times the second nearest, both ways, by default 0.92 as the commands
-    do; None: no such test.
-    Raises DiskError for what cannot be matched; see `disk.matching.nearest.mutual_nearest`.
+    f0, f1: features, or unit descriptors (N, D) as a tensor or array; only matches of features have points
+    ratio: keep a match if its distance is less than this times the distance to the second nearest, in both directions;
+    default: 0.92, as in the commands; None: no ratio test
+
+    Raises DiskError for input that cannot be matched; see `disk.matching.nearest.mutual_nearest`.
 
     >>> import numpy as np
     >>> a, b = np.eye(4), np.eye(4)[::-1]

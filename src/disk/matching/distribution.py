@@ -1,7 +1,7 @@
-"""The match distribution of training: how probable each match of two sets of features is.
+"""The match distribution of training: the probability of each match between two sets of features.
 
-DISK (Tyszkiewicz et al. 2020), section 3.2: feature i chooses a j with the softmax of -theta * distance over
-the row, feature j an i with that over the column; they match when the two agree, so P(i <-> j) is the product.
+DISK (Tyszkiewicz et al. 2020), section 3.2: feature i chooses a j with the softmax of -theta * distance over its row,
+and feature j chooses an i with the softmax over its column. They match if both agree, so P(i <-> j) is the product.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import torch
 from disk.blocks import blocks, rows_at_once
 from disk.shapes import Float, Int, Tensor
 
-# elements of a block of rows: on a processor it stays in the cache
+# numbers in a block of rows: on a CPU it stays in the cache
 _BLOCK = {"cpu": 1 << 20, "other": 1 << 26}
 
 
 def distance_floor(dtype: torch.dtype) -> float:
-    """Where a distance ends to depend on the descriptors, and its gradient, infinite at 0, is taken as 0."""
+    """The distance below which rounding dominates; the gradient, infinite at distance 0, is set to 0 there."""
     return (8 * torch.finfo(dtype).eps) ** 0.5
 
 
 class MatchDistribution:
-    """P(i <-> j) for unit descriptors d0 (p, n, d) and d1 (p, m, d) of p pairs, in blocks of rows.
+    """P(i <-> j) for the unit descriptors of p pairs of images, in blocks of rows; never keeps an n x m matrix.
 
-    counts0, counts1: how many of the rows of each pair are features, the others being padding whose matches have
-    probability 0; all by default. theta: inverse temperature. No n x m matrix is kept. Without gradient:
-    `disk.training.loss` has it in closed form.
+    Without gradients: `disk.training.loss` has them in closed form.
+    d0, d1: unit descriptors (p, n, d) and (p, m, d)
+    theta: inverse temperature
+    counts0, counts1: number of features of each pair; further rows are padding, whose matches have probability 0;
+    default: all rows are features
     """
 
     @torch.no_grad()
@@ -42,7 +44,7 @@ class MatchDistribution:
         self._off0, self._off1 = _off(d0, counts0), _off(d1, counts1)
         pairs, m = d1.shape[:2]
         rows = []
-        # the columns' log-sum-exp is gathered block by block, relative to the largest value so far
+        # accumulate the columns' log-sum-exp block by block, relative to the largest value so far
         largest = d0.new_full((pairs, m), torch.finfo(d0.dtype).min)
         total = d0.new_zeros(pairs, m)
         for block in self.blocks():
@@ -53,32 +55,32 @@ class MatchDistribution:
             largest = now
         self._rows = torch.cat(rows, 1) if rows else d0.new_zeros(pairs, 0)
         self._columns = largest + total.log()
-        # what has nothing to choose from chooses nothing: exp(-inf - inf) = 0
+        # a feature with nothing to choose from gets probability 0: exp(-inf - inf) = 0
         for sums in (self._rows, self._columns):
             sums.masked_fill_(sums == -torch.inf, torch.inf)
 
     def blocks(self) -> list[slice]:
-        """Slices of rows that together are all of them; none if either side is empty."""
+        """Slices that together cover all rows; none if either side is empty."""
         pairs, m = self.d1.shape[:2]
         if pairs * m == 0:
             return []
         return blocks(self.d0.shape[1], rows_at_once(pairs * m, self.d0.device, _BLOCK))
 
     def distance(self, block: slice) -> Float[Tensor, "p b m"]:
-        """Euclidean distances, at least `self.floor`: nearer than that they are rounding."""
+        """Euclidean distances, clamped to at least `self.floor`: smaller ones are rounding error."""
         squared = torch.baddbmm(self.d0.new_full((), 2), self.d0[:, block], self.d1.mT, alpha=-2)
         return squared.clamp_(min=self.floor**2).sqrt_()
 
     def choices(
         self, distance: Float[Tensor, "p b m"], block: slice
     ) -> tuple[Float[Tensor, "p b m"], Float[Tensor, "p b m"]]:
-        """The softmax over the rows and that over the columns; their product is P."""
+        """The softmax over the rows and the softmax over the columns; their product is P."""
         affinity = self._affinity(distance, block)
         forward = (affinity - self._rows[:, block, None]).exp_()
         return forward, affinity.sub_(self._columns[:, None]).exp_()
 
     def _affinity(self, distance: Tensor, block: slice) -> Tensor:
-        """-theta * distance, -inf where padding is on either side."""
+        """-theta * distance; -inf where either side is padding."""
         affinity = distance * -self.theta
         if self._off0 is not None:
             affinity.masked_fill_(self._off0[:, block, None], -torch.inf)

@@ -16,14 +16,17 @@ from disk.storage.download import download
 from disk.storage.tensors import load_tensors
 
 URL = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/disk_lightglue.pth"
-_LENGTH = 128  # of the descriptors it was trained for
+_LENGTH = 128  # length of the descriptors it was trained for
 
 
 class LightGlue:
     """Matches the features of two images by their descriptors and positions.
 
-    weights: a state-dict as released by its authors or saved from kornia's module. half: mixed precision on a GPU.
-    Raises MissingExtraError without kornia, CheckpointError, naming `source`, for other weights.
+    weights: a state dict as released by the authors or saved from kornia's module
+    half: use mixed precision on a GPU
+    source: the file of the weights, named in errors
+
+    Raises MissingExtraError without kornia, and CheckpointError for other weights.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], device: torch.device, half: bool, source: Path) -> None:
@@ -38,15 +41,16 @@ class LightGlue:
 
     @torch.no_grad()
     def match(self, f0: Features, f1: Features, size0: tuple[int, int], size1: tuple[int, int]) -> Matches:
-        """Matches with scores and points, rising in the first index.
+        """Match two images; the matches have scores and points and are sorted by the first index.
 
-        size0, size1: (width, height) of the images that the keypoints are in, in pixels. Raises DiskError for
-        descriptors of another length.
+        size0, size1: (width, height) of the images in pixels
+
+        Raises DiskError for descriptors of another length.
         """
         for features in (f0, f1):
             if features.descriptors.shape[1] != _LENGTH:
                 raise DiskError(
-                    f"LightGlue wants descriptors of length {_LENGTH}, these have {features.descriptors.shape[1]}; "
+                    f"LightGlue needs descriptors of length {_LENGTH}, these have {features.descriptors.shape[1]}; "
                     f"use {option('matcher', 'mnn')}"
                 )
         if len(f0) == 0 or len(f1) == 0:
@@ -62,34 +66,37 @@ class LightGlue:
 
     def _input(self, features: Features, size: tuple[int, int]) -> dict[str, Tensor]:
         bounds = torch.tensor([size], dtype=torch.float32, device=self.device)
-        # kornia refuses keypoints outside of the image, where rounding may have put one
+        # kornia refuses keypoints outside the image, where rounding may have put one
         keypoints = features.keypoints.to(self.device).float().clamp(min=0).minimum(bounds)
         descriptors = features.descriptors.to(self.device).float()
         return {"keypoints": keypoints[None], "descriptors": descriptors[None], "image_size": bounds}
 
 
 def fetch_weights(folder: Path, url: str = URL) -> Path:
-    """The authors' weights for DISK, downloaded to `folder` unless they are there. Raises CheckpointError."""
+    """The authors' weights for DISK, downloaded to `folder` unless already there.
+
+    Raises CheckpointError if they cannot be downloaded.
+    """
     try:
         return download(
             url, folder / "disk_lightglue.pth", check=_can_be_read, description="LightGlue's weights", most=1 << 30
         )
     except DownloadError as error:
         raise CheckpointError(
-            f"{error}; or get the file elsewhere and name it with {option('matcher_weights')}"
+            f"{error}; or download the file elsewhere and pass it with {option('matcher_weights')}"
         ) from error
 
 
 def _can_be_read(path: Path) -> bool:
-    # its authors publish no checksum
+    # the authors publish no checksum
     try:
         return isinstance(load_tensors(path), dict)
-    except Exception:  # torch has many for a damaged file
+    except Exception:  # torch raises many kinds for a damaged file
         return False
 
 
 def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Fill the network; the released file has other names for the layers, and buffers may be missing."""
+    """Load the weights; the released file names the layers differently, and buffers may be missing."""
     renamed = {}
     for name, tensor in weights.items():
         kind, _, rest = name.partition(".")
@@ -100,7 +107,7 @@ def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], source: Path)
     try:
         missing = network.load_state_dict(renamed, strict=False).missing_keys
     except RuntimeError as error:  # of another shape
-        raise CheckpointError(f"{source}: weights of another network, not LightGlue for DISK") from error
+        raise CheckpointError(f"{source}: weights of another network, not of LightGlue for DISK") from error
     parameters = dict(network.named_parameters())
     wanting = [name for name in missing if name in parameters]
     if wanting:

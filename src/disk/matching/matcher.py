@@ -1,4 +1,4 @@
-"""One way to make a matcher, for the pipeline and for evaluation alike."""
+"""Matchers by name, for both the pipeline and evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from disk.shapes import Tensor
 
 MatcherName = Literal["mnn", "lightglue"]
 Size = tuple[int, int]
-# the features of both images, and their (width, height) in pixels, which nearest neighbours do without
+# the features of both images, and their (width, height) in pixels, which nearest neighbours do not need
 ImagePair = tuple[Features, Features, Size | None, Size | None]
 Matcher = Callable[[Sequence[ImagePair]], list[Matches]]
 
@@ -30,11 +30,15 @@ def make_matcher(
     half: bool = False,
     max_entries: int | None = None,
 ) -> Matcher:
-    """What matches pairs of images on a device; the matches are on the CPU.
+    """A function that matches pairs of images on a device and returns the matches on the CPU.
 
-    mnn: mutual nearest neighbours with a two-way `ratio` test, as in `mutual_nearest`; None: no test.
-    lightglue: the learned matcher, with `weights` and the file they are from, in mixed precision with `half`.
-    Raises DiskError for lightglue with a ratio or without weights, and what LightGlue raises.
+    name: mnn: mutual nearest neighbours with a two-way ratio test, as in `mutual_nearest`; lightglue: the learned one
+    ratio: for mnn; None: no ratio test
+    weights: for lightglue, and the file they are from
+    half: use mixed precision on a GPU, for lightglue
+    max_entries: for mnn, as in `mutual_nearest`
+
+    Raises DiskError for lightglue with a ratio or without weights, and the errors of LightGlue.
     """
     if name == "mnn":
 

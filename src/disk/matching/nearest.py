@@ -1,8 +1,8 @@
-"""Exact mutual nearest neighbours with a two-way ratio test: the result is that of a double precision matrix.
+"""Exact mutual nearest neighbours with a two-way ratio test: the same result as in double precision.
 
-Unit descriptors a, b are sqrt(2 - 2 a.b) apart, so the nearest neighbour is the one of largest similarity a.b.
+The distance between unit descriptors a, b is sqrt(2 - 2 a.b), so the nearest neighbour has the largest similarity a.b.
 A first pass in single or half precision finds the two largest similarities of each descriptor (top_two.py). Where
-its rounding could change a decision (nearest neighbour or ratio), that row or column is computed again in double
+rounding could change a decision (nearest neighbour or ratio), that row or column is computed again in double
 precision, for all pairs of a batch at once.
 """
 
@@ -21,14 +21,14 @@ from disk.features import Matches
 from disk.matching.top_two import TopTwo, tile_entries, top_two_in_tiles, top_two_of_matrix
 from disk.shapes import Bool, Float, Int, Tensor
 
-# of `disk match`, `disk reconstruct` and `disk.match`; measured: docs/results.md, "The ratio"
+# for `disk match`, `disk reconstruct` and `disk.match`; measured in docs/results.md, "The ratio"
 DEFAULT_RATIO = 0.92
-# similarities closer than this count as equal: far below any real difference, far above the rounding of doubles
+# similarities closer than this are equal: far below any real difference, far above the rounding of doubles
 _TIE = 1e-12
 _UNIT = 0.01  # how far from 1 the length of a descriptor may be; bfloat16 is off by less than 0.004
-# similarities of a batch unless the caller says otherwise: 256 MB of single precision
+# default number of similarities in a batch: 256 MB in single precision
 _BATCH_ENTRIES = 8192**2
-# pairs of like size share a batch: at most this part of its similarities are padding
+# only pairs of similar size share a batch: at most this part of its similarities are padding
 _PADDING = 0.3
 
 
@@ -38,14 +38,17 @@ def mutual_nearest(
     ratio: float | None = None,
     max_entries: int | None = None,
 ) -> Matches:
-    """Pairs of descriptors that are each other's nearest neighbour, rising in the first index.
+    """Pairs of descriptors that are each other's nearest neighbour, sorted by the first index.
 
-    d0, d1: unit length. Similarities that agree to 1e-12 are a tie and the lowest index is the nearest.
-    ratio: in (0, 1]; keeps a pair if its distance is less than `ratio` times the distance to the second nearest,
-    in both directions. A tie leaves a ratio of 1, which never passes; with no second neighbour it always passes.
-    max_entries: no more similarities than this are held at once (but always one row and a block of 32 x 32);
-    it never changes the result.
-    Raises DiskError for another ratio, and for descriptors of different length, not of unit length, NaN or infinite.
+    Similarities that agree to 1e-12 are a tie, and the lowest index is the nearest.
+    d0, d1: descriptors of unit length
+    ratio: in (0, 1]; keeps a pair if its distance is less than `ratio` times the distance to the second nearest, in
+    both directions. A tie has a ratio of 1 and never passes; a pair without a second neighbour always passes.
+    max_entries: maximum number of similarities held at once (at least one row and a block of 32 x 32); never changes
+    the result
+
+    Raises DiskError for another ratio, and for descriptors that have different dimensions, are not of unit length, or
+    hold NaN or infinity.
     """
     return mutual_nearest_pairs([(d0, d1)], ratio, max_entries)[0]
 
@@ -57,12 +60,12 @@ def mutual_nearest_pairs(
     max_entries: int | None = None,
     device: torch.device | str | None = None,
 ) -> list[Matches]:
-    """`mutual_nearest` of each pair (d0, d1) of descriptors, all on one device; on a GPU in batches of like size.
+    """`mutual_nearest` for many pairs (d0, d1), all on one device; on a GPU in batches of pairs of similar size.
 
-    device: where the matches go, one copy a batch; default: where the descriptors are.
+    device: where the matches go, in one copy per batch; default: the device of the descriptors
     """
     if ratio is not None and not 0 < ratio <= 1:
-        raise DiskError(f"ratio {ratio:g} makes no sense; choose one above 0 and at most 1, or none for no ratio test")
+        raise DiskError(f"ratio {ratio:g}: must be above 0 and at most 1, or none for no ratio test")
     found: list[Matches | None] = [None] * len(pairs)
     for i, (d0, d1) in enumerate(pairs):
         if d0.shape[1] != d1.shape[1]:
@@ -84,7 +87,7 @@ def mutual_nearest_pairs(
 
 
 def _batches(todo: Sequence[int], pairs: Sequence[tuple[Tensor, Tensor]], entries: int) -> Iterator[list[int]]:
-    """Pairs of like size together, as many as there may be similarities; on a CPU each alone."""
+    """Group pairs of similar size, each group within `entries` similarities; on a CPU one pair per group."""
     batch: list[int] = []
     held = height = width = 0
     for i in sorted(todo, key=lambda i: (_kind(pairs[i]), *map(len, pairs[i]))):
@@ -107,7 +110,7 @@ def _kind(pair: tuple[Tensor, Tensor]) -> tuple[str, str, int]:
 def _match_batch(
     pairs: Sequence[tuple[Tensor, Tensor]], ratio: float | None, entries: int
 ) -> tuple[Matches, list[int]]:
-    """The matches of all pairs, one pair after the other, and how many each has."""
+    """The concatenated matches of all pairs, and the number of matches of each."""
     (d0, counts0), (d1, counts1) = (_pack([pair[side].detach() for pair in pairs]) for side in (0, 1))
     best, error = _first_pass(d0, d1, counts0, counts1, entries)
     n, both = d0.shape[1], torch.cat([d0, d1], 1)
@@ -117,7 +120,7 @@ def _match_batch(
     margin = best.margin(ratio)
     doubtful = (margin <= 4 * error).sum(1).amax()
     shortest, longest = torch.linalg.vector_norm(both.float(), dim=2).aminmax()
-    # all that the host has to know, in one copy
+    # all that the host needs, in one copy
     *lengths, doubts = torch.stack([shortest, longest, doubtful.float()]).tolist()
     if not all(abs(length - 1) < _UNIT for length in lengths):
         _check_lengths(both)
@@ -125,7 +128,7 @@ def _match_batch(
         again = margin.topk(int(doubts), dim=1, largest=False).indices
         best = _decide_in_double(best, again, both, n, padding, min(entries, tile_entries(both.device)))
 
-    # who is the nearest of its nearest
+    # mutual: nearest to its own nearest neighbour
     i, partner = torch.arange(n, device=both.device), best.index[:, :n]
     keep = best.index.gather(1, partner) == i
     if ratio is not None:
@@ -138,19 +141,19 @@ def _match_batch(
 
 
 def _pack(parts: Sequence[Tensor]) -> tuple[Float[Tensor, "b n d"], Int[Tensor, " b"] | None]:
-    """Descriptors of several images, and how many of each are its own, unless all are."""
+    """Pad the descriptors of several images to one tensor; also their numbers, or None if these are all equal."""
     lengths = [len(part) for part in parts]
     if len(set(lengths)) == 1:
         return torch.stack(list(parts)), None
     counts = torch.tensor(lengths, device=parts[0].device)
     together = torch.cat(list(parts))
     rows = (counts.cumsum(0) - counts)[:, None] + torch.arange(max(lengths), device=together.device)
-    # past the end of an image come descriptors of the next ones
+    # the padding holds descriptors of the following images
     return together[rows.clamp(max=len(together) - 1)], counts
 
 
 def _padding(d0: Tensor, d1: Tensor, counts0: Tensor | None, counts1: Tensor | None) -> Bool[Tensor, "b nm"]:
-    """Which descriptors of both images are none of their own."""
+    """Mask of the padding among the descriptors of both images."""
     masks = []
     for d, counts in ((d0, counts0), (d1, counts1)):
         counts = torch.full((len(d),), d.shape[1], device=d.device) if counts is None else counts
@@ -163,9 +166,9 @@ def _first_pass(
 ) -> tuple[TopTwo, float]:
     """The two largest similarities, and a bound on their error.
 
-    D products added in any order: D u / (1 - D u) times the lengths (Higham, Accuracy and Stability, 3.1), where
-    tensor cores, which add up three products, cut sums off at u = 2^-23; the inputs are rounded once more if they were
-    doubles or are multiplied in a shorter format.
+    A sum of D products, in any order, is off by at most D u / (1 - D u) times the lengths (Higham, Accuracy and
+    Stability, 3.1). The kernel adds up three products on tensor cores, which truncate sums at u = 2^-23. The inputs are
+    rounded once more if they are doubles or multiplied in a shorter format.
     """
     depth, longest = d0.shape[2], (1 + _UNIT) ** 2
     kernel = _kernel(d0.device)
@@ -182,7 +185,7 @@ def _first_pass(
 
 @functools.cache
 def _kernel(device: torch.device) -> tuple[Callable[..., TopTwo], float] | None:
-    """The kernel and its rounding; none without Triton, and on a device that is no GPU or too old for it."""
+    """The Triton kernel and its rounding; None without Triton, and on a CPU or an old GPU."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     try:
@@ -193,18 +196,18 @@ def _kernel(device: torch.device) -> tuple[Callable[..., TopTwo], float] | None:
 
 
 def _rounding_of_products() -> float:
-    """Rounding of the inputs of torch's products of float32, which its settings allow to be in a shorter format."""
+    """Relative rounding of the inputs of float32 products, which torch's settings may allow in a shorter format."""
     onednn: Any = torch.backends.mkldnn  # its annotations have no matmul
     backends = [torch.backends, torch.backends.cuda.matmul, onednn, getattr(onednn, "matmul", None)]
     chosen = {getattr(backend, "fp32_precision", "") for backend in backends}  # torch 2.9 and later
-    with contextlib.suppress(RuntimeError):  # torch does not sum up settings made one by one
+    with contextlib.suppress(RuntimeError):  # torch refuses to summarize settings made one by one
         chosen.add(torch.get_float32_matmul_precision())
     formats = {"bf16": 2.0**-8, "medium": 2.0**-8, "tf32": 2.0**-11, "high": 2.0**-11}
     return max((formats.get(name, 2.0**-24) for name in chosen), default=2.0**-24)
 
 
 def _check_lengths(descriptors: Tensor) -> None:
-    """Raise DiskError unless all have unit length; one of zeros is allowed, and like no other."""
+    """Raise DiskError unless all descriptors have unit length; zero vectors are allowed, and similar to nothing."""
     lengths = torch.linalg.vector_norm(descriptors.float(), dim=2)
     if not lengths.isfinite().all():
         raise DiskError("descriptors hold NaN or infinity; detect the features again")
@@ -217,9 +220,10 @@ def _check_lengths(descriptors: Tensor) -> None:
 def _decide_in_double(
     best: TopTwo, again: Tensor, both: Tensor, n: int, padding: Tensor | None, entries: int
 ) -> TopTwo:
-    """`best` in double precision, and of the descriptors `again` (B, K) from similarities in double precision.
+    """`best` in double precision, recomputed for the descriptors `again` (B, K).
 
-    both: the descriptors of both images, of which the first `n` are the first's; padding: those that are no image's.
+    both: the descriptors of both images; the first `n` are those of the first image
+    padding: mask of the descriptors that are padding
     """
     best = TopTwo(best.top.double(), best.second.double(), best.index)
     columns = both.double().mT

@@ -1,7 +1,7 @@
-"""The two largest similarities of each descriptor: of one pair of images in tiles, or of a batch of pairs at once.
+"""The two largest similarities of each descriptor, for one pair of images in tiles or for a batch of pairs at once.
 
-What finds them depends on where the descriptors are: on a CPU tiles that stay in its cache, on a GPU a batch of
-matrices by plain operations, or a kernel that writes no matrix where Triton can be imported.
+On a CPU it works in tiles that stay in the cache; on a GPU with plain operations on a batch of matrices, or, with
+Triton, with a kernel that never writes the matrix.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _WORTH_THREADS = 1024**2
 
 @dataclass
 class TopTwo:
-    """For each descriptor: the largest and second largest similarity, and where the largest is.
+    """For each descriptor: the largest and second largest similarity, and the index of the largest.
 
-    Minus infinity where there is none. After a tie the place may be that of either. Where the descriptors are those
-    of both images of a pair, they are numbered through: the second image's follow the first's.
+    Missing similarities are minus infinity. After a tie the index may be that of either. Descriptors of both images of
+    a pair are numbered consecutively: those of the second image follow those of the first.
     """
 
     top: Float[Tensor, "*b n"]
@@ -35,13 +35,13 @@ class TopTwo:
 
     @staticmethod
     def start(n: int, device: torch.device) -> TopTwo:
-        """Before any similarity is seen."""
+        """The state before any similarity has been seen."""
         nothing = torch.full((n,), -math.inf, device=device)
         return TopTwo(nothing, nothing.clone(), torch.zeros(n, dtype=torch.int64, device=device))
 
     @staticmethod
     def of_both(rows: TopTwo, columns: TopTwo) -> TopTwo:
-        """Of both images, from those of the rows and of the columns of their matrices."""
+        """Combine the results of the rows and the columns into one for both images."""
         n = rows.top.shape[-1]
         return TopTwo(
             torch.cat([rows.top, columns.top], -1),
@@ -50,7 +50,7 @@ class TopTwo:
         )
 
     def update(self, start: int, tile: TopTwo, offset: int) -> None:
-        """Take the descriptors from `start` on, seen in a tile whose first neighbour is number `offset`."""
+        """Merge the result of a tile: its first descriptor is number `start`, its first neighbour number `offset`."""
         part = slice(start, start + len(tile.top))
         top, second = self.top[part], self.second[part]
         index = torch.where(tile.top > top, tile.index + offset, self.index[part])
@@ -60,7 +60,7 @@ class TopTwo:
         self.index[part] = index
 
     def margin(self, ratio: float | None) -> Float[Tensor, "*b n"]:
-        """How far similarities are from another nearest neighbour or another outcome of the ratio test.
+        """How much similarities must change to change the nearest neighbour or the outcome of the ratio test.
 
         Similarities off by `error` change the margin by at most `2 * error`. NaN for padding.
         """
@@ -84,9 +84,9 @@ def top_two_of_matrix(
     counts0: Int[Tensor, " b"] | None,
     counts1: Int[Tensor, " b"] | None,
 ) -> TopTwo:
-    """Of both images of each pair, whose matrix of similarities is held whole; (B, N + M).
+    """The result for both images of each pair, (B, N + M), from whole matrices of similarities.
 
-    counts0, counts1: descriptors of each image, where some at the end are padding; None: all of them.
+    counts0, counts1: number of descriptors of each image, where those at the end are padding; None: no padding
     """
     matrix = torch.bmm(d0, d1.mT)
     for counts, side in ((counts0, matrix.mT), (counts1, matrix)):
@@ -105,9 +105,9 @@ def _best_of_lines(matrix: Tensor, dim: int) -> TopTwo:
 
 
 def top_two_in_tiles(d0: Float[Tensor, "n d"], d1: Float[Tensor, "m d"], entries: int) -> TopTwo:
-    """Of both images of one pair, from at most `entries` similarities at a time; (1, N + M), float32.
+    """The result for both images of one pair, (1, N + M) float32, from at most `entries` similarities at a time.
 
-    On a CPU each core takes a stripe of rows, and no two wait for each other.
+    On a CPU each core works on a stripe of rows, without synchronization.
     """
     threads = torch.get_num_threads() if d0.device.type == "cpu" else 1
     if threads == 1 or len(d0) * len(d1) < _WORTH_THREADS:
@@ -144,12 +144,12 @@ def _best_of_tiles(d0: Tensor, d1: Tensor, entries: int) -> tuple[TopTwo, TopTwo
 
 
 def tile_entries(device: torch.device) -> int:
-    """4 MB of a CPU's cache hold a tile; a GPU wants few, large ones."""
+    """Similarities in a tile: 4 MB, to stay in a CPU's cache; few and large ones for a GPU."""
     return 1024**2 if device.type == "cpu" else 8192**2
 
 
 def _tile_side(n: int, limit: int) -> int:
-    """Cut n into equal parts of at most `limit`, which are multiples of the lanes."""
+    """The size of equal parts of n, at most `limit` and a multiple of the lanes."""
     limit = max(_LANES, limit // _LANES * _LANES)
     parts = math.ceil(n / limit)
     return math.ceil(n / parts / _LANES) * _LANES
@@ -165,11 +165,11 @@ def _best_of_rows(rows: Tensor) -> TopTwo:
 
 
 def _best_of_columns(tile: Tensor) -> TopTwo:
-    """After a tie the position may be wrong.
+    """The result for the columns of a tile; after a tie the position may be wrong.
 
-    Positions in columns are slow to find, maxima are not. So a column is seen as blocks x lanes: the maxima of
-    its lanes and of its blocks tell where its largest entry is. Any other entry is in another lane or in
-    another block, so they tell the second largest too.
+    Finding positions in columns is slow, finding maxima is not. So a column is viewed as blocks x lanes: the maxima of
+    its lanes and blocks tell where its largest entry is. Any other entry is in another lane or another block, so they
+    also tell the second largest.
     """
     grid = tile.view(-1, _LANES, tile.shape[1])
     lanes = _best_of_rows(grid.flatten(1).amax(0).view(_LANES, -1).T.contiguous())
@@ -179,5 +179,5 @@ def _best_of_columns(tile: Tensor) -> TopTwo:
 
 
 def _position(rows: Tensor) -> Tensor:
-    """Where each row is largest; numpy, unlike torch, searches with vector instructions."""
+    """The index of the largest entry of each row; numpy, unlike torch, uses vector instructions."""
     return torch.from_numpy(rows.numpy().argmax(1)) if rows.device.type == "cpu" else rows.argmax(1)

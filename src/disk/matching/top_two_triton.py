@@ -1,8 +1,8 @@
-"""`top_two_of_matrix` as a kernel that never writes the matrix, in the manner of flash attention.
+"""`top_two_of_matrix` as a kernel that never writes the matrix, like flash attention.
 
-A program keeps some descriptors and runs over all those of the other image, tile by tile, with the two largest
-similarities so far in registers. Both directions are one launch. Descriptors are float32 or float16; a float32 is
-the sum of two halves, whose three largest products leave an error below 2^-20 of the lengths (`ROUNDING`).
+Each program keeps some descriptors and loops over all those of the other image, tile by tile, with the two largest
+similarities so far in registers. One launch covers both directions. Descriptors are float32 or float16; a float32 is
+split into the sum of two halves, whose three largest products leave an error below 2^-20 of the lengths (`ROUNDING`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _top_two_kernel(  # type: ignore[no-untyped-def]
     runner_up = tl.full((ROWS,), float("-inf"), tl.float32)
     where = tl.zeros((ROWS,), tl.int32)
     start = 0
-    while start < other_count:  # not a `range`: the interpreter that tests run in takes no loaded bound
+    while start < other_count:  # not a `range`: Triton's interpreter, used in tests, takes no loaded bound
         columns = start + tl.arange(0, COLUMNS)
         inside = (columns[None, :] < other_count) & (depth[:, None] < D)
         b = tl.load(others + columns[None, :] * D + depth[:, None], inside, 0.0)
@@ -76,9 +76,9 @@ def top_two_by_kernel(
     counts0: Int[Tensor, " b"] | None,
     counts1: Int[Tensor, " b"] | None,
 ) -> TopTwo:
-    """Of both images of each pair; counts as in `top_two_of_matrix`."""
+    """The result for both images of each pair; arguments as in `top_two_of_matrix`."""
     (pairs, n, depth), m = d0.shape, d1.shape[1]
-    # a pair's descriptors are contiguous, but all pairs may share them
+    # each pair's descriptors must be contiguous, but all pairs may share them
     d0, d1 = (d if d.stride()[1:] == (depth, 1) else d.contiguous() for d in (d0, d1))
     counts0 = torch.full((pairs,), n, device=d0.device) if counts0 is None else counts0
     counts1 = torch.full((pairs,), m, device=d0.device) if counts1 is None else counts1

@@ -1,1 +1,1 @@
-"""Which images to match: exhaustive, sequential, a list, retrieval, spatial."""
+"""Which images to match: exhaustive, sequential, from a list, by retrieval, spatial, rigs."""

@@ -1,6 +1,6 @@
-"""Which pairs of images to match: all, neighbours in a sequence, or those of a list.
+"""Which pairs of images to match: all, neighbours in a sequence, or those in a list.
 
-A pair is (name0, name1) with name0 < name1; lists of pairs are sorted and free of repetitions.
+A pair is (name0, name1) with name0 < name1; lists of pairs are sorted and without duplicates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def exhaustive(names: Iterable[str]) -> list[Pair]:
 
 
 def sequential(names: Iterable[str], overlap: int) -> list[Pair]:
-    """Each image with the `overlap` images after it, numbers in names counted as numbers: frame2 before frame10.
+    """Pair each image with the `overlap` images after it, in natural order: frame2 comes before frame10.
 
     Raises DiskError for an overlap below 1.
     """
@@ -33,15 +33,18 @@ def sequential(names: Iterable[str], overlap: int) -> list[Pair]:
 
 
 def order(names: Iterable[str]) -> dict[str, int]:
-    """The place of each image in a sequence, numbers in names counted as numbers; sorted by it."""
+    """The position of each image in natural order, sorted by it."""
     return {name: place for place, name in enumerate(sorted(set(names), key=_natural))}
 
 
 def from_file(path: Path, names: Collection[str]) -> list[Pair]:
     """The pairs of a text file of `name0 name1` lines, names with or without extension.
 
-    Whatever follows the two names is ignored, as in lists of ground truth poses; so are empty lines and those
-    that start with #. Raises PairsError, with the line number, for unknown images and an image paired with itself.
+    It ignores anything after the two names (lists of ground-truth poses have more), empty lines, and lines that start
+    with #.
+    names: known images
+
+    Raises PairsError, with the line number, for unknown images and for an image paired with itself.
     """
     known = set(names)
     try:
@@ -49,7 +52,7 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
     except OSError as error:
         raise PairsError(f"cannot read the pairs in {path}: {error.strerror or error}") from error
     except UnicodeDecodeError:
-        raise PairsError(f"{path} is no text file; expected lines of `name0 name1`") from None
+        raise PairsError(f"{path} is not a text file; expected lines of `name0 name1`") from None
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
@@ -63,7 +66,7 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
 
 
 def connected(pairs: Iterable[Pair]) -> list[list[str]]:
-    """The images in groups that pairs connect, directly or by way of others; the largest first, names sorted."""
+    """Connected components of the images by the pairs: groups of sorted names, the largest group first."""
     group_of: dict[str, set[str]] = {}
     for first, second in pairs:
         group = group_of.get(first, {first}) | group_of.get(second, {second})
@@ -75,24 +78,24 @@ def connected(pairs: Iterable[Pair]) -> list[list[str]]:
 def _parse(line: str, known: set[str], where: str) -> Pair:
     words = line.split()
     if len(words) < 2:
-        raise PairsError(f"{where}: {line.strip()!r} is not two image names")
+        raise PairsError(f"{where}: expected two image names, got {line.strip()!r}")
     first, second = find_name(words[0], known), find_name(words[1], known)
     if first is not None and second is not None:
         return first, second
-    for cut in range(1, len(words)):  # names with spaces: where do two known names meet?
+    for cut in range(1, len(words)):  # names with spaces: find where two known names meet
         left, right = find_name(" ".join(words[:cut]), known), find_name(" ".join(words[cut:]), known)
         if left is not None and right is not None:
             return left, right
     unknown = words[0] if first is None else words[1]
-    raise PairsError(f"{where}: no features of an image {unknown!r}; detect it, or correct the line")
+    raise PairsError(f"{where}: no features of {unknown!r}; detect the image, or correct the line")
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
-    # split puts text at even places and numbers at odd ones, so that like is compared with like
+    # split puts text at even positions and numbers at odd ones, so like is compared with like
     parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def tidy(pairs: Iterable[Pair]) -> list[Pair]:
-    """Sorted, each once, the smaller name first."""
+    """Sorted pairs without duplicates, the smaller name first in each."""
     return sorted({(min(pair), max(pair)) for pair in pairs})

@@ -1,4 +1,4 @@
-"""Pairs of images that look alike, by VLAD of the images' own local descriptors.
+"""Pairs of images that look alike, by VLAD of their local descriptors.
 
 Jégou et al., Aggregating local descriptors into a compact image representation (CVPR 2010), with the residuals
 of each visual word normalised as in Arandjelović and Zisserman, All about VLAD (CVPR 2013).
@@ -20,7 +20,7 @@ from disk.progress import track
 from disk.shapes import Float, Int, Tensor
 
 _WORDS = 64
-_SAMPLE = 50_000  # descriptors from which the visual words are learned, of all images together
+_SAMPLE = 50_000  # descriptors, from all images together, that the visual words are learned from
 _ITERATIONS = 20
 _BATCH = 32  # images described at once
 _BLOCK = 1024  # images compared with all others at once
@@ -28,7 +28,7 @@ _BLOCK = 1024  # images compared with all others at once
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """Features by image name: a FeatureStore, or a cache of one."""
+    """Features by image name, such as a FeatureStore or a cache of one."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -39,10 +39,12 @@ class FeatureSource(Protocol):
 
 
 def retrieval(features: FeatureSource, top_k: int, seed: int = 0, only: Collection[str] | None = None) -> list[Pair]:
-    """Each image with the `top_k` most similar others; an image without features is paired with none.
+    """Pair each image with the `top_k` most similar others, but images without features with none.
 
-    only: the images that are paired, with any others; default: all. The visual words come from a seeded sample of
-    these images' descriptors. Raises DiskError for top_k below 1.
+    only: the images to find partners for, among all images; default: all
+    seed: of the sample of descriptors that the visual words are learned from
+
+    Raises DiskError for top_k below 1.
     """
     check_minimum("top_k", top_k, 1)
     words = _words(features, seed)
@@ -57,7 +59,9 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0, only: Collecti
 def loop_closures(
     features: FeatureSource, places: Mapping[str, int], apart: int, top_k: int, seed: int = 0
 ) -> list[Pair]:
-    """Each image of a sequence with the `top_k` most similar that are more than `apart` places away from it.
+    """Pair each image of a sequence with the `top_k` most similar ones more than `apart` positions away.
+
+    places: position of each image in the sequence
 
     Raises DiskError for top_k below 1.
     """
@@ -70,9 +74,11 @@ def loop_closures(
 
 
 def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, seed: int = 0) -> dict[str, list[str]]:
-    """For each query the `top_k` most similar images of a database, the most similar first; none without features.
+    """The `top_k` most similar database images of each query, the most similar first; none for one without features.
 
-    The visual words are those of the database. Raises DiskError for top_k below 1.
+    The visual words are learned from the database.
+
+    Raises DiskError for top_k below 1.
     """
     check_minimum("top_k", top_k, 1)
     found: dict[str, list[str]] = {name: [] for name in queries.names}
@@ -88,7 +94,7 @@ def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, 
 
 
 def _words(features: FeatureSource, seed: int) -> Float[Tensor, "k d"] | None:
-    """Visual words of a seeded sample of descriptors; None where there are none."""
+    """Visual words from a seeded sample of the descriptors; None if there are no descriptors."""
     generator = torch.Generator().manual_seed(seed)
     share = max(1, _SAMPLE // max(1, len(features.names)))
     samples = []
@@ -101,7 +107,7 @@ def _words(features: FeatureSource, seed: int) -> Float[Tensor, "k d"] | None:
 
 
 def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[list[str], Float[Tensor, "b kd"]]:
-    """The images that have features, sorted, and a unit vector for each."""
+    """The names of the images that have features, sorted, and a unit vector for each."""
     names: list[str] = []
     vectors = [words.new_empty(0, words.numel())]
     everything = sorted(features.names)
@@ -122,7 +128,7 @@ def _nearest_images(
     places = places.to(vectors.device)
     for some in blocks(len(names), _BLOCK):
         similarity = vectors[some] @ vectors.T
-        # an image is not its own neighbour, nor are those around it in a sequence
+        # exclude the image itself and its neighbours in the sequence
         similarity.masked_fill_((places[some, None] - places).abs() <= apart, -torch.inf)
         best, nearest = similarity.topk(min(top_k, len(names)))
         for i, j in (best > -torch.inf).nonzero().tolist():
@@ -133,7 +139,7 @@ def _nearest_images(
 
 
 def vlad(images: Sequence[Float[Tensor, "_ d"]], words: Float[Tensor, "k d"]) -> Float[Tensor, "b kd"]:
-    """A unit vector for each image: its residuals to the nearest visual words, summed by word, each sum normalised."""
+    """A unit vector per image: residuals to the nearest visual word, summed per word, with each sum normalised."""
     descriptors = torch.cat(list(images))
     counts = torch.tensor([len(image) for image in images], device=words.device)
     image = torch.repeat_interleave(
@@ -146,7 +152,7 @@ def vlad(images: Sequence[Float[Tensor, "_ d"]], words: Float[Tensor, "k d"]) ->
 
 
 def k_means(points: Float[Tensor, "n d"], k: int, generator: torch.Generator) -> Float[Tensor, "k2 d"]:
-    """k centres (fewer if there are fewer points) by Lloyd's algorithm from a random start."""
+    """k centres (fewer if there are fewer points) by Lloyd's algorithm, from a random start."""
     start = torch.randperm(len(points), generator=generator)[:k]
     centres = points[start.to(points.device)]
     for _ in range(_ITERATIONS):
@@ -158,5 +164,5 @@ def k_means(points: Float[Tensor, "n d"], k: int, generator: torch.Generator) ->
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, of which the first term is the same for all c
+    # |x - c|^2 = |x|^2 - 2 x.c + |c|^2; the first term is the same for all c
     return torch.addmm(centres.square().sum(1) / 2, points, centres.T, alpha=-1).argmin(1)

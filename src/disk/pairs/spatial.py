@@ -1,4 +1,4 @@
-"""Pairs of images that were taken near each other."""
+"""Pairs of images taken near each other."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _BLOCK = 1024  # images compared with all others at once
 def spatial(
     positions: Mapping[str, Float[np.ndarray, " 3"]], top_k: int, max_distance: float | None = None
 ) -> list[Pair]:
-    """Each image with the `top_k` nearest others that are not further away than `max_distance`.
+    """Pair each image with its `top_k` nearest others.
 
-    positions: in metres. Raises DiskError for top_k below 1 and a distance that is not above 0.
+    positions: of the images, in metres
+    max_distance: in metres; pairs farther apart are skipped; None: no limit
+
+    Raises DiskError for top_k below 1, and for a distance that is not above 0.
     """
     check_minimum("top_k", top_k, 1)
     check_distance(max_distance)

@@ -1,1 +1,1 @@
-"""Where other programs plug in: hloc, deep-image-matching, OpenCV. See docs/integrations.md."""
+"""Integration with other programs: hloc, deep-image-matching, OpenCV. See docs/integrations.md."""

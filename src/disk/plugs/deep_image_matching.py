@@ -1,7 +1,7 @@
-"""deep-image-matching (3DOM-FBK): our detector and configurations among its own.
+"""DISK as an extractor of deep-image-matching (3DOM-FBK).
 
-It takes the class of an extractor out of the module `deep_image_matching.extractors.NAME`, and configurations out of
-`deep_image_matching.config`.
+deep-image-matching looks up extractor classes in the module `deep_image_matching.extractors.NAME`, and configurations
+in `deep_image_matching.config`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
 def register() -> None:
     """Add the extractor `disk_features` and CONFIGURATIONS to deep-image-matching, in this process.
 
-    Raises DiskError where it is not installed.
+    Raises DiskError if deep-image-matching is not installed.
     """
     try:
         base = importlib.import_module("deep_image_matching.extractors.extractor_base").ExtractorBase
@@ -74,7 +74,7 @@ def _extractor(base: Any, module: str) -> type:
             return {**arrays, "descriptors": np.ascontiguousarray(arrays["descriptors"].T)}
 
         def _preprocess_tensor(self, image: np.ndarray, device: str = "cpu") -> np.ndarray:
-            """RGB in 0..1 of what OpenCV reads: BGR in 0..255."""
+            """Convert OpenCV's BGR in 0..255 to RGB in 0..1."""
             return np.ascontiguousarray(image[..., ::-1], dtype=np.float32) / 255
 
     DiskFeaturesExtractor.__module__ = module

@@ -1,6 +1,6 @@
-"""hloc (cvg/Hierarchical-Localization): our detector and configurations among its own.
+"""DISK as an extractor of hloc (cvg/Hierarchical-Localization).
 
-hloc takes the class of an extractor out of the module `hloc.extractors.NAME`, and configurations out of two tables.
+hloc looks up extractor classes in the module `hloc.extractors.NAME`, and configurations in two dictionaries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MATCHERS: dict[str, dict[str, Any]] = {
 def register() -> None:
     """Add the extractor `disk_features` and the configurations FEATURES and MATCHERS to hloc, in this process.
 
-    Raises DiskError where hloc is not installed.
+    Raises DiskError if hloc is not installed.
     """
     try:
         base = importlib.import_module("hloc.utils.base_model").BaseModel
@@ -61,7 +61,7 @@ def register() -> None:
 
 def _extractor(base: Any, module: str) -> type:
     class DiskFeatures(base):
-        """`disk.load().detect` as an extractor of hloc; conf: weights, max_keypoints, nms_window_size, precision."""
+        """`disk.load().detect` as an extractor; conf: weights, max_keypoints, nms_window_size, precision."""
 
         default_conf: ClassVar = {
             "weights": "default", "max_keypoints": 5000, "nms_window_size": 5, "precision": "auto",
@@ -80,5 +80,5 @@ def _extractor(base: Any, module: str) -> type:
                 "descriptors": [features.descriptors.T for features in found],
             }
 
-    DiskFeatures.__module__ = module  # hloc takes the class that says it is from there
+    DiskFeatures.__module__ = module  # hloc ignores classes defined in another module
     return DiskFeatures

@@ -1,4 +1,4 @@
-"""OpenCV: features as lists of cv2.KeyPoint, and back."""
+"""Conversion of features to and from lists of cv2.KeyPoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from disk.features import Features
 
 
 def to_opencv(features: Features) -> tuple[list[Any], np.ndarray]:
-    """(list of cv2.KeyPoint, float32 descriptors (N, D)), as `cv2.DISK.detectAndCompute` returns them.
+    """Convert to (list of cv2.KeyPoint, float32 descriptors (N, D)), as `cv2.DISK.detectAndCompute` returns them.
 
-    OpenCV counts pixels as we do; `response` is the score. Raises MissingExtraError without OpenCV.
+    Pixel coordinates are the same in OpenCV; `response` is the score.
+
+    Raises MissingExtraError without OpenCV.
     """
     require("cv2")
     import cv2
@@ -31,14 +33,16 @@ def to_opencv(features: Features) -> tuple[list[Any], np.ndarray]:
 def from_opencv(
     keypoints: Sequence[Any], descriptors: np.ndarray | None, image_size: tuple[int, int] | None = None
 ) -> Features:
-    """Features of cv2.KeyPoints and their descriptors (N, D), in the order given; image_size: (width, height).
+    """Convert cv2.KeyPoints and their descriptors to features, in the same order; `response` becomes the score.
 
-    `response` becomes the score; descriptors are taken as they are, None for no keypoints. Raises DiskError where the
-    numbers differ.
+    descriptors: (N, D), used unchanged; None if there are no keypoints
+    image_size: (width, height) in pixels
+
+    Raises DiskError if the numbers of keypoints and descriptors differ.
     """
     points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
     scores = np.array([keypoint.response for keypoint in keypoints], np.float32)
-    if descriptors is None:  # OpenCV's way to say that there are none
+    if descriptors is None:  # OpenCV returns None for an image without keypoints
         descriptors = np.zeros((0, 128), np.float32)
     if descriptors.ndim != 2 or len(descriptors) != len(points):
         raise DiskError(f"{len(points)} keypoints need descriptors ({len(points)}, D), not {descriptors.shape}")

@@ -1,1 +1,1 @@
-"""HDF5 artifacts: write, resume, merge shards; layouts of IMW and hloc; locks, downloads and new files."""
+"""HDF5 artifacts (write, resume, merge shards), the layouts of IMW and hloc, locks, downloads and atomic files."""

@@ -26,13 +26,13 @@ from disk.storage.shards import ShardWriter, remove_artifacts
 
 KEYPOINTS, DESCRIPTORS, SCORES = "keypoints.h5", "descriptors.h5", "scores.h5"
 MATCHES, UNMATCHED, INLIERS = "matches.h5", "unmatched.h5", "inliers.h5"
-LOCALIZED = "localized.h5"  # what `disk localize` found of each image
-IN_MODEL = "artifacts"  # the folder of `disk reconstruct` that holds them
+LOCALIZED = "localized.h5"  # results of `disk localize` per image
+IN_MODEL = "artifacts"  # the sub-folder with the artifacts in the output of `disk reconstruct`
 COORDINATES = "x right, y down, in pixels of the image as stored; (0, 0) is the centre of the first pixel"
 
 
 class FeatureStore:
-    """The features of a folder of artifacts, read one image at a time; a context manager."""
+    """The features in a folder of artifacts, read one image at a time; a context manager."""
 
     def __init__(self, artifacts: Path) -> None:
         if not (artifacts / KEYPOINTS).is_file():
@@ -48,7 +48,7 @@ class FeatureStore:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that the features were found with; empty where the file does not say (the original's do not)."""
+        """The options of detection; empty if the file does not tell them (files of the original DISK do not)."""
         try:
             return dict(json.loads(self.attributes.get("options", "{}")))
         except (ValueError, TypeError, RecursionError):
@@ -75,7 +75,10 @@ class FeatureStore:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> Features:
-        """Features of one image, float32. Files without scores give zeros; ArtifactError for bad data."""
+        """Features of one image, float32; scores are zeros if there is no scores.h5.
+
+        Raises ArtifactError for bad data.
+        """
         keypoints = self.keypoints(name)
         if self._descriptors is None:
             raise ArtifactError(f"no {DESCRIPTORS} in {self.artifacts}; run `disk detect` first")
@@ -96,13 +99,13 @@ class FeatureStore:
         return _read(self._keypoints, name, (None, 2))
 
     def scores(self, name: str) -> np.ndarray:
-        """Scores of one image, (N,) float32; zeros where there is no scores.h5."""
+        """Scores of one image, (N,) float32; zeros if there is no scores.h5."""
         if self._scores is None:
             return np.zeros(len(self.keypoints(name)), np.float32)
         return _read(self._scores, name, (None,))
 
     def image_size(self, name: str) -> tuple[int, int]:
-        """(width, height) of the image; ArtifactError where the file does not say (the original's do not)."""
+        """(width, height) of the image; ArtifactError if the file does not tell it, as those of the original DISK."""
         size = np.asarray(self._attribute(name, "image_size"))
         if size.shape != (2,) or size.dtype.kind not in "iu" or size.min() < 1:
             raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has no image_size of two whole numbers")
@@ -112,11 +115,11 @@ class FeatureStore:
         return "image_size" in stored_attributes(_dataset(self._keypoints, name))
 
     def image_path(self, name: str) -> str:
-        """Path of the image below the image folder, with extension; ArtifactError as for image_size."""
+        """Path of the image relative to the image folder, with extension; ArtifactError as for `image_size`."""
         return str(self._attribute(name, "image_path"))
 
     def orientation(self, name: str) -> int:
-        """The EXIF orientation, 1 to 8, by which the network saw the image; 1 where the file does not say."""
+        """The EXIF orientation (1 to 8) in which the network saw the image; 1 if the file does not tell it."""
         value = stored_attributes(_dataset(self._keypoints, name)).get("orientation", 1)
         if value not in range(1, 9):
             raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has orientation {value!r}, not 1 to 8")
@@ -145,7 +148,7 @@ class MatchStore:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What the file says about how it was made."""
+        """The attributes of the file, which record how it was made."""
         return {key: str(value) for key, value in stored_attributes(self._file).items()}
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -154,7 +157,7 @@ class MatchStore:
         with reading(self._file):
             for key0, group in self._file.items():
                 if not isinstance(group, h5py.Group):
-                    raise ArtifactError(f"{self._file.filename} is no file of matches: {key0!r} is not a group")
+                    raise ArtifactError(f"{self._file.filename} is not a file of matches: {key0!r} is not a group")
                 pairs += [(decode_name(key0), decode_name(key1)) for key1 in group]
         return sorted(pairs)
 
@@ -164,20 +167,20 @@ class MatchStore:
         return pair_key(*pair) in self._file or pair_key(*pair[::-1]) in self._file
 
     def __getitem__(self, pair: tuple[str, str]) -> np.ndarray:
-        """(2, K) int64; row 0 indexes the pair's first image, in whichever order the pair is stored."""
+        """Matches of a pair, (2, K) int64; row 0 indexes the first image of `pair`, whatever order is stored."""
         swapped = pair_key(*pair) not in self._file
         key = pair_key(*pair[::-1]) if swapped else pair_key(*pair)
         matches = _read(self._file, key, (2, None), np.int64)
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
     def count(self, pair: tuple[str, str]) -> int:
-        """How many matches a pair has, without reading them."""
+        """The number of matches of a pair, without reading them."""
         swapped = pair_key(*pair) not in self._file
         return int(_shaped(self._file, pair_key(*pair[::-1]) if swapped else pair_key(*pair), (2, None)).shape[1])
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a file is one of the artifacts of this program, and not another program's of the same name."""
+    """Whether a file is an artifact of this program, not another program's file of the same name."""
     try:
         with open_h5(path) as file:
             return str(file.attrs.get("format", "")).startswith("disk ")
@@ -186,30 +189,30 @@ def is_artifact(path: Path) -> bool:
 
 
 def artifacts_folder(folder: AnyPath) -> Path:
-    """The folder of artifacts that is meant: a model of `disk reconstruct` stands for those it was made of."""
+    """The folder of artifacts; for the output of `disk reconstruct`, its sub-folder with the artifacts."""
     folder = Path(folder)
     inside = folder / IN_MODEL
     return inside if not (folder / KEYPOINTS).is_file() and (inside / KEYPOINTS).is_file() else folder
 
 
 def beside(artifacts: AnyPath) -> Path:
-    """The folder that the folder of artifacts lies in: where what is made of them goes unless another is named."""
+    """The parent of the folder of artifacts, the default place for what is made from them."""
     folder = artifacts_folder(artifacts)
     return folder.parent if folder.name not in ("", "..") else folder.resolve().parent
 
 
 def default_database(artifacts: AnyPath) -> Path:
-    """Where the COLMAP database of a folder of artifacts lies unless another place is named."""
+    """The default path of the COLMAP database of a folder of artifacts."""
     return beside(artifacts) / "database.db"
 
 
 def read_features(artifacts: AnyPath) -> FeatureStore:
-    """The features that `disk detect` (or the original) wrote; ArtifactError when there are none."""
+    """The features written by `disk detect` or the original DISK; ArtifactError if there are none."""
     return FeatureStore(artifacts_folder(artifacts))
 
 
 def read_matches(artifacts: AnyPath, file: str = MATCHES) -> MatchStore:
-    """The matches of a folder of artifacts; ArtifactError when there are none."""
+    """The matches in a folder of artifacts; ArtifactError if there are none."""
     path = artifacts_folder(artifacts) / file
     if not path.is_file():
         command = "verify" if file == INLIERS else "match"
@@ -220,9 +223,9 @@ def read_matches(artifacts: AnyPath, file: str = MATCHES) -> MatchStore:
 def feature_writer(
     artifacts: Path, options: Mapping[str, Any], weights: str, overwrite: bool, shard_bytes: int
 ) -> ShardWriter:
-    """A writer of the three feature files; `options` and `weights` must be those of the run it continues.
+    """A writer of the three feature files; `options` and `weights` must equal those of the run it resumes.
 
-    With `overwrite`, matches and inliers go as well: they number keypoints that are no more.
+    overwrite: also deletes matches and inliers, since they refer to the old keypoints
     """
     if overwrite:
         for file in (MATCHES, UNMATCHED, INLIERS):

@@ -1,4 +1,4 @@
-"""Fetching files over HTTP: resumed where they stopped, verified before they appear under their name."""
+"""Downloads over HTTP that resume after an interruption and are verified before the file gets its name."""
 
 from __future__ import annotations
 
@@ -20,32 +20,36 @@ from disk.storage.new_file import put_in_place
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte
-_SLOWEST = 1000  # bytes a second, over more than that time
-MOST = 100 << 30  # bytes, far beyond any file that is fetched here; a server may send without end
+_SLOWEST = 1000  # bytes per second, averaged over more than _TIMEOUT
+MOST = 100 << 30  # bytes, far more than any file fetched here: a server could send without end
 _MOST_TEXT = 16 << 20
 
 
 def download(url: str, target: Path, *, check: Callable[[Path], bool], description: str, most: int = MOST) -> Path:
-    """Fetch `url` to `target` and return it; a target that passes `check` already is left alone.
+    """Download `url` to `target` and return it; a target that already passes `check` is kept.
 
-    The bytes go to `<target>.part`, which a later call continues, and the file gets its name only once
-    `check` has accepted it. A continued file that fails the check is fetched once more from the start. A second
-    process that wants the same file waits for the first. Raises DownloadError when the server cannot be reached,
-    refuses, breaks off, crawls, sends something else or more than `most` bytes, when nothing can be written, and
-    where DISK_OFFLINE forbids it.
+    The bytes go to `<target>.part`, which a later call resumes; the file gets its name only after it passes `check`. A
+    resumed file that fails is downloaded once more from the start. A second process that wants the same file waits for
+    the first.
+    check: whether a file is complete and correct
+    description: of the file, for messages
+    most: maximum size in bytes
+
+    Raises DownloadError if the server cannot be reached, refuses, breaks off, is too slow, sends another file or more
+    than `most` bytes, if the file cannot be written, and if DISK_OFFLINE is set.
     """
     if target.is_file():
         if check(target):
             return target
-        log.warning("%s is not what it should be; fetching it again", target)
+        log.warning("%s is damaged or another file; downloading it again", target)
     if _offline():
-        raise DownloadError(f"{target} is not here and DISK_OFFLINE is set; unset it, or get the file from {url}")
+        raise DownloadError(f"{target} is missing and DISK_OFFLINE is set; unset it, or get the file from {url}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target):
             if target.is_file() and check(target):  # another process has fetched it
                 return target
-            log.info("fetching %s from %s to %s", description, url, target)
+            log.info("downloading %s from %s to %s", description, url, target)
             return _fetch(url, target, check, description, most)
     except OSError as error:
         raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
@@ -61,14 +65,14 @@ def _fetch(url: str, target: Path, check: Callable[[Path], bool], description: s
             return target
         part.unlink()
         if not continued:
-            raise DownloadError(f"{url}: the file fetched does not have the expected checksum; it was deleted")
-        log.warning("%s: the continued file does not have the expected checksum; from the start", url)
+            raise DownloadError(f"{url}: the downloaded file does not have the expected checksum; it was deleted")
+        log.warning("%s: the resumed file does not have the expected checksum; downloading it from the start", url)
         continued = False
 
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold a lock beside the file, waiting for the process that has it."""
+    """Hold a lock beside the file, after waiting for the process that has it."""
     from filelock import FileLock, Timeout
 
     path = target.with_name(f".{target.name}.lock")
@@ -76,11 +80,11 @@ def _alone(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("another process is fetching %s; waiting for it", target)
+        log.info("another process is downloading %s; waiting for it", target)
         lock.acquire()
     try:
         yield
-        # who still waits for it, or makes a new one, finds the target there; on Windows an open file stays
+        # a process that waits for this lock, or makes a new one, finds the target; Windows cannot delete an open file
         with contextlib.suppress(PermissionError):
             path.unlink(missing_ok=True)
     finally:
@@ -97,7 +101,7 @@ def fetch_text(url: str) -> str:
         try:
             content = response.read(_MOST_TEXT + 1)
             if len(content) > _MOST_TEXT:
-                raise DownloadError(f"{url}: the server sends more than the list that was asked for")
+                raise DownloadError(f"{url}: the server sends more than {_MOST_TEXT} bytes, not the list wanted")
             return content.decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException) as error:
             raise DownloadError(f"{url}: the connection broke off ({error}); run the command again") from error
@@ -113,7 +117,7 @@ def file_hash(path: Path, kind: Literal["md5", "sha256", "git"]) -> str:
 
 
 def _fetch_to_the_end(url: str, part: Path, description: str, most: int) -> None:
-    """Append to `part` until it is complete; a broken connection is taken up as long as bytes arrive."""
+    """Append to `part` until it is complete; reconnects after an interruption as long as bytes arrive."""
     while True:
         start = _size(part)
         done, total = _fetch_once(url, part, description, most)
@@ -126,14 +130,14 @@ def _fetch_to_the_end(url: str, part: Path, description: str, most: int) -> None
 
 
 def _fetch_once(url: str, part: Path, description: str, most: int) -> tuple[bool, int | None]:
-    """One request for the rest of `part`. Returns whether it is complete, and the size of the whole."""
+    """Request the rest of `part` once. Returns whether it is complete, and the size of the whole file."""
     start = _size(part)
     try:
         response = _open(url, start)
     except _NothingLeft as error:
         if error.total == start:
             return True, start
-        part.unlink()  # longer than the file on the server: a leftover of something else
+        part.unlink()  # longer than the file on the server: a leftover of another file
         return _fetch_once(url, part, description, most)
     with response:
         if response.status != 206:
@@ -150,7 +154,7 @@ def _fetch_once(url: str, part: Path, description: str, most: int) -> tuple[bool
                 got += len(block)
                 seconds = monotonic() - begun
                 if seconds > _TIMEOUT and got < _SLOWEST * seconds:
-                    raise DownloadError(f"{url}: the server sends {got / seconds:.0f} bytes a second; try again later")
+                    raise DownloadError(f"{url}: the server sends only {got / seconds:.0f} bytes/s; try again later")
                 if start + got > most:
                     file.truncate(0)
                     raise DownloadError(f"{url}: the server sends more than {most} bytes, which is not the file wanted")
@@ -176,19 +180,19 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         reason = getattr(error, "reason", error)
         raise DownloadError(f"{url}: cannot be reached ({reason}); check the address and the network") from error
     if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise DownloadError(f"{url}: the server sends another part of the file than was asked for")
+        raise DownloadError(f"{url}: the server sends a different part of the file than requested")
     return response
 
 
 class _SameSafety(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but to nothing else than http, and never from https to http."""
+    """Follows redirects to http and https only, and never from https to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
         if not newurl.lower().startswith(allowed):
-            raise DownloadError(f"{req.full_url}: the server sends us to {newurl[:200]}, which is not followed")
+            raise DownloadError(f"{req.full_url}: the server redirects to {newurl[:200]}, which is refused as unsafe")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -196,7 +200,7 @@ _OPENER = urllib.request.build_opener(_SameSafety)
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next block; empty at the end and when the connection breaks, which the size then tells."""
+    """The next block; empty at the end and if the connection breaks, which the size tells apart."""
     try:
         return response.read1(_BLOCK)
     except (OSError, http.client.HTTPException):
@@ -208,7 +212,7 @@ def _size(path: Path) -> int:
 
 
 class _NothingLeft(Exception):
-    """The server has no bytes beyond those already here; `total` is the size of its file, if told."""
+    """The server has no bytes after those already downloaded; `total` is the size of its file, if known."""
 
     def __init__(self, total: int | None) -> None:
         self.total = total

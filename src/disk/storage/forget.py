@@ -1,4 +1,4 @@
-"""Taking single images or pairs out of a folder of artifacts, each file whole or not at all."""
+"""Deleting single images or pairs from a folder of artifacts, atomically for each file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pair = tuple[str, str]
 
 
 def known_images(artifacts: Path) -> set[str]:
-    """Names of the images with features, those in the shards of an interrupted run included."""
+    """Names of the images with features, including those in the shards of an interrupted run."""
     names: set[str] = set()
     for path in (artifacts / KEYPOINTS, *artifacts.glob(".features-*.h5")):
         if path.is_file() and h5py.is_hdf5(path):
@@ -30,7 +30,7 @@ def known_images(artifacts: Path) -> set[str]:
 
 
 def forget_images(artifacts: Path, names: Collection[str]) -> None:
-    """Take the features of images away, and first whatever refers to them. The caller holds `folder_lock`."""
+    """Delete the pairs of these images, then their features. The caller holds `folder_lock`."""
     gone = set(names)
     if gone:
         forget_pairs(artifacts, lambda pair: not gone.isdisjoint(pair))
@@ -38,7 +38,7 @@ def forget_images(artifacts: Path, names: Collection[str]) -> None:
 
 
 def forget_pairs(artifacts: Path, unwanted: Callable[[Pair], bool], files: Collection[str] = _OF_PAIRS) -> int:
-    """Take pairs out of the matches and inliers; returns how many. The caller holds `folder_lock`."""
+    """Delete pairs from the matches and inliers and return their number. The caller holds `folder_lock`."""
 
     def is_unwanted(key: str) -> bool:
         first, _, second = key.partition("/")
@@ -48,7 +48,7 @@ def forget_pairs(artifacts: Path, unwanted: Callable[[Pair], bool], files: Colle
 
 
 def _remove(artifacts: Path, files: Collection[str], unwanted: Callable[[str], bool]) -> int:
-    """Remove entries from artifacts and from the shards of interrupted runs, which hold several artifacts."""
+    """Delete entries from artifacts and from the shards of interrupted runs, which hold several artifacts."""
     gone: set[str] = set()
     shards = [path for path in artifacts.glob(".*.h5") if re.fullmatch(r"\.[a-z]+-\d+\.h5", path.name)]
     for path in [*(artifacts / file for file in files), *sorted(shards)]:

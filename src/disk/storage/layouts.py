@@ -1,9 +1,9 @@
-"""The file layouts of other programs: the IMW benchmark's and hloc's, written and read.
+"""Reading and writing the file layouts of other programs: the IMW benchmark and hloc.
 
-IMW (image-matching-benchmark, submission format of 2021): a folder per sequence with `keypoints.h5`,
-`descriptors.h5` and `scores.h5` keyed by file stem, and `matches.h5` keyed `A-B`, A > B, (2, K), all pairs
-present. hloc: `features.h5` with a group per image path, `matches.h5` with groups `name0/name1` in which
-'/' is written '-', and a list of pairs. Both count pixels as we do: (0, 0) is the centre of the first.
+IMW (image-matching-benchmark, submission format of 2021): a folder per sequence with `keypoints.h5`, `descriptors.h5`
+and `scores.h5` keyed by file stem, and `matches.h5` keyed `A-B`, A > B, (2, K), with all pairs. hloc: `features.h5`
+with a group per image path, `matches.h5` with groups `name0/name1` that replace '/' in names by '-', and a list of
+pairs. In both, as here, (0, 0) is the centre of the first pixel.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ HLOC_FILES = (HLOC_FEATURES, HLOC_MATCHES, HLOC_PAIRS)
 def write_imw(features: FeatureStore, matches: MatchStore, out: Path) -> int:
     """Write the IMW layout, one sequence per folder of images: `out/FOLDER/keypoints.h5` and so on.
 
-    Returns the number of pairs across folders, which the layout has no place for. ArtifactError when
-    something cannot be written.
+    Returns the number of pairs across folders, which the layout cannot hold.
+
+    Raises ArtifactError if a file cannot be written.
     """
     sequences: dict[str, list[str]] = defaultdict(list)
     for name in features.names:
@@ -77,15 +78,17 @@ def write_hloc(
 ) -> None:
     """Write the hloc layout: `out/features.h5`, `out/matches.h5`, `out/pairs.txt`.
 
-    paths: path of each image below the image folder, with extension; sizes: its (width, height).
-    A match's score is (1 + cosine of the descriptors) / 2, as in hloc. ArtifactError when something
-    cannot be written.
+    The score of a match is (1 + cosine of the descriptors) / 2, as in hloc.
+    paths: path of each image relative to the image folder, with extension
+    sizes: (width, height) of each image in pixels
+
+    Raises ArtifactError if a file cannot be written, or if hloc could not tell two images apart.
     """
     flat_keys: dict[str, str] = {}
     for name in features.names:
         other = flat_keys.setdefault(_flat(paths[name]), paths[name])
         if other != paths[name]:
-            raise ArtifactError(f"hloc cannot tell {other} and {paths[name]} apart ('/' is written '-'); rename one")
+            raise ArtifactError(f"hloc cannot tell {other} and {paths[name]} apart ('/' becomes '-'); rename one")
     with new_h5(out / HLOC_FEATURES) as file:
         for name in track(features.names, "hloc features", "image"):
             found = features[name]
@@ -108,12 +111,12 @@ def write_hloc(
                 partner[rows], score[rows] = columns, (1 + cosine) / 2
                 group = file.create_group(f"{_flat(paths[name0])}/{_flat(paths[name1])}")
                 group["matches0"], group["matching_scores0"] = partner, score
-    # hloc splits a line at spaces and knows no quotes
+    # hloc splits lines at spaces, without support for quotes
     spaced = [pair for pair in pairs if len(f"{paths[pair[0]]} {paths[pair[1]]}".split()) != 2]
     if spaced:
         log.warning(
-            "%s leaves out %d of %d pairs: hloc takes a line for two words, so it cannot read names with spaces, such "
-            "as %r or %r; features and matches hold them all; rename the images to use the list",
+            "%s skips %d of %d pairs: hloc splits lines at spaces, so it cannot read names with spaces, such as %r or "
+            "%r; features and matches hold all pairs; rename the images to use the list",
             out / HLOC_PAIRS, len(spaced), len(pairs), *(paths[name] for name in spaced[0]),
         )  # fmt: skip
     left_out = set(spaced)
@@ -122,7 +125,7 @@ def write_hloc(
 
 
 class HlocFeatures:
-    """Features in hloc's layout, read one image at a time; names are without extension, as ours are."""
+    """Features in hloc's layout, read one image at a time; names have no extension, as in FeatureStore."""
 
     def __init__(self, path: Path) -> None:
         self._file = open_h5(path)
@@ -151,7 +154,7 @@ class HlocFeatures:
         return iter(self.names)
 
     def __getitem__(self, name: str) -> Features:
-        """Features of one image, float32; zeros where there are no scores, see `has_scores`.
+        """Features of one image, float32; scores are zeros if the file has none, see `has_scores`.
 
         Raises ArtifactError for bad data.
         """
@@ -167,11 +170,11 @@ class HlocFeatures:
         return Features(torch.from_numpy(keypoints), torch.from_numpy(rows), torch.from_numpy(scores))
 
     def has_scores(self, name: str) -> bool:
-        """Whether the file tells which keypoints of an image are the best."""
+        """Whether the file has scores for the keypoints of an image."""
         return self._scores_key(name) is not None
 
     def _scores_key(self, name: str) -> str | None:
-        """hloc writes `keypoint_scores` since 2021, and `scores` before that, as other programs still do."""
+        """hloc writes `keypoint_scores` since 2021; before that, and in other programs, the key is `scores`."""
         keys = ("keypoint_scores", "scores")
         return next((key for key in keys if stored_dataset(self._file, f"{self.paths[name]}/{key}") is not None), None)
 
@@ -183,7 +186,7 @@ class HlocFeatures:
         return np.ascontiguousarray(keypoints[:, :2])
 
     def image_size(self, name: str) -> tuple[int, int]:
-        """(width, height) of the image; ArtifactError where the file does not say."""
+        """(width, height) of the image; ArtifactError if the file does not tell it."""
         size = self._array(name, "image_size")
         if size.shape != (2,) or not (np.isfinite(size) & (size >= 1)).all():
             raise ArtifactError(f"{self._file.filename}: {name!r} has image_size {size}, not a width and a height")
@@ -197,9 +200,9 @@ class HlocFeatures:
 
 
 def open_features(path: Path) -> FeatureStore | HlocFeatures:
-    """Features in any layout: a folder of ours, the original's or IMW's, or hloc's file (or its folder).
+    """Features in any layout: a folder of DISK (also the original) or IMW, or the file or folder of hloc.
 
-    ArtifactError when there are none.
+    Raises ArtifactError if there are none.
     """
     if (artifacts_folder(path) / KEYPOINTS).is_file():
         return read_features(path)

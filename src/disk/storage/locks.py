@@ -1,4 +1,4 @@
-"""Keeping two runs from writing the same thing at once."""
+"""Locks that keep two runs from writing to the same place."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what network file 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Create a folder and hold it for this run alone; ArtifactError if another run does, or it cannot be written."""
+    """Create a folder and lock it for this run; ArtifactError if another run holds it or it is not writable."""
     with _lock(folder / ".lock", folder):
         yield
 
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold a file, which need not be there yet, for this run alone; errors as for `folder_lock`."""
+    """Lock a file, which need not exist yet, for this run; errors as for `folder_lock`."""
     with _lock(path.with_name(f".{path.name}.lock"), path):
         yield
 

@@ -1,8 +1,8 @@
 """Image names as HDF5 keys.
 
-An image's name is its path below the image folder without the extension, such as `rome/0001`. In the
-feature files it is the key as it is, so sub-folders become groups. In files of pairs both levels are
-flat keys, in which '/' is written '|'; an image name never holds '|'.
+The name of an image is its path relative to the image folder, without extension, such as `rome/0001`. Feature files
+use it unchanged as the key, so sub-folders become groups. Files of pairs use flat keys on both levels, with '|' for
+'/'; an image name never contains '|'.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from disk.errors import ArtifactError
 
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, in every folder
-_LONGEST = 4096  # bytes of a path that systems take
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # reserved on Windows, in every folder
+_LONGEST = 4096  # bytes, the longest path that systems accept
 
 
 def leads_out(name: str, windows: bool = os.name == "nt") -> bool:
-    """Whether a name, taken from a file, is no place below the folder it belongs to.
+    """Whether a name read from a file could lead out of its folder.
 
-    Absolute, with `..` or NUL, or too long; on Windows also with a drive or stream, and the names of devices.
+    True if it is absolute, contains `..` or NUL, or is too long; on Windows also if it has a drive or a stream, or is
+    the name of a device.
     """
     parts = PurePosixPath(name).parts
     if windows:
@@ -35,41 +36,41 @@ def leads_out(name: str, windows: bool = os.name == "nt") -> bool:
 
 
 def check_below(name: str, where: str) -> None:
-    """Raise ArtifactError for an image's name, taken from the file `where`, that leads out of the folder."""
+    """Raise ArtifactError if an image name read from the file `where` leads out of its folder."""
     if leads_out(name):
-        raise ArtifactError(f"{where}: {name!r} is no name below a folder of images; the file was not made by DISK")
+        raise ArtifactError(f"{where}: {name!r} leads out of the image folder; the file was not made by DISK")
 
 
 def encode_name(name: str) -> str:
-    """Image name -> flat key of a file of pairs."""
+    """Image name -> flat key in a file of pairs."""
     return name.replace("/", "|")
 
 
 def pair_key(first: str, second: str) -> str:
-    """Key of a pair of images, by their names."""
+    """Key of a pair of images in a file of pairs."""
     return f"{encode_name(first)}/{encode_name(second)}"
 
 
 def decode_name(key: str) -> str:
-    """Flat key of a file of pairs -> image name."""
+    """Flat key in a file of pairs -> image name."""
     return key.replace("|", "/")
 
 
 def find_name(word: str, known: Collection[str]) -> str | None:
-    """The image that a user's word means, with or without extension; None if there is no such image.
+    """The known image that a word from the user names, with or without extension; None if there is none.
 
-    A name may itself hold a dot, so the whole word is tried first.
+    A name may contain a dot, so the whole word is tried first.
     """
     path = PurePosixPath(word.replace("\\", "/"))
     for name in (str(path), str(path.with_suffix("")) if path.name else ""):
         for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
-            if form in known:  # macOS has names in which é is two characters
+            if form in known:  # on macOS, é in names may be two characters
                 return form
     return None
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`; did you mean ...?` for a mistyped word, or nothing where no known one is like it."""
+    """`; did you mean ...?` for a mistyped word; empty if no known word is similar."""
     whole = {**{name.split("-")[0]: name for name in known}, **{name: name for name in known}}
     close = difflib.get_close_matches(word, whole, 1, cutoff=0.6)
     return f"; did you mean {whole[close[0]]!r}?" if close else ""

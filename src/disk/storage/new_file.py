@@ -1,4 +1,4 @@
-"""New files that appear whole or not at all, also after a power cut: written under another name, synced, renamed."""
+"""Atomic files, even across a power cut: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from disk.errors import ArtifactError
 
 @contextlib.contextmanager
 def new_file(path: Path, rivals: bool = False) -> Iterator[Path]:
-    """The name to write under until the block ends; then the file is synced and gets its own name.
+    """A temporary path to write to; when the block ends, the file is synced and renamed to `path`.
 
-    Whatever was there stays until then. A link stays a link; a pipe or a device is written as it is.
-    rivals: other processes may write the same file at the same time; the last one wins.
-    Raises ArtifactError when it cannot be written.
+    An existing file stays until then. Symlinks are followed; pipes and devices are written directly.
+    rivals: other processes may write the same file at the same time; the last one wins
+
+    Raises ArtifactError if it cannot be written.
     """
     target = Path(os.path.realpath(path))
     special = target.exists() and not target.is_file()
@@ -44,28 +45,28 @@ def new_file(path: Path, rivals: bool = False) -> Iterator[Path]:
 
 
 def temporary_of(path: Path, mark: str = "") -> Path:
-    """The hidden file beside `path` that becomes it."""
+    """The hidden temporary file beside `path`."""
     return path.with_name(f".{path.name.lstrip('.')}.{mark}tmp")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, whole or not at all; errors as for `new_file`."""
+    """Write a file atomically; errors as for `new_file`."""
     with new_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; errors as for `new_file`."""
+    """Write a UTF-8 text file atomically; errors as for `new_file`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all; errors as for `new_file`."""
+    """Write a JSON file atomically; errors as for `new_file`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Sync a complete file and give it its name, in place of what had it. Raises OSError."""
+    """Sync a complete file and rename it to `path`, replacing any file there. Raises OSError."""
     with temporary.open("rb+") as file:
         _sync(file.fileno())
     _replace(temporary, path)
@@ -73,8 +74,8 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the file system can."""
-    if os.name != "posix":  # Windows opens no folders
+    """Make new names in a folder survive a power cut, where the file system supports it."""
+    if os.name != "posix":  # Windows cannot open folders
         return
     try:
         number = os.open(folder, os.O_RDONLY)
@@ -87,7 +88,7 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-# what network file systems, containers and folders that cannot be listed answer
+# errors of network file systems, containers and folders that cannot be listed
 _NO_SYNC_OF_FOLDERS = {
     errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP,
 }  # fmt: skip
@@ -95,7 +96,7 @@ _PATIENCE = 1.0  # seconds
 
 
 def _sync(number: int) -> None:
-    if sys.platform == "darwin":  # whose fsync leaves the data in the cache of the drive
+    if sys.platform == "darwin":  # its fsync leaves the data in the drive's cache
         import fcntl
 
         with contextlib.suppress(OSError):
@@ -105,7 +106,7 @@ def _sync(number: int) -> None:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename; on Windows a file that is open has to be waited for: virus scanners and indexers open new files."""
+    """Rename; on Windows, wait while the file is open: virus scanners and indexers open new files."""
     end = time.monotonic() + _PATIENCE
     while True:
         try:

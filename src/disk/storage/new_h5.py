@@ -1,4 +1,4 @@
-"""New HDF5 files that appear whole or not at all, also on a full disk."""
+"""Atomic HDF5 files, even on a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from disk.storage.new_file import put_in_place, temporary_of
 
 @contextlib.contextmanager
 def new_h5(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that gets its name when it is complete; ArtifactError when it cannot be written."""
+    """A new HDF5 file, renamed to `path` when the block ends; ArtifactError if it cannot be written."""
     temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ def new_h5(path: Path) -> Iterator[h5py.File]:
 
 
 class _Patient(io.FileIO):
-    """A file that notes its first error and pretends to go on.
+    """A file that records its first error and pretends that later writes succeed.
 
-    HDF5 must not see a full disk: it fails again at every later call and in the end crashes the process.
+    HDF5 must not see a full disk: it then fails at every later call and in the end crashes the process.
     """
 
     error: OSError | None = None

@@ -1,4 +1,4 @@
-"""Reading HDF5 files that anyone may have made: nothing outside of them, and no more than memory should hold."""
+"""Reading untrusted HDF5 files: follows no links out of the file, and bounds the memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from disk.errors import ArtifactError
 
-# what a dataset may take in memory whatever it takes in the file, and how much more than in the file beyond that:
-# a few kilobytes of compressed zeros can stand for terabytes
+# bytes in memory that any dataset may take, and for larger ones the maximum ratio of memory to storage: a few kilobytes
+# of compressed zeros can expand to terabytes
 _SMALL, _MOST_TIMES = 1 << 30, 20
-_HEAP, _HEAPS_WITHIN = b"GCOL\1\0\0\0", 256 << 20  # larger files are not searched for them
+_HEAP, _HEAPS_WITHIN = b"GCOL\1\0\0\0", 256 << 20  # larger files are not searched for heaps
 
 
 def open_h5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; ArtifactError when it is missing or no HDF5 file."""
+    """Open an HDF5 file for reading; ArtifactError if it is missing or not an HDF5 file."""
     if not path.is_file():
         raise ArtifactError(f"no file {path}")
     with reading(path):
@@ -32,18 +32,18 @@ def open_h5(path: Path) -> h5py.File:
 
 @contextlib.contextmanager
 def reading(file: Path | str | h5py.Group | h5py.Dataset) -> Iterator[None]:
-    """Turn whatever HDF5 raises over a damaged file, or over what is in it, into an ArtifactError of one line."""
+    """Turn any error of HDF5 over a damaged or unexpected file into a one-line ArtifactError."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, NotImplementedError, struct.error) as error:
         path = file if isinstance(file, Path | str) else file.file.filename
         raise ArtifactError(
-            f"{path} cannot be read as HDF5 ({reason(error)}); it is damaged or no HDF5 file"
+            f"{path} cannot be read as HDF5 ({reason(error)}); it is damaged or not an HDF5 file"
         ) from error
 
 
 def dataset_keys(group: h5py.Group) -> list[str]:
-    """The paths of all datasets below a group, through nested groups, sorted; links are left out."""
+    """The sorted paths of all datasets below a group, at any depth; skips links."""
     keys: list[str] = []
 
     def visit(key: str, item: Any) -> None:
@@ -56,10 +56,10 @@ def dataset_keys(group: h5py.Group) -> list[str]:
 
 
 def stored_dataset(group: h5py.Group, key: str) -> h5py.Dataset | None:
-    """The dataset under a key; None where there is none.
+    """The dataset under a key; None if there is none.
 
-    Raises ArtifactError where a link leads to it, or its data lie outside of the file: whoever made the file may have
-    chosen any other file of this machine.
+    Raises ArtifactError if it is behind a link or its data lie outside the file: an untrusted file could point to any
+    other file on this machine.
     """
     with reading(group):
         parts = key.split("/")
@@ -82,7 +82,7 @@ def stored_dataset(group: h5py.Group, key: str) -> h5py.Dataset | None:
 
 
 def stored_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """The attributes of a file or dataset; ArtifactError when they are damaged."""
+    """The attributes of a file or dataset; ArtifactError if they are damaged."""
     with reading(item):
         return dict(item.attrs.items())
 
@@ -90,8 +90,8 @@ def stored_attributes(item: h5py.File | h5py.Dataset) -> dict[str, Any]:
 def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
     """All values of a dataset of numbers.
 
-    Raises ArtifactError for other kinds of values, for damage, for a filter that is not here, and where the dataset
-    would take far more memory than room in the file.
+    Raises ArtifactError for other kinds of values, damaged data, a filter that is not installed, and a dataset that
+    would take far more memory than space in the file.
     """
     with reading(dataset):
         dtype = dataset.dtype
@@ -102,20 +102,20 @@ def read_numbers(dataset: h5py.Dataset) -> np.ndarray:
         missing = [code for code in codes if not h5py.h5z.filter_avail(code)]
         if missing:
             raise ArtifactError(
-                f"{dataset.file.filename}: {dataset.name} is packed by HDF5's filter {missing[0]}, which is not here; "
-                "use gzip"
+                f"{dataset.file.filename}: {dataset.name} is compressed by HDF5's filter {missing[0]}, which is not "
+                "installed; use gzip"
             )
         size = dataset.size * dtype.itemsize
         if size > max(_SMALL, _MOST_TIMES * (stored := dataset.id.get_storage_size())):
             raise ArtifactError(
                 f"{dataset.file.filename}: {dataset.name} would take {size / 2**30:.0f} GB of memory, but has {stored} "
-                "bytes in the file: it is damaged, or made to fill the memory"
+                "bytes in the file: it is damaged or malicious"
             )
         return np.asarray(dataset[()])
 
 
 def read_datasets(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
-    """The numbers under each of the keys of a file; ArtifactError where one is missing, or as `read_numbers`."""
+    """The numbers under each of the keys of a file; ArtifactError if one is missing, or as for `read_numbers`."""
     with open_h5(path) as file:
         found = [stored_dataset(file, key) for key in keys]
         missing = [key for key, dataset in zip(keys, found, strict=True) if dataset is None]
@@ -125,9 +125,9 @@ def read_datasets(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
 
 
 def _check_heaps(path: Path) -> None:
-    """Raise ValueError for a damaged heap of strings: HDF5 steps through it for ever.
+    """Raise ValueError for a damaged heap of strings, on which HDF5 would loop forever.
 
-    A heap is `GCOL`, version 1, its size, then objects: index, references, size, content; index 0 is what is left.
+    A heap is `GCOL`, version 1, its size, then objects: index, references, size, content; index 0 is free space.
     """
     with path.open("rb") as file:
         if not 0 < path.stat().st_size <= _HEAPS_WITHIN:
@@ -148,7 +148,7 @@ def _check_heaps(path: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in the system's words where HDF5 hides them in a long message."""
+    """The reason of an error: the system's message, which HDF5 hides in a long one, if there is one."""
     number = getattr(error, "errno", None)
     if number is None and "errno = " in str(error):
         number = int(str(error).partition("errno = ")[2].partition(",")[0])

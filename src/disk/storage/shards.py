@@ -1,9 +1,8 @@
-"""Writing HDF5 artifacts so that a crash costs ten seconds of work: shards, resume, merge.
+"""Writing HDF5 artifacts so that a crash costs at most ten seconds of work: shards, resume, merge.
 
-Results are gathered in memory; every 16 MB or ten seconds they become a shard, a hidden file that is written, synced
-and renamed, so a shard that has its name is complete. At the end the shards are merged into the
-artifacts, each of which is replaced by a rename. The next run continues from what is complete,
-whenever the last one was killed.
+Results collect in memory. Every 16 MB or ten seconds they become a shard: a hidden file that is written, synced and
+renamed, so a shard under its final name is complete. At the end the shards are merged into the artifacts, each of which
+is replaced by a rename. A later run resumes from the complete results, whenever the last one was killed.
 """
 
 from __future__ import annotations
@@ -31,29 +30,33 @@ SHARD_BYTES, SHARD_SECONDS = 16 << 20, 10.0
 
 
 def remove_artifacts(artifacts: Path, stem: str, files: Sequence[str]) -> None:
-    """Remove what a writer of this stem wrote into a folder: its files, and the shards of an interrupted run."""
+    """Delete what a writer of this stem wrote into a folder: its files, and the shards of an interrupted run."""
     for path in [*(artifacts / file for file in files), *_shards(artifacts, stem)]:
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def keep_what_is_done(flush: Callable[[], None]) -> Iterator[None]:
-    """Call `flush` when the block ends by an error or an interruption, which goes on as it is."""
+    """Call `flush` if the block ends with an error or an interruption, and raise that again."""
     try:
         yield
     except BaseException:
-        with contextlib.suppress(ArtifactError):  # a full disk has been reported by the first error
+        with contextlib.suppress(ArtifactError):  # the first error has already reported a full disk
             flush()
         raise
 
 
 class ShardWriter:
-    """Adds arrays to several HDF5 files of one folder at once, all of an entry or none.
+    """Adds arrays to several HDF5 files of one folder together: an entry is in all of them or in none.
 
-    `files` are the names of the artifacts, with .h5; `attributes` are written on each and decide whether
-    a run may go on: where they differ from those found, ArtifactError says how. With `overwrite`, what
-    is there goes when the first of the new is written, so that a run that fails before it takes nothing away. The
-    caller holds `folder_lock`; one thread at a time may use the writer.
+    The caller holds `folder_lock`; only one thread at a time may use the writer.
+    files: names of the artifacts, with .h5
+    attributes: written to each file; a run resumes only if they equal those found
+    overwrite: delete the old files, just before the first new result is written, so that a run that fails earlier
+    deletes nothing
+    shard_bytes: maximum size of the results in memory
+
+    Raises ArtifactError, naming what differs, if the attributes found are different.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class ShardWriter:
         self.artifacts, self.stem, self.files = artifacts, stem, list(files)
         self.attributes, self.shard_bytes = dict(attributes), shard_bytes
         self._buffer: h5py.File | None = None
-        self._groups: dict[str, h5py.Group] = {}  # of the buffer: looking up a path takes longer than storing an array
+        self._groups: dict[str, h5py.Group] = {}  # of the buffer: looking up a path is slower than storing an array
         self._buffered, self._flushed = 0, monotonic()
         for leftover in [*artifacts.glob(f".{stem}-*.h5.tmp"), *(temporary_of(artifacts / file) for file in files)]:
             leftover.unlink(missing_ok=True)
@@ -98,7 +101,7 @@ class ShardWriter:
         return keys
 
     def values(self, attribute: str) -> dict[str, Any]:
-        """An attribute of all complete entries by key, as `add` was given it; None where an entry has none."""
+        """An attribute of each complete entry by key, as passed to `add`; None for an entry without it."""
         if self._overwrites:
             return {}
         found: dict[str, Any] = {}
@@ -110,7 +113,7 @@ class ShardWriter:
         return found
 
     def add(self, key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> None:
-        """Store one entry: an array for each of the files, all under the same key with the same attributes."""
+        """Add one entry: an array for each of the files, all under the same key and with the same attributes."""
         if set(arrays) != set(self.files):
             raise ValueError(f"expected arrays for {self.files}, got {list(arrays)}")
         if self._buffer is None:
@@ -124,12 +127,12 @@ class ShardWriter:
             dataset = self._groups[folder].create_dataset(name, data=array)
             if attributes:
                 dataset.attrs.update(attributes)
-            self._buffered += array.nbytes + 1024  # an empty array takes room too
+            self._buffered += array.nbytes + 1024  # empty arrays take space as well
         if self._buffered >= self.shard_bytes or monotonic() - self._flushed >= SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash."""
+        """Write everything added so far to a shard, so that it survives a crash."""
         self._flushed = monotonic()
         if self._buffer is None:
             return
@@ -145,17 +148,17 @@ class ShardWriter:
             temporary.write_bytes(content)
 
     def finish(self) -> None:
-        """Merge the shards into the artifacts and remove them."""
+        """Merge the shards into the artifacts and delete them."""
         self.flush()
         self.remove_old()
         shards = self._shards()
         if not shards:
             return
-        # HDF5 does not survive a full disk: writing on after the first error can crash the process
+        # HDF5 does not survive a full disk: further writes after the first error can crash the process
         need = sum(path.stat().st_size for path in [*self._finals(), *shards])
         if free_bytes(self.artifacts) < need:
             raise self._write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        # doing this again after a crash gives the same files: shards go only when all have been replaced
+        # a merge repeated after a crash gives the same files: shards are deleted only after all artifacts are replaced
         with progress_bar("merge", "shard", total=len(shards) * len(self.files)) as bar:
             for name in self.files:
                 with self._new_file(self.artifacts / name) as temporary:
@@ -164,7 +167,7 @@ class ShardWriter:
             shard.unlink()
 
     def remove_old(self) -> None:
-        """Let what shall be overwritten go now, as the first result does."""
+        """Delete the old files if they are to be overwritten; called just before the first new result is written."""
         if self._overwrites:
             remove_artifacts(self.artifacts, self.stem, self.files)
             self._overwrites = False
@@ -185,7 +188,7 @@ class ShardWriter:
         try:
             with new_file(path) as temporary:
                 yield temporary
-        except (ArtifactError, RuntimeError) as error:  # HDF5's are RuntimeErrors too
+        except (ArtifactError, RuntimeError) as error:  # HDF5 also raises RuntimeError
             raise self._write_error(error.__cause__ or error) from error
 
     def _write_error(self, error: BaseException) -> ArtifactError:
@@ -209,13 +212,13 @@ class ShardWriter:
                 with open_h5(path) as file:
                     dataset_keys(file)
             except ArtifactError:
-                log.warning("%s is damaged; what it held is done again", path)
+                log.warning("%s is damaged; its results are computed again", path)
                 path.unlink()
 
 
 def _copy(source: h5py.Group, target: h5py.File) -> None:
-    """Copy all datasets to the same places in another file, over what is there."""
-    # by the handles of groups, since paths would be looked up anew for each
+    """Copy all datasets to the same paths in another file, replacing those there."""
+    # by group handles, since each path would be looked up again
     pairs: dict[str, tuple[Any, Any]] = {}
     for key in dataset_keys(source):
         folder, _, name = key.rpartition("/")
@@ -232,9 +235,9 @@ def _shards(artifacts: Path, stem: str) -> list[Path]:
 
 
 def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], remedy: str = "") -> None:
-    """Raise ArtifactError, naming what differs, unless `path` was made with the options of now.
+    """Raise ArtifactError, naming what differs, unless `path` was made with the current options.
 
-    remedy: what to do instead of using the same; default: another folder, or to overwrite.
+    remedy: alternatives to using the same options; default: another folder, or overwriting
     """
     changes = [
         f"{key} {before.get(key, 'unset')} there, {now.get(key, 'unset')} now"
@@ -243,7 +246,7 @@ def check_same(path: Path, before: Mapping[str, str], now: Mapping[str, str], re
     ]
     if changes:
         raise ArtifactError(
-            f"{path} was written otherwise ({'; '.join(changes)}); use the same options, "
+            f"{path} was written with other options ({'; '.join(changes)}); use the same options, "
             f"{remedy or 'another folder, or ' + option('overwrite', True)}"
         )
 
@@ -257,8 +260,8 @@ def _check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[st
 
 
 def _flat(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Attributes as text, with the JSON of `options` taken apart."""
+    """Attributes as strings, with the JSON of `options` expanded."""
     flat = {key: str(value) for key, value in attributes.items() if key != "options"}
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # no text of ours: other options, then
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # not written by DISK, so the options differ
         flat.update({key: str(value) for key, value in json.loads(str(attributes.get("options", "{}"))).items()})
     return flat

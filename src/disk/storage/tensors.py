@@ -1,4 +1,4 @@
-"""Reading files of tensors that anyone may have made: no code is run, and nothing grows beyond the file."""
+"""Reading untrusted files of tensors: runs no code, and takes no more memory than the size of the file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 
 
 def load_tensors(path: Path) -> Any:
-    """What torch.save wrote, if it is tensors and plain values. Raises whatever torch does for anything else.
+    """Load a file of torch.save that holds tensors and plain values only.
 
-    ValueError where the file would take more memory than room on the disk: torch writes it uncompressed.
+    Raises ValueError if it would take more memory than disk space (torch writes uncompressed files), and torch's errors
+    for any other content.
     """
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
@@ -25,7 +26,7 @@ def load_tensors(path: Path) -> Any:
 
 
 def _check_size(content: Any, size: int) -> None:
-    """Raise ValueError for a tensor that is larger than the file, one number repeated, or not laid out plainly."""
+    """Raise ValueError for a tensor larger than the file (such as one expanded number) or with a sparse layout."""
     if isinstance(content, torch.Tensor):
         if content.layout != torch.strided or content.numel() * content.element_size() > size:
             raise ValueError("it holds a tensor larger than the file")

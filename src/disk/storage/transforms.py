@@ -1,7 +1,7 @@
 """transforms.json, the cameras and poses of nerfstudio and instant-ngp.
 
-Poses there are of the camera in the world with y up and z backwards (OpenGL); here x_cam = R x_world + t with y down
-and z forwards, as in COLMAP. Principal points count from the corner of the first pixel, as in COLMAP.
+Its poses are camera-to-world, with y up and z backwards (OpenGL); here x_cam = R x_world + t with y down and z
+forwards, as in COLMAP. Principal points are relative to the corner of the first pixel, as in COLMAP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from disk.shapes import Float
 from disk.storage.new_file import write_json
 
 _FLIP = np.diag([1.0, -1.0, -1.0])
-# parameters behind fx, fy, cx, cy, in COLMAP's order
+# parameters after fx, fy, cx, cy, in COLMAP's order
 _DISTORTION = {
     "PINHOLE": (),
     "OPENCV": ("k1", "k2", "p1", "p2"),
@@ -32,7 +32,12 @@ _ROTATION_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A posed image: its path as the file gives it, camera as COLMAP has it, x_cam = R x_world + t, and its mask."""
+    """A posed image, x_cam = R x_world + t.
+
+    path, mask: as in the file
+    model, params: camera as in COLMAP
+    width, height: in pixels
+    """
 
     path: str
     model: str
@@ -45,7 +50,10 @@ class Frame:
 
 
 def write_transforms(path: Path, frames: Sequence[Frame], points: str | None = None) -> None:
-    """Write pinhole cameras and poses. points: path of a PLY file of 3D points. Errors as for `new_file`."""
+    """Write pinhole cameras and poses; errors as for `new_file`.
+
+    points: path of a PLY file of 3D points, as it is written into the file
+    """
     written: list[dict[str, Any]] = []
     for frame in frames:
         pose = np.eye(4)
@@ -62,9 +70,11 @@ def write_transforms(path: Path, frames: Sequence[Frame], points: str | None = N
 
 
 def read_transforms(path: Path, size: tuple[int, int] | None = None) -> list[Frame]:
-    """Read cameras and poses; ColmapError for what is no such file, and for cameras that COLMAP does not have.
+    """Read cameras and poses.
 
-    size: (width, height) of the images where the file does not say.
+    size: (width, height) of the images in pixels, if the file does not tell it
+
+    Raises ColmapError for another kind of file, and for cameras that COLMAP does not support.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -74,9 +84,9 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> list[Fra
     except OSError as error:
         raise ColmapError(f"cannot read {path}: {error.strerror or error}") from None
     except KeyError as error:
-        raise ColmapError(f"{path} has no {error.args[0]!r}; it is no transforms.json of nerfstudio") from None
+        raise ColmapError(f"{path} has no {error.args[0]!r}; it is not a transforms.json of nerfstudio") from None
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ColmapError(f"{path} is no transforms.json of nerfstudio or instant-ngp ({error})") from None
+        raise ColmapError(f"{path} is not a transforms.json of nerfstudio or instant-ngp ({error})") from None
 
 
 def _frame(entry: dict[str, Any], size: tuple[int, int] | None) -> Frame:
@@ -95,7 +105,7 @@ def _frame(entry: dict[str, Any], size: tuple[int, int] | None) -> Frame:
 
 
 def _camera(entry: dict[str, Any], width: int, height: int) -> tuple[str, tuple[float, ...]]:
-    """The camera of a frame as COLMAP has it, its model by the distortion that there is."""
+    """The COLMAP camera model and parameters of a frame, chosen by its distortion."""
     if "fl_x" in entry:
         fx = float(entry["fl_x"])
     else:
@@ -107,10 +117,10 @@ def _camera(entry: dict[str, Any], width: int, height: int) -> tuple[str, tuple[
     model = {"OPENCV": "OPENCV" if is_distorted else "PINHOLE", "PINHOLE": "PINHOLE", "SIMPLE_PINHOLE": "PINHOLE"}
     model |= {"OPENCV_FISHEYE": "OPENCV_FISHEYE", "SIMPLE_RADIAL": "OPENCV", "RADIAL": "OPENCV"}
     if name not in model or entry.get("is_fisheye"):
-        raise ValueError(f"cameras of model {'is_fisheye' if name in model else name} are not read")
+        raise ValueError(f"cameras of model {'is_fisheye' if name in model else name} are not supported")
     found = model[name]
     lost = [key for key in _ALL if distortion[key] and key not in _DISTORTION[found]]
     if lost:
-        raise ValueError(f"a camera of model {name} has no place for {', '.join(lost)}")
+        raise ValueError(f"a camera of model {name} has no parameter {', '.join(lost)}")
     cx, cy = float(entry.get("cx", width / 2)), float(entry.get("cy", height / 2))
     return found, (fx, fy, cx, cy, *(distortion[key] for key in _DISTORTION[found]))

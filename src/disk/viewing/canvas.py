@@ -1,7 +1,6 @@
 """Figures measured in pixels of the finished picture, so that marks keep their size on any photo.
 
-A figure is made by the caller: `new_figure()` for a file, which needs no display, or `pyplot.figure()` for
-a window. Everything drawn here is sized for the picture, never for the photo.
+The caller makes the figure: `new_figure()` for a file, which needs no display, or `pyplot.figure()` for a window.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ _MARK = b"drawn by disk"
 
 
 def new_figure() -> Figure:
-    """A figure to be saved."""
+    """A figure to save, without a window."""
     return Figure()
 
 
 def points(pixels: Pixels) -> float:
-    """A length in pixels of the finished picture, in matplotlib's points (1/72 inch)."""
+    """Convert pixels of the finished picture to matplotlib's points (1/72 inch)."""
     return pixels * 72 / DPI
 
 
 def set_size(figure: Figure, width: Pixels, height: Pixels) -> None:
-    """Give the figure a size in pixels."""
+    """Set the size of a figure in pixels."""
     figure.set_dpi(DPI)
     figure.set_size_inches(width / DPI, height / DPI)
     figure.set_facecolor("white")
 
 
 def add_axes(figure: Figure, left: Pixels, top: Pixels, width: Pixels, height: Pixels) -> Axes:
-    """Bare axes at a place given in pixels from the figure's top left corner."""
+    """Add axes without ticks or frame, placed in pixels from the figure's top left corner."""
     total_width, total_height = figure.get_size_inches() * DPI
     box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
     axes = figure.add_axes(box)
@@ -54,7 +53,7 @@ def add_axes(figure: Figure, left: Pixels, top: Pixels, width: Pixels, height: P
 
 
 def add_title(figure: Figure, title: str, subtitle: str) -> None:
-    """Two lines in the header; a long name loses its beginning, never its end."""
+    """Write two lines in the header; a long title is cut at its beginning, since names differ at the end."""
     width, height = figure.get_size_inches() * DPI
     fits = max(20, int((width - 2 * MARGIN) / 11))
     if len(title) > fits:
@@ -65,16 +64,16 @@ def add_title(figure: Figure, title: str, subtitle: str) -> None:
 
 
 def fit(width: Pixels, height: Pixels, box_width: Pixels, box_height: Pixels) -> tuple[float, float]:
-    """The size of a picture that fills a box, its aspect kept; at least one pixel each way."""
+    """The largest size that fits a box at the same aspect ratio; at least one pixel each way."""
     scale = min(box_width / width, box_height / height)
     return max(1.0, width * scale), max(1.0, height * scale)
 
 
 def show_image(axes: Axes, image: UInt8[np.ndarray, "h w 3"], width: Pixels) -> None:
-    """Draw a photo, paled so that colours on top stand out; the axes' units are its own pixels.
+    """Draw an image, paled so that colours on top stand out; the axes are in its pixels.
 
-    The photo is shrunk (antialiased) to about the picture's width first: a 12 MP photo costs no more
-    than a small one.
+    It is first downscaled (antialiased) to about the picture's width, so that a 12 MP image costs no more than a small
+    one.
     """
     height, full_width = image.shape[:2]
     if full_width > 2 * width:
@@ -84,16 +83,16 @@ def show_image(axes: Axes, image: UInt8[np.ndarray, "h w 3"], width: Pixels) -> 
 
 
 def pale(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The photo with a third of its colour and a little darker, as a ground to draw on."""
+    """The image with a third of its colour and a little darker, as a background to draw on."""
     colour = image.astype(np.float32)
     grey = colour @ np.array([0.299, 0.587, 0.114], np.float32)
     return (0.85 * (0.65 * grey[..., None] + 0.35 * colour)).astype(np.uint8)
 
 
 def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
-    """Write the figure as its suffix says (.png, .jpg, .pdf, .svg), making the folder; errors as for `new_file`.
+    """Write the figure in the format of the suffix (.png, .jpg, .pdf, .svg), creating the folder.
 
-    Raises ImageError for a suffix that is no kind of picture.
+    Raises ImageError for an unknown suffix, and the errors of `new_file`.
     """
     kind = path.suffix.lower()[1:] or "png"
     if kind not in figure.canvas.get_supported_filetypes():
@@ -107,13 +106,13 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
 
 
 def refuse_other_picture(path: Path) -> None:
-    """Raise ImageError for a picture that is there and was not drawn by this program: it may be a photo."""
+    """Raise ImageError if the file exists and this program did not draw it: it may be a photo."""
     if path.exists() and not is_drawn(path):
         raise ImageError(f"{path} was not drawn by this program and is not replaced; choose another name")
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a picture was drawn by `save`, or by matplotlib elsewhere: that it is no photo."""
+    """Whether `save`, or matplotlib elsewhere, drew the picture; then it is not a photo."""
     try:
         with Image.open(path) as image:
             marks = (image.info.get("comment", b""), image.info.get("Software", ""))

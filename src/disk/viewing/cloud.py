@@ -1,4 +1,4 @@
-"""The picture of a sparse model: its points in their colours, and cameras as small pyramids."""
+"""Pictures of a sparse model: its points in their colours, and its cameras as small pyramids."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from disk.shapes import Float, Tensor
 from disk.viewing import canvas
 
 WIDTH = 1200  # pixels of the picture without its margins
-HEIGHTS = (500, 1000)  # least and most, without header and legend
+HEIGHTS = (500, 1000)  # minimum and maximum, without header and legend
 LEGEND = 44
 
 
 @dataclass(frozen=True)
 class Rig:
-    """Cameras drawn in one colour: their name in the legend, the pyramids' length, and their image size."""
+    """Cameras drawn in one colour.
+
+    label: their name in the legend
+    image_size: (width, height) in pixels
+    length: of their pyramids, in units of the model
+    """
 
     label: str
     colour: str
@@ -39,10 +44,12 @@ def draw_cloud(
     eye: Camera,
     title: str,
 ) -> None:
-    """Draw points (colours in [0, 1]) and cameras as seen from `eye`, far ones first.
+    """Draw points and cameras as seen from `eye`, far ones first.
 
-    Only the direction and perspective of `eye` count: the picture is cropped to the cameras and the middle
-    98 % of the points each way, since a sparse model may hold a few points very far away.
+    The picture is cropped to the cameras and the middle 98 % of the points in x and y, since a sparse model may hold a
+    few points very far away.
+    colours: RGB in [0, 1]
+    eye: only its direction and perspective count
     """
     places, depth = _seen(eye, points)
     edges = [(rig, _seen(eye, _pyramids(rig))[0].reshape(-1, 2, 2)) for rig in rigs]
@@ -71,7 +78,7 @@ def looking_at(
     up: Float[np.ndarray, " 3"],
     K: Float[Tensor, "3 3"],
 ) -> Camera:
-    """The camera at `eye` whose axis meets `target`, with `up` upwards in its image."""
+    """The camera at `eye` that looks at `target`, with `up` upwards in its image."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
@@ -85,13 +92,13 @@ def _seen(eye: Camera, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np
 
 
 def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
-    """The ends of the eight edges of each camera's pyramid, 16 points a camera."""
+    """The ends of the eight edges of each camera's pyramid: 16 points per camera."""
     edges = [pyramid(camera, rig.image_size, rig.length) for camera in rig.cameras]
     return np.array(edges).reshape(-1, 3)
 
 
 def pyramid(camera: Camera, image_size: tuple[int, int], length: float) -> Float[np.ndarray, "16 3"]:
-    """The ends of the eight edges of a camera's pyramid in the world: to its corners and around its image."""
+    """The ends of the eight edges of a camera's pyramid in world coordinates: to the corners and around the image."""
     width, height = image_size
     pixels = torch.tensor([[-0.5, -0.5], [width - 0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, height - 0.5]])
     depth = torch.full((4,), length, dtype=camera.R.dtype)
@@ -106,7 +113,7 @@ def pyramid(camera: Camera, image_size: tuple[int, int], length: float) -> Float
 def _frame(
     points: Float[np.ndarray, "n 2"], corners: Float[np.ndarray, "m 2"]
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-    """The corners of the part to show, a little wider than what is in it."""
+    """The corners of the part to show, with a small margin."""
     if len(points):
         corners = np.concatenate([corners, np.percentile(points, [1, 99], axis=0)])
     if not len(corners):

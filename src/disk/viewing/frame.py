@@ -1,4 +1,4 @@
-"""How a model stands when it is shown: upright, and looked at from where its cameras are."""
+"""How to show a model: upright, and seen from the side of its cameras."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import numpy as np
 
 from disk.shapes import Bool, Float
 
-_LEVEL = 0.1  # weight of the cameras' own up against their horizons
-_SOME = 500  # cameras whose neighbours tell how dense they stand
-_FAR = 0.3  # of the box of most points: what may lie around it
+_LEVEL = 0.1  # weight of the cameras' up directions against their horizons
+_SOME = 500  # cameras sampled to measure the distance between neighbours
+_FAR = 0.3  # margin around the box of most points, as a part of its longest side
 
 
 def upright_rotation(rotations: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "3 3"]:
-    """A rotation of the world that makes z up. rotations: x_cam = R x + t of each camera.
+    """A rotation of the world that makes z point up.
 
     Photographers keep the horizon level, so up is orthogonal to the cameras' x axes (Brown and Lowe 2007, automatic
-    straightening). Where these are all alike, the cameras' own up decides.
+    straightening). Where these are all alike, the cameras' up directions decide.
+    rotations: R of each camera, x_cam = R x_world + t
     """
     if not len(rotations):
         return np.eye(3)
@@ -29,7 +30,7 @@ def upright_rotation(rotations: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray,
 
 
 def near(points: Float[np.ndarray, "n 3"], centres: Float[np.ndarray, "m 3"]) -> Bool[np.ndarray, " n"]:
-    """Which points to show: a sparse model may hold a few that are very far away, beside which it would be a dot."""
+    """Which points to show: not the few very far ones that a sparse model may hold, which would shrink it to a dot."""
     if not len(points):
         return np.zeros(0, bool)
     corners = np.concatenate([np.percentile(points, [2, 98], axis=0), centres])
@@ -39,7 +40,7 @@ def near(points: Float[np.ndarray, "n 3"], centres: Float[np.ndarray, "m 3"]) ->
 
 
 def camera_length(centres: Float[np.ndarray, "m 3"], points: Float[np.ndarray, "n 3"]) -> float:
-    """How long to draw cameras: a small part of the model, but not so long that neighbours overlap."""
+    """The length at which to draw cameras: a small part of the model, and short enough to keep neighbours apart."""
     everything = np.concatenate([points, centres])
     length = 0.05 * float(np.linalg.norm(np.ptp(everything, axis=0))) if len(everything) else 0.0
     if len(centres) > 1:
@@ -51,7 +52,7 @@ def camera_length(centres: Float[np.ndarray, "m 3"], points: Float[np.ndarray, "
 
 
 def look_from(points: Float[np.ndarray, "n 3"], centres: Float[np.ndarray, "m 3"]) -> dict[str, float]:
-    """plotly's eye: on the side of the model that its cameras are on, a little above."""
+    """plotly's eye: on the side of the model where its cameras are, a little above."""
     side = np.zeros(2)
     if len(points) and len(centres):
         side = (centres.mean(0) - np.median(points, axis=0))[:2]

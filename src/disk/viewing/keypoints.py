@@ -1,4 +1,4 @@
-"""The picture of an image's keypoints."""
+"""Pictures of the keypoints of an image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from disk.shapes import Float, UInt8
 from disk.viewing import canvas
 
-DARKEST = 0.25  # of the colour map: what comes before is lost on dark photos
-COVERAGE = 0.05  # the part of the picture that marks may cover
-SCALE_WIDTH = 110  # pixels at the right, for the scale of scores
+DARKEST = 0.25  # start of the colour map: colours before it are lost on dark photos
+COVERAGE = 0.05  # part of the picture that marks may cover
+SCALE_WIDTH = 110  # pixels at the right for the colour bar
 
 
 def draw_keypoints(
@@ -26,8 +26,8 @@ def draw_keypoints(
 ) -> None:
     """Draw keypoints over their image, coloured by score, the best on top.
 
-    Marks are dots whose size follows from their number and the picture, not from the photo's resolution.
-    The scale ends at the 2nd and 98th percentile of the scores, so that one outlier does not flatten it.
+    The size of the dots depends on their number and the size of the picture, not on the resolution of the image. The
+    colour bar runs from the 2nd to the 98th percentile of the scores, so that outliers do not flatten it.
     """
     height, width = image.shape[:2]
     count = len(keypoints)
@@ -66,7 +66,7 @@ def draw_keypoints(
 
 
 def mark_diameter(count: int, area: canvas.Pixels) -> float:
-    """The diameter in pixels of `count` dots that together cover a twentieth of the picture; 4 to 12."""
+    """The diameter at which `count` dots cover a twentieth of the picture, from 4 to 12 pixels."""
     return float(np.clip(math.sqrt(COVERAGE * area * 4 / (math.pi * count)), 4, 12))
 
 

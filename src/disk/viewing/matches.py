@@ -1,4 +1,4 @@
-"""The picture of the matches between two images."""
+"""Pictures of the matches between two images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from matplotlib.lines import Line2D
 from disk.shapes import Bool, Float, Int, UInt8
 from disk.viewing import canvas
 
-# told apart by readers who confuse red and green as well
+# distinguishable for readers with red-green colour blindness
 GOOD = "#00e0c6"
 BAD = "#ff4d2e"
 NEUTRAL = "#ffd23f"
 
-MAX_LINES = 180  # more hide the photos
-GAP = 12  # pixels between the two photos
+MAX_LINES = 180  # more would hide the images
+GAP = 12  # pixels between the two images
 LEGEND = 44  # pixels below them
 
 
 @dataclass(frozen=True)
 class Group:
-    """Matches drawn in one colour: its name in the legend, and which of the matches belong to it."""
+    """Matches drawn in one colour.
+
+    label: their name in the legend
+    members: which of the matches belong to the group
+    """
 
     label: str
     colour: str
@@ -40,10 +44,11 @@ def draw_matches(
     names: tuple[str, str],
     max_lines: int = MAX_LINES,
 ) -> None:
-    """Draw two images side by side at one height, a dot for each match, and a line for some of them.
+    """Draw two images side by side at the same height, with a dot for every match and lines for some.
 
-    ends: row k of each is match k in that image, in its pixels. Groups later in the list lie on top.
-    Lines are thinned out to `max_lines`, each group in proportion to its size and spread over the images.
+    ends: keypoints in pixels of each image; row k of both is match k
+    groups: later ones are drawn on top
+    max_lines: maximum number of lines, shared among the groups by size and spread over the images
     """
     height = canvas.fit(sum(image.shape[1] / image.shape[0] for image in images) * 1000, 1000, 1860, 1000)[1]
     boxes = [max(1.0, image.shape[1] / image.shape[0] * height) for image in images]
@@ -54,7 +59,7 @@ def draw_matches(
     for image, left, width in zip(images, lefts, boxes, strict=True):
         canvas.show_image(canvas.add_axes(figure, left, top, width, height), image, width)
 
-    # one sheet over both photos, its unit the picture's pixel
+    # axes over both images, in pixels of the picture
     sheet = canvas.add_axes(figure, 0, top, total, height)
     sheet.set(xlim=(0, total), ylim=(height, 0))
     placed = [
@@ -82,13 +87,13 @@ def draw_matches(
 
 
 def verified(matches: Int[np.ndarray, "2 k"], inliers: Int[np.ndarray, "2 m"]) -> Bool[np.ndarray, " k"]:
-    """Which of the matches are among the inliers; columns are pairs of feature indices."""
+    """Mask of the matches that are among the inliers; columns are pairs of feature indices."""
     pairs = set(map(tuple, inliers.T.tolist()))
     return np.array([tuple(pair) in pairs for pair in matches.T.tolist()], dtype=bool)
 
 
 def share_lines(counts: Sequence[int], most: int) -> list[int]:
-    """Share `most` lines among groups in proportion to their sizes; a group that has any gets at least one."""
+    """Share `most` lines among groups in proportion to their sizes; every non-empty group gets at least one."""
     total = sum(counts)
     if total <= most:
         return list(counts)
@@ -96,9 +101,9 @@ def share_lines(counts: Sequence[int], most: int) -> list[int]:
 
 
 def spread(points: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, " m"]:
-    """Indices of `count` points that cover the set evenly: each next is the farthest from those taken.
+    """Indices of `count` points that cover the set evenly; all if there are fewer.
 
-    Farthest-point sampling (Gonzalez 1985), begun at the point nearest the mean. All if there are fewer.
+    Farthest-point sampling (Gonzalez 1985), starting at the point nearest the mean.
     """
     if count >= len(points):
         return np.arange(len(points))

@@ -1,6 +1,6 @@
-"""Plots of a page that answer to the mouse, drawn by plotly: the model in 3D, and which photos connect.
+"""Interactive plots for a page, drawn by plotly: the model in 3D, and which photos are connected.
 
-The text of a name is put into the page by its script alone, as text. plotly would take markup in it for its own.
+Only the page's script inserts names, as plain text: plotly would interpret markup in them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from disk.errors import require
 from disk.shapes import Float, UInt8
 from disk.viewing.frame import look_from
 
-MAX_POINTS = 60_000  # more slow browsers without a GPU down
-MAX_CELLS = 1000  # a side of the matrix
-_NAMED = 30  # photos whose names fit beside the matrix
-_MANY = 100  # cameras, of which each is drawn finer
-_LONGEST = 18  # characters of a name there
+MAX_POINTS = 60_000  # more would slow down browsers without a GPU
+MAX_CELLS = 1000  # per side of the matrix
+_NAMED = 30  # up to this many photos, names fit beside the matrix
+_MANY = 100  # more cameras than this are drawn with thinner lines and smaller dots
+_LONGEST = 18  # characters of a name beside the matrix
 _INK, _CAMERAS, _CHOSEN, _GROUND = "#8793a1", "#ff9f43", "#00e0c6", "#14181d"
 
 
 @dataclass(frozen=True)
 class ShownPhoto:
-    """A photo of a page: its name, what is to be said of it, and a small JPEG if it could be read."""
+    """A photo on a page: its name, a caption, and a small JPEG if the file could be read."""
 
     name: str
     text: str
@@ -37,7 +37,7 @@ class ShownPhoto:
 
 
 def plot_library() -> str:
-    """The script of plotly, which a page with plots holds once. Raises MissingExtraError."""
+    """plotly's script, which a page with plots includes once. Raises MissingExtraError without plotly."""
     require("plotly")
     from plotly.offline import get_plotlyjs
 
@@ -45,7 +45,7 @@ def plot_library() -> str:
 
 
 def photos_data(photos: Sequence[ShownPhoto]) -> str:
-    """What the plots of a page know of the photos; it belongs before them."""
+    """The photos as data for the plots of a page; place it before the plots."""
     items = []
     for photo in photos:
         small = photo.thumbnail and f"data:image/jpeg;base64,{base64.b64encode(photo.thumbnail).decode()}"
@@ -54,7 +54,7 @@ def photos_data(photos: Sequence[ShownPhoto]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a script of a page: it holds nothing that ends the script or begins a comment."""
+    """JSON that is safe inside a <script> element: nothing in it ends the script or starts a comment."""
     text = json.dumps(value)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -66,9 +66,11 @@ def model_plot(
     edges: Float[np.ndarray, "e 2 3"],
     photos: Sequence[int],
 ) -> str:
-    """A model that turns under the mouse; a camera shows its photo when it is pointed at, and keeps it when clicked.
+    """A 3D model to turn with the mouse; pointing at a camera shows its photo, and a click keeps it.
 
-    edges: lines that draw the cameras; photos: of each camera, its place in `photos_data`. z is up.
+    points, centres: coordinates with z up; centres are those of the cameras
+    edges: the two ends of each line of the cameras' pyramids
+    photos: index of each camera's photo in `photos_data`
     """
     from plotly import graph_objects
 
@@ -107,9 +109,11 @@ def model_plot(
 
 
 def matrix_plot(links: Float[np.ndarray, "n n"], names: Sequence[str], unit: str) -> str:
-    """How strongly each two photos connect. links: numbers of `unit`; 0: not verified; nan: they were not matched.
+    """A matrix of how strongly each pair of photos is connected.
 
-    Of more than MAX_CELLS photos neighbours share a cell, which shows their strongest link.
+    With more than MAX_CELLS photos, neighbours share a cell, which shows their strongest link.
+    links: number of `unit` per pair; 0: matched but not verified; NaN: not matched
+    unit: what `links` counts, in the plural
     """
     from plotly import graph_objects
 
@@ -149,7 +153,7 @@ def matrix_plot(links: Float[np.ndarray, "n n"], names: Sequence[str], unit: str
 
 
 def _palette(colours: UInt8[np.ndarray, "n 3"]) -> dict[str, Any]:
-    """Colours as numbers of a palette: plotly takes long to check each one of many."""
+    """Colours as indices into a palette: plotly takes long to check many separate colours."""
     if not len(colours):
         return {}
     indexed = Image.fromarray(colours[None]).quantize(256)
@@ -170,7 +174,7 @@ def _strongest_of_blocks(links: Float[np.ndarray, "n n"], step: int) -> Float[np
 
 
 def _scale(most: float) -> list[list[Any]]:
-    """Grey for 0, and viridis from 1 on, as fractions of the logarithmic scale."""
+    """A logarithmic colour scale: grey for 0, viridis from 1 on."""
     from plotly.colors import sample_colorscale
 
     first = float(np.log1p(0.5) / np.log1p(most))
@@ -244,7 +248,7 @@ function keep(index) {
   const place = axis => at < 0 ? [] : [trace[axis][at]];
   Plotly.restyle(plot, {x: [place('x')], y: [place('y')], z: [place('z')]}, [CHOSEN]);
 }
-// a redraw picks again where the mouse was last, even if it has left
+// a redraw repeats the hover at the last mouse position, even if the mouse has left
 const camera = event => plot.matches(':hover') && event.points.find(point => point.curveNumber === CAMERAS);
 plot.on('plotly_hover', event => {
   pointed = camera(event) ? camera(event).customdata : -1;
@@ -254,13 +258,13 @@ plot.on('plotly_unhover', () => {
   pointed = -1;
   if (kept >= 0) show(kept);
 });
-// plotly's own event comes with the next frame, too late for a quick click
+// plotly's own click event comes one frame later, too late for a quick click
 plot.addEventListener('click', () => { if (pointed >= 0) keep(pointed) }, true);
 list.addEventListener('change', () => { if (list.value >= 0) keep(+list.value) });
 }</script>"""
 
 _MATRIX = """<div class="plot">@plot</div>
-<p class="note" id="cell">Point at a cell to see which photos it is; drag to zoom, double-click to zoom out.</p>
+<p class="note" id="cell">Point at a cell to see its photos; drag to zoom, double-click to zoom out.</p>
 <script>{
 const matrix = document.getElementById('matrix'), note = document.getElementById('cell');
 const [labels, unit] = JSON.parse(document.getElementById('cells').textContent);

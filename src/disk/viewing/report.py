@@ -1,4 +1,4 @@
-"""A report as one HTML file: text, numbers and pictures, nothing fetched from anywhere."""
+"""A report as one self-contained HTML file: text, numbers, tables, pictures and plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 @dataclass(frozen=True)
 class Picture:
-    """A .jpg or .png file and what it shows."""
+    """A .jpg or .png file and its caption."""
 
     path: Path
     caption: str
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below a row of headings; the first columns, as many as `text`, are words, the others numbers."""
+    """A table; the first `text` columns hold words, the others numbers."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -34,9 +34,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report. facts: (label, value) in large type, above the rest.
+    """A section of a report.
 
-    plot: markup that draws itself, as it is; no text of a user's may be in it that is not escaped.
+    facts: (label, value) pairs, shown above the rest in large type
+    plot: HTML inserted unchanged, so text from users must already be escaped in it
     """
 
     title: str
@@ -48,9 +49,9 @@ class Section:
 
 
 def write_report(path: Path, title: str, intro: str, sections: Sequence[Section], library: str = "") -> Path:
-    """Write the page. Texts are plain: whatever HTML means something by is escaped.
+    """Write the page and return its path. All texts except plots are HTML-escaped.
 
-    library: the script that plots need.
+    library: the script that the plots need
     """
     body = "\n".join(_section(section) for section in sections)
     head = f"<script>{library}</script>" if library else ""
@@ -59,13 +60,13 @@ def write_report(path: Path, title: str, intro: str, sections: Sequence[Section]
 
 
 def refuse_other_report(path: Path) -> None:
-    """Raise ArtifactError for a file that is there and was not written by `write_report`."""
+    """Raise ArtifactError if the file exists and `write_report` did not write it."""
     if path.exists() and not is_report(path):
         raise ArtifactError(f"{path} was not written by this program and is not replaced; move it to another place")
 
 
 def is_report(path: Path) -> bool:
-    """Whether a file begins as the reports of this program do."""
+    """Whether a file is a report of this program."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -100,7 +101,7 @@ def _figure(picture: Picture) -> str:
 
 
 _MARK = '<meta name="generator" content="DISK">'
-# the policy keeps the page from fetching anything, whatever is in it; plotly builds functions from text
+# the policy keeps the page from fetching anything; plotly needs 'unsafe-eval'
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>

@@ -1,4 +1,4 @@
-"""A contact sheet: many images in rows, side by side."""
+"""Contact sheets: many images in a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GAP = 8
 
 
 def save_sheet(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], columns: int, path: Path) -> Path:
-    """Save images of one aspect as a sheet `columns` wide, on white."""
+    """Save images of the same aspect ratio as a grid on white, `columns` images wide."""
     width = (WIDTH - GAP * (columns - 1)) // columns
     height = round(fit(images[0].shape[1], images[0].shape[0], width, 10 * width)[1])
     rows = -(-len(images) // columns)

@@ -1,4 +1,4 @@
-"""Photos small enough that hundreds of them fit into one page."""
+"""Thumbnails of photos, small enough that hundreds fit into one page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from disk.progress import log, track
 
 SIDE = 400  # pixels, the longer side
 SMALLEST = 48
-TOTAL = 18_000_000  # bytes of all of them together
+TOTAL = 18_000_000  # bytes of all thumbnails together
 _SHRINK = 0.75
 _QUALITY = 75
 
 
 def make_thumbnails(photos: Mapping[str, Path]) -> dict[str, bytes]:
-    """JPEGs of photos by their names, upright, each with an equal share of TOTAL bytes; none of what cannot be read."""
+    """Upright JPEG thumbnails by name, each with an equal share of TOTAL bytes; skips photos that cannot be read."""
     share = TOTAL // max(1, len(photos))
 
     def small(path: Path) -> bytes | ImageError:
@@ -43,7 +43,7 @@ def make_thumbnails(photos: Mapping[str, Path]) -> dict[str, bytes]:
 
 
 def thumbnail(path: Path, most: int) -> bytes:
-    """A JPEG of at most `most` bytes, or of SMALLEST pixels; ImageError for a file that cannot be read."""
+    """A JPEG of at most `most` bytes, or of SMALLEST pixels if that takes more; ImageError for an unreadable file."""
     image = Image.fromarray(read_small(path, SIDE))
     while True:
         content = io.BytesIO()
