@@ -107,4 +107,4 @@ def test_unusable_photographs() -> None:
 
 def test_small_photographs_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert len(build_store([noise(100, 500), noise(200, 150)])) == 1
-    assert "1 photographs" in caplog.text
+    assert "1 photos" in caplog.text

@@ -64,7 +64,7 @@ def test_data_sets_with_names_that_leave_the_folder(tmp_path: Path, name: str) -
         SceneSet.load(tmp_path)
     scene |= {"images": ["a", "b"], "calib_path": "\0"}
     (tmp_path / "dataset.json").write_text(json.dumps({"s": scene}))
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         SceneSet.load(tmp_path)
     (tmp_path / "dataset.json").write_text("[" * 100_000)
     with pytest.raises(DatasetError, match="not a json file"):
