@@ -56,7 +56,7 @@ def test_a_missing_depth_map_is_no_problem(maker) -> None:
     [
         ({"R": np.eye(3) + 0.02}, "not a rotation"),
         ({"T": np.full(3, np.nan)}, "not finite"),
-        ({"K": K * 2 - np.diag([0, 0, 1])}, "principal point is far from the middle"),
+        ({"K": K * 2 - np.diag([0, 0, 1])}, "principal point is far from the image centre"),
     ],
 )
 def test_cameras(maker, change: dict[str, np.ndarray], message: str) -> None:

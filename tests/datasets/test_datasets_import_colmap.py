@@ -98,8 +98,8 @@ def test_images_that_a_tuple_size_leaves_out_are_counted(
     monkeypatch.setattr("disk.datasets.import_colmap.covisibility", lambda points: overlap)
     workspace = make_workspace(tmp_path / "place")
     import_colmap(workspace, ImportOptions(out=tmp_path / "triplets"))
-    expected = "2 of 5 images are in no tuple of 3: tuple_size=2 would use 4 images in 4 pairs, a lower min_overlap uses"
-    assert expected in caplog.text
+    expected = "2 of 5 images are in no tuple of 3: tuple_size=2 would use 4 images in 4 pairs, a lower min_overlap"
+    assert f"{expected} uses more" in caplog.text
     import_colmap(workspace, ImportOptions(tuple_size=2, out=tmp_path / "pairs"))
     assert "1 of 5 images are in no tuple of 2: a lower min_overlap uses" in caplog.text
     scene = SceneSet.load(tmp_path / "pairs").scenes[0]

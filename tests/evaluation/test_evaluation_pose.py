@@ -94,7 +94,7 @@ def test_the_best_setting_is_reported_and_said_so(tmp_path, capsys):
     json_file = tmp_path / "figures.json"
     options = options_of(world, threshold=(0.01, 2.0), ratio=(0.5, 0.9), json=json_file)
     report = evaluate_pose(world.pairs, world.images, options)
-    assert "best by AUC@10 of ratios 0.5 0.9 and thresholds 0.01 2 px" in capsys.readouterr().out
+    assert "best by AUC@10 over ratios 0.5 0.9 and thresholds 0.01 2 px" in capsys.readouterr().out
     (result,) = json.loads(json_file.read_text())["results"]
     assert len(result["settings"]) == 4
     assert {(s["ratio"], s["threshold"]) for s in result["settings"]} == {(r, t) for r in (0.5, 0.9) for t in (0.01, 2)}

@@ -147,7 +147,7 @@ def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
         raise DatasetError(f"{where}: images must be a list of file names")
     outside = next((image for image in images if leads_out(image)), None)
     if outside is not None:
-        raise DatasetError(f"{where}: image {outside!r} is outside image_path; set image_path to a folder above it")
+        raise DatasetError(f"{where}: image {outside!r} is not below image_path; set image_path to a folder above it")
     return Scene(
         name=name,
         image_path=_folder(f"{where}: image_path", entry["image_path"], base),
