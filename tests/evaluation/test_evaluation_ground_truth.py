@@ -85,7 +85,7 @@ def test_reflection_is_no_rotation(world):
 
 
 def test_files_that_are_not_pairs(world, tmp_path):
-    with pytest.raises(EvaluationError, match="none.txt: no such file"):
+    with pytest.raises(EvaluationError, match=r"none\.txt: no such file"):
         read_pose_pairs(tmp_path / "none.txt", world.images)
     with pytest.raises(EvaluationError, match="no such image folder"):
         read_pose_pairs(world.pairs, tmp_path / "none")

@@ -103,5 +103,5 @@ def test_a_pose_list_stays_in_the_folder_of_images(tmp_path: Path) -> None:
     K = "50 0 31.5 0 50 23.5 0 0 1"
     Image.new("RGB", (64, 48)).save(tmp_path / "up.png")
     (tmp_path / "pairs.txt").write_text(f"../up.png ../up.png 0 0 {K} {K} 1 0 0 0 0 1 0 0 0 0 1 1 0 0 0 1\n")
-    with pytest.raises(EvaluationError, match=r"pairs\.txt:1: '\.\./up\.png' is no file below"):
+    with pytest.raises(EvaluationError, match=r"pairs\.txt:1: '\.\./up\.png' is not below"):
         read_pose_pairs(tmp_path / "pairs.txt", tmp_path / "images")

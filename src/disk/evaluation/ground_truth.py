@@ -93,7 +93,7 @@ def read_pose_pairs(file: Path, images: Path) -> list[PosePair]:
 
 def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]], where: str) -> PosePair:
     if len(words) in (2, 4):
-        raise EvaluationError(f"{where}: only names, no ground truth; every line also needs rot0 rot1 K0 K1 T_0to1")
+        raise EvaluationError(f"{where}: no ground truth, only names; every line also needs rot0 rot1 K0 K1 T_0to1")
     if len(words) != _COLUMNS:
         raise EvaluationError(
             f"{where}: {len(words)} columns instead of {_COLUMNS}: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)"
