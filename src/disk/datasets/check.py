@@ -52,7 +52,7 @@ def check(data: AnyPath) -> list[SceneReport]:
 
 
 def check_scene(scene: Scene) -> SceneReport:
-    """Check one scene like `check`."""
+    """Read every file of one scene and check that the images of its tuples overlap."""
     problems: list[str] = []
     views: dict[int, PosedImage] = {}
     origin: Float[np.ndarray, " 3"] | None = None

@@ -44,8 +44,8 @@ def fit_positions(centres: Float[np.ndarray, "n 3"], positions: Float[np.ndarray
     Least median of squares over triples (Rousseeuw, JASA 1984, with his quantile for this number of parameters), then
     least squares over the positions within three standard deviations.
 
-    Raises NotFixedError if there are fewer than three positions, if they are at one place or in a line, or if they
-    agree with the centres no better than chance.
+    Raises NotFixedError if there are fewer than three positions, if they (or the centres) are at one place or in a
+    line, or if they agree with the centres no better than chance.
     """
     if len(positions) < 3:
         raise NotFixedError(f"{len(positions)} photos of the model have a position, and three are needed")

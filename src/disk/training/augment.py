@@ -1,4 +1,4 @@
-"""Photometric augmentation: effects of light, lens, sensor and compression on a photograph, on any device."""
+"""Photometric augmentation: effects of light, lens, sensor and compression on a photo, on any device."""
 
 from __future__ import annotations
 
