@@ -209,9 +209,9 @@ def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
 
 def test_what_was_chosen_is_said_where_something_was(world):
     assert best_of("AUC", (0.9,), (1.0,), "mnn") == ""
-    assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is its best by AUC of ratios 0.8 0.9"
+    assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is the best by AUC over ratios 0.8 0.9"
     assert best_of("AUC", (0.8, 0.9), (1.0,), "lightglue") == ""
-    assert best_of("AUC", (0.9,), (1.0, 2.0), "mnn") == "each column is its best by AUC of thresholds 1 2 px"
+    assert best_of("AUC", (0.9,), (1.0, 2.0), "mnn") == "each column is the best by AUC over thresholds 1 2 px"
     (source,) = open_sources(options_of(world))
     assert label_of(source, "poselib", ("poselib",)) == "perfect"
     assert label_of(source, "poselib", ("poselib", "pycolmap")) == "perfect poselib"

@@ -102,7 +102,7 @@ def _check(positions: np.ndarray, residuals: np.ndarray) -> None:
         )
     about = math.degrees(off / (across * math.sqrt(count))) if across > 0 else math.inf
     if across < _SAME * extent or about > _LINE:
-        raise NotFixedError("within GPS accuracy the photos are in a line, which leaves the rotation about it unknown")
+        raise NotFixedError("the photos are in a line within GPS accuracy, which leaves the rotation about it unknown")
 
 
 def _extent(positions: np.ndarray) -> float:
