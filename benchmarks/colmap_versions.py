@@ -1,10 +1,10 @@
-"""Does every COLMAP from 3.8 on open an exported database, verify it and map it?
+"""Checks that every COLMAP release from 3.8 on can open an exported database, verify it and map it.
 
     disk export model/artifacts photos/ --database-path database.db
     python benchmarks/colmap_versions.py database.db photos/
 
-Each release of pycolmap is installed into its own environment below --environments and works on a copy of the
-database; the `colmap` binary is tried as well if there is one. Prints a row per release; exit code 1 if one fails.
+Each release of pycolmap is installed into its own environment in --environments and works on a copy of the database.
+The `colmap` binary is also tested if it is installed. Prints one row per release; the exit code is 1 if one fails.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import tempfile
 from pathlib import Path
 
 VERSIONS = ("3.10.0", "3.11.1", "3.12.6", "3.13.0", "4.0.4", "4.1.1", "4.2.1")
-# run by each release: its API has changed, its steps have not
+# run by each release; these calls exist in all of them
 STEPS = """
 import json, sys
 import pycolmap
 
 database, images, out = sys.argv[1:]
 pycolmap.logging.minloglevel = 3
-pycolmap.match_exhaustive(database)  # the matches are there: only verification is left
+pycolmap.match_exhaustive(database)  # the matches are already there: this only verifies
 models = pycolmap.incremental_mapping(database, images, out)
 best = max(models.values(), key=lambda model: model.num_reg_images())
 print(json.dumps([best.num_reg_images(), best.num_points3D(), best.compute_mean_reprojection_error()]))
@@ -35,10 +35,10 @@ print(json.dumps([best.num_reg_images(), best.num_points3D(), best.compute_mean_
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("database", type=Path, help="what `disk export` wrote")
+    parser.add_argument("database", type=Path, help="database written by `disk export`")
     parser.add_argument("images", type=Path, help="folder of the images")
-    parser.add_argument("--versions", nargs="+", default=VERSIONS, help="releases of pycolmap")
-    parser.add_argument("--environments", type=Path, help="where they are installed; default: a temporary folder")
+    parser.add_argument("--versions", nargs="+", default=VERSIONS, help="releases of pycolmap to test")
+    parser.add_argument("--environments", type=Path, help="folder to install them in; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         environments = options.environments or Path(temporary)
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def environment(folder: Path, version: str) -> Path:
-    """The Python of an environment with this release; made if it is not there."""
+    """The Python of an environment with this release; creates the environment if necessary."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -66,7 +66,7 @@ def environment(folder: Path, version: str) -> Path:
 
 
 def by_python(python: Path, database: Path, images: Path, temporary: Path) -> list[float] | str:
-    """Registered images, points and reprojection error, or what went wrong."""
+    """Registered images, points and reprojection error, or an error message."""
     folder = Path(tempfile.mkdtemp(dir=temporary))
     copy = shutil.copy(database, folder / "database.db")
     command = [str(python), "-c", STEPS, str(copy), str(images), str(folder)]
@@ -78,7 +78,7 @@ def by_python(python: Path, database: Path, images: Path, temporary: Path) -> li
 
 
 def by_binary(database: Path, images: Path, temporary: Path) -> list[float] | str:
-    """The same by the binary, as in the README of the original DISK."""
+    """The same with the `colmap` binary, as in the README of the original DISK."""
     folder = Path(tempfile.mkdtemp(dir=temporary))
     copy = str(shutil.copy(database, folder / "database.db"))
     (folder / "sparse").mkdir()

@@ -1,11 +1,11 @@
-"""How detection and matching on a CPU scale with cores: images in parallel against threads in one image.
+"""Scaling of detection and matching with CPU cores: images in parallel compared with threads in one image.
 
     python benchmarks/cores.py [--seconds 20] [--height 768 --width 1024] [--n 2048]
 
-For 1, 2, 4, ... cores, and all there are: either one process with a thread for each core, which share one image, or a
-process with one thread for each core, each with images of its own, all started together. Processes are bound to their
-cores where the system can. Efficiency is the rate over that of one core, times the number of cores. Only an idle
-machine gives figures of use.
+Runs on 1, 2, 4, ... cores, and on all of them, in two ways: one process with a thread per core, which share one image,
+and one single-threaded process per core, each with separate images, all started together. Processes are pinned to their
+cores if the system supports it. Efficiency is the rate divided by the rate of one core times the number of cores. The
+figures are only meaningful on an idle machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from disk.matching.nearest import mutual_nearest
 
 Work = Literal["detect", "match"]
 _RATIO = 0.95
-_PATIENCE = 600  # seconds until all processes are ready; one that failed would be waited for without end
+_PATIENCE = 600  # seconds to wait for all processes, in case one has failed
 
 
 def run(
     work: Work, threads: int, cores: list[int], seconds: float, height: int, width: int, n: int, barrier: Any, out: Any
 ) -> None:
-    """Repeat the work in this process for so many seconds, together with the others; puts its rate."""
+    """Repeat the work in this process for some seconds, together with the other processes; puts the rate into `out`."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     torch.set_num_threads(threads)
@@ -51,7 +51,7 @@ def run(
         def once() -> object:
             return mutual_nearest(first, second, _RATIO)
 
-    for _ in range(2):  # measures which way is the fastest, compiles and allocates
+    for _ in range(2):  # warm up: select the fastest method, compile, allocate
         once()
     barrier.wait(_PATIENCE)
     start, done = perf_counter(), 0
@@ -62,7 +62,7 @@ def run(
 
 
 def rate(work: Work, processes: int, threads: int, options: argparse.Namespace) -> float:
-    """Images or pairs a second of all processes together."""
+    """Images or pairs per second, summed over all processes."""
     context = multiprocessing.get_context("spawn")
     barrier, out = context.Barrier(processes), context.Queue()
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -79,21 +79,21 @@ def rate(work: Work, processes: int, threads: int, options: argparse.Namespace) 
 
 
 def counts(cores: int) -> list[int]:
-    """1, 2, 4, ... up to the number of cores, and that itself."""
+    """1, 2, 4, ... up to the number of cores, and that number itself."""
     return sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=20, help="duration of each measurement")
     parser.add_argument("--height", type=int, default=768)
     parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--n", type=int, default=2048, help="keypoint budget, and features of the images matched")
-    parser.add_argument("--cores", type=int, default=usable_cores(), help="the most to use")
+    parser.add_argument("--n", type=int, default=2048, help="keypoint budget, and features per image to match")
+    parser.add_argument("--cores", type=int, default=usable_cores(), help="maximum number of cores")
     options = parser.parse_args()
     print(f"{cpu_name()}, {usable_cores()} cores, torch {torch.__version__}")
     if crowded():
-        print("other work fills the cores of this machine: these figures are of that work as well")
+        print("other processes are using the cores of this machine: the figures are affected")
     works: dict[Work, str] = {
         "detect": f"images/s, {options.width}x{options.height}",
         "match": f"pairs/s, {options.n} features each",

@@ -1,11 +1,11 @@
-"""Detection on the CPU: ours against kornia's and OpenCV's DISK, exported graphs and our own dense formulation.
+"""Detection on the CPU: ours against kornia's and OpenCV's DISK, exported graphs and our dense formulation.
 
     python benchmarks/detection.py [--rounds 7] [--precision bf16] [--height 768 --width 1024] [--n 2048]
 
-Same weights, same photograph, one process for the times: in each round every method runs once and the ratios are
-taken within the round, so that a machine whose speed drifts does not decide. With one thread (OMP_NUM_THREADS=1) the
-times are processor time, which other work on the machine disturbs less. Peak memory is measured in a process
-of its own for each method, above what it takes to load the libraries and the network.
+All methods use the same weights and the same photo, and are timed in one process. Each round runs every method once and
+takes ratios within the round, so that drifts of the machine's speed cancel out. With one thread (OMP_NUM_THREADS=1),
+times are CPU time, which other processes affect less. Peak memory is measured in a separate process per method, above
+the memory for libraries and the network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METHODS = ("ours", "ours, torch", "onnx", "onnx, dense", "opencv", "dense", "kor
 
 
 def photograph(height: int, width: int) -> torch.Tensor:
-    """(1, 3, H, W) in [0, 1]: a photograph that ships with scikit-image."""
+    """A photo that ships with scikit-image, (1, 3, H, W) in [0, 1]."""
     from skimage.data import stereo_motorcycle
 
     image = Image.fromarray(stereo_motorcycle()[0]).resize((width, height), Image.Resampling.LANCZOS)
@@ -44,8 +44,8 @@ def photograph(height: int, width: int) -> torch.Tensor:
 
 
 def detector(method: str, n: int, precision: Any) -> Callable[[torch.Tensor], Any]:
-    """A function from images to features."""
-    # onnxruntime has no lower precision on the CPU, so `auto` is torch there
+    """Create a function that maps images to features."""
+    # onnxruntime has no lower precision on the CPU, so `auto` uses torch there
     model = disk.load("default", "cpu", precision, "torch" if method.endswith("torch") else "auto")
     if method.startswith("ours"):
         return lambda images: model.detect(images, n=n, max_size=0)
@@ -75,7 +75,7 @@ def detector(method: str, n: int, precision: Any) -> Callable[[torch.Tensor], An
 
 
 def exported(kind: str, model: disk.DISK, n: int) -> Callable[[Any], list[torch.Tensor]]:
-    """A function that runs an exported graph in onnxruntime."""
+    """Create a function that runs an exported graph in onnxruntime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "disk.onnx"
         if kind == "dense":
@@ -87,7 +87,7 @@ def exported(kind: str, model: disk.DISK, n: int) -> Callable[[Any], list[torch.
 
 
 def opencv(model: disk.DISK, n: int) -> Callable[[torch.Tensor], Any]:
-    """A function that runs `cv2.DISK` of OpenCV 5 with the same weights; sizes in multiples of 16."""
+    """Create a function that runs `cv2.DISK` of OpenCV 5 with the same weights; sizes must be multiples of 16."""
     import cv2
 
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def opencv(model: disk.DISK, n: int) -> Callable[[torch.Tensor], Any]:
 
 
 def peak_memory(method: str, n: int, precision: str, height: int, width: int) -> float:
-    """MiB that detection takes at most, above the loaded network; run in a process of its own."""
+    """Peak memory of detection in MiB, above the loaded network, measured in a separate process."""
     code = (
         f"import sys; sys.path.insert(0, {__file__.rsplit('/', 1)[0]!r}); import detection as d;"
         f"print(d._peak({method!r}, {n}, {precision!r}, {height}, {width}))"
@@ -116,7 +116,7 @@ def peak_memory(method: str, n: int, precision: str, height: int, width: int) ->
 def _peak(method: str, n: int, precision: str, height: int, width: int) -> float:
     run, small = detector(method, n, precision), photograph(64, 64)
     image = photograph(height, width)
-    run(small)  # everything lazily loaded is loaded
+    run(small)  # triggers all lazy loading
     before = _high_water()
     for _ in range(2):
         run(image)
@@ -124,13 +124,13 @@ def _peak(method: str, n: int, precision: str, height: int, width: int) -> float
 
 
 def _high_water() -> float:
-    """MiB; of this program alone, where getrusage would remember what its parent held when it was started."""
+    """Peak memory of this process in MiB. getrusage would include what its parent held when it was started."""
     with open("/proc/self/status") as status:
         return next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
 def main(rounds: int = 7, precision: str = "fp32", height: int = 768, width: int = 1024, n: int = 2048) -> None:
-    """Time and memory of detection, side by side."""
+    """Compare time and memory of detection."""
     image = photograph(height, width)
     methods = METHODS if precision == "fp32" else ("ours", "dense", "kornia")
     runs = {m: detector(m, n, precision) for m in methods}

@@ -1,10 +1,10 @@
-"""Detection over a whole folder of JPEGs against the network alone on images that are decoded already.
+"""Detection over a whole folder of JPEGs against the network alone on decoded images.
 
     python benchmarks/folder.py --images 100
 
-Every round runs both, one after the other, on the same images; the figure is the median over rounds of the ratio
-of their rates. The folder's time is that of the whole stage: listing, loading the weights, decoding, the
-network, writing and merging the files.
+Each round runs both, one after the other, on the same images; the result is the median over rounds of the ratio of
+their rates. The time of the folder covers the whole stage: listing, loading the weights, decoding, the network, writing
+and merging the files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from disk.pipeline.detect import DetectOptions, detect
 
 
 def write_photos(folder: Path, count: int, height: int, width: int) -> None:
-    """JPEGs with detail at all scales, about as large as those of a camera."""
+    """Write JPEGs with detail at all scales, with file sizes like those of a camera."""
     rng = np.random.default_rng(0)
     for i in range(count):
         image = np.zeros((height, width, 3))
@@ -81,7 +81,7 @@ def main() -> None:
                 f"folder {options.images / folder:.3f} images/s, {100 * ratios[-1]:.1f} %",
                 flush=True,
             )
-    print(f"median: the folder runs at {100 * statistics.median(ratios):.1f} % of the network's own rate")
+    print(f"median: the folder runs at {100 * statistics.median(ratios):.1f} % of the rate of the network alone")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Everything that is claimed of a GPU, in under three minutes: the tests that need one, and all tables.
+"""All GPU benchmarks and the tests that need a GPU, in under three minutes.
 
     python benchmarks/gpu.py [--device cuda] [--json gpu.json] [--tables detect match] [--seconds 8]
 
-It runs in a checkout with torch, triton, numpy, h5py, pillow and tqdm; pytest and kornia are used where they are.
-Within a table all methods take turns, so that a machine whose speed drifts does not decide; a ratio is that of the
-medians. On any machine, `--device cpu --tiny` shows that it runs.
+Runs in a checkout with torch, triton, numpy, h5py, pillow and tqdm; uses pytest and kornia if installed. The methods of
+a table take turns, so that drifts of the machine's speed cancel out; ratios are ratios of medians. To check on any
+machine that the program runs, use `--device cpu --tiny`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ OBJECTIVE = Objective(weights=WEIGHTS)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and for how long each method of a table."""
+    """Sizes of the benchmarks, and seconds per table of two methods."""
 
     device: torch.device
     seconds: float = 8.0
@@ -77,27 +77,27 @@ TINY = {
 }  # fmt: skip
 
 
-# What of the package is measured, in one place.
+# The measured functions of the package, in one place.
 
 
 def detector(precision: str, device: torch.device, n: int) -> Callable[[Tensor], Any]:
-    """Detection in a batch of float images on the device."""
+    """Create a function that detects features in a batch of float images on the device."""
     model = disk.load(device=device, precision=precision)
     return lambda images: model.detect(images, n=n, max_size=0)
 
 
 def match_one(d0: Tensor, d1: Tensor) -> Any:
-    """One pair, with the ratio test."""
+    """Match one pair with the ratio test."""
     return mutual_nearest(d0, d1, RATIO)
 
 
 def match_many(pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """Many pairs in one call."""
+    """Match many pairs in one call."""
     return list(mutual_nearest_pairs(pairs, RATIO))
 
 
 def gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
-    """The gradient of one training step."""
+    """Compute the gradient of one training step."""
     accumulate_gradient(model, batch, generators, OBJECTIVE, bf16=bf16)
 
 
@@ -112,7 +112,7 @@ def rewards(f1: Features, f2: Features, view1: Any, view2: Any) -> Tensor:
 
 
 def detection(plan: Plan) -> list[Row]:
-    """Milliseconds an image and memory an image, beside kornia's."""
+    """Milliseconds per image and peak memory of detection, compared with kornia."""
     rows = []
     height, width = plan.size
     for precision in ("fp16", "fp32") if plan.device.type == "cuda" else ("fp32",):
@@ -127,7 +127,7 @@ def detection(plan: Plan) -> list[Row]:
 
 
 def kornia_detector(precision: str, plan: Plan) -> Callable[[Tensor], Any]:
-    """kornia's DISK with the same weights; fp16 by autocast, fp32 with TF32 convolutions, which is torch's default."""
+    """kornia's DISK with the same weights: fp16 with autocast, fp32 with TF32 convolutions, torch's default."""
     from kornia.feature import DISK as Theirs
 
     theirs = Theirs()
@@ -144,11 +144,11 @@ def kornia_detector(precision: str, plan: Plan) -> Callable[[Tensor], Any]:
 
 
 def matching(plan: Plan) -> list[Row]:
-    """Milliseconds a pair, beside the original's formula and kornia's."""
+    """Milliseconds per pair of matching, compared with the original's formula and kornia."""
     generator = torch.Generator().manual_seed(0)
     count = plan.pairs + 1
     sets = F.normalize(torch.randn(count, plan.n, 128, generator=generator), dim=2)
-    # half of the features see the same points
+    # half of the features see the same points in all images
     sets[:, : plan.n // 2] = F.normalize(sets[0, : plan.n // 2] + 0.3 * sets[:, : plan.n // 2], dim=2)
     sets = sets.to(plan.device)
     one: dict[str, Callable[[], Any]] = {
@@ -170,7 +170,7 @@ def matching(plan: Plan) -> list[Row]:
 
 
 def original_match(d0: Tensor, d1: Tensor) -> Tensor:
-    """The original's formula: the distance matrix, two nearest in both directions, and what both agree on."""
+    """The original's formula: distance matrix, two nearest neighbours in both directions, mutual matches."""
     distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
     near0, index0 = distances.topk(2, dim=1, largest=False)
     near1, index1 = distances.topk(2, dim=0, largest=False)
@@ -182,7 +182,7 @@ def original_match(d0: Tensor, d1: Tensor) -> Tensor:
 
 
 def training(plan: Plan) -> list[Row]:
-    """Milliseconds a triplet and peak memory of a step."""
+    """Milliseconds per triplet and peak memory of a training step."""
     batch = sampler(plan, plan.triplet_size).tuples(range(plan.triplets))
     rows = measured({"disk": stepper(plan, batch, dense=False)}, plan, each=plan.triplets)
     height, width = plan.triplet_size
@@ -190,7 +190,7 @@ def training(plan: Plan) -> list[Row]:
 
 
 def training_against_dense(plan: Plan) -> list[Row]:
-    """The same with two triplets, beside the dense formulation, as the original has it."""
+    """The same with two triplets, compared with the original's dense formulation."""
     batch = sampler(plan, plan.dense_size).tuples(range(2))
     methods = {name: stepper(plan, batch, dense=name == "dense") for name in ("disk", "dense")}
     height, width = plan.dense_size
@@ -198,7 +198,7 @@ def training_against_dense(plan: Plan) -> list[Row]:
 
 
 def stepper(plan: Plan, batch: Any, dense: bool) -> Callable[[], None]:
-    """One step, bf16 on a GPU; a learning rate of 0 keeps all steps alike."""
+    """Create a function that runs one step, in bf16 on a GPU; a learning rate of 0 makes all steps the same."""
     model = disk.load(device=plan.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0)
     bf16 = plan.device.type == "cuda"
@@ -213,7 +213,7 @@ def stepper(plan: Plan, batch: Any, dense: bool) -> Callable[[], None]:
 
 
 def dense_gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
-    """The original's way: a dense network, features detached per image, the backward pass of each pair into them."""
+    """The gradient as in the original: dense network, features detached per image, one backward pass per pair."""
     images = torch.stack([view.image for views in batch for view in views])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         heatmaps, raw = model(images)
@@ -243,7 +243,7 @@ def dense_gradient(model: DISK, batch: Any, generators: list[torch.Generator], b
 
 
 def rendering(plan: Plan) -> list[Row]:
-    """Milliseconds a triplet: rendered, augmented, and as training gets them from two processes."""
+    """Milliseconds per triplet: rendering, augmentation, and both in two processes as in training."""
     scenes = sampler(plan, plan.triplet_size)
     numbers = range(plan.rendered)
     images = scenes.render(numbers).images
@@ -251,7 +251,7 @@ def rendering(plan: Plan) -> list[Row]:
     def augmented() -> Tensor:
         return augment(images, [torch.Generator().manual_seed(i) for i in numbers])
 
-    # not ratios: one follows the other
+    # no ratios: these are successive steps, not alternatives
     parts = {"render": lambda: scenes.render(numbers), "augment": augmented}
     rows = [{"triplets": plan.rendered, **row} for row in measured(parts, plan, each=plan.rendered, ratio=False)]
     if plan.device.type == "cuda":
@@ -260,13 +260,13 @@ def rendering(plan: Plan) -> list[Row]:
 
 
 def fed(plan: Plan) -> float:
-    """Milliseconds a triplet, rendered and augmented by two processes that do nothing else."""
+    """Milliseconds per triplet, rendered and augmented by two dedicated processes."""
     with tempfile.TemporaryDirectory() as folder:
         for number, photo in enumerate(photographs()):
             Image.fromarray(photo).save(Path(folder) / f"{number}.png")
         job = RenderJob(Path(folder), *plan.triplet_size, 3, 0, plan.device, augmented=True)
         groups = rendered(job, partial(Mix(1.0, plan.rendered, 0, 1).groups, 0, 1), 2)
-        for _ in range(4):  # what was made while the processes started
+        for _ in range(4):  # skip what was made while the processes started
             next(groups)
         start = time.perf_counter()
         count = 0
@@ -279,16 +279,16 @@ def fed(plan: Plan) -> float:
 
 
 def tests(plan: Plan) -> list[Row]:
-    """The tests marked gpu."""
+    """Result of the tests marked gpu."""
     if importlib.util.find_spec("pytest") is None:
         return [{"result": "pytest is not installed"}]
     files = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
-    # without the options of pyproject.toml, which need jaxtyping and beartype
+    # without pytest's options in pyproject.toml, which need jaxtyping and beartype
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider", *files]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     lines = result.stdout.strip().splitlines() or result.stderr.strip().splitlines() or ["no output"]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    if result.returncode not in (0, 5):  # 5: none was collected
+    if result.returncode not in (0, 5):  # 5: no tests collected
         raise RuntimeError("\n".join([*failed, lines[-1]]))
     return [{"result": lines[-1]}]
 
@@ -303,15 +303,19 @@ TABLES: dict[str, Callable[[Plan], list[Row]]] = {
 }
 
 
-# How it is measured.
+# The measurement.
 
 
 def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, ratio: bool = True) -> list[Row]:
-    """Medians in milliseconds over `each`, peak memory beyond what was there, and how many times the first's time."""
+    """Measure methods: median milliseconds, peak memory above what was allocated, and time relative to the first one.
+
+    each: number of items that one call processes; times are per item.
+    ratio: include the relative time.
+    """
     cuda = plan.device.type == "cuda"
     memory = {}
     for name, run in methods.items():
-        run()  # whatever is compiled or tuned on the first call
+        run()  # compiles and tunes on the first call
         run()
         synchronise(plan.device)
         if cuda:
@@ -349,7 +353,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def photographs() -> list[np.ndarray]:
-    """Textures with edges at all scales, as nothing but numpy can be relied on."""
+    """Synthetic textures with edges at all scales, made with NumPy and Pillow only."""
     found = []
     for seed in range(6):
         generator = np.random.default_rng(seed)
@@ -363,14 +367,14 @@ def photographs() -> list[np.ndarray]:
 
 
 def pictures(count: int, height: int, width: int) -> Tensor:
-    """(count, 3, height, width) in [0, 1]."""
+    """Images (count, 3, height, width) in [0, 1]."""
     images = [Image.fromarray(photo).resize((width, height)) for photo in photographs()]
     stack = np.stack([np.asarray(images[i % len(images)]) for i in range(count)])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
 
 
 def sampler(plan: Plan, size: tuple[int, int]) -> SceneSampler:
-    """Triplets of rendered scenes."""
+    """Create a sampler of triplets of rendered scenes."""
     return SceneSampler(photographs(), *size, 3, plan.device, 0)
 
 
@@ -389,12 +393,12 @@ def _text(value: Any) -> str:
 
 
 def main() -> int:
-    """Run the tables; 1 if one of them failed."""
+    """Run the tables; returns 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or, to see that it runs, cpu")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to check that it runs")
     parser.add_argument("--tables", nargs="*", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="for each table of two methods")
-    parser.add_argument("--json", type=Path, help="file for the figures; they are also the last line printed")
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="seconds per table of two methods")
+    parser.add_argument("--json", type=Path, help="file for the figures, which are also printed as the last line")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -412,7 +416,7 @@ def main() -> int:
         try:
             results[name] = TABLES[name](plan)
             show(name, results[name])
-        except Exception as error:  # the other tables are worth having all the same
+        except Exception as error:  # continue with the other tables
             failed = True
             results[name] = {"error": str(error)}
             print(f"\n{name}: failed\n{traceback.format_exc()}", flush=True)

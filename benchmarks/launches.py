@@ -1,9 +1,9 @@
-"""What a batch costs a GPU that is not there: kernel launches and peak memory, counted on a CPU.
+"""Cost of a batch on a GPU, counted on a CPU: kernel launches and peak memory.
 
     python benchmarks/launches.py [--batch 8] [--height 768 --width 1024] [--n 2048] [--precision fp16]
 
-Convolutions and Triton's kernels are counted and not run, so the tensors hold nothing. An operator of torch counts as
-one launch; views and allocations as none. A few operators (the largest n) are several kernels of CUDA's.
+Convolutions and Triton kernels are counted but not run, so the contents of tensors are meaningless. Each torch operator
+counts as one launch, views and allocations as none. A few operators (such as topk) are several CUDA kernels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FREE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is counted."""
+    """Size of the batch and precision."""
 
     batch: int = 8
     height: int = 768
@@ -49,7 +49,7 @@ class Options:
 
 
 class Costs(TorchDispatchMode):
-    """Counts the launches made within it by name, and the most bytes that its tensors hold at once."""
+    """Counts launches by name, and the peak bytes of all tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Costs(TorchDispatchMode):
         self._bytes -= size
 
     def kernel(self, name: str) -> Any:
-        """In place of a kernel of Triton's."""
+        """A stub for a Triton kernel, which counts its launches."""
 
         class Kernel:
             def __getitem__(_, grid: Any) -> Callable[..., None]:
@@ -95,7 +95,7 @@ class Costs(TorchDispatchMode):
 
 
 def costs(operations: ModuleType, options: Options) -> Costs:
-    """Of one batch of detection by these operations, `plain` or `fused`."""
+    """Costs of detection in one batch with the given operations, `plain` or `fused`."""
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[options.precision]
     images = torch.zeros(options.batch, 3, options.height, options.width, dtype=torch.uint8)
     sizes = torch.tensor([[options.height, options.width]] * options.batch, dtype=torch.int32)
@@ -109,12 +109,12 @@ def costs(operations: ModuleType, options: Options) -> Costs:
 
 
 def main(options: Options) -> None:
-    """Print a line for each way of running the network."""
+    """Print the costs for each set of operations."""
     print(f"{options.batch} images of {options.width}x{options.height}, n = {options.n}, {options.precision}")
     for operations in (fused, plain):
         counted = costs(operations, options)
         memory = counted.peak / options.batch / 1e6
-        print(f"{operations.NAME:8s}{counted.launches.total():6d} launches a batch{memory:8.0f} MB an image")
+        print(f"{operations.NAME:8s}{counted.launches.total():6d} launches per batch{memory:8.0f} MB per image")
         print(" " * 8 + ", ".join(f"{name} {count}" for name, count in counted.launches.most_common()))
 
 

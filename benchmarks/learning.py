@@ -1,11 +1,11 @@
-"""It learns: train from random weights on photographs, and measure at the start and every few minutes.
+"""Learning curve: trains from random weights on photos, and evaluates at the start and every few minutes.
 
     python benchmarks/learning.py PHOTOS PAIRS IMAGES [--minutes 30] [--every 5] [--output docs/images/learning]
 
-PHOTOS: a folder of photographs; every tenth is kept from training. PAIRS, IMAGES: a list of pairs with ground truth
-and its images, as for `disk evaluate pose`. Measured are correct matches of scenes rendered from the photographs kept
-back, and the AUC of relative pose at 10 degrees on the pairs. Writes OUTPUT.json and draws it as OUTPUT.svg; the
-training itself stays in OUTPUT-run/ beside them, where the same command goes on after an interruption.
+PHOTOS is a folder of photos, of which every tenth is held out. PAIRS and IMAGES are a list of pairs with ground truth
+and its images, as for `disk evaluate pose`. The figures are correct matches in scenes rendered from the held-out
+photos, and the AUC of relative pose at 10 degrees on the pairs. Writes OUTPUT.json and plots it to OUTPUT.svg. The
+training is kept next to them in OUTPUT-run/; after an interruption, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(
     every: float = 5,
     output: Path = Path("docs/images/learning"),
 ) -> None:
-    """Train for some minutes and measure every few; what was measured before an interruption is kept."""
+    """Train for some minutes and evaluate every few; figures from before an interruption are kept."""
     setup(quiet=False)
     run, record = output.with_name(output.name + "-run"), output.with_suffix(".json")
     training, held_out = split(photos, run)
@@ -70,8 +70,8 @@ def main(
         resume=True,
         time_limit=every,
     )
-    goes_on = record.exists() and (run / "last.pth").exists()
-    points: list[dict[str, Any]] = json.loads(record.read_text()) if goes_on else []
+    resumes = record.exists() and (run / "last.pth").exists()
+    points: list[dict[str, Any]] = json.loads(record.read_text()) if resumes else []
     if not points:
         torch.manual_seed(options.seed)
         start = run / "random.pth"
@@ -90,7 +90,7 @@ def main(
 
 
 def split(photos: Path, run: Path) -> tuple[Path, list[np.ndarray]]:
-    """A folder of the photographs to train on, and every tenth as images."""
+    """A folder of the photos to train on, and the held-out ones, every tenth, as images."""
     files = list_images(photos)
     folder = run / "photos"
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,24 +101,24 @@ def split(photos: Path, run: Path) -> tuple[Path, list[np.ndarray]]:
 
 
 def measure(weights: Path, scenes: list[list[PosedImage]], pairs: Path, images: Path) -> dict[str, float]:
-    """Correct matches per rendered pair (3 px, of 1000 keypoints each), their share, and AUC@10 on the pairs."""
+    """Correct matches per rendered pair (within 3 px, 1000 keypoints each), precision, and AUC@10 on the pairs."""
     model = load(weights)
-    right, total = 0, 0
+    correct, total = 0, 0
     for views in scenes:
         f1, f2 = model.detect([view.image for view in views], n=KEYPOINTS, max_size=0, subpixel=False)
         indices = match(f1, f2, ratio=None).indices
         kps1, kps2 = f1.keypoints[indices[:, 0]], f2.keypoints[indices[:, 1]]
         cameras, depths = [view.camera for view in views], [view.depth for view in views]
         rewards = matched_rewards(kps1, kps2, *cameras, *depths, RewardOptions(threshold=3.0))
-        right += int((rewards > 0).sum())
+        correct += int((rewards > 0).sum())
         total += len(indices)
     options = PoseOptions(weights=(str(weights),), threshold=(1.0,))
     auc = evaluate_pose(pairs, images, options).results[0].figures[""]["AUC@10"]
-    return {"correct": right / len(scenes), "precision": right / max(total, 1), "auc": float(auc or 0)}
+    return {"correct": correct / len(scenes), "precision": correct / max(total, 1), "auc": float(auc or 0)}
 
 
 def plot(points: list[dict[str, Any]], path: Path) -> None:
-    """Correct matches and AUC over minutes of training."""
+    """Plot correct matches and AUC against minutes of training."""
     from matplotlib.figure import Figure
 
     assert all(a["minutes"] < b["minutes"] for a, b in pairwise(points))
@@ -126,7 +126,7 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
     for axes, key, label in zip(
         figure.subplots(1, 2),
         ("correct", "auc"),
-        ("correct matches per held-out rendered pair", "AUC@10° of relative pose, real photographs"),
+        ("correct matches per held-out rendered pair", "AUC@10° of relative pose, real photos"),
         strict=True,
     ):
         axes.plot([p["minutes"] for p in points], [p[key] for p in points], marker="o")

@@ -1,11 +1,11 @@
-"""How well photos are localized: every third image is left out of the model and then found by it.
+"""Accuracy of localization: every third image is held out of the model, then localized in it.
 
     python benchmarks/localization.py data/fountain data/entry --work /tmp/localization
 
-Each folder holds images/ and pairs_with_gt.txt (name0 name1 rot0 rot1 K0 K1 T_0to1, metric). The relative poses are
-chained to absolute ones; the model is aligned with them by the rotations and positions of its own images, so that
-errors of mapping count as well. With --calibrated the model is mapped with the true camera, otherwise with a guess that
-is refined; the principal point of a guess is the middle of the image. The scene's size is the largest distance between
+Each folder contains images/ and pairs_with_gt.txt (name0 name1 rot0 rot1 K0 K1 T_0to1, metric). The relative poses are
+chained to absolute ones. The model is aligned with them by the rotations and positions of the mapped images, so mapping
+errors count as well. With --calibrated the model is mapped with the true camera, otherwise with an initial guess that
+is refined; the principal point of the guess is the image centre. The size of a scene is the largest distance between
 two of its cameras.
 """
 
@@ -21,11 +21,11 @@ from disk.geometry.pose import rotation_error
 from disk.pipeline.localize import LocalizeOptions, localize
 from disk.pipeline.reconstruct import ReconstructOptions, reconstruct
 
-POSITION, ROTATION = 0.005, 0.5  # of the scene's size; degrees
+POSITION, ROTATION = 0.005, 0.5  # maximum errors: fraction of the scene's size, degrees
 
 
 def true_poses(path: Path) -> dict[str, np.ndarray]:
-    """cam_from_world (4, 4) of each image, the first camera being the world."""
+    """cam_from_world (4, 4) of each image; the first camera is the world."""
     relative = {}
     for line in path.read_text().splitlines():
         words = line.split()
@@ -40,13 +40,13 @@ def true_poses(path: Path) -> dict[str, np.ndarray]:
 
 
 def true_camera(path: Path) -> str:
-    """fx, fy, cx, cy of all images, the principal point from the corner of the first pixel."""
+    """fx, fy, cx, cy of all images; the principal point is relative to the corner of the first pixel."""
     K = np.array(path.read_text().split()[4:13], float).reshape(3, 3)
     return f"{K[0, 0]},{K[1, 1]},{K[0, 2] + 0.5},{K[1, 2] + 0.5}"
 
 
 def align(mapped: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> tuple[float, np.ndarray, np.ndarray]:
-    """(s, R, t) that take the world of a model to the true one: R is the mean by the rotations of its images."""
+    """The similarity (s, R, t) from the model to the ground truth; R is the mean over the rotations of the images."""
     U, _, Vt = np.linalg.svd(sum(truth[name][:3, :3].T @ pose[:3, :3] for name, pose in mapped.items()))
     R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
     own = np.array([-pose[:3, :3].T @ pose[:3, 3] for pose in mapped.values()]) @ R.T
@@ -59,7 +59,7 @@ def align(mapped: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> tuple[
 def measure(
     scene: Path, fold: int, work: Path, camera: str, calibrated: bool
 ) -> list[tuple[str, float, float, float, float, int]]:
-    """name, position error over the scene's size, rotation error, their standard deviations, inliers of each photo."""
+    """Name, position error over the scene's size, rotation error, their standard deviations and inliers per photo."""
     import pycolmap
 
     truth = true_poses(scene / "pairs_with_gt.txt")

@@ -1,10 +1,10 @@
-"""Matching two images, many pairs and a whole collection, against the original's formula and kornia.
+"""Matching of two images, many pairs and a whole collection, against the original's formula and kornia.
 
     python benchmarks/matching.py [--device cuda]
 
-Every round runs all methods on the same descriptors, one after the other; a figure is the median over rounds of
-the ratio within a round. On a CPU, peak memory is the growth of a fresh process's resident set during one call (Linux
-only); on a GPU, what torch's allocator held at most beyond the descriptors.
+Each round runs all methods on the same descriptors, one after the other; figures are medians over rounds of the ratio
+within a round. On a CPU, peak memory is the growth of a new process's resident set during one call (Linux only). On a
+GPU, it is the peak of torch's allocator above the descriptors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RATIO = 0.95
 
 
 def original(d0: Tensor, d1: Tensor) -> Tensor:
-    """The original's formula: the distance matrix, two nearest in both directions, and what both agree on."""
+    """The original's formula: distance matrix, two nearest neighbours in both directions, mutual matches."""
     distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
     near0, index0 = distances.topk(2, dim=1, largest=False)
     near1, index1 = distances.topk(2, dim=0, largest=False)
@@ -54,7 +54,7 @@ def ours(d0: Tensor, d1: Tensor) -> Tensor:
 
 
 def ours_without_ratio(d0: Tensor, d1: Tensor) -> Tensor:
-    """Mutual nearest neighbours only, as kornia's."""
+    """Mutual nearest neighbours without a ratio test, like kornia's."""
     return mutual_nearest(d0, d1).indices
 
 
@@ -67,7 +67,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def descriptors(n: int, seed: int, common: int = 0) -> Tensor:
-    """Unit descriptors, half of which see the same points as those of any other seed."""
+    """Unit descriptors; half of them see the same points for all seeds."""
     shared = torch.randn(n // 2, 128, generator=torch.Generator().manual_seed(common))
     generator = torch.Generator().manual_seed(seed)
     points = torch.cat([shared, torch.randn(n - n // 2, 128, generator=generator)])
@@ -76,11 +76,11 @@ def descriptors(n: int, seed: int, common: int = 0) -> Tensor:
 
 
 def growth(method: str, n: int) -> float:
-    """Peak growth of this process's memory in MB during one call, once the libraries are warm."""
+    """Peak growth of this process's memory in MB during one call, after warming up."""
     function = METHODS[method]
     function(descriptors(64, 1), descriptors(64, 2))
     d0, d1 = descriptors(n, 1), descriptors(n, 2)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     before = resident("VmRSS")
     function(d0, d1)
     return resident("VmHWM") - before
@@ -93,7 +93,7 @@ def resident(what: str) -> float:
 
 
 def seconds_of(function: Callable[[], object], device: str) -> float:
-    """What a call takes, its work on a GPU included."""
+    """Seconds of a call, including its work on a GPU."""
     synchronize(device)
     start = perf_counter()
     function()
@@ -108,7 +108,7 @@ def synchronize(device: str) -> None:
 
 
 def peak(method: str, n: int, device: str) -> float:
-    """Peak memory of one call in MB beyond the descriptors."""
+    """Peak memory of one call in MB, above the descriptors."""
     if device == "cpu":
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             return pool.apply(growth, (method, n))
@@ -120,7 +120,7 @@ def peak(method: str, n: int, device: str) -> float:
 
 
 def compare(n: int, rounds: int, device: str) -> None:
-    """Print one table for n x n descriptors."""
+    """Print the table for n x n descriptors."""
     d0, d1 = descriptors(n, 1).to(device), descriptors(n, 2).to(device)
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     for function in METHODS.values():
@@ -142,7 +142,7 @@ def compare(n: int, rounds: int, device: str) -> None:
 
 
 def batch(n: int, count: int, rounds: int, device: str) -> float:
-    """Print and return the milliseconds a pair takes when `count` pairs of n x n are matched in one call."""
+    """Print and return the milliseconds per pair for `count` pairs of n x n descriptors in one call."""
     pairs = [(descriptors(n, 2 * i + 1).to(device), descriptors(n, 2 * i + 2).to(device)) for i in range(count)]
 
     def run() -> None:
@@ -150,12 +150,12 @@ def batch(n: int, count: int, rounds: int, device: str) -> float:
 
     run()
     milliseconds = 1000 * statistics.median(seconds_of(run, device) for _ in range(rounds)) / count
-    print(f"\n{count} pairs of {n} x {n} in one call: {milliseconds:.3f} ms a pair")
+    print(f"\n{count} pairs of {n} x {n} in one call: {milliseconds:.3f} ms per pair")
     return milliseconds
 
 
 def collection(images: int, n: int, device: str) -> None:
-    """Print the throughput of `disk match` over all pairs of a folder of features."""
+    """Print the throughput of `disk match` on all pairs of a folder of features."""
     with tempfile.TemporaryDirectory() as folder:
         artifacts = Path(folder)
         writer = feature_writer(artifacts, {}, "benchmark", False, SHARD_BYTES)
@@ -178,8 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="*", default=[2048, 8192], help="descriptors per image")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--images", type=int, default=100, help="images of the collection; 0: leave it out")
-    parser.add_argument("--pairs", type=int, default=64, help="pairs in one call on a GPU; 0: leave it out")
+    parser.add_argument("--images", type=int, default=100, help="images in the collection; 0: skip it")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs in one call on a GPU; 0: skip it")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     for n in options.sizes:

@@ -1,10 +1,9 @@
-"""Operators of a training step, counted on a processor: how many kernels a GPU would have to be sent.
+"""Operators of a training step, counted on a CPU: how many kernels a GPU would have to launch.
 
     python benchmarks/operators.py [--triplets 4] [--height 96] [--width 128]
 
-A GPU is idle while it waits for small kernels to be launched, and what is launched can be counted without one: torch's
-profiler sees the same operators on a processor. Counted are those that compute: not views, nor what allocates memory.
-All is cut into blocks as on a GPU.
+A GPU is idle while it waits for launches of small kernels. Launches can be counted without a GPU, because torch's
+profiler sees the same operators on a CPU. Views and memory allocations do not count. Block sizes are those of a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from disk.training.loss import PairGradients
 from disk.training.schedule import weights_at
 from disk.training.step import Objective, accumulate_gradient, tuple_generator
 
-# launches of the kernels that `disk.training.fused.pair_gradients` takes the place of operators with
+# kernel launches in `disk.training.fused.pair_gradients`, which replace operators
 FUSED_LAUNCHES = 6
 _FREE = {
     "_conj", "_local_scalar_dense", "_reshape_alias", "_to_copy", "_unsafe_view", "alias", "as_strided",
@@ -41,7 +40,7 @@ _FREE = {
 
 
 def count(work: Callable[[], object]) -> Counter[str]:
-    """The operators that compute something in a call, by name; of an operator made of others, the others."""
+    """Count the computing operators in a call by name; a composite operator counts as its parts."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         work()
     found: Counter[str] = Counter()
@@ -58,13 +57,13 @@ def _operators(event: Any) -> list[str]:
 
 
 def as_on_a_gpu(stack: ExitStack) -> None:
-    """Blocks as large as on a GPU, until the stack is closed."""
+    """Use the block sizes of a GPU until the stack is closed."""
     for limits in (distribution._BLOCK, matches._AT_ONCE, strips.STRIP_ELEMENTS):
         stack.enter_context(mock.patch.dict(limits, cpu=limits["other"]))
 
 
 def scenes(triplets: int, height: int, width: int) -> list[list[PosedImage]]:
-    """Noise on a wall at depth 2, seen by cameras in a row."""
+    """Triplets of noise on a wall at depth 2, seen by cameras in a row."""
     generator = torch.Generator().manual_seed(0)
     K = torch.tensor([[500.0, 0, width / 2], [0, 500.0, height / 2], [0, 0, 1]])
     cameras = [Camera(K, torch.eye(3), torch.tensor([0.1 * k, 0.0, 0.0])) for k in range(3)]
@@ -78,7 +77,10 @@ def scenes(triplets: int, height: int, width: int) -> list[list[PosedImage]]:
 def count_step(
     batch: list[list[PosedImage]], model: DISK, together: bool = True, fused: bool = False, bf16: bool = False
 ) -> Counter[str]:
-    """The operators of one step; `fused`: with the kernels of matching counted as their launches, and not run."""
+    """Count the operators of one step.
+
+    fused: count the launches of the matching kernels instead of running operators.
+    """
 
     def launched(d1: torch.Tensor, d2: torch.Tensor, *_: object) -> PairGradients:
         outs = [torch.zeros_like(d1), torch.zeros_like(d2), d1.new_zeros(d1.shape[:2]), d2.new_zeros(d2.shape[:2])]
@@ -99,12 +101,12 @@ def count_step(
 
 
 def main(triplets: int = 4, height: int = 96, width: int = 128) -> None:
-    """Print how many operators a step takes; their number hardly depends on the size.
+    """Print the number of operators in a step, which hardly depends on the image size.
 
     Args:
-        triplets: in a step
-        height: of the images, a multiple of 16
-        width: of the images, a multiple of 16
+        triplets: number of triplets per step
+        height: height of the images, a multiple of 16
+        width: width of the images, a multiple of 16
     """
     batch, model = scenes(triplets, height, width), DISK()
     for name, options in {

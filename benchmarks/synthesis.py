@@ -1,9 +1,9 @@
-"""Rendering training tuples against the training step they feed: the renderer must be far faster.
+"""Rendering of training tuples against the training step that uses them: rendering must be much faster.
 
     python benchmarks/synthesis.py [--sizes 256 768] [--views 3] [--photos FOLDER] [--device cuda --precision bf16]
 
-As `disk train --synthesize` does it: on a GPU many batches are rendered at once, on a CPU one by one. Rendering,
-augmentation and step take turns in one process, so that a machine whose speed drifts does not decide; medians.
+As in `disk train --synthesize`, a GPU renders many batches at once, a CPU one by one. Rendering, augmentation and step
+take turns in one process, so that drifts of the machine's speed cancel out; figures are medians.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ def main(
 
     Args:
         sizes: heights and widths of the images
-        views: images in a tuple
-        batch: tuples in a step
-        rounds: how often to measure, after one round to warm up
-        photos: folder of photographs; by default those that ship with scikit-image
+        views: number of images per tuple
+        batch: number of tuples per step
+        rounds: number of measurements, after one to warm up
+        photos: folder of photos; default: those that ship with scikit-image
         device: cpu or cuda
-        precision: of the network
+        precision: precision of the network
     """
     at_once = 1 if device == "cpu" else BATCHES_ON_GPU
     torch.manual_seed(0)
     model = DISK().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0)
     textures = shipped_photos() if photos is None else photos
-    print(f"{torch.get_num_threads()} threads, {device}, {precision}; {batch} tuples of {views} a step; images/s")
+    print(f"{torch.get_num_threads()} threads, {device}, {precision}; {batch} tuples of {views} per step; images/s")
     print(f"{'size':>5} {'render':>9} {'augment':>9} {'step':>9} {'render/step':>12}")
     for size in sizes:
         sampler = SceneSampler(textures, size, size, views, device, 0)
@@ -75,7 +75,7 @@ def main(
 
 
 def shipped_photos() -> list[np.ndarray]:
-    """Photographs that ship with scikit-image."""
+    """Photos that ship with scikit-image."""
     from skimage.data import astronaut, chelsea, coffee, stereo_motorcycle
 
     return [astronaut(), chelsea(), coffee(), *stereo_motorcycle()[:2]]
@@ -84,7 +84,7 @@ def shipped_photos() -> list[np.ndarray]:
 def train(
     model: DISK, optimizer: torch.optim.Optimizer, tuples: list[list[PosedImage]], device: str, precision: str
 ) -> None:
-    """One step of training; a learning rate of 0 keeps all steps alike."""
+    """Run one training step; a learning rate of 0 makes all steps the same."""
     generators = [tuple_generator(0, i, "keypoints", torch.device(device)) for i in range(len(tuples))]
     accumulate_gradient(model, tuples, generators, OBJECTIVE, bf16=precision == "bf16")
     optimizer.step()
@@ -92,7 +92,7 @@ def train(
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """The result and the seconds it took, the GPU's work included."""
+    """The result and its seconds, including the GPU's work."""
     start = time.perf_counter()
     result = work()
     if device != "cpu":

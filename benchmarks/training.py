@@ -1,11 +1,11 @@
-"""One training step of two triplets: ours against our own dense formulation, as the original does it.
+"""One training step of two triplets: ours against a dense formulation like the original's.
 
     python benchmarks/training.py [--sizes 256 768] [--rounds 3] [--device cuda] [--precision bf16]
 
-Dense: all images in one batch, the 129-channel map kept for autograd, each pair's loss by autograd with matrices of
-all matches. Same weights, images, keypoints and rewards for both. The times are taken in one process, in turn, so that
-a machine whose speed drifts does not decide; memory is the peak of a process of its own for each method, above
-what it takes to load the libraries, the network and the images.
+The dense formulation takes all images in one batch, keeps the 129-channel map for autograd, and computes each pair's
+loss by autograd with matrices of all matches. Both methods use the same weights, images, keypoints and rewards. They
+are timed in turn in one process, so that drifts of the machine's speed cancel out. Peak memory is measured in a
+separate process per method, above the memory for libraries, network and images.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def main(
     precision: Literal["fp32", "bf16"] = "fp32",
     memory_of: Literal["dense", "ours", "none"] = "none",
 ) -> None:
-    """Print a table of seconds a step, peak memory and images a second.
+    """Print a table of seconds per step, peak memory and images per second.
 
     Args:
         sizes: heights and widths of the images
-        rounds: steps of each method, after one to warm up; the median counts
+        rounds: number of steps of each method, after one to warm up; the median is reported
         device: cpu or cuda
-        precision: of the network
-        memory_of: used by the program itself: run one step of a method and print its peak memory
+        precision: precision of the network
+        memory_of: for internal use: run one step of a method and print its peak memory
     """
     if memory_of != "none":
         batch = render(sizes[0], device)
@@ -61,7 +61,7 @@ def main(
         step_of(memory_of, batch, device, precision)()
         print(json.dumps(peak(device) - before))
         return
-    print(f"{torch.get_num_threads()} threads, {device}, {precision}; 2 triplets a step")
+    print(f"{torch.get_num_threads()} threads, {device}, {precision}; 2 triplets per step")
     print(f"{'size':>5} {'method':>7} {'s/step':>8} {'images/s':>9} {'peak MB':>8}")
     for size in sizes:
         steps = {method: step_of(method, render(size, device), device, precision) for method in METHODS}
@@ -82,14 +82,14 @@ def main(
 
 
 def render(size: int, device: str) -> list[list[PosedImage]]:
-    """Two triplets of scenes papered with a photograph that ships with scikit-image."""
+    """Render two triplets of scenes textured with photos that ship with scikit-image."""
     from skimage.data import stereo_motorcycle
 
     return SceneSampler(list(stereo_motorcycle()[:2]), size, size, 3, device, 0).tuples([0, 1])
 
 
 def step_of(method: str, batch: list[list[PosedImage]], device: str, precision: str) -> Step:
-    """One step of a method on the same weights and keypoints."""
+    """Create a function that runs one step of a method, on the same weights and keypoints for both."""
     torch.manual_seed(0)
     model = DISK().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0)
@@ -107,7 +107,7 @@ def step_of(method: str, batch: list[list[PosedImage]], device: str, precision: 
 
 
 def dense_gradient(model: DISK, batch: list[list[PosedImage]], generators: list[torch.Generator], bf16: bool) -> None:
-    """The original's way: a dense network, features detached per image, the backward pass of each pair into them."""
+    """The gradient as in the original: dense network, features detached per image, one backward pass per pair."""
     images = torch.stack([view.image for views in batch for view in views])
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         heatmaps, raw = model(images)
@@ -140,16 +140,16 @@ def dense_gradient(model: DISK, batch: list[list[PosedImage]], generators: list[
 
 
 def measure_memory(method: str, size: int, device: str, precision: str) -> float:
-    """Peak MB of one step in a process of its own."""
+    """Peak MB of one step, in a separate process."""
     arguments = ["--sizes", str(size), "--device", device, "--precision", precision, "--memory-of", method]
     result = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
     return float(json.loads(result.stdout.splitlines()[-1]))
 
 
 def peak(device: str) -> float:
-    """Peak memory in MB: of the process, or allocated on the GPU."""
+    """Peak memory in MB, of the process or allocated on the GPU."""
     if device == "cpu":
-        # not getrusage, whose figure a child inherits from its parent
+        # not getrusage: its figure is inherited from the parent process
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return float(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1e3
     return torch.cuda.max_memory_allocated() / 1e6

@@ -1,20 +1,22 @@
-"""The recipe of the default weights: from openly licensed photographs and posed scenes to a checkpoint.
+"""Trains the default weights from openly licensed photos and posed scenes.
 
     python recipes/default_weights.py DATA OUT [--minutes 9] [--device cuda] [--precision bf16] [--start default]
 
-DATA has `photos/` and `photos2/`, single photographs from which scenes are rendered, and `multiview/SCENE/`,
-undistorted COLMAP workspaces; --photos and --scenes name others. The first call prepares OUT/data, which is all that
-later calls need: at most 36 MB that can be carried to a machine without pycolmap, where DATA is not read; OUT then
-stays below 64 MiB. The same command continues the training after `--minutes`, Ctrl-C or a crash, until OUT/default.pth
-is written.
+DATA contains `photos/` and `photos2/`, single photos to render scenes from, and `multiview/SCENE/`, undistorted COLMAP
+workspaces; --photos and --scenes select others. The first call prepares OUT/data, which is all that later calls need:
+at most 36 MB, which can be copied to a machine without pycolmap, where DATA is not read. OUT then stays below 64 MiB.
+The same command resumes the training after `--minutes`, Ctrl-C or a crash, until OUT/default.pth is written.
 
-Stages. `coarse` learns from rendered scenes without penalties to speak of, fast. By then every keypoint is accepted:
-the logits are so large that the sigmoid that accepts is saturated, nothing can be learnt about which keypoints to
-prefer, and it is by their logits that the best ones are taken later. So the heatmap is scaled and moved, which changes
-no order of keypoints, before `fine` learns on, on real triplets too, with a price that makes keypoints compete and half
-of them rejected, and, on a CPU, `finish` on larger images at a lower learning rate. On a GPU `fine` has the larger
-images, eight triplets a step of which two are real, and a rate that falls along a cosine. In the end the heatmap is
-moved again, so that who asks for many keypoints gets them. --start leaves `coarse` out.
+Stages:
+
+1. `coarse` learns fast, from rendered scenes with almost no penalties. By its end every keypoint is accepted: the
+   logits saturate the sigmoid that accepts keypoints, so nothing can be learnt about which of them to prefer, although
+   the logits rank keypoints later. The heatmap is therefore scaled and shifted, which keeps the order of keypoints.
+2. `fine` continues, also with real triplets, and with a cost that makes keypoints compete until half of them are
+   rejected. On a GPU it uses larger images, eight triplets per step of which two are real, and a cosine schedule.
+3. `finish`, on a CPU only, uses larger images and a lower learning rate.
+
+At the end the heatmap is shifted again, so that large keypoint budgets can be filled. --start skips `coarse`.
 """
 
 from __future__ import annotations
@@ -43,23 +45,23 @@ from disk.progress import log, setup
 from disk.training.loop import train
 from disk.training.options import TrainOptions
 
-# flowerpot is left out: its background does not move with the object, which breaks the epipolar reward
+# flowerpot is excluded: its background does not move with the object, which breaks the epipolar reward
 SCENES = (
     "rock", "caliterra", "lewis", "copr", "boruszyn", "brighton", "conch", "ochota", "park", "oppaiyama", "garfield",
     "snowmiku",
 )  # fmt: skip
-# long side of the photographs and JPEG quality of all images: the first of these that fits MAX_BYTES
+# long side of the photos and JPEG quality of all images; the first combination that fits MAX_BYTES is used
 SIZES = ((1024, 75), (768, 75), (768, 65), (640, 65), (640, 50), (512, 50))
 MAX_BYTES = 36e6
 
 COMMON = TrainOptions(views=3, average=0.998, test_scene_limit=0)
 COARSE = replace(COMMON, height=256, width=256, warmup=300, lr=5e-4, n_epochs=5)
-# theta begins with 18: with a higher one, unlikely matches teach less
+# theta starts at 18: with a higher value, unlikely matches contribute less to learning
 FINE = replace(
     COMMON, height=288, width=384, augment=True, synthetic_share=0.75, keypoint_share=0.4, schedule="paper",
     epoch_offset=3,
 )  # fmt: skip
-# cpu: two cores, one triplet a step. cuda: eight, as one long epoch with the weights of epoch 3.
+# cpu: one triplet per step, for two cores. cuda: eight triplets per step, in one long epoch with the weights of epoch 3
 CPU = {"batch_size": 1, "workers": 0}
 CUDA = {"batch_size": 8, "precision": "bf16"}
 COSINE = {"lr": 4e-4, "lr_schedule": "cosine", "lr_warmup": 60, "lr_final": 1e-5}
@@ -74,9 +76,9 @@ STAGES = {
         "fine": replace(FINE, n_epochs=1, chunk_size=1750, height=480, width=640, **COSINE, **CUDA),
     },
 }
-# quartiles of the logits of proposed keypoints: those to learn from, and those to use
+# quartiles of the logits of proposed keypoints, for training and for the final weights
 LEARNING, USING = (-3.0, 3.0), (1.0, 7.0)
-RECENTRED_ON = 16  # rendered pairs that are looked at for that
+RECENTRED_ON = 16  # number of rendered pairs to measure these quartiles on
 
 
 def main(
@@ -89,11 +91,13 @@ def main(
     device: str = "cpu",
     precision: Literal["fp32", "bf16"] | None = None,
 ) -> None:
-    """Prepare the data if that has not been done, and train for some minutes or to the end.
+    """Prepare the data if necessary, and train for some minutes or to the end.
 
-    photos: folders of photographs; default DATA/photos and, if it is there, DATA/photos2. scenes: COLMAP workspaces;
-    default those of SCENES in DATA/multiview. start: weights to start `fine` from, instead of `coarse`.
-    precision: default fp32 on a processor, where bf16 needs instructions of its own, and bf16 on a GPU.
+    photos: folders of photos; default: DATA/photos and, if it exists, DATA/photos2.
+    scenes: COLMAP workspaces; default: those of SCENES in DATA/multiview.
+    start: weights to start `fine` from, instead of running `coarse`.
+    minutes: time limit of this call; default: none.
+    precision: default: bf16 on a GPU, and fp32 on a CPU, where bf16 needs special instructions.
     """
     setup(quiet=False)
     began = time.monotonic()
@@ -117,18 +121,18 @@ def main(
             options = replace(options, precision=precision or options.precision, load=start, time_limit=left)
             train(None if name == "coarse" else prepared, options)
         if not done(folder, options):
-            return log.info("stopped; the same command continues")
+            return log.info("stopped; run the same command to continue")
         start = str(folder / "final.pth")
         if name == "coarse":
             start = recentred(start, rendered_from, out / "coarse.pth")
-            shutil.rmtree(folder)  # of no more use, and OUT may have to be carried
+            shutil.rmtree(folder)  # no longer needed, and keeps OUT small for copying
     assert start is not None
     recentre(start, rendered_from, out / "default.pth", USING)
     return log.info("done: %s", out / "default.pth")
 
 
 def recentred(weights: str | Path, photos: Path, out: Path) -> str:
-    """The file of the weights with a heatmap to learn from."""
+    """Write the weights with a heatmap recentred for training; returns the file."""
     recentre(weights, photos, out, LEARNING)
     return str(out)
 
@@ -143,13 +147,13 @@ def done(folder: Path, options: TrainOptions) -> bool:
 
 
 def prepare(photos: Sequence[Path], scenes: Sequence[Path], out: Path) -> None:
-    """Copy the photographs and import the scenes, smaller than they are; `out` appears when all is done."""
+    """Copy the photos and import the scenes, both reduced in size. `out` appears once everything is done."""
     part = out.with_name(out.name + ".part")
     for side, quality in SIZES:
         shutil.rmtree(part, ignore_errors=True)
         for folder in photos:
             for file in list_images(folder):
-                # folders may have files of the same name
+                # different folders may contain files of the same name
                 target = (part / "photos" / folder.name / file.relative).with_suffix(".jpg")
                 shrink(file.path, target, side, quality)
         for scene in scenes:
@@ -158,7 +162,7 @@ def prepare(photos: Sequence[Path], scenes: Sequence[Path], out: Path) -> None:
         if sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) <= MAX_BYTES:
             break
     else:
-        log.warning("%s takes more than %.0f MB", out, MAX_BYTES / 1e6)
+        log.warning("%s is larger than %.0f MB", out, MAX_BYTES / 1e6)
     sources = []
     for scene in scenes:
         copy = part / "multiview" / scene.name
@@ -174,7 +178,7 @@ def prepare(photos: Sequence[Path], scenes: Sequence[Path], out: Path) -> None:
 
 
 def shrink(source: Path, target: Path, side: int | None, quality: int) -> None:
-    """Write an image with its long side at most `side` and, where it is a JPEG, of this quality."""
+    """Write an image with a long side of at most `side` pixels and, if it is a JPEG, with this quality."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(source) as image:
         pixels = image.convert("RGB")
@@ -185,9 +189,9 @@ def shrink(source: Path, target: Path, side: int | None, quality: int) -> None:
 
 @torch.no_grad()
 def recentre(weights: str | Path, photos: Path, out: Path, quartiles: tuple[float, float]) -> None:
-    """Scale and move the heatmap so that the logits of proposed keypoints have these lower and upper quartiles.
+    """Scale and shift the heatmap so that the logits of proposed keypoints have these lower and upper quartiles.
 
-    What has been written stays as it is.
+    An existing `out` is kept.
     """
     if out.exists():
         return

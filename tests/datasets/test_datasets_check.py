@@ -56,7 +56,7 @@ def test_a_missing_depth_map_is_no_problem(maker) -> None:
     [
         ({"R": np.eye(3) + 0.02}, "not a rotation"),
         ({"T": np.full(3, np.nan)}, "not finite"),
-        ({"K": K * 2 - np.diag([0, 0, 1])}, "principal point is far from the middle"),
+        ({"K": K * 2 - np.diag([0, 0, 1])}, "principal point is far from the image centre"),
     ],
 )
 def test_cameras(maker, change: dict[str, np.ndarray], message: str) -> None:
@@ -70,7 +70,7 @@ def test_cameras(maker, change: dict[str, np.ndarray], message: str) -> None:
 
 def test_an_empty_depth_map(maker) -> None:
     maker.scene().h5(maker.root / "here/depth/b.h5", depth=np.zeros((40, 60)))
-    assert problems(maker) == ["b.png: no pixel of the depth map is known"]
+    assert problems(maker) == ["b.png: the depth map has no known pixel"]
 
 
 @pytest.mark.parametrize("depth", [True, False])
@@ -85,8 +85,8 @@ def test_cameras_that_look_at_different_things(maker, depth: bool, R: np.ndarray
     maker.scene(depth=depth, tuples=((0, 1), (0, 2), (1, 2)))
     maker.h5(maker.root / "here/calibration/calibration_b.png.h5", K=K, R=R, T=T)
     assert problems(maker) == [
-        "a.jpg and b.png do not overlap, but are in 1 tuples together",
-        "b.png and c.d.tif do not overlap, but are in 1 tuples together",
+        "a.jpg and b.png do not overlap, but share 1 tuples",
+        "b.png and c.d.tif do not overlap, but share 1 tuples",
     ]
 
 
@@ -101,7 +101,7 @@ def test_depth_tells_what_fields_of_view_cannot(maker) -> None:
 def test_depth_at_another_scale_than_the_poses(maker) -> None:
     maker.scene(tuples=((0, 1),))
     maker.h5(maker.root / "here/depth/b.h5", depth=np.full((40, 60), 50))
-    assert problems(maker) == ["a.jpg and b.png do not overlap, but are in 1 tuples together"]
+    assert problems(maker) == ["a.jpg and b.png do not overlap, but share 1 tuples"]
 
 
 def test_an_unreadable_data_set(tmp_path: Path) -> None:

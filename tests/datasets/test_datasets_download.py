@@ -186,5 +186,5 @@ def test_a_server_that_is_not_there(server: Server, tmp_path: Path) -> None:
         download_disk_data(tmp_path / "data", f"{server.url}/elsewhere")
     for file in FILES[:3]:
         (server.root / file).unlink()
-    with pytest.raises(PartialFailureError, match="3 files failed, run the command again"):
+    with pytest.raises(PartialFailureError, match="3 files failed; run the command again"):
         download_disk_data(tmp_path / "data", server.url)

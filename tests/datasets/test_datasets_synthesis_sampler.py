@@ -133,7 +133,7 @@ def test_reads_a_folder_of_photographs(tmp_path: Path, caplog: pytest.LogCapture
     sampler = SceneSampler(tmp_path, 32, 32, 2, "cpu", 0)
     assert len(sampler.store) == 3
     assert sampler.store.sizes.max() <= 1024
-    assert "left out" in caplog.text
+    assert "skipping" in caplog.text
 
 
 def test_unusable_folders(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (folder / "out" / "dataset.json").is_file()
     assert Image.open(folder / "out" / "images" / "scene-000000" / "1.jpg").size == (40, 32)
     assert main(arguments) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     other = [*arguments[:3], str(folder / "other")]
     assert main([*other, "--views", "1"]) == 2
     assert main([*other, "--scenes", "0"]) == 2

@@ -84,7 +84,7 @@ def test_footprint_is_the_ellipse_of_the_jacobian(matrix: np.ndarray) -> None:
     left, singular, _ = np.linalg.svd(matrix)
     assert float(side) == pytest.approx(max(singular[1], singular[0] / 2), rel=1e-3, abs=1e-5)
     if singular[0] - singular[1] > 0.1:  # otherwise the direction is of no importance
-        assert np.hypot(*axis[:, 0]) == pytest.approx(singular[0], abs=1e-6)
+        assert np.hypot(*axis[:, 0].numpy()) == pytest.approx(singular[0], abs=1e-6)
         across = np.array([-left[1, 0], left[0, 0]])
         assert abs(across @ axis[:, 0].numpy()) < 1e-4 * singular[0]
 
@@ -107,4 +107,4 @@ def test_unusable_photographs() -> None:
 
 def test_small_photographs_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert len(build_store([noise(100, 500), noise(200, 150)])) == 1
-    assert "1 photographs" in caplog.text
+    assert "1 photos" in caplog.text

@@ -233,5 +233,5 @@ def test_damaged_images_and_depth_maps(maker, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"b\.png"):
         dataset(maker)[0]
     maker.scene().h5(maker.root / "here/depth/b.h5", depth=np.ones((40, 40)))
-    with pytest.raises(DatasetError, match=r"b\.h5.*another aspect"):
+    with pytest.raises(DatasetError, match=r"b\.h5.*different aspect"):
         dataset(maker)[0]

@@ -22,10 +22,10 @@ def test_pose_prints_a_table_and_writes_json(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pose", "{root}/none.txt", "{root}/images"], "no file"),
-        (["pose", "{root}/pairs.txt", "{root}/none"], "no image folder"),
+        (["pose", "{root}/none.txt", "{root}/images"], "none.txt: no such file"),
+        (["pose", "{root}/pairs.txt", "{root}/none"], "none: no such image folder"),
         (["pose", "{root}/pairs.txt", "{root}/images", "--features", "{root}/none"], "no features in"),
-        (["homography", "{root}"], "holds no sequences"),
+        (["homography", "{root}"], "contains no sequences"),
         (["imw", "{root}"], "keys-th-0.1.npy"),
         (["reconstruction", "{root}/none"], "does not exist"),
     ],

@@ -61,7 +61,7 @@ def test_whatever_decides_the_features_finds_them_anew(tmp_path, counted):
     assert runs(view, n=51) == 1
     assert runs(view, max_size=64) == 1
     assert runs(view, method=("rootsift",)) == 1
-    assert runs(view, degrade=True) == 0  # only the second image of a pair is spoilt
+    assert runs(view, degrade=True) == 0  # only the second image of a pair is degraded
     second = View(view.path, view.name, second=True)
     assert runs(second) == 0
     assert runs(second, degrade=True) == 1

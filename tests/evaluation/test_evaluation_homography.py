@@ -158,7 +158,7 @@ def test_both_estimators_runs_and_json(planes, tmp_path, capsys):
     seconds = report.results[0].figures["all"]["seconds per match"]
     assert 0 < 10 * seconds < perf_counter() - start
     assert [result.label for result in report.results] == ["perfect poselib", "perfect pycolmap"]
-    assert "best by AUC@5 of the corner error of thresholds 1 3 px" in capsys.readouterr().out
+    assert "best by AUC@5 of the corner error over thresholds 1 3 px" in capsys.readouterr().out
     data = json.loads((tmp_path / "h.json").read_text())
     assert all(f"MMA@{pixels}" in data["results"][0]["figures"]["all"] for pixels in range(1, 11))
     assert data["pairs"][5] == ["v_view/1", "v_view/2"]
@@ -185,7 +185,7 @@ def test_the_cache_file_of_d2net(planes, tmp_path):
 def test_the_large_sequences_are_left_out_for_d2net(planes, tmp_path):
     (planes / "v_talent").mkdir()
     try:
-        with pytest.raises(EvaluationError, match="v_talent holds no homographies"):
+        with pytest.raises(EvaluationError, match="v_talent contains no homographies"):
             evaluate_homography(planes, options_of(planes))
         report = evaluate_homography(planes, options_of(planes, format="d2net", out=tmp_path))
     finally:

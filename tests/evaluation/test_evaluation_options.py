@@ -20,7 +20,7 @@ from disk.evaluation.sources import open_sources
         (lambda: FeatureOptions(ratio=(0.8, 1.2)), "^ratio: "),
         (lambda: FeatureOptions(method=("sift",), matcher="lightglue"), "^matcher='lightglue' is for"),
         (lambda: FeatureOptions(matcher_weights=Path("x.pth")), "^matcher_weights is for"),
-        (lambda: FeatureOptions(features=(Path("x"),), degrade=True), "^degrade=True spoils images"),
+        (lambda: FeatureOptions(features=(Path("x"),), degrade=True), "^degrade=True changes images"),
         (lambda: FeatureOptions(features=(Path("none"),)), "no features in none"),
         (lambda: FeatureOptions(weights=("none.pth",)), "none.pth"),
     ],

@@ -94,7 +94,7 @@ def test_the_best_setting_is_reported_and_said_so(tmp_path, capsys):
     json_file = tmp_path / "figures.json"
     options = options_of(world, threshold=(0.01, 2.0), ratio=(0.5, 0.9), json=json_file)
     report = evaluate_pose(world.pairs, world.images, options)
-    assert "best by AUC@10 of ratios 0.5 0.9 and thresholds 0.01 2 px" in capsys.readouterr().out
+    assert "best by AUC@10 over ratios 0.5 0.9 and thresholds 0.01 2 px" in capsys.readouterr().out
     (result,) = json.loads(json_file.read_text())["results"]
     assert len(result["settings"]) == 4
     assert {(s["ratio"], s["threshold"]) for s in result["settings"]} == {(r, t) for r in (0.5, 0.9) for t in (0.01, 2)}
@@ -209,9 +209,9 @@ def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
 
 def test_what_was_chosen_is_said_where_something_was(world):
     assert best_of("AUC", (0.9,), (1.0,), "mnn") == ""
-    assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is its best by AUC of ratios 0.8 0.9"
+    assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is the best by AUC over ratios 0.8 0.9"
     assert best_of("AUC", (0.8, 0.9), (1.0,), "lightglue") == ""
-    assert best_of("AUC", (0.9,), (1.0, 2.0), "mnn") == "each column is its best by AUC of thresholds 1 2 px"
+    assert best_of("AUC", (0.9,), (1.0, 2.0), "mnn") == "each column is the best by AUC over thresholds 1 2 px"
     (source,) = open_sources(options_of(world))
     assert label_of(source, "poselib", ("poselib",)) == "perfect"
     assert label_of(source, "poselib", ("poselib", "pycolmap")) == "perfect poselib"

@@ -49,9 +49,9 @@ def test_table_json_and_curves(tmp_path, capsys):
 
 def test_files_that_could_not_be_written(tmp_path):
     check_outputs(tmp_path / "r.json", tmp_path / "r.PNG")
-    with pytest.raises(EvaluationError, match="no folder"):
+    with pytest.raises(EvaluationError, match="no such folder"):
         check_outputs(tmp_path / "none" / "r.json", None)
-    with pytest.raises(EvaluationError, match=r"name it \.png"):
+    with pytest.raises(EvaluationError, match=r"must end in \.png"):
         check_outputs(None, tmp_path / "r.txt")
 
 

@@ -70,11 +70,11 @@ def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
     path = write_layout("hloc", tmp_path / "elsewhere", *arrays)
     view = View(tmp_path / "sub" / "a.jpg", "sub/a")
     (source,) = open_sources(FeatureOptions(features=(path,), n=5))
-    with pytest.raises(ArtifactError, match=r"no scores of 'sub/a'.*n=6 or more"):
+    with pytest.raises(ArtifactError, match=r"no scores for 'sub/a'.*n=6 or more"):
         source.prepare([view])
     (source,) = open_sources(FeatureOptions(features=(path,), n=6))
     source.prepare([view])
-    assert "no scores of 1 images: all" in caplog.text
+    assert "no scores for 1 images: using all" in caplog.text
     assert len(source.features(view)) == 6
 
 

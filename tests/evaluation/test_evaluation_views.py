@@ -39,14 +39,14 @@ def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
 
 def test_degraded_images_are_darker_flatter_and_the_same_every_time():
     image = np.tile(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], (200, 1, 3))
-    spoilt = degrade(image, seed=0)
-    curve = spoilt.mean(axis=(0, 2)) / 255
+    degraded = degrade(image, seed=0)
+    curve = degraded.mean(axis=(0, 2)) / 255
     power = (np.arange(256) / 255) ** 2.2
     expected = power.mean() + 0.5 * (power - power.mean())
     np.testing.assert_allclose(curve, expected, atol=0.006)
-    assert spoilt.std(axis=0).mean() / 255 == pytest.approx(0.03, rel=0.05)
-    np.testing.assert_array_equal(spoilt, degrade(image, seed=0))
-    assert (spoilt != degrade(image, seed=1)).any()
+    assert degraded.std(axis=0).mean() / 255 == pytest.approx(0.03, rel=0.05)
+    np.testing.assert_array_equal(degraded, degrade(image, seed=0))
+    assert (degraded != degrade(image, seed=1)).any()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,6 @@ def test_a_degraded_grey_by_hand(value, noise, expected, monkeypatch):
             return np.full(shape, noise)
 
     monkeypatch.setattr("disk.evaluation.views.np.random.default_rng", lambda seed: Noise())
-    spoilt = degrade(np.full((4, 5, 3), value, np.uint8), seed=0)
-    assert spoilt.dtype == np.uint8
-    assert (spoilt == expected).all()
+    degraded = degrade(np.full((4, 5, 3), value, np.uint8), seed=0)
+    assert degraded.dtype == np.uint8
+    assert (degraded == expected).all()

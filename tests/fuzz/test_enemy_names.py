@@ -60,11 +60,11 @@ def test_features_with_names_that_leave_the_folder(tmp_path: Path, capsys: pytes
 def test_data_sets_with_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     scene: dict[str, Any] = {"image_path": ".", "calib_path": ".", "images": ["a", name], "tuples": [[0, 1]]}
     (tmp_path / "dataset.json").write_text(json.dumps({"s": scene}))
-    with pytest.raises(DatasetError, match="no file below image_path"):
+    with pytest.raises(DatasetError, match="not below image_path"):
         SceneSet.load(tmp_path)
     scene |= {"images": ["a", "b"], "calib_path": "\0"}
     (tmp_path / "dataset.json").write_text(json.dumps({"s": scene}))
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         SceneSet.load(tmp_path)
     (tmp_path / "dataset.json").write_text("[" * 100_000)
     with pytest.raises(DatasetError, match="not a json file"):
@@ -82,7 +82,7 @@ def test_models_with_names_that_leave_the_folder(tmp_path: Path) -> None:
     model.write_binary(tmp_path / "work")
     (tmp_path / "work" / "images").mkdir()
     Image.new("RGB", (64, 48)).save(tmp_path / "up.png")
-    with pytest.raises(DatasetError, match=r"not one image .* lies outside the image folder"):
+    with pytest.raises(DatasetError, match=r"none of the model's images .* lies outside the image folder"):
         import_colmap(tmp_path / "work", ImportOptions())
 
 
@@ -103,5 +103,5 @@ def test_a_pose_list_stays_in_the_folder_of_images(tmp_path: Path) -> None:
     K = "50 0 31.5 0 50 23.5 0 0 1"
     Image.new("RGB", (64, 48)).save(tmp_path / "up.png")
     (tmp_path / "pairs.txt").write_text(f"../up.png ../up.png 0 0 {K} {K} 1 0 0 0 0 1 0 0 0 0 1 1 0 0 0 1\n")
-    with pytest.raises(EvaluationError, match=r"pairs\.txt:1: '\.\./up\.png' is no file below"):
+    with pytest.raises(EvaluationError, match=r"pairs\.txt:1: '\.\./up\.png' is not below"):
         read_pose_pairs(tmp_path / "pairs.txt", tmp_path / "images")

@@ -179,7 +179,7 @@ def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog:
     options = replace(TINY, save_dir=tmp_path, chunk_size=None, warmup=250, batch_size=2, n_epochs=2)
     train(data, replace(options, test_scene_limit=0))
     assert f"epochs of 3 batches, one pass over the 6 tuples of {data}" in caplog.text
-    assert "no validation: as asked" in caplog.text
+    assert "no validation: as requested" in caplog.text
     assert torch.load(tmp_path / "last.pth", weights_only=True)["position"] == [2, 0, 6]
     assert saved_options(tmp_path / "last.pth")[1].chunk_size == 3
 
@@ -196,9 +196,9 @@ def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytes
     caplog.set_level("INFO", logger="disk")
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=1, resume=True)
     train(None, options)
-    assert "last.pth is not there: a new training begins" in caplog.text
+    assert "last.pth does not exist: starting a new training" in caplog.text
     train(None, options)
-    assert "all 1 epochs are done; a larger n_epochs trains on" in caplog.text
+    assert "all 1 epochs are done; increase n_epochs to continue training" in caplog.text
 
 
 def test_emulated_precision_is_warned_of(

@@ -103,7 +103,7 @@ def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
 
 def test_incomplete_validation_is_left_out(original: Path) -> None:
     assert len(validation_scores(original, 3)) == 2
-    with pytest.raises(TrainingError, match="8 pairs are not one validation of 750"):
+    with pytest.raises(TrainingError, match="8 pairs are less than one validation of 750"):
         validation_scores(original)
 
 
@@ -144,7 +144,7 @@ def test_command(ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such file"),
-        (["."], "holds no TensorBoard files"),
+        (["."], "contains no TensorBoard files"),
         ([], "give at least one"),
         (["LOG", "--validation-length", "0"], "validation"),
         (["LOG", "--plot", "curves.nothing"], "curves.nothing: cannot draw there"),
@@ -173,7 +173,7 @@ def test_log_without_validation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scalars", "message"),
-    [({"epoch": 0.0}, "without poses, as poselib was not installed"), ({"loss": 1.0}, "is no log of a training")],
+    [({"epoch": 0.0}, "without poses because poselib was not installed"), ({"loss": 1.0}, "not a training log")],
 )
 def test_other_logs_without_poses(scalars: dict[str, float], message: str, tmp_path: Path) -> None:
     logs = Logs(tmp_path, 0)
@@ -199,7 +199,7 @@ def test_one_of_several_logs_without_validation(
 def test_runs_below_a_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     Logs(tmp_path / "run", 0).close()
-    with pytest.raises(TrainingError, match=f"holds no TensorBoard files .*; give {tmp_path / 'run'}"):
+    with pytest.raises(TrainingError, match=f"contains no TensorBoard files .*; give {tmp_path / 'run'}"):
         validation_scores(tmp_path)
 
 

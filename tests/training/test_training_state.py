@@ -126,7 +126,7 @@ def test_a_saved_state_says_its_version_and_resumes_from_anywhere(
     assert state["version"] == 2
     for other in ({**state, "version": 1}, {**state, "version": 3}, [state]):
         torch.save(other, path)
-        with pytest.raises(CheckpointError, match="not the state of a training"):
+        with pytest.raises(CheckpointError, match="not a training state"):
             restore(path, model, average, optimizer)
     save_state(path, model, average, optimizer, Position(0, 0, 0), None, replace(TINY, save_dir=Path("run")))
     assert saved_options(path)[0] is None

@@ -23,7 +23,7 @@ def test_collapse_is_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         model.unet.path_up[-1].conv[3].bias[-1] = -1e4
     dead = tmp_path / "dead.pth"
     torch.save({"disk": model.state_dict()}, dead)
-    with pytest.raises(TrainingError, match="collapsed: for 2 steps up to step 2 the network finds less than one"):
+    with pytest.raises(TrainingError, match="collapsed: for 2 steps up to step 2 the network finds fewer than one"):
         train(data, replace(TINY, save_dir=tmp_path / "run", load=str(dead)))
 
 

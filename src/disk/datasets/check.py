@@ -1,4 +1,4 @@
-"""Reading a whole data set to find what is wrong with it before training does."""
+"""Reads a whole data set to find its faults before training does."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from disk.options import AnyPath
 from disk.progress import progress_bar
 from disk.shapes import Float, Tensor
 
-_SIZE = 64  # long side of the thumbnails on which overlap is looked for
-_LEAST_OVERLAP = 0.01  # of the known depth, seen in the other image
-_DEPTH_TOLERANCE = 0.1  # of the depth, within which two depth maps show the same surface
-_RAY_DEPTHS = torch.logspace(-2, 3, 60)  # in units of the distance of the two cameras
+_SIZE = 64  # long side of the thumbnails on which overlap is tested
+_LEAST_OVERLAP = 0.01  # fraction of the pixels with known depth that the other image must see
+_DEPTH_TOLERANCE = 0.1  # relative difference up to which two depth maps show the same surface
+_RAY_DEPTHS = torch.logspace(-2, 3, 60)  # in units of the distance between the two cameras
 
 
 @dataclass(frozen=True)
 class SceneReport:
-    """What a scene holds and what is wrong with it, one line a problem."""
+    """Contents of a scene and its problems, one line each."""
 
     name: str
     images: int
@@ -39,10 +39,11 @@ class SceneReport:
 
 
 def check(data: AnyPath) -> list[SceneReport]:
-    """Read every image, calibration and depth map of a data set, and see whether its tuples overlap.
+    """Read every image, calibration and depth map of a data set, and check that the images of its tuples overlap.
 
-    data: a dataset.json, its folder, or a folder with train/ and test/. Raises DatasetError if a dataset.json is
-    not of the right shape.
+    data: a dataset.json, its folder, or a folder with train/ and test/.
+
+    Raises DatasetError if a dataset.json is malformed.
     """
     data = Path(data)
     parts = [data / part for part in ("train", "test") if (data / part / "dataset.json").is_file()]
@@ -51,7 +52,7 @@ def check(data: AnyPath) -> list[SceneReport]:
 
 
 def check_scene(scene: Scene) -> SceneReport:
-    """Read all of one scene."""
+    """Read every file of one scene and check that the images of its tuples overlap."""
     problems: list[str] = []
     views: dict[int, PosedImage] = {}
     origin: Float[np.ndarray, " 3"] | None = None
@@ -75,15 +76,15 @@ def check_scene(scene: Scene) -> SceneReport:
             bar.update(1)
             if first in views and second in views and not overlap(views[first], views[second]):
                 names = f"{scene.images[first]} and {scene.images[second]}"
-                problems.append(f"{names} do not overlap, but are in {count} tuples together")
+                problems.append(f"{names} do not overlap, but share {count} tuples")
     return SceneReport(scene.name, len(scene.images), with_depth, len(scene.tuples), problems)
 
 
 def overlap(view1: PosedImage, view2: PosedImage) -> bool:
-    """Whether two images can show the same thing.
+    """Whether two images can show the same surface.
 
-    With a depth map: at least 1 % of its known pixels lie in the other image, at the depth known there. Without:
-    the two cameras' fields of view intersect.
+    With a depth map: at least 1 % of its known pixels project into the other image, at the depth known there. Without:
+    the fields of view of the two cameras intersect.
     """
     both = [(view1, view2), (view2, view1)]
     known = [(a, b) for a, b in both if a.depth is not None and bool((a.depth > 0).any())]
@@ -100,7 +101,7 @@ def _calibration(scene: Scene, name: str) -> Calibration:
 
 
 def _thumbnail(scene: Scene, name: str, calibration: Calibration, origin: Float[np.ndarray, " 3"]) -> PosedImage:
-    """The whole image, reduced without padding."""
+    """The whole image, downscaled without padding."""
     width, height = shown_size(scene.image_file(name))
     scale = _SIZE / max(width, height)
     size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -111,13 +112,13 @@ def _faults(view: PosedImage) -> Iterator[str]:
     height, width = view.image.shape[1:]
     centre = (view.camera.K[:2, 2] + 0.5) / view.camera.K.new_tensor([width, height])
     if not bool(((centre > 0.1) & (centre < 0.9)).all()):
-        yield "the principal point is far from the middle; was the image resized and its K not?"
+        yield "the principal point is far from the image centre; was the image resized without its K?"
     if view.depth is not None and not (view.depth > 0).any():
-        yield "no pixel of the depth map is known"
+        yield "the depth map has no known pixel"
 
 
 def _seen_share(view: PosedImage, other: PosedImage) -> float:
-    """The share of the known pixels of `view` that `other` sees."""
+    """Fraction of the pixels of `view` with known depth that `other` sees."""
     assert view.depth is not None
     rows, columns = torch.nonzero(view.depth > 0, as_tuple=True)
     points = unproject(view.camera, torch.stack([columns, rows], dim=1).float(), view.depth[rows, columns])
@@ -131,7 +132,7 @@ def _seen_share(view: PosedImage, other: PosedImage) -> float:
 
 
 def _in_view(view: PosedImage, points: Float[Tensor, "n 3"]) -> Tensor:
-    """Which world points are projected onto a pixel of the image."""
+    """Which world points project onto a pixel of the image."""
     pixels, depth = project(view.camera, points)
     height, width = view.image.shape[1:]
     inside = (pixels > -0.5) & (pixels < pixels.new_tensor([width - 0.5, height - 0.5]))
@@ -139,7 +140,7 @@ def _in_view(view: PosedImage, points: Float[Tensor, "n 3"]) -> Tensor:
 
 
 def _rays(view: PosedImage, other: PosedImage) -> Float[Tensor, "n 3"]:
-    """Points in front of `view`, on a grid of its pixels, at distances from near to far."""
+    """Points in front of `view`, on a grid of its pixels, at near to far depths."""
     height, width = view.image.shape[1:]
     rows, columns = torch.linspace(0, height - 1, 9), torch.linspace(0, width - 1, 9)
     centres = [posed.camera.centre for posed in (view, other)]

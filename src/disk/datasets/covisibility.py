@@ -1,4 +1,4 @@
-"""Which images see the same thing, and tuples of them for training."""
+"""Covisibility of images, and training tuples of covisible images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from disk.shapes import Bool, Float, Int
 
-# tuples an image may be in; more add little, since they share their pairs
+# maximum number of tuples per image; more add little, because they share their pairs
 TUPLES_PER_IMAGE = 100
 
 
 def covisibility(points: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "n n"]:
-    """Shared 3D points over the smaller number of points, for all pairs; 0 for an image without points.
+    """Number of shared 3D points over the smaller number of points, for all pairs; 0 for an image without points.
 
-    points: the ids of the 3D points each image sees, each id once.
+    points: ids of the 3D points that each image sees, without duplicates.
     """
     count = np.array([len(seen) for seen in points], dtype=np.int64)
     image = np.repeat(np.arange(len(points)), count)
@@ -23,7 +23,7 @@ def covisibility(points: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "
     order = np.lexsort((image, point))
     image, point = image[order], point[order]
     shared = np.zeros((len(points), len(points)), dtype=np.int64)
-    # the images of a point follow each other: pair every one with the next, the one after it, and so on
+    # the images of a point are consecutive: pair each with the next one, then with the one after that, and so on
     first, step = np.arange(len(point)), 1
     while len(first):
         first = first[first + step < len(point)]
@@ -37,10 +37,13 @@ def covisibility(points: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "
 def choose_tuples(
     covisible: Bool[np.ndarray, "n n"], size: int, per_image: int = TUPLES_PER_IMAGE, seed: int = 0
 ) -> Int[np.ndarray, "m k"]:
-    """Tuples of images in which every pair is covisible, balanced over the images and at most `per_image` for each.
+    """Choose tuples of mutually covisible images, balanced over the images.
 
-    The least used image is served again and again, together with its least used neighbours, until it has its
-    number or no tuple is left for it. No tuple occurs twice; all are sorted.
+    Repeatedly picks the least used image and completes it with its least used neighbours, until every image has its
+    maximum or no tuples are left for it. Tuples are sorted and unique.
+    covisible: which pairs may share a tuple.
+    size: images per tuple.
+    per_image: maximum number of tuples per image.
     """
     generator = np.random.default_rng(seed)
     adjacent = covisible & covisible.T & ~np.eye(len(covisible), dtype=bool)
@@ -69,7 +72,7 @@ def _new_tuple(
     chosen: set[tuple[int, ...]],
     generator: np.random.Generator,
 ) -> tuple[int, ...] | None:
-    """Complete `start` by mutually adjacent candidates to a tuple not chosen yet, the least used ones first."""
+    """Complete `start` to a new tuple with mutually adjacent candidates, least used first."""
     if len(start) == size:
         complete = tuple(sorted(start))
         return None if complete in chosen else complete
@@ -78,7 +81,7 @@ def _new_tuple(
         return None
     left = candidates.copy()
     for image in images[np.lexsort((generator.random(len(images)), uses[images]))]:
-        # once tried, an image need not come up again deeper down: the order within a tuple does not matter
+        # deeper levels need not try this image again: the order within a tuple does not matter
         left[image] = False
         found = _new_tuple([*start, int(image)], left & adjacent[image], adjacent, size, uses, chosen, generator)
         if found is not None:

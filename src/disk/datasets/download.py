@@ -1,7 +1,7 @@
-"""The authors' data set: 135 scenes of MegaDepth to train on, 3 of the IMW challenge to validate, 164 GB.
+"""The authors' data set: 135 scenes of MegaDepth for training, 3 of the IMW challenge for validation, 164 GB.
 
-On the server lie `md5sum.txt`, `megadepth/` and `imw2020-val/`, each of these with a `dataset.json` and one archive
-a scene in `scenes/`; inside an archive the scene is three folders deep.
+The server has `md5sum.txt`, `megadepth/` and `imw2020-val/`. Both folders contain a `dataset.json` and one archive per
+scene in `scenes/`; inside an archive, the scene is three folders deep.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ DISK_DATA_URL = "https://datasets.epfl.ch/disk-data"
 _DEPTH = 3  # folders around a scene in its archive
 _ARCHIVES = (".tar", ".tar.gz")  # unpacked and deleted
 _LINKS = {"train": "megadepth", "test": "imw2020-val"}
-_SMALL, _MOST_TIMES = 1 << 30, 20  # bytes that any archive may unpack to, and times its size
-_FAILURES_IN_A_ROW = 3  # then the server or the disk is at fault, not an archive
+_SMALL, _MOST_TIMES = 1 << 30, 20  # an archive may unpack to this many bytes, or this many times its size if larger
+_FAILURES_IN_A_ROW = 3  # after these, the server or the disk is at fault, not a single archive
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the server: its path there, its md5, and whether it (or what an archive held) is here."""
+    """A file on the server.
+
+    path: its path on the server.
+    md5: its checksum.
+    here: whether the file (or the contents of an archive) is already downloaded.
+    """
 
     path: str
     md5: str
@@ -41,7 +46,10 @@ class RemoteFile:
 
 
 def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
-    """All files of md5sum.txt on the server. Raises DownloadError, or DatasetError if it is no such list."""
+    """List all files in md5sum.txt on the server.
+
+    Raises DownloadError if the server does not answer, DatasetError if the list is malformed.
+    """
     files = []
     for line in fetch_text(f"{url}/md5sum.txt").splitlines():
         if not line.strip():
@@ -57,12 +65,12 @@ def list_files(out: Path, url: str = DISK_DATA_URL) -> list[RemoteFile]:
 
 
 def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
-    """Fetch, verify and unpack everything into `out` and link train/ and test/; resumes where it stopped.
+    """Download, verify and unpack everything into `out`, and link train/ and test/. Resumes where it stopped.
 
-    Raises DownloadError if the server does not answer, PartialFailureError, when done, if some files failed.
+    Raises DownloadError if the server does not answer, PartialFailureError at the end if some files failed.
     """
     files = list_files(out, url)
-    log.info("%d of %d files are here already", sum(file.here for file in files), len(files))
+    log.info("%d of %d files are already downloaded", sum(file.here for file in files), len(files))
     missing = [file for file in files if not file.here]
     out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
@@ -86,7 +94,7 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
             _link(folder, out / link)
     if failures:
         raise PartialFailureError(
-            f"{len(failures)} files failed, run the command again to continue: {'; '.join(failures)}"
+            f"{len(failures)} files failed; run the command again to continue: {'; '.join(failures)}"
         )
     log.info("ready: disk train %s", out)
 
@@ -94,10 +102,10 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
 def _link(folder: str, link: Path) -> None:
     try:
         os.symlink(folder, link, target_is_directory=True)
-    except OSError as error:  # Windows asks for a privilege
+    except OSError as error:  # on Windows, symlinks need a privilege
         raise DatasetError(
-            f"cannot make {link} a link to {folder} ({error.strerror or error}); on Windows turn on developer mode, "
-            "then run the same command again: all files are here already"
+            f"cannot link {link} to {folder} ({error.strerror or error}); on Windows turn on developer mode, then run "
+            "the same command again; the downloaded files are kept"
         ) from error
 
 
@@ -116,7 +124,7 @@ def _fetch(out: Path, url: str, file: RemoteFile, description: str) -> None:
 
 
 def _unpack(archive: Path) -> None:
-    """Unpack a scene beside its archive; it appears when complete. Nothing may point out of it."""
+    """Unpack a scene next to its archive, atomically. Refuses entries that lead out of the folder."""
     if not hasattr(tarfile, "data_filter"):
         raise DatasetError("this Python cannot unpack archives safely; update it to 3.10.12, 3.11.4 or newer")
     work = archive.with_name(f".{archive.name}.unpacking")
@@ -127,7 +135,7 @@ def _unpack(archive: Path) -> None:
             tar.extractall(str(work), filter=_Bounded(archive.stat().st_size))
         entries = list(work.iterdir())
         if not entries:
-            raise DatasetError(f"{archive}: holds nothing below {_DEPTH} folders; is it of the authors' data set?")
+            raise DatasetError(f"{archive}: contains no scene {_DEPTH} folders deep; is it from the authors' data set?")
         for entry in entries:
             target = archive.parent / entry.name
             if target.is_dir() and not target.is_symlink():
@@ -140,7 +148,7 @@ def _unpack(archive: Path) -> None:
 
 
 class _Bounded:
-    """A filter for tarfile that gives up where a few bytes unpack to very many: pictures and depth hardly shrink."""
+    """A tarfile filter that refuses archive bombs. Images and depth maps hardly compress, so it can be strict."""
 
     def __init__(self, packed: int) -> None:
         self._left = max(_SMALL, _MOST_TIMES * packed)
@@ -153,11 +161,11 @@ class _Bounded:
 
 
 def _inner(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
-    """The member without the folders around the scene, refused by tarfile if it leads out of the target."""
+    """The member without the folders around the scene; tarfile refuses it if it leads out of the target."""
     name = _without_folders(member.name)
     if name is None:
         return None
-    if member.issym() or member.islnk():  # a scene has none, and tarfile's own checks of links have had holes
+    if member.issym() or member.islnk():  # scenes have none, and tarfile's own link checks have had vulnerabilities
         raise tarfile.FilterError(f"{member.name!r} is a link")
     return tarfile.data_filter(member.replace(name=name, deep=False), target)
 
@@ -176,7 +184,7 @@ def _here(out: Path, path: str, md5: str) -> bool:
 
 
 def _mark(archive: Path) -> Path:
-    """The file that tells which archive has been unpacked here."""
+    """The marker file that records which archive was unpacked."""
     return archive.with_name(f".{archive.name}.unpacked")
 
 

@@ -1,9 +1,9 @@
 """The files of one posed image in a data set: its calibration and its depth map.
 
 Both formats are the original's: `calibration_NAME.EXT.h5` holds K (3, 3), R (3, 3) and T (3,) with
-x_cam = R x_world + T; `NAME.h5` holds `depth` (H, W), 0 where unknown. An image in a sub-folder has its files
-in a sub-folder of the same name. K follows the package's convention, (0, 0) at the centre of the first pixel;
-the original's importer left it as COLMAP writes it, half a pixel more in cx and cy.
+x_cam = R x_world + T; `NAME.h5` holds `depth` (H, W), 0 where unknown. The files of an image in a sub-folder are in a
+sub-folder of the same name. K follows the package's convention: (0, 0) is the centre of the first pixel. The original's
+importer keeps COLMAP's convention, in which cx and cy are half a pixel larger.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Calibration(NamedTuple):
 
 
 def find_image(folder: Path, name: str, cut: bool) -> Path:
-    """The file of an image: under its name or else, as in the authors' data, as a .jpg of the same stem.
+    """The file of an image: under its name, or as a .jpg with the same stem, as in the authors' data.
 
-    cut: also look for the name cut at its first dot, which the original's reader does.
+    cut: also try the name cut at its first dot, as the original's reader does.
     """
     image = PurePosixPath(name)
     stems = [image.parent / image.stem, *([cut_name(name)] if cut else [])]
@@ -40,21 +40,27 @@ def find_image(folder: Path, name: str, cut: bool) -> Path:
 
 
 def find_calibration(folder: Path, name: str) -> Path | None:
-    """The calibration file of an image, with or without the image's extension in its name."""
+    """The calibration file of an image, whose name may include the image's extension."""
     image = PurePosixPath(name)
     files = [image.parent / f"calibration_{stem}.h5" for stem in (image.name, image.stem)]
     return _first_file(folder, [*files, PurePosixPath(f"calibration_{name}.h5")])
 
 
 def find_depth(folder: Path, name: str, cut: bool = False) -> Path | None:
-    """The depth file of an image, with or without the image's extension in its name; `cut` as for images."""
+    """The depth file of an image, whose name may include the image's extension.
+
+    cut: as in `find_image`.
+    """
     image = PurePosixPath(name)
     stems = [image, image.parent / image.stem, *([cut_name(name)] if cut else [])]
     return _first_file(folder, [PurePosixPath(f"{stem}.h5") for stem in stems])
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a calibration. Raises DatasetError if it is damaged, not finite or its R is no rotation."""
+    """Read a calibration.
+
+    Raises DatasetError if the file is damaged, a value is not finite, R is not a rotation or K not a camera matrix.
+    """
     try:
         parts = [part.astype(np.float64) for part in read_datasets(path, ("K", "R", "T"))]
     except ArtifactError as error:
@@ -67,7 +73,9 @@ def read_calibration(path: Path) -> Calibration:
     if np.abs(R @ R.T - np.eye(3)).max() > _ORTHONORMAL or np.linalg.det(R) < 0:
         raise DatasetError(f"{path}: R is not a rotation; remove the tuples of this image")
     if K[0, 0] <= 0 or K[1, 1] <= 0 or np.abs(K[2] - (0, 0, 1)).max() > 1e-6:
-        raise DatasetError(f"{path}: K is not the matrix of a camera; its focal lengths must be positive")
+        raise DatasetError(
+            f"{path}: K is not a camera matrix; its focal lengths must be positive and its last row 0 0 1"
+        )
     return Calibration(K, R, T.reshape(3))
 
 
@@ -82,7 +90,10 @@ def write_calibration(folder: Path, name: str, calibration: Calibration) -> None
 
 
 def read_depth(path: Path) -> Float[np.ndarray, "h w"]:
-    """Read a depth map as float32; whatever is not finite and positive becomes 0. Raises DatasetError."""
+    """Read a depth map as float32; values that are not finite and positive become 0.
+
+    Raises DatasetError if the file is not a depth map.
+    """
     try:
         depth = read_datasets(path, ("depth",))[0].astype(np.float32)
     except ArtifactError as error:
@@ -95,8 +106,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "h w"]:
 def write_depth(folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_extension: bool = False) -> None:
     """Write the depth map of an image as float32 into a folder of depth maps.
 
-    The file is NAME.h5 as in the original; `keep_extension` makes it NAME.EXT.h5 where two images differ in
-    nothing else.
+    keep_extension: write NAME.EXT.h5 instead of the original's NAME.h5, for images that differ only in extension.
     """
     image = PurePosixPath(name)
     path = folder / image.parent / f"{image.name if keep_extension else image.stem}.h5"
@@ -106,7 +116,7 @@ def write_depth(folder: Path, name: str, depth: Float[np.ndarray, "h w"], keep_e
 
 
 def cut_name(name: str) -> PurePosixPath:
-    """The name of an image up to the first dot of the file's name."""
+    """The name of an image up to the first dot in its file name."""
     image = PurePosixPath(name)
     return image.parent / image.name.split(".")[0]
 

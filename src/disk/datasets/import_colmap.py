@@ -1,4 +1,4 @@
-"""A training scene from a COLMAP workspace or a reconstruction of our own."""
+"""Creates a training scene from a COLMAP workspace or one of our reconstructions."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ class ImportOptions(Options):
     """How to make a data set from a COLMAP workspace."""
 
     name: str | None = None
-    """Name of the scene; by default that of the workspace's folder."""
+    """Name of the scene; default: the name of the workspace folder."""
     images: Path | None = None
-    """Folder of the images; by default WORKSPACE/images. A reconstruction needs it."""
+    """Folder of the images; default: WORKSPACE/images. Required for a reconstruction."""
     out: Path | None = None
-    """Folder to write; by default WORKSPACE/dataset."""
+    """Folder to write; default: WORKSPACE/dataset."""
     no_depth: bool = False
-    """Leave depth maps out; training then uses the epipolar reward."""
+    """Skip depth maps; training then uses the epipolar reward."""
     tuple_size: int = 3
-    """Images in a tuple."""
+    """Number of images per tuple."""
     min_overlap: float = 0.5
-    """Least covisibility of the images of a tuple: shared 3D points over the smaller number of points."""
+    """Minimum covisibility of the images of a tuple: shared 3D points over the smaller number of points."""
     max_overlap: float = 0.8
-    """Greatest covisibility of the images of a tuple."""
+    """Maximum covisibility of the images of a tuple."""
     relative: bool = False
-    """Write folders relative to dataset.json, so that all can be moved together."""
+    """Write folders relative to dataset.json, so that everything can be moved together."""
 
 
 def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) -> Scene:
-    """Make a data set of one scene from a COLMAP workspace or a `disk reconstruct` result.
+    """Create a data set of one scene from a COLMAP workspace or a `disk reconstruct` result.
 
-    Images of other cameras than pinhole ones are undistorted into the data set's folder on the way. Raises
-    ColmapError or DatasetError if nothing can be made, PartialFailureError, when done, if images were left out.
+    If a camera is not a pinhole, the images are undistorted into the data set's folder.
+
+    Raises ColmapError or DatasetError if no data set can be created, PartialFailureError at the end if images or depth
+    maps were skipped.
     """
-    # here, so that the other dataset commands run without pycolmap
+    # imported here so that the other dataset commands run without pycolmap
     from disk.colmap.undistortion import undistort, undistorted_name
     from disk.colmap.workspace import open_workspace, usable_images
 
@@ -68,7 +70,7 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     usable, failed = usable_images(source)
     faults = list(failed.values())
     if not usable:
-        raise DatasetError(f"{source.image_folder}: not one image of the model can be used: {faults[0]}")
+        raise DatasetError(f"{source.image_folder}: none of the model's images can be used: {faults[0]}")
     tuples = _tuples(source.model, usable, options)
     used = [usable[index] for index in np.unique(tuples)]
     tuples = np.searchsorted(np.unique(tuples), tuples)
@@ -80,13 +82,13 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
         )
 
     _refuse_another_scene(out / "dataset.json", source.image_folder)
-    # from here on an older data set of this folder is no longer valid; the new json appears at the very end
+    # from here on, an older data set in this folder is invalid; the new json is written last
     out.mkdir(parents=True, exist_ok=True)
     (out / "dataset.json").unlink(missing_ok=True)
     if source.distorted:
         log.info("undistorting %d images (%s cameras)", len(used), ", ".join(source.distorted))
         names = [image.name for image in used]
-        shutil.rmtree(out / "undistorted", ignore_errors=True)  # maybe of another model
+        shutil.rmtree(out / "undistorted", ignore_errors=True)  # may belong to another model
         source = undistort(source, names, out / "undistorted")
         by_name = {image.name: image for image in source.images}
         used = [by_name[undistorted_name(name)] for name in names]
@@ -112,29 +114,29 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
         *(uses.min(), uses.max(), np.median(uses)),
     )
     if faults:
-        raise PartialFailureError(f"{out}: done, but without {len(faults)} files: {'; '.join(faults)}")
+        raise PartialFailureError(f"{out}: done, but skipped {len(faults)} files: {'; '.join(faults)}")
     return scene
 
 
 def _refuse_another_scene(path: Path, images: Path) -> None:
-    """Raise DatasetError for a data set of other images, which a new one in its place would take away."""
+    """Raise DatasetError if writing would replace a data set of other images."""
     try:
         scenes = SceneSet.load(path).scenes if path.exists() else []
     except DatasetError:
-        return  # left by a run that did not finish
-    # undistorted images lie in the data set's own folder
+        return  # left by an unfinished run
+    # undistorted images are in the data set's own folder
     others = [scene.name for scene in scenes if scene.image_path.resolve() != images.resolve()]
     if others and not (path.parent / "undistorted").is_dir():
         raise DatasetError(
-            f"{path} holds the scene {others[0]} of other images; choose another {option('out')}, and join them by "
-            "`disk dataset merge`"
+            f"{path} contains the scene {others[0]} of other images; choose another {option('out')} and join the two "
+            "with `disk dataset merge`"
         )
 
 
 def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOptions) -> np.ndarray:
     if not any(len(image.points) for image in images):
         raise DatasetError(
-            f"{model} has poses, but no 3D points, which tell what images see the same; make them with "
+            f"{model} has poses but no 3D points, which are needed to find overlapping images; create them with "
             f"`disk triangulate {model} IMAGES OUT` and import OUT"
         )
     overlap = covisibility([image.points for image in images])
@@ -146,36 +148,36 @@ def _tuples(model: Path, images: Sequence[WorkspaceImage], options: ImportOption
         best = f"the best pair shares {pairs.max():.2f}" if len(pairs) else "there is only one image"
         raise DatasetError(
             f"{model}: no {options.tuple_size} images share {options.min_overlap:g} to {options.max_overlap:g} "
-            f"of their 3D points pairwise ({best}); try {option('min_overlap', 0.1)} or a smaller "
+            f"of their 3D points in each pair ({best}); try {option('min_overlap', 0.1)} or a smaller "
             f"{option('tuple_size')}"
         )
     return tuples
 
 
 def _report_left_out(overlap: Float[np.ndarray, "n n"], tuples: Int[np.ndarray, "m k"], options: ImportOptions) -> None:
-    """Say how many images that share points with others are in no tuple, and how to get them."""
+    """Report how many images that share points with others are in no tuple, and how to include them."""
     others = np.triu(overlap, 1)
     within = (others >= options.min_overlap) & (others <= options.max_overlap)
     sharing, paired, used = (np.unique(x) for x in (np.argwhere(others > 0), np.argwhere(within), tuples))
     if 0 < len(used) < len(sharing):
         smaller = ""
         if len(paired) > len(used):
-            smaller = f"{option('tuple_size', 2)} takes {len(paired)} images in {within.sum()} pairs, "
+            smaller = f"{option('tuple_size', 2)} would use {len(paired)} images in {within.sum()} pairs, "
         log.warning(
-            "%d of %d images are in no tuple of %d: %sa lower %s takes more",
+            "%d of %d images are in no tuple of %d: %sa lower %s uses more",
             *(len(sharing) - len(used), len(sharing), options.tuple_size, smaller, option("min_overlap")),
         )
 
 
 def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: Path) -> list[str]:
-    """Convert the depth maps of the images; returns what is wrong with those that cannot be read."""
+    """Convert the depth maps of the images; returns one message per unreadable map."""
     from disk.colmap.workspace import read_depth_map
 
-    # a.jpg and a.png would both have a.h5: these keep their extension
+    # a.jpg and a.png would share a.h5, so these keep their extension
     stems = Counter(str(PurePosixPath(image.name).with_suffix("")) for image in images)
     faults, without = [], 0
     for image in track(images, "depth maps", "image", len(images)):
-        stale = find_depth(folder, image.name)  # of an earlier import, perhaps at another scale
+        stale = find_depth(folder, image.name)  # from an earlier import, perhaps at another scale
         if stale is not None:
             stale.unlink()
         path = source.depth_map(image.name)
@@ -191,5 +193,5 @@ def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: P
         twice = stems[str(PurePosixPath(image.name).with_suffix(""))] > 1
         write_depth(folder, image.name, depth, keep_extension=twice)
     if without:
-        log.info("%d of %d images have no depth map; they count as unknown", without, len(images))
+        log.info("%d of %d images have no depth map; their depth counts as unknown", without, len(images))
     return faults

@@ -1,4 +1,4 @@
-"""One data set out of several."""
+"""Merges several data sets into one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from disk.options import AnyPath, option
 
 
 def merge(sources: Sequence[AnyPath], out: AnyPath, relative: bool = False) -> list[Scene]:
-    """Write the scenes of several dataset.json into one; their files stay where they are.
+    """Write the scenes of several dataset.json files into one; images, calibrations and depth maps stay in place.
 
-    A name that occurs again gets a number: rock, rock-2. Raises DatasetError if a source cannot be read or is
-    given twice, if `out` is no .json file, and if their tuples differ in length.
+    Repeated scene names get a number: rock, rock-2.
+    sources: dataset.json files or their folders.
+    out: the .json file to write, or an existing folder for it.
+    relative: write folders relative to `out`.
+
+    Raises DatasetError if a source cannot be read or is given twice, if `out` is not a .json file, or if the tuples
+    differ in length.
     """
     if not sources:
-        raise DatasetError("nothing to merge; give the dataset.json of two or more data sets")
+        raise DatasetError("nothing to merge; give the dataset.json files of two or more data sets")
     out = Path(out)
     out = out / "dataset.json" if out.is_dir() else out
     if out.suffix.lower() != ".json":
-        raise DatasetError(f"{out}: a data set is a .json file; choose such a name for {option('out')}")
+        raise DatasetError(f"{out}: a data set is a .json file; give {option('out')} a name that ends in .json")
     sets = [SceneSet.load(Path(source)) for source in sources]
     for path, count in Counter(each.path.resolve() for each in sets).items():
         if count > 1:
-            raise DatasetError(f"{path} is given {count} times; its tuples would count as often")
+            raise DatasetError(f"{path} is given {count} times, which would repeat its tuples; give it once")
     for other in sets[1:]:
         if other.tuple_size != sets[0].tuple_size:
             raise DatasetError(

@@ -1,4 +1,4 @@
-"""The record a training tuple is made of."""
+"""The record of which training tuples consist."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from disk.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class PosedImage:
-    """An image with its camera, all on the pixel grid of `image`.
+    """An image with its camera and depth, all on the same pixel grid.
 
-    image: (3, H, W), RGB in [0, 1]; zero in the padding at the right and the bottom.
+    image: (3, H, W), RGB in [0, 1]; zero in the padding at the right and bottom.
     camera: K, R, t of this grid; (0, 0) is the centre of the first pixel and x_cam = R x_world + t.
-    depth: (H, W), z in the camera's frame in the unit of t, 0 where unknown; None without a depth map.
-    name: as in the data set, for messages.
+    depth: (H, W), z in the camera's frame in units of t, 0 where unknown; None without a depth map.
+    name: name in the data set, for messages.
     """
 
     image: Float[Tensor, "3 h w"]
@@ -26,7 +26,7 @@ class PosedImage:
     name: str
 
     def to(self, device: torch.device | str) -> PosedImage:
-        """The same image on another device. Copies to a GPU do not wait for it."""
+        """Copy to another device; copies to a GPU are asynchronous."""
         ahead = torch.device(device).type == "cuda"
 
         def moved(part: Tensor) -> Tensor:
@@ -37,6 +37,6 @@ class PosedImage:
         return PosedImage(moved(self.image), camera, depth, self.name)
 
     def pin_memory(self) -> PosedImage:
-        """The same image in page-locked memory, for DataLoader."""
+        """Copy to page-locked memory, for DataLoader."""
         depth = None if self.depth is None else self.depth.pin_memory()
         return PosedImage(self.image.pin_memory(), self.camera, depth, self.name)

@@ -1,4 +1,4 @@
-"""The original's dataset.json: scenes of posed images and the tuples of them to train on."""
+"""The original's dataset.json format: scenes of posed images, and tuples of these images for training."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ _KEYS = ("image_path", "depth_path", "calib_path", "images", "tuples")
 class Scene:
     """Posed images of one place.
 
-    images: file names with extension, relative to `image_path`, '/' between folders.
-    tuples: (N, k) indices into `images`; the images of a tuple see the same thing.
-    depth_path: folder of depth maps; None for a scene without.
+    image_path: folder of images.
+    calib_path: folder of calibrations.
+    depth_path: folder of depth maps; None if there are none.
+    images: file names with extension, relative to `image_path`, with '/' between folders.
+    tuples: (N, k) indices into `images`; the images of a tuple overlap.
     """
 
     name: str
@@ -44,15 +46,15 @@ class Scene:
         return find_image(self.image_path, name, cut=self._is_alone(name))
 
     def calibration_file(self, name: str) -> Path | None:
-        """The calibration of an image, if there is one."""
+        """The calibration file of an image, if there is one."""
         return find_calibration(self.calib_path, name)
 
     def depth_file(self, name: str) -> Path | None:
-        """The depth map of an image, if there is one."""
+        """The depth file of an image, if there is one."""
         return None if self.depth_path is None else find_depth(self.depth_path, name, cut=self._is_alone(name))
 
     def _is_alone(self, name: str) -> bool:
-        """Whether cutting the name at its first dot confuses it with no other image."""
+        """Whether the name is still unique when cut at its first dot."""
         return self._cut_names[cut_name(name)] == 1
 
     @cached_property
@@ -69,20 +71,23 @@ class SceneSet:
 
     @property
     def tuple_size(self) -> int:
-        """Number of images in a tuple."""
+        """Number of images per tuple."""
         return self.scenes[0].tuples.shape[1]
 
     @classmethod
     def load(cls, path: Path) -> SceneSet:
-        """Read a dataset.json, or the one in a folder. Raises DatasetError if it is not of that shape.
+        """Read a dataset.json.
 
-        Folders in it are absolute or relative to the json. Scenes without tuples are left out.
+        Folders in it are absolute or relative to the json. Scenes without tuples are skipped.
+        path: the file, or its folder.
+
+        Raises DatasetError if the file does not exist or is malformed.
         """
         path = path / "dataset.json" if path.is_dir() else path
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise DatasetError(f"{path}: no such file; `disk dataset --help` tells how to get one") from error
+            raise DatasetError(f"{path}: no such file; see `disk dataset --help` for how to get one") from error
         except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path}: not a json file ({error})") from error
         if not isinstance(data, dict) or not data:
@@ -102,7 +107,10 @@ class SceneSet:
 
 
 def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> None:
-    """Write scenes as dataset.json, with absolute folders or relative to it; it appears when complete."""
+    """Write scenes to a dataset.json, atomically.
+
+    relative: write folders relative to the file instead of absolute.
+    """
 
     def folder(target: Path) -> str:
         absolute = Path(os.path.abspath(target))
@@ -139,12 +147,12 @@ def _parse_scene(where: str, name: str, entry: Any, base: Path) -> Scene:
         raise DatasetError(f"{where}: images must be a list of file names")
     outside = next((image for image in images if leads_out(image)), None)
     if outside is not None:
-        raise DatasetError(f"{where}: image {outside!r} is no file below image_path; name the folder above there")
+        raise DatasetError(f"{where}: image {outside!r} is not below image_path; set image_path to a folder above it")
     return Scene(
         name=name,
         image_path=_folder(f"{where}: image_path", entry["image_path"], base),
         calib_path=_folder(f"{where}: calib_path", entry["calib_path"], base),
-        # '' is what the original writes with --no-depth
+        # the original writes '' with --no-depth
         depth_path=_folder(f"{where}: depth_path", depth, base) if (depth := entry.get("depth_path")) else None,
         images=images,
         tuples=_parse_tuples(where, entry["tuples"], len(images)),
@@ -155,7 +163,7 @@ def _folder(where: str, value: Any, base: Path) -> Path:
     if not isinstance(value, str):
         raise DatasetError(f"{where} must be the name of a folder")
     if "\0" in value or not (base / value).is_dir():
-        raise DatasetError(f"{where} {base / value} is no folder; mend the path if the data were moved")
+        raise DatasetError(f"{where} {base / value} is not a folder; correct the path if the data were moved")
     return base / value
 
 
@@ -177,13 +185,13 @@ def _parse_tuples(where: str, tuples: Any, n_images: int) -> Int[np.ndarray, "n 
     except ValueError:
         array = np.array("not numbers")
     if array.ndim != 2 or array.dtype.kind != "i":
-        raise DatasetError(f"{where}: tuples must hold whole numbers")
+        raise DatasetError(f"{where}: tuples must contain integers")
     bad = (array < 0).any(axis=1) | (array >= n_images).any(axis=1)
     bad |= (np.diff(np.sort(array, axis=1), axis=1) == 0).any(axis=1)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise DatasetError(
-            f"{where}: tuple {first} is {array[first].tolist()}; its indices must differ and lie below "
-            f"the number of images, {n_images}"
+            f"{where}: tuple {first} is {array[first].tolist()}; its indices must be distinct and below the number of "
+            f"images, {n_images}"
         )
     return array.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Tuples of posed images ready to train on, all of one size."""
+"""Tuples of posed images of one size, ready for training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from disk.shapes import Float, Int
 
 
 class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
-    """The tuples of a data set, at most `scene_limit` of each scene at a time, as lists of PosedImage.
+    """The tuples of a data set as lists of PosedImage.
 
-    Images are resized to fit into (height, width) and padded with zeros at the right and the bottom; K, depth
-    and image stay on one grid. All calibrations are read, and all images looked for, at the start, so that a
-    fault in the data shows before training. Raises DatasetError for these, ImageError for a damaged image.
+    Images are resized to fit into (height, width) and padded with zeros at the right and bottom; K and depth follow.
+    The constructor reads all calibrations and checks that all images exist, so that faults show before training.
+    scene_limit: maximum number of tuples per scene in one pass; None: no limit.
+
+    Raises DatasetError for a missing or faulty file of the data set, ImageError for a damaged image.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
         return len(self._chosen)
 
     def resample(self, epoch: int) -> None:
-        """Draw the tuples of another pass over the data; the same ones for the same seed and epoch.
+        """Draw the tuples for a pass over the data; the same seed and epoch give the same tuples.
 
         Their number does not depend on the epoch.
         """
@@ -63,7 +65,7 @@ class TupleDataset(torch.utils.data.Dataset[list[PosedImage]]):
         number, row = self._chosen[index]
         scene, calibrations = self.scenes[number], self._calibrations[number]
         images = scene.tuples[row].tolist()
-        # the world's origin moves to the first camera, so that float32 can hold georeferenced positions
+        # move the world origin to the first camera: georeferenced positions exceed the precision of float32
         first = calibrations[images[0]]
         origin = -first.R.T @ first.T
         return [
@@ -79,10 +81,11 @@ def load_posed_image(
     height: int,
     width: int,
 ) -> PosedImage:
-    """Read one image of a scene onto a (height, width) grid, the world's origin moved to `origin`.
+    """Read one image of a scene onto a (height, width) grid.
 
-    The image is upright by its EXIF orientation. Its calibration is that of the image as stored: a turn of the pixels
-    is a turn of the camera about its optical axis, which changes R, t and K, and no reward.
+    The image is made upright by its EXIF orientation, but its calibration describes the image as stored. Turning the
+    pixels is a rotation of the camera about its optical axis: it changes R, t and K, but no reward.
+    origin: becomes the world origin.
     """
     image = _read_unmirrored(scene.image_file(name))
     pixels, placement = place(image.pixels, height=height, width=width, orientation=image.orientation)
@@ -102,13 +105,13 @@ def load_posed_image(
 
 
 def shown_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of an image as `load_posed_image` turns it, from the header alone."""
+    """(width, height) in pixels of an image as `load_posed_image` orients it, from the header alone."""
     size, orientation = image_size(path), image_orientation(path)
     return size if is_mirrored(orientation) else upright_size(orientation, size)
 
 
 def _read_unmirrored(path: Path) -> Upright:
-    """An image upright; as stored where EXIF says that it is mirrored, because no camera sees like that."""
+    """Read an image upright; as stored if EXIF says it is mirrored, since no camera produces mirrored images."""
     image = read_upright(path)
     if is_mirrored(image.orientation):
         return Upright(to_stored(image.pixels, image.orientation), AS_STORED)
@@ -118,16 +121,16 @@ def _read_unmirrored(path: Path) -> Upright:
 def _placed_depth(
     depth: Float[np.ndarray, "a b"], placement: Placement, height: int, width: int, path: Path
 ) -> Float[np.ndarray, "h w"]:
-    """The depth at the nearest pixel, for every pixel of the canvas; 0 in the padding.
+    """Resample depth to the canvas by nearest neighbour; 0 in the padding.
 
-    The map covers the whole image as stored but may be smaller, as COLMAP makes them to save memory.
+    The depth map covers the whole image as stored, but may be smaller, as COLMAP reduces them to save memory.
     """
     depth = to_upright(depth, placement.orientation)
     rows, columns = depth.shape
     scale_x, scale_y = placement.width / columns, placement.height / rows
-    # half a pixel of rounding on each side of both grids may stretch one side more than the other
+    # rounding both grids to whole pixels may stretch one side more than the other
     if abs(scale_x / scale_y - 1) > 2 / min(rows, columns, placement.width, placement.height):
-        raise DatasetError(f"{path}: the depth map, {columns} x {rows}, has another aspect than its image")
+        raise DatasetError(f"{path}: the depth map, {columns} x {rows}, has a different aspect ratio than its image")
     x = ((np.arange(placement.width) + 0.5) / scale_x).astype(np.int64)
     y = ((np.arange(placement.height) + 0.5) / scale_y).astype(np.int64)
     canvas = np.zeros((height, width), dtype=np.float32)
@@ -136,7 +139,7 @@ def _placed_depth(
 
 
 def _read_calibrations(scene: Scene) -> dict[int, Calibration]:
-    """The calibrations of the images that tuples use."""
+    """Read the calibrations of the images in tuples."""
     used: Sequence[int] = np.unique(scene.tuples).tolist()
     calibrations = {}
     for index in used:
@@ -145,12 +148,12 @@ def _read_calibrations(scene: Scene) -> dict[int, Calibration]:
         if path is None:
             raise DatasetError(
                 f"scene {scene.name!r}: no calibration of {name} in {scene.calib_path}; "
-                "`disk dataset check` lists all that is missing"
+                "`disk dataset check` lists all missing files"
             )
         if not scene.image_file(name).is_file():
             raise DatasetError(
                 f"scene {scene.name!r}: no image {scene.image_path / name}; "
-                "`disk dataset check` lists all that is missing"
+                "`disk dataset check` lists all missing files"
             )
         calibrations[index] = read_calibration(path)
     return calibrations

@@ -1,1 +1,1 @@
-"""The field's own measurements: homography, relative pose, IMW, reconstruction."""
+"""Standard benchmarks of the field: homography, relative pose, IMW, reconstruction."""

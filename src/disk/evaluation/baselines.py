@@ -1,4 +1,4 @@
-"""The features everyone compares with, by OpenCV: SIFT, RootSIFT and ORB."""
+"""Baseline features from OpenCV: SIFT, RootSIFT and ORB."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import torch
 from disk.errors import require
 from disk.features import Features
 
-# every image shall give as many keypoints as are asked for; with the usual 0.04 a third of them is missing
+# 0 fills the keypoint budget on every image; with the usual 0.04, a third of the keypoints is missing
 _CONTRAST = 0.0
 
 
 def detect_baseline(method: str, image: np.ndarray, n: int) -> Features:
-    """The n best features of an image (H, W, 3) uint8 RGB; scores are OpenCV's response.
+    """Detect the n best features of an image; scores are OpenCV's response.
 
-    sift: 128 numbers, unit length. rootsift: their square roots after division by their sum (Arandjelovic
-    and Zisserman, CVPR 2012). orb: its 256 bits as +-1/16, so that the squared distance is the Hamming distance / 64.
+    sift has descriptors of 128 numbers with unit length. rootsift takes the square root of these after L1 normalisation
+    (Arandjelovic and Zisserman, CVPR 2012). orb has 256 bits as +-1/16, so that the squared distance is the Hamming
+    distance / 64.
+    method: sift, rootsift or orb.
+    image: (H, W, 3) uint8 RGB.
+    n: keypoint budget.
+
     Raises MissingExtraError without OpenCV.
     """
     cv2: Any
@@ -32,7 +37,7 @@ def detect_baseline(method: str, image: np.ndarray, n: int) -> Features:
     if raw is None:
         return Features(torch.zeros(0, 2), torch.zeros(0, width), torch.zeros(0))
     scores = np.array([keypoint.response for keypoint in found], np.float32)
-    # OpenCV keeps more than n when the last ones are tied
+    # OpenCV keeps more than n if the last scores are tied
     best = np.argsort(-scores, kind="stable")[:n]
     keypoints = np.array([keypoint.pt for keypoint in found], np.float32)[best]
     descriptors = torch.from_numpy(_DESCRIPTORS[method](raw[best]))
@@ -45,7 +50,7 @@ def _sift(raw: np.ndarray) -> np.ndarray:
 
 
 def _rootsift(raw: np.ndarray) -> np.ndarray:
-    # of unit length, as the numbers under the roots add up to 1
+    # unit length, because the numbers under the roots sum to 1
     return np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Features found here, kept in a cache of the user's so that measuring again costs no detection."""
+"""Features detected for the evaluation, with a cache so that repeated runs skip detection."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from disk.options import option
 from disk.progress import track
 from disk.storage.new_file import new_file
 
-# part of every key of the cache: raise it when the same options give other features
+# part of every cache key: increase it when the same options give different features
 _CACHE_VERSION = 3
 _CACHE_BYTES = 8 << 30
 
 
 class DetectedFeatures:
-    """Features found here, and kept in a cache by the content of the image and all that decides them."""
+    """Detects features and caches them by image content and everything that affects the result."""
 
     def __init__(
         self, label: str, key: str, detect: Callable[[np.ndarray, int], Features], options: FeatureOptions
@@ -45,13 +45,13 @@ class DetectedFeatures:
         except OSError as error:
             why = "it is a file" if self._folder.is_file() else error.strerror
             raise EvaluationError(
-                f"cannot keep features in {self._folder}: {why}; choose another {option('cache')}"
+                f"cannot cache features in {self._folder}: {why}; choose another {option('cache')}"
             ) from None
         self._hash = lru_cache(maxsize=None)(lambda path: hashlib.sha1(path.read_bytes()).hexdigest())
         self._load = lru_cache(maxsize=128)(self._read)
 
     def prepare(self, views: Iterable[View]) -> float:
-        """Find the features of views that are not there yet; the mean seconds an image takes, or took before."""
+        """Detect the features of views that are not cached; returns the mean seconds per image, cached or not."""
         needed = {self._file(view): view for view in views}
         seconds = [self._ensure(view) for view in track(list(needed.values()), f"{self.label}: features", "image")]
         _prune(self._folder, keep=needed.keys())
@@ -64,12 +64,12 @@ class DetectedFeatures:
     def _ensure(self, view: View) -> float:
         file = self._file(view)
         try:
-            os.utime(file)  # in use: the last to be pruned
+            os.utime(file)  # recently used, so pruned last
             return self._read(file)[1]
         except (FileNotFoundError, ValueError, KeyError, zipfile.BadZipFile):
             pass
         image = read_view(view)
-        if self._spoilt(view):
+        if self._degraded(view):
             image = Upright(degrade(image.pixels, self._options.seed), image.orientation)
         start = perf_counter()
         features = describe(image, self._detect, self._options.n, self._options.max_size)
@@ -79,12 +79,12 @@ class DetectedFeatures:
             np.savez(content, seconds=seconds, **arrays)
         return seconds
 
-    def _spoilt(self, view: View) -> bool:
+    def _degraded(self, view: View) -> bool:
         return self._options.degrade and view.second
 
     def _file(self, view: View) -> Path:
-        spoilt = f"degraded {self._options.seed}" if self._spoilt(view) else ""
-        key = f"{self._key} {view.turns} {spoilt} {self._hash(view.path)}"
+        degraded = f"degraded {self._options.seed}" if self._degraded(view) else ""
+        key = f"{self._key} {view.turns} {degraded} {self._hash(view.path)}"
         return self._folder / f"{hashlib.sha1(key.encode()).hexdigest()}.npz"
 
     def _read(self, file: Path) -> tuple[Features, float]:
@@ -96,7 +96,7 @@ class DetectedFeatures:
 
 
 def _prune(folder: Path, keep: Collection[Path], limit: int = _CACHE_BYTES) -> None:
-    """Delete the features that were not used for longest, beyond the size of the cache."""
+    """Delete the least recently used features beyond the size limit of the cache."""
     used = sorted(((stat.st_mtime, stat.st_size, file) for file, stat in _files(folder)), reverse=True)
     total = 0
     for _, size, file in used:

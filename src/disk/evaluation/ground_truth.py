@@ -1,4 +1,4 @@
-"""Reading ground truth: pair lists with poses (SuperGlue's format), IMW scenes, HPatches sequences."""
+"""Readers of ground truth: pair lists with poses (SuperGlue's format), IMW scenes, HPatches sequences."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from disk.storage.reading import read_datasets
 
 @dataclass(frozen=True)
 class View:
-    """One image to describe.
+    """One image to extract features from.
 
-    name: its key in a folder of artifacts, the path below the image folder without extension.
-    turns: quarter turns counter-clockwise that make it upright before features are found; 0: EXIF tells.
-    second: whether it is the second of its pair, the one that --degrade spoils.
+    path: the image file.
+    name: its key in a folder of artifacts: the path below the image folder without extension.
+    turns: counter-clockwise quarter turns that make it upright before detection; 0: use EXIF.
+    second: whether it is the second image of its pair, the one that --degrade changes.
     """
 
     path: Path
@@ -34,7 +35,7 @@ class View:
 
 @dataclass(frozen=True)
 class PosePair:
-    """Two images with known cameras: x_cam1 = R @ x_cam0 + t, K in pixels of the images as stored."""
+    """Two images with known cameras: x_cam1 = R @ x_cam0 + t, with K in pixels of the images as stored."""
 
     view0: View
     view1: View
@@ -46,7 +47,10 @@ class PosePair:
 
 @dataclass(frozen=True)
 class HomographyPair:
-    """Two images of a plane: pixels of image 1 ~ H @ pixels of image 0. kind: i (light) or v (viewpoint)."""
+    """Two images of a plane: pixels of image 1 ~ H @ pixels of image 0.
+
+    kind: i (illumination) or v (viewpoint).
+    """
 
     view0: View
     view1: View
@@ -59,20 +63,23 @@ _COLUMNS = 2 + 2 + 9 + 9 + 16
 
 
 def read_pose_pairs(file: Path, images: Path) -> list[PosePair]:
-    """Pairs of `name0 name1 rot0 rot1 K0 K1 T_0to1` lines, as used for MegaDepth-1500, ScanNet-1500 and YFCC.
+    """Read pairs from `name0 name1 rot0 rot1 K0 K1 T_0to1` lines, as for MegaDepth-1500, ScanNet-1500 and YFCC.
 
-    Names are paths below `images`. Blank lines and those that start with # are left out. Raises EvaluationError, with
-    the line number, for anything else: no ground truth, wrong columns, a missing image, a K of another image size, no
-    rotation.
+    Blank lines and lines that start with # are skipped.
+    file: the text file.
+    images: folder that the names in the file are relative to.
+
+    Raises EvaluationError with the line number if a line has no ground truth, wrong columns, a missing image, a K of
+    another image size or an invalid rotation.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise EvaluationError(f"no file {file}") from None
+        raise EvaluationError(f"{file}: no such file") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise EvaluationError(f"{file} is not a text file of pairs") from None
     if not images.is_dir():
-        raise EvaluationError(f"no image folder {images}")
+        raise EvaluationError(f"{images}: no such image folder")
     sizes: dict[Path, tuple[int, int]] = {}
     pairs = [
         _pose_pair(line.split(), images, sizes, f"{file}:{number}")
@@ -80,13 +87,13 @@ def read_pose_pairs(file: Path, images: Path) -> list[PosePair]:
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not pairs:
-        raise EvaluationError(f"{file} holds no pairs")
+        raise EvaluationError(f"{file} contains no pairs")
     return pairs
 
 
 def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]], where: str) -> PosePair:
     if len(words) in (2, 4):
-        raise EvaluationError(f"{where}: no ground truth, only names; every line needs rot0 rot1 K0 K1 T_0to1 too")
+        raise EvaluationError(f"{where}: no ground truth, only names; every line also needs rot0 rot1 K0 K1 T_0to1")
     if len(words) != _COLUMNS:
         raise EvaluationError(
             f"{where}: {len(words)} columns instead of {_COLUMNS}: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)"
@@ -96,15 +103,15 @@ def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]
     except ValueError as error:
         raise EvaluationError(f"{where}: {error}") from None
     if not np.isfinite(numbers).all():
-        raise EvaluationError(f"{where}: a number that is not finite")
+        raise EvaluationError(f"{where}: a number is not finite")
     if not all(word in ("0", "1", "2", "3") for word in words[2:4]):
-        raise EvaluationError(f"{where}: rot0 and rot1 are quarter turns, 0 to 3, not {words[2]} {words[3]}")
+        raise EvaluationError(f"{where}: rot0 and rot1 must be quarter turns, 0 to 3, not {words[2]} {words[3]}")
     K0, K1, T = numbers[:9].reshape(3, 3), numbers[9:18].reshape(3, 3), numbers[18:].reshape(4, 4)
     views = []
     for side, (name, turns, K) in enumerate(zip(words[:2], words[2:4], (K0, K1), strict=True)):
         path = images / name
         if leads_out(name):
-            raise EvaluationError(f"{where}: {name!r} is no file below {images}")
+            raise EvaluationError(f"{where}: {name!r} is not below {images}")
         if path not in sizes:
             try:
                 sizes[path] = image_size(path)
@@ -124,9 +131,9 @@ def check_intrinsics(K: Float[np.ndarray, "3 3"], size: tuple[int, int], where: 
     if not np.allclose(K[2], [0, 0, 1]) or (focal <= 0).any() or abs(K[1, 0]) > 1e-6:
         raise EvaluationError(f"{where} is not of the form fx 0 cx 0 fy cy 0 0 1")
     if abs(K[0, 1]) > 1e-3 * focal[0]:
-        raise EvaluationError(f"{where} has a skew of {K[0, 1]:g}, which the estimators do not know")
+        raise EvaluationError(f"{where} has a skew of {K[0, 1]:g}, which the estimators do not support")
     centre = K[:2, 2]
-    # a K of an image resized by less than 0.7 or more than 1.4 is found out; cropped images have some freedom
+    # detects a K of an image that was resized by less than 0.7 or more than 1.4, and tolerates moderate cropping
     if (abs(centre / size - 0.5) > 0.2).any():
         raise EvaluationError(
             f"{where} has its principal point at ({centre[0]:.0f}, {centre[1]:.0f}), far from the centre of the "
@@ -135,33 +142,35 @@ def check_intrinsics(K: Float[np.ndarray, "3 3"], size: tuple[int, int], where: 
 
 
 def check_rotation(R: Float[np.ndarray, "3 3"], where: str) -> None:
-    """Raise EvaluationError unless R is a rotation, up to rounding of its digits."""
+    """Raise EvaluationError unless R is a rotation, up to rounding."""
     off = float(np.abs(R @ R.T - np.eye(3)).max())
     if not off < 1e-3:
-        raise EvaluationError(f"{where} is no rotation: R R^T is off the identity by {off:.2g}")
+        raise EvaluationError(f"{where} is not a rotation: R R^T differs from the identity by {off:.2g}")
     if np.linalg.det(R) < 0:
         raise EvaluationError(f"{where} is a reflection, not a rotation")
 
 
 def read_imw_scene(scene: Path, visibility: str = "0.1") -> list[PosePair]:
-    """Pairs of a scene of the Image Matching Workshop benchmark (its folder, or the `set_*` folder in it).
+    """Read the pairs of a scene of the Image Matching Workshop benchmark.
 
     Reads images/, calibration/calibration_NAME.h5 (K, R, T) and new-vis-pairs/keys-th-VISIBILITY.npy (`A-B`).
-    Raises EvaluationError where one is missing or wrong.
+    scene: the folder of the scene, or its `set_*` sub-folder.
+
+    Raises EvaluationError if a file is missing or invalid.
     """
     folder = _imw_folder(scene)
     keys_file = folder / "new-vis-pairs" / f"keys-th-{visibility}.npy"
     if not keys_file.is_file():
-        raise EvaluationError(f"no {keys_file}: no scene of the IMW benchmark, or without this visibility")
+        raise EvaluationError(f"{keys_file}: no such file; the folder is not an IMW scene, or lacks this visibility")
     try:
         keys = [str(key).encode().decode() for key in np.load(keys_file).ravel()]
-    except Exception as error:  # numpy parses the header as Python, and raises whatever that does
+    except Exception as error:  # numpy parses the header as Python, which may raise anything
         raise EvaluationError(f"{keys_file} cannot be read: {error}") from None
     files = {image.name: image.path for image in list_images(folder / "images")}
     cameras: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     pairs = []
     for key in keys:
-        # a name may hold '-' itself, so try every one as the border
+        # names may contain '-' themselves, so try every one as separator
         splits = [(key[: m.start()], key[m.end() :]) for m in re.finditer("-", key)]
         known = [(a, b) for a, b in splits if a in files and b in files]
         if len(known) != 1:
@@ -174,7 +183,7 @@ def read_imw_scene(scene: Path, visibility: str = "0.1") -> list[PosePair]:
         views = View(files[name0], name0), View(files[name1], name1, second=True)
         pairs.append(PosePair(*views, K0, K1, R, t1 - R @ t0))
     if not pairs:
-        raise EvaluationError(f"{keys_file} holds no pairs")
+        raise EvaluationError(f"{keys_file} contains no pairs")
     return pairs
 
 
@@ -184,7 +193,7 @@ def _imw_folder(scene: Path) -> Path:
     sets = sorted(path for path in scene.glob("set_*") if (path / "images").is_dir())
     if len(sets) != 1:
         found = "no" if not sets else "more than one"
-        raise EvaluationError(f"{scene} has {found} set_*/images; name the folder that holds images/ and calibration/")
+        raise EvaluationError(f"{scene} has {found} set_*/images; give the folder with images/ and calibration/")
     return sets[0]
 
 
@@ -203,27 +212,28 @@ def _imw_camera(folder: Path, name: str, image: Path) -> tuple[np.ndarray, np.nd
 
 
 def read_homography_pairs(root: Path, without: tuple[str, ...] = ()) -> list[HomographyPair]:
-    """Pairs (1, k) of all HPatches sequences below a folder: `i_*`, `v_*` with 1.ppm (or .png, ...) and H_1_k.
+    """Read the pairs (1, k) of all HPatches sequences in a folder: `i_*`, `v_*` with 1.ppm (or .png, ...) and H_1_k.
 
-    without: names of sequences to leave out. Raises EvaluationError for a missing image or homography, and
-    for one that is not a homography.
+    without: names of sequences to skip.
+
+    Raises EvaluationError if an image or homography is missing or a homography is invalid.
     """
     if not root.is_dir():
-        raise EvaluationError(f"no folder {root}")
+        raise EvaluationError(f"{root}: no such folder")
     sequences = [path for path in sorted(root.glob("[iv]_*")) if path.is_dir() and path.name not in without]
     if not sequences:
-        raise EvaluationError(f"{root} holds no sequences (folders i_* or v_* with 1.ppm and H_1_2)")
+        raise EvaluationError(f"{root} contains no sequences (folders i_* or v_* with 1.ppm and H_1_2)")
     return [pair for sequence in sequences for pair in _sequence(sequence)]
 
 
 def _sequence(folder: Path) -> Iterator[HomographyPair]:
     numbers = sorted(int(path.name[4:]) for path in folder.glob("H_1_*") if path.name[4:].isdecimal())
     if not numbers:
-        raise EvaluationError(f"{folder} holds no homographies H_1_2, H_1_3, ...")
+        raise EvaluationError(f"{folder} contains no homographies H_1_2, H_1_3, ...")
     images = {int(p.stem): p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.stem.isdecimal()}
     for number in {1, *numbers}:
         if number not in images:
-            raise EvaluationError(f"{folder} has homographies, but no image {number} (.ppm, .png, ...)")
+            raise EvaluationError(f"{folder} has homographies but no image {number} (.ppm, .png, ...)")
     for number in numbers:
         H = _read_homography(folder / f"H_1_{number}")
         view0, view1 = (View(images[k], f"{folder.name}/{k}", second=k != 1) for k in (1, number))

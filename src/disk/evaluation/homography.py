@@ -1,4 +1,4 @@
-"""Homographies: keypoints and matches on images of planes, as on HPatches."""
+"""Homography benchmark: keypoints and matches on images of planes, as on HPatches."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from disk.progress import log, track
 from disk.shapes import Float
 from disk.storage.new_file import new_file
 
-# a keypoint is repeated and a match is correct within this many pixels
+# maximum error in pixels of a repeated keypoint and of a correct match
 _CORRECT = 3.0
 _MMA = range(1, 11)
 _CORNERS = (3, 5, 10)
 _SPLITS = {"all": "iv", "illumination": "i", "viewpoint": "v"}
-# the cache files of D2-Net go to 15 pixels, without these eight sequences with large images
+# D2-Net's cache files go up to 15 pixels and exclude these eight sequences of large images
 _D2NET_PIXELS = range(1, 16)
 _D2NET_WITHOUT = (
     "i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding", "v_artisans", "v_astronautis", "v_talent",
@@ -40,17 +40,18 @@ _D2NET_WITHOUT = (
 
 @dataclass(frozen=True, kw_only=True)
 class HomographyOptions(RobustOptions):
-    """How matches on planes are measured."""
+    """Options of the homography benchmark."""
 
     threshold: tuple[float, ...] = (1.0, 2.0, 3.0)
-    """Inlier thresholds of the estimator in pixels. Several: the best is reported, for each method."""
+    """Inlier thresholds of the estimator in pixels. With several, the best one is reported for each method."""
     format: Literal["d2net"] | None = None
-    """d2net: also write OUT/METHOD.npy as D2-Net's published results are stored, without its eight large sequences."""
+    """d2net: also write OUT/METHOD.npy in the format of D2-Net's published results, without its eight large
+    sequences."""
     out: Path = Path()
-    """Folder for those files."""
+    """Folder for the files of --format."""
 
     def check(self) -> None:
-        """Raise DiskError for options that make no sense."""
+        """Raise DiskError for invalid options."""
         super().check()
         if self.format is not None and not self.out.is_dir():
             raise EvaluationError(f"{option('out', str(self.out))}: no such folder")
@@ -58,7 +59,10 @@ class HomographyOptions(RobustOptions):
 
 @dataclass(frozen=True)
 class PairResult:
-    """What matching one pair gave. errors: of each match, in pixels."""
+    """Result of matching one pair.
+
+    errors: error of each match in pixels.
+    """
 
     kind: str
     keypoints: tuple[int, int]
@@ -68,9 +72,11 @@ class PairResult:
 
 
 def evaluate_homography(root: AnyPath, options: HomographyOptions = HomographyOptions()) -> Report:
-    """Matching and homography estimation on HPatches sequences; prints the table, writes what the options ask for.
+    """Evaluate matching and homography estimation on HPatches sequences; prints a table and writes requested files.
 
-    Raises EvaluationError for a folder in another layout or missing files.
+    root: folder of sequences.
+
+    Raises EvaluationError if the folder has another layout or files are missing.
     """
     options.check()
     pairs = read_homography_pairs(Path(root), _D2NET_WITHOUT if options.format == "d2net" else ())
@@ -109,7 +115,7 @@ def _measure(
     dict[Setting, Float[np.ndarray, "pairs runs"]],
     dict[float | None, float],
 ]:
-    """By ratio: what matching gave and its seconds per pair; by setting: the corner errors."""
+    """Matching results per ratio, corner errors per setting, and seconds of matching per pair for each ratio."""
     matcher = Matcher(options)
     matched: dict[float | None, list[PairResult]] = {}
     corners: dict[Setting, Float[np.ndarray, "pairs runs"]] = {}
@@ -143,7 +149,12 @@ def match_result(
     size0: tuple[int, int],
     size1: tuple[int, int],
 ) -> PairResult:
-    """The figures of one pair from its keypoints and matches (K, 2); sizes are (width, height)."""
+    """Compute the figures of one pair.
+
+    points0, points1: keypoints in pixels.
+    indices: matches (K, 2).
+    size0, size1: (width, height) of the images.
+    """
     errors = transfer_error(pair.H, points0[indices[:, 0]], points1[indices[:, 1]])
     seen0 = covisible(pair.H, points0, size1)
     seen1 = covisible(np.linalg.inv(pair.H), points1, size0)
@@ -167,7 +178,7 @@ def _estimator(name: str) -> Callable[..., Any]:
 
 
 def accuracy_at(results: Sequence[PairResult], pixels: float | int) -> float:
-    """Mean matching accuracy: the share of matches within so many pixels, averaged over pairs (D2-Net).
+    """Mean matching accuracy (D2-Net): the fraction of matches within a number of pixels, averaged over pairs.
 
     A pair without matches counts as 0.
     """
@@ -175,7 +186,10 @@ def accuracy_at(results: Sequence[PairResult], pixels: float | int) -> float:
 
 
 def figures_of(results: Sequence[PairResult], corners: Float[np.ndarray, "pairs runs"]) -> dict[str, dict[str, Value]]:
-    """The figures by split; shares in percent. corners: corner errors in pixels, infinite where there is none."""
+    """Compute the figures per split; fractions are in percent.
+
+    corners: corner errors in pixels, infinite if there is no homography.
+    """
     figures: dict[str, dict[str, Value]] = {}
     for split, kinds in _SPLITS.items():
         chosen = [k for k, result in enumerate(results) if result.kind in kinds]
@@ -198,9 +212,9 @@ def figures_of(results: Sequence[PairResult], corners: Float[np.ndarray, "pairs 
 
 
 def _write_d2net(path: Path, pairs: Sequence[HomographyPair], results: Sequence[PairResult]) -> None:
-    """An array of three objects: {pixels: sum of accuracies} of i and of v, [kinds, keypoints, matches].
+    """Write an array of three objects: {pixels: sum of accuracies} of i and of v, [kinds, keypoints, matches].
 
-    Keypoints are of images 1, 2, ..., 6 of each sequence in turn, matches of its pairs (1, 2), ..., (1, 6).
+    Sequence by sequence, keypoints are those of images 1 to 6 and matches those of pairs (1, 2) to (1, 6).
     """
     accuracies = {
         kind: {

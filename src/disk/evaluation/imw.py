@@ -1,4 +1,4 @@
-"""Stereo on the scenes of the Image Matching Workshop benchmark (Jin et al., IJCV 2021)."""
+"""Stereo task on scenes of the Image Matching Workshop benchmark (Jin et al., IJCV 2021)."""
 
 from __future__ import annotations
 
@@ -34,27 +34,31 @@ _MEAN = "mean of the scenes"
 
 @dataclass(frozen=True, kw_only=True)
 class ImwOptions(PoseOptions):
-    """How the stereo task of the IMW benchmark is measured."""
+    """Options of the stereo task of the IMW benchmark."""
 
     visibility: str = "0.1"
-    """Pairs of new-vis-pairs/keys-th-VISIBILITY.npy; the benchmark reports 0.1."""
+    """Use the pairs of new-vis-pairs/keys-th-VISIBILITY.npy; the benchmark reports 0.1."""
     legacy: bool = False
-    """Also mAA(10) with half the rotation angle, as the original DISK logged it: too good, for comparison alone."""
+    """Also report mAA(10) with half the rotation angle, as the original DISK logged it: too high, only for
+    comparison."""
 
 
 def evaluate_imw(scenes: Sequence[AnyPath], options: ImwOptions = ImwOptions()) -> Report:
-    """Stereo mAA(10) on scene folders, for each and their mean; prints the table, writes what the options ask for.
+    """Evaluate stereo mAA(10) for each scene and its mean over scenes; prints a table and writes requested files.
 
-    For several scenes, --features FOLDER may hold a folder of artifacts per scene, as in a submission. Ratio
-    and threshold are chosen once for all scenes. Raises EvaluationError for a scene that cannot be used.
+    Ratio and threshold are chosen once for all scenes. For several scenes, --features FOLDER may contain a folder of
+    artifacts per scene, as in a submission.
+    scenes: folders of the scenes.
+
+    Raises EvaluationError if a scene cannot be used.
     """
     options.check()
     if not scenes:
-        raise EvaluationError("no scenes; name one or more scene folders")
+        raise EvaluationError("no scenes; give one or more scene folders")
     folders = [Path(scene) for scene in scenes]
     ground_truth = {scene.resolve().name: read_imw_scene(scene, options.visibility) for scene in folders}
     if len(ground_truth) < len(scenes):
-        raise EvaluationError("two scenes share a name; measure them apart")
+        raise EvaluationError("two scenes share a name; evaluate them separately")
     outcomes = {}
     seconds: dict[tuple[str, int], float | None] = {}
     for name, pairs in ground_truth.items():
@@ -107,7 +111,7 @@ def _figures(outcome: Outcome, legacy: bool) -> dict[str, Value]:
 
 
 def _mean(scenes: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    """The mean of each figure over the scenes, as the benchmark does, whatever their number of pairs."""
+    """Mean of each figure over the scenes, not weighted by their number of pairs, as in the benchmark."""
     means: dict[str, Value] = {}
     for name in scenes[0]:
         values = [value for value in (scene[name] for scene in scenes) if isinstance(value, (int, float))]

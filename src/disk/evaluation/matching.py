@@ -1,4 +1,4 @@
-"""Matching of two views under test."""
+"""Matching of two views in an evaluation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from disk.pipeline.match import read_lightglue
 
 
 class Matcher:
-    """Matches two views of a source, by the options."""
+    """Matches two views of a source as the options say."""
 
     def __init__(self, options: FeatureOptions) -> None:
         self._learned = options.matcher == "lightglue"
         weights = read_lightglue(options.matcher_weights) if self._learned else None
-        # features are read to the CPU, where one pair is matched as fast as it would get to a GPU
+        # features are read to the CPU; matching one pair there takes no longer than copying it to a GPU
         device = choose_device(options.device if self._learned else "cpu")
-        # LightGlue knows no ratio test
+        # LightGlue has no ratio test
         self.ratios: tuple[float | None, ...] = (None,) if self._learned else options.ratio
         self._match = {
             ratio: make_matcher(options.matcher, device, None if ratio == 1 else ratio, weights=weights)
@@ -28,9 +28,12 @@ class Matcher:
         }
 
     def match(self, source: Source, view0: View, view1: View, ratio: float | None) -> Matches:
-        """Matches of one pair at one of `ratios`; 1 or None is no ratio test."""
+        """Match one pair.
+
+        ratio: one of `ratios`; 1 or None: no ratio test.
+        """
         f0, f1 = source.features(view0), source.features(view1)
-        # nearest neighbours need no positions, and turning them is not free
+        # nearest neighbours need no positions, and making them upright takes time
         images: ImagePair = (f0, f1, None, None)
         if self._learned:
             (upright0, size0), (upright1, size1) = upright(view0, f0), upright(view1, f1)

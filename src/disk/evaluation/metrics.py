@@ -1,4 +1,4 @@
-"""What is measured on one pair of images. Pixels in, float64 numpy; docs/evaluation.md explains each figure."""
+"""Metrics of one pair of images, in NumPy float64. Inputs are pixels; docs/evaluation.md explains each figure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from disk.shapes import Float
 
-# the error where there is no homography, and of pixels that one sends to infinity
+# error of a missing homography, and of pixels mapped to infinity
 INFINITE = float("inf")
 
 
@@ -19,9 +19,12 @@ def symmetric_epipolar_distance(
     R: Float[np.ndarray, "3 3"],
     t: Float[np.ndarray, " 3"],
 ) -> Float[np.ndarray, " n"]:
-    """(x1^T E x0)^2 (1 / |E x0|_xy^2 + 1 / |E^T x1|_xy^2) in normalised coordinates, of true pose cam1_from_cam0.
+    """Sum of the squared distances to both epipolar lines, in normalised coordinates.
 
-    The squared distances to both epipolar lines, added: HZ 11.10, and SuperGlue's measure of a correct match.
+    (x1^T E x0)^2 (1 / |E x0|_xy^2 + 1 / |E^T x1|_xy^2): Hartley and Zisserman 11.10; SuperGlue uses it to decide which
+    matches are correct.
+    p0, p1: matched pixels.
+    R, t: ground truth, cam1_from_cam0.
     """
     direction = t / (np.linalg.norm(t) or 1.0)
     x, y, z = direction
@@ -36,7 +39,7 @@ def symmetric_epipolar_distance(
 
 
 def warp(H: Float[np.ndarray, "3 3"], points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-    """Points mapped by a homography; infinite where it sends them to infinity."""
+    """Map points by a homography; infinite if mapped to infinity."""
     mapped = np.c_[points.astype(np.float64), np.ones(len(points))] @ H.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(mapped[:, 2:] != 0, mapped[:, :2] / mapped[:, 2:], INFINITE)
@@ -45,14 +48,15 @@ def warp(H: Float[np.ndarray, "3 3"], points: Float[np.ndarray, "n 2"]) -> Float
 def transfer_error(
     H: Float[np.ndarray, "3 3"], p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, " n"]:
-    """Distance |H p0 - p1| in pixels of image 1 (D2-Net's error of a match)."""
+    """Distance |H p0 - p1| in pixels of image 1, D2-Net's error of a match."""
     return np.linalg.norm(warp(H, p0) - p1, axis=1)
 
 
 def corner_error(H: Float[np.ndarray, "3 3"] | None, H_gt: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> float:
-    """Mean distance in pixels between the corners of image 0 (width, height) mapped by H and by the truth.
+    """Mean distance in pixels between the corners of image 0 mapped by H and by the ground truth.
 
-    SuperPoint's measure of a homography (DeTone et al. 2018); infinite where there is none.
+    SuperPoint's error of a homography (DeTone et al. 2018); infinite if H is None.
+    size: (width, height) of image 0.
     """
     if H is None:
         return INFINITE
@@ -64,7 +68,7 @@ def corner_error(H: Float[np.ndarray, "3 3"] | None, H_gt: Float[np.ndarray, "3 
 
 
 def covisible(H: Float[np.ndarray, "3 3"], points: Float[np.ndarray, "n 2"], size: tuple[int, int]) -> np.ndarray:
-    """Which points H maps into an image of the given (width, height)."""
+    """Which points H maps into an image of size (width, height)."""
     x, y = warp(H, points).T
     return (x >= -0.5) & (x < size[0] - 0.5) & (y >= -0.5) & (y < size[1] - 0.5)
 
@@ -77,10 +81,11 @@ def repeatability(
     seen1: np.ndarray,
     threshold: float,
 ) -> float:
-    """Share of the keypoints in the shared view that have one of the other image within `threshold` pixels.
+    """Fraction of the covisible keypoints that have a keypoint of the other image within `threshold` pixels.
 
-    Both directions are counted, each in the image it is mapped to (SuperPoint, appendix A). seen0, seen1: which
-    keypoints the other image sees. 0 where none is.
+    Both directions count, each measured in the image it is mapped to (SuperPoint, appendix A). 0 if an image has no
+    covisible keypoints.
+    seen0, seen1: which keypoints the other image sees.
     """
     shared0, shared1 = p0[seen0], p1[seen1]
     total = len(shared0) + len(shared1)
@@ -92,7 +97,7 @@ def repeatability(
 
 
 def matching_score(correct: int, seen0: int, seen1: int) -> float:
-    """Correct matches in the shared view over the keypoints there, the mean of both images (SuperPoint, appendix A)."""
+    """Correct covisible matches over covisible keypoints, averaged over both images (SuperPoint, appendix A)."""
     return (_share(correct, seen0) + _share(correct, seen1)) / 2
 
 
@@ -101,7 +106,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def _nearest(points: Float[np.ndarray, "n 2"], others: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, " n"]:
-    mode = "donot_use_mm_for_euclid_dist"  # the other way loses small distances to rounding
+    mode = "donot_use_mm_for_euclid_dist"  # with matrix products, small distances are lost to rounding
     a, b = torch.from_numpy(np.asarray(points, np.float64)), torch.from_numpy(np.asarray(others, np.float64))
     return np.concatenate([torch.cdist(part, b, compute_mode=mode).min(dim=1).values.numpy() for part in a.split(4096)])
 

@@ -1,4 +1,4 @@
-"""Relative pose: how well two matched images tell where the cameras stood."""
+"""Relative pose benchmark: accuracy of the relative pose estimated from two matched images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ from disk.options import AnyPath
 
 
 def evaluate_pose(pairs_file: AnyPath, images: AnyPath, options: PoseOptions = PoseOptions()) -> Report:
-    """Relative pose on a list of pairs with ground truth; prints the table and writes what the options ask for.
+    """Evaluate relative poses on a list of pairs with ground truth; prints a table and writes requested files.
 
-    Raises EvaluationError, with the line number, for ground truth that cannot be used.
+    pairs_file: pairs with ground truth; see `read_pose_pairs`.
+    images: folder of the images.
+
+    Raises EvaluationError with the line number if the ground truth cannot be used.
     """
     options.check()
     pairs = read_pose_pairs(Path(pairs_file), Path(images))

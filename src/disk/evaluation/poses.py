@@ -1,4 +1,4 @@
-"""Relative poses of pairs at every setting: matched, estimated, and compared with the ground truth."""
+"""Matches pairs, estimates their relative poses at every setting and compares them with the ground truth."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from disk.geometry.robust import RelativePose, estimate_relative_pose
 from disk.progress import track
 from disk.shapes import Float
 
-# a match is correct below this squared distance in normalised coordinates (SuperGlue)
+# maximum squared distance of a correct match, in normalised coordinates (SuperGlue)
 _CORRECT = 5e-4
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is varied for each method. ratio: None where the matcher has none."""
+    """A combination of settings tried for each method.
+
+    ratio: None if the matcher has no ratio test.
+    """
 
     estimator: str
     ratio: float | None
@@ -37,7 +40,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one setting gave. Errors in degrees, infinite where there is no pose: (pairs * runs,), pair by pair."""
+    """Results of one setting. Arrays have shape (pairs * runs,), pair by pair.
+
+    rotation, translation: errors in degrees; infinite if there is no pose.
+    """
 
     rotation: Float[np.ndarray, " n"]
     translation: Float[np.ndarray, " n"]
@@ -55,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Job:
-    """One pair, to be estimated at all thresholds, by all estimators."""
+    """One pair to estimate with all thresholds and estimators."""
 
     p0: Float[np.ndarray, "n 2"]
     p1: Float[np.ndarray, "n 2"]
@@ -65,12 +71,15 @@ class _Job:
 
 
 def views(pairs: Iterable[PosePair | HomographyPair]) -> list[View]:
-    """All views of some pairs, each once, in order."""
+    """All distinct views of some pairs, in order."""
     return list(dict.fromkeys(view for pair in pairs for view in (pair.view0, pair.view1)))
 
 
 def measure(source: Source, pairs: Sequence[PosePair], options: PoseOptions) -> dict[Setting, Outcome]:
-    """Match and estimate all pairs at every setting. The order of pairs and the workers change no figure."""
+    """Match all pairs and estimate their poses at every setting.
+
+    The figures do not depend on the order of the pairs or the number of workers.
+    """
     matcher = Matcher(options)
     outcomes: dict[Setting, Outcome] = {}
     for ratio in matcher.ratios:
@@ -136,7 +145,7 @@ def _estimator(name: str) -> Callable[..., RelativePose | None]:
 
 
 def figures_of(outcome: Outcome) -> dict[str, Value]:
-    """The figures of one setting; shares in percent."""
+    """The figures of one setting; fractions are in percent."""
     auc = pose_auc(outcome.errors, [5, 10, 20])
     return {
         "AUC@5": 100 * auc[0],
@@ -151,7 +160,7 @@ def figures_of(outcome: Outcome) -> dict[str, Value]:
 
 
 def seconds_of(outcome: Outcome) -> dict[str, Value]:
-    """What matching a pair and estimating its pose took."""
+    """Seconds of matching and of pose estimation per pair."""
     return {"seconds per match": outcome.match_seconds, "seconds per pose": outcome.pose_seconds}
 
 
@@ -161,24 +170,24 @@ def settings_of(outcomes: dict[Setting, Outcome]) -> list[dict[str, Value]]:
 
 
 def label_of(source: Source, estimator: str, estimators: Sequence[str]) -> str:
-    """A method's name in the table, with the estimator where there are several."""
+    """A method's name in the table, with the estimator if there are several."""
     return source.label if len(estimators) == 1 else f"{source.label} {estimator}"
 
 
 def recall_curve(errors: Float[np.ndarray, " n"]) -> tuple[list[float], list[float]]:
-    """Share of errors at most x, for x from 0 to 20 degrees."""
+    """Fraction of errors of at most x, for x from 0 to 20 degrees."""
     x = np.linspace(0, 20, 201)
     return x.tolist(), np.mean(errors[:, None] <= x, axis=0).tolist()
 
 
 def best_of(figure: str, ratios: Sequence[float], thresholds: Sequence[float], matcher: str) -> str:
-    """What the reader of a table must know about how its columns were chosen; empty where nothing was."""
+    """Note for a table on how its columns were chosen; empty if there was no choice."""
     tried = []
     if len(ratios) > 1 and matcher == "mnn":
         tried.append(f"ratios {' '.join(f'{ratio:g}' for ratio in ratios)}")
     if len(thresholds) > 1:
         tried.append(f"thresholds {' '.join(f'{threshold:g}' for threshold in thresholds)} px")
-    return f"each column is its best by {figure} of {' and '.join(tried)}" if tried else ""
+    return f"each column is the best by {figure} over {' and '.join(tried)}" if tried else ""
 
 
 FORMATS = {
@@ -191,4 +200,4 @@ FORMATS = {
     "seconds per match": ".3f",
     "seconds per pose": ".3f",
 }
-AXES = ("pose error (degrees)", "share of pairs")
+AXES = ("pose error (degrees)", "fraction of pairs")

@@ -1,4 +1,4 @@
-"""Sparse 3D models: our features against COLMAP's SIFT on the same images."""
+"""Sparse reconstruction benchmark: our features against COLMAP's SIFT on the same images."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from disk.storage.artifacts import read_features
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions(Options):
-    """How models are compared."""
+    """Options of the reconstruction benchmark."""
 
     weights: tuple[str, ...] = ("default",)
-    """Weights of disk, several side by side: default, depth, epipolar, or .pth or .safetensors files."""
+    """Weights of disk, one or more: default, depth, epipolar, or .pth or .safetensors files."""
     n: int = 2048
-    """The most keypoints of an image, for ours and for SIFT."""
+    """Keypoint budget: maximum number of keypoints per image, for ours and for SIFT."""
     max_size: int = 1600
-    """Shrink images whose long side is longer, in pixels; 0: never."""
+    """Downscale images with a longer side than this, in pixels; 0: never."""
     ratio: float | None = ReconstructOptions.rt
-    """Ratio test of our matches; None: no test. SIFT's is COLMAP's own."""
+    """Ratio test of our matches; None: no test. SIFT uses COLMAP's ratio test."""
     camera_model: str = ExportOptions.camera_model
     """Any of COLMAP's camera models, such as simple-pinhole, pinhole, opencv."""
     single_camera: bool = False
-    """All images of a folder share a camera."""
+    """All images in a folder share one camera."""
     seed: int = 0
-    """Of robust estimation and mapping."""
+    """Random seed of robust estimation and mapping."""
     out: Path | None = None
-    """Keep the models in this folder, which makes our part go on where it stopped; default: thrown away."""
+    """Keep the models in this folder, so that our part resumes where it stopped; default: models are deleted."""
     json: Path | None = None
     """Write all figures to this file."""
 
@@ -49,16 +49,19 @@ class ReconstructionOptions(Options):
 def evaluate_reconstruction(
     images: Sequence[AnyPath], options: ReconstructionOptions = ReconstructionOptions()
 ) -> Report:
-    """Reconstruct each folder of images with all pairs matched; prints the table, writes what the options ask for.
+    """Reconstruct each folder of images with all pairs matched; prints a table and writes requested files.
 
-    A method that connects no images has zeros. Raises the errors of `disk reconstruct` for anything else.
+    A method that connects no images gets zeros.
+    images: folders of images.
+
+    Raises EvaluationError if there are no folders or two share a name, and the errors of `disk reconstruct`.
     """
     check_outputs(options.json, None)
     if not images:
-        raise EvaluationError("no images; name one or more folders")
+        raise EvaluationError("no images; give one or more folders")
     scenes = {_name(Path(folder)): Path(folder) for folder in images}
     if len(scenes) < len(images):
-        raise EvaluationError("two folders share a name; measure them apart")
+        raise EvaluationError("two folders share a name; evaluate them separately")
     methods = {"disk" if name == "default" else f"disk {name}": name for name in options.weights}
     figures: dict[str, dict[str, dict[str, Value]]] = {label: {} for label in [*methods, "COLMAP's SIFT"]}
     with tempfile.TemporaryDirectory(prefix="disk-evaluate-") as scratch:
@@ -76,7 +79,7 @@ def evaluate_reconstruction(
 
 
 def _name(folder: Path) -> str:
-    # the images of a scene often lie in a folder of that name
+    # the images of a scene are often in a sub-folder called images
     folder = folder.resolve()
     return folder.parent.name if folder.name == "images" else folder.name
 

@@ -1,4 +1,4 @@
-"""Figures of several methods side by side: as a table on the terminal, as JSON, and as curves."""
+"""Reports on several methods side by side: a table on the terminal, JSON, and curves."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Value = float | int | str | None
 
 @dataclass(frozen=True)
 class Result:
-    """What one method (with one estimator) gave.
+    """Results of one method (with one estimator).
 
-    figures: by group (a split or a scene; one group named "" where there is none), then by name.
-    curve: y over x for --plot. details: everything else worth keeping, for --json.
+    figures: by group (a split or a scene; one group named "" if there are none), then by name.
+    curve: x and y for --plot.
+    details: other data for --json.
     """
 
     label: str
@@ -33,10 +34,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """A table: methods are its columns, figures its rows. note: what a reader must know about how it came about.
+    """A table with methods as columns and figures as rows.
 
-    formats: how a figure is written, by name (`.1f` unless given). axes: of the curves. details: what else
-    --json holds, such as the pairs in the order of all lists of errors.
+    note: a remark on how the figures were obtained.
+    formats: format of each figure, by name; default: `.1f`.
+    axes: labels of the axes of the curves.
+    details: other data for --json, such as the pairs, in the order of all lists of errors.
     """
 
     title: str
@@ -48,18 +51,18 @@ class Report:
 
 
 def check_outputs(json_file: Path | None, plot: Path | None) -> None:
-    """Raise EvaluationError now for files that could not be written when all is measured."""
+    """Raise EvaluationError before the evaluation starts if an output file cannot be written."""
     for path in (json_file, plot):
         if path is not None and not path.absolute().parent.is_dir():
-            raise EvaluationError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+            raise EvaluationError(f"cannot write {path}: no such folder {path.absolute().parent}")
         if path is not None and path.is_dir():
             raise EvaluationError(f"cannot write {path}: it is a folder")
     if json_file is not None and json_file.exists() and json_file.suffix.lower() != ".json":
         raise EvaluationError(
-            f"{option('json', str(json_file))}: there is such a file, and its name does not end in .json"
+            f"{option('json', str(json_file))}: the file exists and its name does not end in .json; choose another name"
         )
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise EvaluationError(f"{option('plot', str(plot))}: name it .png, .svg or .pdf")
+        raise EvaluationError(f"{option('plot', str(plot))}: the name must end in .png, .svg or .pdf")
     if plot is not None and plot.exists():
         from disk.viewing.canvas import refuse_other_picture
 
@@ -67,7 +70,7 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
 
 
 def write_report(report: Report, options: Any, json_file: Path | None, plot: Path | None) -> None:
-    """Print the table; write JSON and curves where a file is given."""
+    """Print the table; write JSON and curves if a file is given."""
     print_table(report)
     if json_file is not None:
         write_json(json_file, as_json(report, options))
@@ -76,7 +79,7 @@ def write_report(report: Report, options: Any, json_file: Path | None, plot: Pat
 
 
 def print_table(report: Report) -> None:
-    """The table on stdout."""
+    """Print the table to stdout."""
     from rich.console import Console
     from rich.table import Table
 
@@ -92,7 +95,7 @@ def print_table(report: Report) -> None:
             values = [result.figures.get(group, {}).get(name) for result in report.results]
             table.add_row(name, *(_written(value, report.formats.get(name, ".1f")) for value in values))
         table.add_section()
-    # where there is no terminal, as wide as it has to be
+    # without a terminal, as wide as necessary
     console = Console(width=None if sys.stdout.isatty() else 40 + 30 * len(report.results), highlight=False)
     console.print(report.title, soft_wrap=True, markup=False)
     console.print(table)
@@ -107,7 +110,7 @@ def _written(value: Value, form: str) -> str:
 
 
 def as_json(report: Report, options: Any) -> dict[str, Any]:
-    """All of a report as plain data; infinite and undefined numbers are null."""
+    """The whole report as plain data; infinite and undefined numbers become null."""
     from importlib.metadata import version
 
     results = [{"label": result.label, "figures": result.figures, **result.details} for result in report.results]
@@ -135,7 +138,7 @@ def _plain(value: Any) -> Any:
 
 
 def plot_curves(report: Report, file: Path) -> None:
-    """Draw the curve of each method to a file."""
+    """Plot the curve of each method to a file."""
     from matplotlib.figure import Figure
 
     from disk.viewing.canvas import save

@@ -1,4 +1,4 @@
-"""Where the features under test come from: our network, a baseline, or a folder of artifacts."""
+"""Sources of the evaluated features: our network, a baseline, or a folder of artifacts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ Source = DetectedFeatures | StoredFeatures
 
 
 def open_sources(options: FeatureOptions, folder: str = "") -> list[Source]:
-    """All features that the options name. `folder`: look there first in each of --features, for a scene of several.
+    """Open all feature sources that the options name.
 
-    Raises DiskError for options that make no sense, missing weights or artifacts.
+    folder: sub-folder to try first in each of --features, for one of several scenes.
+
+    Raises DiskError for invalid options and missing weights or artifacts.
     """
     options.check()
     methods = options.method or (() if options.features else ("disk",))
@@ -40,7 +42,7 @@ def _network(name: str, options: FeatureOptions, alone: bool) -> DetectedFeature
     model = load(name, options.device)
 
     def detect(image: np.ndarray, n: int) -> Features:
-        # resized before, for all methods alike
+        # images are already resized, the same for all methods
         return cast(Features, model.detect(image, n=n, max_size=0)).cpu()
 
     label = "disk" if alone and name == "default" else f"disk {name}"

@@ -1,4 +1,4 @@
-"""Features found elsewhere: artifacts in our layout or IMW's, or files in hloc's."""
+"""Stored features: artifacts in our layout or IMW's, or files in hloc's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from disk.storage.layouts import HlocFeatures, open_features
 
 
 class StoredFeatures:
-    """The best features of each view; ArtifactError where `path` holds none."""
+    """Reads the best features of each view.
+
+    Raises ArtifactError if `path` contains no features.
+    """
 
     def __init__(self, label: str, path: Path, n: int) -> None:
         self.label = label
@@ -25,13 +28,13 @@ class StoredFeatures:
         self._store: Any = open_features(path)
 
     def prepare(self, views: Iterable[View]) -> None:
-        """Raise ArtifactError unless all views have features, and scores where the best have to be chosen."""
+        """Raise ArtifactError unless all views have features, and scores if the best must be selected."""
         names = sorted({view.name for view in views})
         missing = [name for name in names if name not in self._store.names]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ArtifactError(f"{self._path} has no features of {missing[0]!r}{more}")
-        if isinstance(self._store, HlocFeatures):  # in the other layouts the best come first
+        if isinstance(self._store, HlocFeatures):  # the other layouts are sorted by score
             self._check_scores(self._store, names)
 
     def _check_scores(self, store: HlocFeatures, names: Sequence[str]) -> None:
@@ -41,10 +44,10 @@ class StoredFeatures:
         name = max(counts, key=lambda name: counts[name])
         if counts[name] > self._n:
             raise ArtifactError(
-                f"{self._path} has no scores of {name!r}, so the best {self._n} of its {counts[name]} keypoints cannot "
-                f"be told; use {option('n', counts[name])} or more"
+                f"{self._path} has no scores for {name!r}, so the best {self._n} of its {counts[name]} keypoints "
+                f"cannot be selected; use {option('n', counts[name])} or more"
             )
-        log.warning("%s has no scores of %d images: all of their keypoints are used", self._path, len(counts))
+        log.warning("%s has no scores for %d images: using all of their keypoints", self._path, len(counts))
 
     def features(self, view: View) -> Features:
         """The n best features of a view, with descriptors of unit length."""

@@ -1,4 +1,4 @@
-"""The images under test: read upright, spoilt on request; and features brought back to the image as stored."""
+"""Reads evaluation images upright, optionally degraded, and maps features back to the image as stored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from disk.images.resizing import place
 
 
 def read_view(view: View) -> Upright:
-    """The image of a view, upright: by the turns of the ground truth if it has any, else by EXIF."""
+    """Read the image of a view upright, by the quarter turns in the ground truth if there are any, else by EXIF."""
     if view.turns:
         return Upright(read_image(view.path), AS_STORED).turned(view.turns)
     return read_upright(view.path)
 
 
 def upright(view: View, features: Features) -> tuple[Features, tuple[int, int]]:
-    """The features of a view in pixels of the upright image, and its (width, height)."""
+    """The features of a view in pixels of the upright image, and that image's (width, height)."""
     orientation = turned(AS_STORED, view.turns) if view.turns else image_orientation(view.path)
     size = image_size(view.path)
     keypoints = torch.from_numpy(upright_points(features.keypoints.numpy(), orientation, size))
@@ -31,16 +31,17 @@ def upright(view: View, features: Features) -> tuple[Features, tuple[int, int]]:
 
 
 def describe(image: Upright, detect: Callable[[np.ndarray, int], Features], n: int, max_size: int) -> Features:
-    """Features of an image after shrinking, in pixels of the image as stored."""
+    """Detect features in an image downscaled to `max_size`; returns them in pixels of the image as stored."""
     canvas, placement = place(image.pixels, max_size=max_size, orientation=image.orientation)
     found = detect(canvas, n)
     return Features(placement.to_original(found.keypoints), found.descriptors, found.scores)
 
 
 def degrade(image: np.ndarray, seed: int) -> np.ndarray:
-    """An image (H, W, 3) uint8 at gamma 2.2, half the contrast about its mean, noise of sigma 0.03 (of 1).
+    """Degrade an image: gamma 2.2, half the contrast about its mean, noise of sigma 0.03 for values in [0, 1].
 
-    The noise depends on the seed and the image alone.
+    The noise depends only on the seed and the image.
+    image: (H, W, 3) uint8.
     """
     rng = np.random.default_rng([seed, zlib.crc32(image.tobytes())])
     dark = (image / 255.0) ** 2.2

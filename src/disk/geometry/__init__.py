@@ -1,1 +1,1 @@
-"""Cameras, poses and their errors, robust estimation, agreement by chance."""
+"""Cameras, poses and their errors, robust estimation, a-contrario tests."""

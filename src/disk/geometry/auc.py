@@ -1,4 +1,4 @@
-"""From a list of pose errors to one figure."""
+"""Summary figures of pose errors: AUC and mAA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 
 
 def pose_auc(errors: Sequence[float | int] | np.ndarray, thresholds: Sequence[float | int]) -> list[float]:
-    """Area under the curve of recall over error, from 0 to each threshold, divided by it: 0 to 1.
+    """Area under the recall curve from 0 to each threshold, divided by the threshold: 0 to 1.
 
-    The curve goes in straight lines from (0, 0) through (e_k, k / n), the sorted errors, and stays level
-    from the last of them to the threshold; it is integrated exactly, without bins (Sarlin et al., SuperGlue,
-    CVPR 2020). A failure is an infinite error. No errors at all give nan.
+    The curve is piecewise linear from (0, 0) through the sorted errors (e_k, k / n), and level from the last of them to
+    the threshold. It is integrated exactly, without bins (Sarlin et al., SuperGlue, CVPR 2020). An empty list gives
+    nan.
+    errors: failures are infinite.
+    thresholds: in the unit of the errors.
     """
     if len(errors) == 0:
         return [float("nan")] * len(thresholds)
@@ -28,10 +30,12 @@ def pose_auc(errors: Sequence[float | int] | np.ndarray, thresholds: Sequence[fl
 
 
 def mean_average_accuracy(errors: Sequence[float | int] | np.ndarray, threshold: int = 10) -> float:
-    """Mean over 1, 2, ..., threshold degrees of the share of errors below it, 0 to 1: IMW's mAA.
+    """IMW's mAA: the fraction of errors below 1, 2, ..., threshold degrees, averaged; 0 to 1.
 
-    A histogram with one-degree bins (the last one closed), cumulated and averaged (Jin et al., Image Matching
-    across Wide Baselines, IJCV 2021). No errors at all give nan.
+    It is the mean of the cumulative histogram with one-degree bins, of which the last is closed (Jin et al., Image
+    Matching across Wide Baselines, IJCV 2021). An empty list gives nan.
+    errors: in degrees.
+    threshold: in degrees.
     """
     if len(errors) == 0:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Pinhole cameras: from the world to pixels and back."""
+"""Pinhole cameras: projection and unprojection."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from disk.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera, x_cam = R @ x_world + t, pixel = K @ x_cam up to scale.
+    """A pinhole camera: x_cam = R @ x_world + t, pixel = K @ x_cam up to scale.
 
-    K: (3, 3) in pixels, (0, 0) the centre of the first pixel; R: (3, 3) rotation; t: (3,).
+    K: (3, 3) calibration in pixels; (0, 0) is the centre of the first pixel.
+    R: (3, 3) rotation.
+    t: (3,) translation.
     """
 
     K: Float[Tensor, "3 3"]
@@ -22,19 +24,19 @@ class Camera:
 
     @property
     def centre(self) -> Float[Tensor, " 3"]:
-        """Where it is in the world."""
+        """Camera centre in world coordinates."""
         return -self.R.T @ self.t
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
-        """The same camera on another device or in another precision."""
+        """Copy to another device or precision."""
         return Camera(*(part.to(device=device, dtype=dtype) for part in (self.K, self.R, self.t)))
 
 
 def project(camera: Camera, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
-    """Pixels and depths of world points.
+    """Project world points to pixels and depths.
 
-    The depth is the third camera coordinate; where it is not positive the point lies behind the camera and
-    its pixel has no meaning (at depth 0 it is infinite or nan).
+    The depth is the third camera coordinate. If it is not positive, the point is not in front of the camera and its
+    pixel is meaningless (at depth 0, infinite or nan).
     """
     in_camera = points @ camera.R.T + camera.t
     depth = in_camera[:, 2]
@@ -43,7 +45,7 @@ def project(camera: Camera, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor,
 
 
 def unproject(camera: Camera, pixels: Float[Tensor, "n 2"], depth: Float[Tensor, " n"]) -> Float[Tensor, "n 3"]:
-    """World points seen at pixels in the given depths (third camera coordinate)."""
+    """World points seen at pixels with given depths (third camera coordinate)."""
     rays = torch.linalg.solve(camera.K, _homogeneous(pixels).T).T
     in_camera = rays / rays[:, 2:] * depth[:, None]
     return (in_camera - camera.t) @ camera.R  # R^T x, written for rows

@@ -1,19 +1,23 @@
-"""How likely matches agree with a geometry by chance."""
+"""A-contrario test: whether the inliers of a geometry could be chance."""
 
 from __future__ import annotations
 
 import math
 
-_SAMPLE = 7  # matches that determine a fundamental matrix
+_SAMPLE = 7  # number of matches that determine a fundamental matrix
 
 
 def log10_false_alarms(matches: int, inliers: int, chance: float, sample: int = _SAMPLE, solutions: int = 3) -> float:
-    """The log10 of how many geometries as good as this one to expect where no match is right.
+    """log10 of the number of false alarms (NFA), an a-contrario test (Moisan and Stival, IJCV 2004).
 
-    chance: the probability that a wrong match is an inlier. Every `sample` of the matches may have proposed up to that
-    many `solutions` (by default an epipolar geometry, of 7 matches), so of hundreds of wrong matches a tenth agree with
-    the luckiest one; below 0, or one geometry, it is no luck. Infinite when no more than the sample agree (Moisan and
-    Stival, IJCV 2004).
+    The NFA is the expected number of geometries with at least this many inliers if all matches are wrong. Every subset
+    of `sample` matches can propose a geometry, so among hundreds of wrong matches a tenth agree with the best one.
+    Below 0 (NFA < 1), chance does not explain the inliers. Infinite if only the sample itself agrees.
+    matches: number of matches.
+    inliers: number of matches that agree with the geometry.
+    chance: probability that a wrong match is an inlier.
+    sample: number of matches that determine a geometry; default: 7, for an epipolar geometry.
+    solutions: maximum number of geometries per sample.
     """
     if inliers <= sample:
         return math.inf
@@ -22,5 +26,5 @@ def log10_false_alarms(matches: int, inliers: int, chance: float, sample: int = 
 
 
 def chance_of_inlier(width: int, height: int, max_error: float | int) -> float:
-    """At most the probability that a random point of an image is within `max_error` of a line, all in pixels."""
+    """Upper bound of the probability that a random point of an image is within `max_error` of a line; in pixels."""
     return min(1.0, 2 * max_error * math.hypot(width, height) / (width * height))

@@ -1,4 +1,4 @@
-"""Errors of poses, in degrees, and the similarity between two sets of points. float64 numpy."""
+"""Pose errors in degrees, and the similarity transform between two sets of points, in NumPy float64."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from disk.shapes import Float
 
 
 def rotation_error(R: Float[np.ndarray, "3 3"], R_gt: Float[np.ndarray, "3 3"]) -> float:
-    """Angle of R @ R_gt^T in degrees, 0 to 180: the full angle, not half of it.
+    """Angle of R @ R_gt^T in degrees, 0 to 180 (the full angle, not half of it).
 
-    By atan2 of sine and cosine (trace = 1 + 2 cos), which is exact near 0 and near 180 alike.
+    Uses atan2 of sine and cosine (trace = 1 + 2 cos), which is accurate near both 0 and 180.
     """
     difference = R.astype(np.float64) @ R_gt.astype(np.float64).T
     cosine = (np.trace(difference) - 1) / 2
@@ -19,9 +19,9 @@ def rotation_error(R: Float[np.ndarray, "3 3"], R_gt: Float[np.ndarray, "3 3"]) 
 
 
 def translation_error(t: Float[np.ndarray, " 3"], t_gt: Float[np.ndarray, " 3"]) -> float:
-    """Angle between two directions in degrees, 0 to 90: blind to length and sign, as in the IMW benchmark.
+    """Angle between two directions in degrees, 0 to 90, regardless of length and sign, as in the IMW benchmark.
 
-    Where the ground truth does not move there is no direction to be wrong about: 0.
+    It is 0 if the ground truth is zero, as there is no direction to compare with.
     """
     t, t_gt = t.astype(np.float64), t_gt.astype(np.float64)
     if not t_gt.any():
@@ -34,9 +34,9 @@ def translation_error(t: Float[np.ndarray, " 3"], t_gt: Float[np.ndarray, " 3"])
 def align_similarity(
     src: Float[np.ndarray, "n 3"], dst: Float[np.ndarray, "n 3"]
 ) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
-    """(s, R, t) that minimise the sum of |dst - (s R src + t)|^2 (Umeyama, PAMI 1991).
+    """The similarity (s, R, t) that minimises the sum of |dst - (s R src + t)|^2 (Umeyama, PAMI 1991).
 
-    Raises ValueError where the points do not fix it: fewer than three, or all of them in one place.
+    Raises ValueError if there are fewer than three points or all of them are at the same place.
     """
     if len(src) < 3:
         raise ValueError(f"a similarity needs 3 points, got {len(src)}")
@@ -47,7 +47,7 @@ def align_similarity(
     if variance == 0:
         raise ValueError("a similarity needs points in more than one place")
     U, singular, Vt = np.linalg.svd(from_dst.T @ from_src)
-    # a reflection fits better than any rotation: turn the weakest axis
+    # if a reflection fits better than any rotation, flip the weakest axis
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt)) or 1.0])
     R = (U * signs) @ Vt
     scale = float((singular * signs).sum() / variance)

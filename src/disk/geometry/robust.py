@@ -1,6 +1,6 @@
-"""Robust estimation of two-view geometry by PoseLib (LO-RANSAC with non-linear refinement).
+"""Robust estimation of two-view geometry with PoseLib (LO-RANSAC with non-linear refinement).
 
-The same points, options and seed give the same answer: nothing here is random but the seeded sampling.
+The same points, options and seed give the same result: only the sampling is random, and it is seeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from disk.shapes import Bool, Float
 
 @dataclass(frozen=True)
 class RelativePose:
-    """cam2_from_cam1: x_cam2 = R @ x_cam1 + t with |t| = 1, and which matches agree with it."""
+    """cam2_from_cam1: x_cam2 = R @ x_cam1 + t with |t| = 1, and which matches are inliers."""
 
     R: Float[np.ndarray, "3 3"]
     t: Float[np.ndarray, " 3"]
@@ -33,10 +33,12 @@ def estimate_relative_pose(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> RelativePose | None:
-    """Calibrated relative pose from matched pixels (row i of p0 matches row i of p1); None if there is none.
+    """Estimate the calibrated relative pose from matched pixels; None if it fails.
 
-    threshold: largest Sampson error of an inlier, in pixels. The five-point method needs 5 matches; a
-    pose that only its own 5 agree with is chance, so fewer than 6 inliers also give None.
+    The five-point method needs 5 matches. A pose with no inliers beyond its own 5 is chance, so fewer than 6 inliers
+    also give None.
+    p0, p1: pixels; row i of p0 matches row i of p1.
+    threshold: maximum Sampson error of an inlier in pixels.
     """
     require("poselib")
     import poselib
@@ -67,7 +69,10 @@ def estimate_homography(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "3 3"], Bool[np.ndarray, " n"]] | None:
-    """(H, inliers) with p1 ~ H @ p0 and H[2, 2] = 1, threshold in pixels; None where there is none."""
+    """Estimate a homography: (H, inliers) with p1 ~ H @ p0 and H[2, 2] = 1; None if it fails.
+
+    threshold: maximum error of an inlier in pixels.
+    """
     require("poselib")
     import poselib
 
@@ -91,9 +96,10 @@ def estimate_fundamental(
     iterations: int = 10_000,
     seed: int = 0,
 ) -> Bool[np.ndarray, " n"]:
-    """Which matches agree with the best fundamental matrix, within a Sampson error of `threshold` pixels.
+    """Inliers of the best fundamental matrix; all False if there is none.
 
-    None of them where there is no such matrix; seven matches determine one.
+    Seven matches determine a matrix, so fewer than eight give no inliers.
+    threshold: maximum Sampson error of an inlier in pixels.
     """
     import poselib
 
@@ -105,7 +111,7 @@ def estimate_fundamental(
 
 
 def _pinhole(K: Float[np.ndarray, "3 3"]) -> dict[str, object]:
-    # the size is not used by the estimators
+    # the estimators ignore the size
     parameters = [float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])]
     return {"model": "PINHOLE", "width": -1, "height": -1, "params": parameters}
 

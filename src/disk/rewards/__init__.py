@@ -1,1 +1,1 @@
-"""What a match is worth in training: rewards of matches between the keypoints of two images."""
+"""Training rewards of matches between the keypoints of two images."""

@@ -1,8 +1,8 @@
-"""The reward of a match: by depth where both images have it, else by the cameras alone.
+"""The reward of a match, by depth if both images have it, otherwise by the cameras alone.
 
-As in DISK (Tyszkiewicz et al. 2020, section 3.3). With depth a match is right where both keypoints see one point of the
-scene: both reprojections are closer than a threshold; a match that merely obeys the epipolar geometry earns 0, any
-other is wrong. Without depth a match is right where it obeys the epipolar geometry. The kernel in
+As in DISK (Tyszkiewicz et al. 2020, section 3.3). With depth, a match is correct if both keypoints see the same point
+of the scene: both reprojection errors are below a threshold. A match that only satisfies the epipolar constraint earns
+0; any other match is wrong. Without depth, a match is correct if it satisfies the epipolar constraint. The kernel in
 `disk.training.kernels` computes `reward` in the same order.
 """
 
@@ -16,21 +16,23 @@ from disk.geometry.camera import Camera
 from disk.rewards.terms import PairTerms, RewardOptions, Terms, depth_at, pair_terms
 from disk.shapes import Float, Tensor
 
-# two depths of one surface point agree up to this ratio: 1.5 px on a surface seen at 80 degrees are 3 %
+# maximum ratio of two depths of the same surface point: 1.5 px on a surface seen at 80 degrees change depth by 3 %
 SAME_DEPTH = 1.05
-# matches this much further from the epipolar line than allowed, in pixels, are not looked at: more than rounding
+# added to the threshold when selecting matches near their epipolar line, in pixels; more than any rounding error
 _MARGIN = 0.1
-# matches looked at together: on a processor their terms stay in the cache
+# matches processed together; on a CPU their terms fit in the cache
 _AT_ONCE = {"cpu": 1 << 19, "other": 1 << 26}
 
 
 def reward(one: Terms, two: Terms, slack: Tensor, on_line: Tensor, options: RewardOptions) -> Tensor:
-    """The reward of matches; the terms of the keypoints of the two images have shapes that broadcast.
+    """The reward of matches. Swapping the two images gives the same bits.
 
-    The same bits with the two images exchanged. Where they meet: the lengths s, t of the rays d1, d2 (unit vectors) to
-    where they are closest solve s d1 - t d2 = c for the baseline c; with a = d1.d2, s (1 - a^2) = c.d1 - a c.d2 and
-    t (1 - a^2) = a c.d1 - c.d2. Far points have nearly parallel rays, and then the sign is that of the keypoints'
-    error: it must be clear of what `threshold` pixels in both images can do.
+    Where the rays meet: the lengths s, t along the rays d1, d2 (unit vectors) to their closest points solve
+    s d1 - t d2 = c for the baseline c. With a = d1.d2, s (1 - a^2) = c.d1 - a c.d2 and t (1 - a^2) = a c.d1 - c.d2.
+    Rays to distant points are nearly parallel, and keypoint errors decide the sign of s and t. A point therefore counts
+    as behind a camera only if errors of `threshold` pixels in both images cannot explain it.
+    one, two: terms of the keypoints of the two images, with shapes that broadcast.
+    slack, on_line: as in `PairTerms`.
     """
     threshold = options.threshold
     near = (one.line_a * two.x + one.line_b * two.y + one.line_c).abs() < threshold
@@ -55,7 +57,7 @@ def match_rewards(terms: PairTerms) -> Float[Tensor, "p n m"]:
     ends = torch.stack([two.x, two.y, torch.ones_like(two.x)], 1)
     at_once = rows_at_once(1, rewards.device, _AT_ONCE)
     for rows in blocks(n, rows_at_once(pairs * m, rewards.device, _AT_ONCE)):
-        # the few that are worth a closer look: what is far from the line is wrong
+        # only the few matches near the epipolar line need the full test; all others are wrong
         near = (lines[:, rows] @ ends).abs_() < terms.options.threshold + _MARGIN
         for p, i, j in zip(*(index.split(at_once) for index in torch.nonzero(near, as_tuple=True)), strict=True):
             i = i + rows.start
@@ -73,10 +75,10 @@ def pair_rewards(
     depth2: Float[Tensor, "h2 w2"] | None = None,
     options: RewardOptions = RewardOptions(),
 ) -> Float[Tensor, "n m"]:
-    """The reward of every match of two images, by depth where both have it.
+    """The reward of every match of two images, by depth if both have it.
 
-    A keypoint of unknown depth (0) is never right then. Cameras in one place have no epipolar geometry: without depth
-    0 everywhere.
+    With depth, a match of a keypoint of unknown depth (0) is never correct. Without depth, all rewards
+    are 0 if both cameras are at the same place, as there is no epipolar geometry.
     """
     terms = _of_pair(kps1, kps2, camera1, camera2, depth1, depth2, options)
     return match_rewards(terms)[0, : len(kps1), : len(kps2)]
@@ -91,7 +93,7 @@ def matched_rewards(
     depth2: Float[Tensor, "h2 w2"] | None = None,
     options: RewardOptions = RewardOptions(),
 ) -> Float[Tensor, " k"]:
-    """As `pair_rewards`, of the matches of row i with row i."""
+    """The rewards of the matches of row i with row i; see `pair_rewards`."""
     terms = _of_pair(kps1, kps2, camera1, camera2, depth1, depth2, options)
     one, two = Terms(*terms.one[0]), Terms(*terms.two[0])
     return reward(one, two, terms.slack, terms.on_line, options)
@@ -112,11 +114,11 @@ def _of_pair(
 
 
 def _closer(x: Tensor, y: Tensor, other: Terms, threshold: float) -> Tensor:
-    """Comparisons with nan, the unknown, are false."""
+    """False if unknown (nan)."""
     dx, dy = x - other.x, y - other.y
     return dx * dx + dy * dy < threshold**2
 
 
 def _same_depth(a: Tensor, b: Tensor) -> Tensor:
-    """Also false for a depth behind the camera, as the other one is positive."""
+    """False also for a depth behind the camera, as the other depth is positive."""
     return (a < SAME_DEPTH * b) & (b < SAME_DEPTH * a)

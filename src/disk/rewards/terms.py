@@ -1,8 +1,8 @@
-"""What each keypoint contributes to the rewards of its matches, for many pairs of images at once.
+"""Per-keypoint terms of the rewards of matches, for many pairs of images at once.
 
-Everything that depends on one keypoint and the two cameras alone is worked out here, so that the reward of a match is a
-few products of numbers of its two keypoints (`disk.rewards.matches`). All sums are written out in a fixed order: the
-terms are the same bits alone or in a batch, on a processor or a GPU.
+Everything that depends only on one keypoint and the two cameras is computed here, so that the reward of a match takes
+only a few products of the terms of its two keypoints (`disk.rewards.matches`). All sums have a fixed order: the terms
+are bit-identical alone or in a batch, on a CPU or a GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from disk.shapes import Bool, Float, Int, Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class RewardOptions:
-    """What makes a match right, and what matches earn.
+    """What makes a match correct, and the rewards of matches.
 
-    positive, negative: rewards of a right and of a wrong match. threshold: within which a match is right, in pixels.
-    visibility: what is reprojected must also lie in front of the other camera and at the depth that is visible there;
-    False is the original's reward. epipolar: do not use depth.
+    positive: reward of a correct match.
+    negative: reward of a wrong match.
+    threshold: maximum error of a correct match in pixels.
+    visibility: a reprojected point must also be in front of the other camera and at the depth visible there; False
+    gives the original's reward.
+    epipolar: do not use depth.
     """
 
     positive: float = 1.0
@@ -34,12 +37,15 @@ class RewardOptions:
 
 
 class Terms(NamedTuple):
-    """Of keypoints of one image that are matched with those of another; all of one shape.
+    """Terms of the keypoints of one image that are matched with those of another; all have the same shape.
 
-    x, y: the keypoint in pixels. line_a, line_b, line_c: its epipolar line in the other image, (a, b) of unit length,
-    all 0 where there is none. ray_x, ray_y, ray_z: its unit direction in the world; along: the component of the way to
-    the other camera along it. seen_x, seen_y, seen_z: where the other camera sees its point of the scene, in pixels and
-    depth; own_z: its depth. The last four are nan where the depth is unknown or not to be used.
+    x, y: the keypoint in pixels.
+    line_a, line_b, line_c: its epipolar line in the other image, with (a, b) of unit length; all 0 if there is none.
+    ray_x, ray_y, ray_z: unit direction of its ray in world coordinates.
+    along: component along the ray of the vector to the other camera.
+    seen_x, seen_y, seen_z: pixel and depth at which the other camera sees the scene point; nan if the depth is unknown
+    or not used.
+    own_z: depth of the keypoint; nan likewise.
     """
 
     x: Tensor
@@ -59,10 +65,11 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class PairTerms:
-    """The terms of both images of some pairs, in the order of `Terms`, and of the pairs themselves.
+    """Terms of some pairs.
 
-    slack: how far below 0 the lengths of the rays to their meeting point must be for it to lie behind a camera.
-    on_line: reward of a match that obeys the epipolar geometry but is not known to see one point of the scene.
+    one, two: terms of the keypoints of both images, in the order of `Terms`.
+    slack: limit (at most 0) below which the length of a ray to the meeting point puts that point behind the camera.
+    on_line: reward of a match that satisfies the epipolar constraint but is not known to see one point of the scene.
     """
 
     one: Float[Tensor, "p 13 n"]
@@ -72,14 +79,14 @@ class PairTerms:
     options: RewardOptions
 
     def part(self, pairs: slice, n: int, m: int) -> PairTerms:
-        """Of some pairs and the first n and m of their keypoints."""
+        """Select some pairs and the first n and m of their keypoints."""
         return PairTerms(
             self.one[pairs, :, :n], self.two[pairs, :, :m], self.slack[pairs], self.on_line[pairs], self.options
         )
 
 
 def depth_at(points: Float[Tensor, "n 2"], depth: Float[Tensor, "h w"]) -> Float[Tensor, " n"]:
-    """Depth at the nearest pixel, nan where unknown."""
+    """Depth at the nearest pixel; nan if unknown."""
     x, y = points.round().long().unbind(1)
     found = depth[y, x].to(points.dtype)
     return torch.where(found > 0, found, torch.nan)
@@ -95,13 +102,14 @@ def pair_terms(
     second: Int[Tensor, " p"],
     options: RewardOptions,
 ) -> PairTerms:
-    """The terms of pairs of images (first[p], second[p]).
+    """Compute the terms of pairs of images (first[p], second[p]).
 
-    depths: of the keypoints, nan where unknown; known: which images have a depth map. A pair uses depth where both have
-    one, unless `options.epipolar`.
+    A pair uses depth if both images have a depth map, unless `options.epipolar`.
+    depths: depth of each keypoint; nan if unknown.
+    known: which images have a depth map.
     """
     K, R, t = (torch.stack([getattr(camera, part) for camera in cameras]) for part in ("K", "R", "t"))
-    # in double precision, which Apple's GPUs lack
+    # in double precision, which Apple GPUs lack
     work = torch.device("cpu") if points.device.type == "mps" else points.device
     K64, R64, t64 = (part.to(work, torch.float64) for part in (K, R, t))
     i, j = first.to(work), second.to(work)
@@ -112,13 +120,13 @@ def pair_terms(
     baseline = centre[j] - centre[i]
     length, reach = torch.linalg.vector_norm(baseline, dim=1), torch.linalg.vector_norm(centre, dim=1)
     apart = length > 1e-6 * (reach[i] + reach[j])
-    # cameras in one place have no epipolar geometry, and that of their rounding is no better
+    # cameras at the same place have no epipolar geometry; one computed from rounding errors is meaningless
     shift, baseline = shift * apart[:, None], baseline * apart[:, None]
     F = inverse[j].mT @ _skew(shift) @ relative @ inverse[i]
     focal = K64.diagonal(dim1=1, dim2=2)[:, :2].amin(1)
     slack = -2 * options.threshold / torch.minimum(focal[i], focal[j]) * length * apart
 
-    # from here on every pair from either side
+    # from here on, every pair is handled from both sides
     own, other = torch.cat([first, second]), torch.cat([second, first])
     F, baseline = torch.cat([F, F.mT]), torch.cat([baseline, -baseline])
     F, baseline, slack, inverse, K, R, t = (part.to(points) for part in (F, baseline, slack, inverse, K, R, t))
@@ -144,12 +152,12 @@ def pair_terms(
 
 
 def _apply(M: Float[Tensor, "p 3 3"], x: Float[Tensor, "p 3 n"]) -> Float[Tensor, "p 3 n"]:
-    """M @ x, summed from left to right, unlike by a library."""
+    """M @ x, summed from left to right, which libraries do not guarantee."""
     return M[:, :, 0, None] * x[:, 0, None] + M[:, :, 1, None] * x[:, 1, None] + M[:, :, 2, None] * x[:, 2, None]
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, "p 1 n"]:
-    """Sums over the second dimension, from left to right."""
+    """Dot products over the second dimension, summed from left to right."""
     products = a * b
     total = products[:, :1]
     for k in range(1, products.shape[1]):
@@ -162,7 +170,7 @@ def _norm(x: Tensor) -> Float[Tensor, "p 1 n"]:
 
 
 def _skew(v: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3 3"]:
-    """The matrices [v]x with [v]x w = v x w."""
+    """The matrices [v]x that satisfy [v]x w = v x w."""
     x, y, z = v.unbind(1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3)

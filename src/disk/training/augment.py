@@ -1,4 +1,4 @@
-"""Photometric augmentation: what light, lenses, sensors and compression do to a photograph, on any device."""
+"""Photometric augmentation: effects of light, lens, sensor and compression on a photo, on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from disk.shapes import Float, Tensor
 
-_KERNEL = 9  # taps along a side of a blur
+_KERNEL = 9  # blur kernel size
 # the example quantisation tables of the JPEG standard (ITU-T T.81, Annex K), luma and chroma
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -34,17 +34,18 @@ _YCC = (_GREY, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 def augment(images: Float[Tensor, "n *v 3 h w"], generators: Sequence[torch.Generator]) -> Float[Tensor, "n *v 3 h w"]:
-    """Images in [0, 1] as another camera might have taken them at another time, each differently.
+    """Random photometric changes, different for each image, as if taken by another camera at another time.
 
-    Two in five stay as they are: a network that only sees spoilt images matches good ones worse. In the others each
-    of shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts comes or not by chance; two in five
-    is short of light, which is dark, flat and noisy at once.
-    generators: one on the CPU for each of the n images, or sets of images; it alone decides what becomes of them.
+    40 % of the images stay unchanged: a network trained on degraded images only matches good ones worse. In the rest,
+    shadow, blur, gamma, contrast, brightness, colour, noise and JPEG artefacts are each applied at random; 40 % are
+    low-light images: dark, flat and noisy at once.
+    images: values in [0, 1].
+    generators: one on the CPU for each of the n images (or sets of images); all its randomness comes from there.
     """
     batch = images.reshape(-1, *images.shape[-3:])
     draw = _Draws(len(batch) // max(len(generators), 1), generators, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
-    kernels = _kernels(draw)  # for all, so that what is drawn next does not depend on the others
+    kernels = _kernels(draw)  # for every image, so that later draws do not depend on which images are blurred
     batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, kernels[chosen].to(x.device)))
     dim = draw.chance(0.4)
     batch = _tone(draw, batch.clamp(0, 1), dim)
@@ -58,14 +59,21 @@ def augment(images: Float[Tensor, "n *v 3 h w"], generators: Sequence[torch.Gene
 
 
 def blur(images: Float[Tensor, "b 3 h w"], kernels: Float[Tensor, "b k k"]) -> Float[Tensor, "b 3 h w"]:
-    """Each image filtered with its kernel of odd size, continued by its border pixels."""
+    """Filter each image with its own kernel, with replicate padding.
+
+    kernels: k is odd.
+    """
     radius = kernels.shape[-1] // 2
     padded = F.pad(images, (radius,) * 4, mode="replicate").transpose(0, 1)  # channels as batch
     return F.conv2d(padded, kernels[:, None], groups=len(images)).transpose(0, 1)
 
 
 def jpeg(images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
-    """Images in [0, 1] after JPEG at a quality in 1..100 (libjpeg's scale), chroma at half resolution."""
+    """Simulate JPEG compression with chroma at half resolution.
+
+    images: values in [0, 1].
+    quality: 1 to 100, on libjpeg's scale.
+    """
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
     to_ycc = images.new_tensor(_YCC)
@@ -79,7 +87,7 @@ def jpeg(images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]) -> Floa
 
 
 def _quantise(planes: Tensor, table: Tensor, scale: Tensor) -> Tensor:
-    """Coefficients of the 8x8 cosine transform, rounded to multiples of table * scale / 100."""
+    """Round the coefficients of the 8x8 cosine transform to multiples of table * scale / 100."""
     n = torch.arange(8, device=planes.device, dtype=planes.dtype)
     basis = torch.cos(math.pi / 8 * (n + 0.5) * n[:, None]) / 2
     basis[0] /= math.sqrt(2)
@@ -90,7 +98,10 @@ def _quantise(planes: Tensor, table: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Draws:
-    """Random parameters on the CPU, one per image, where choices cost no transfer; `each` images a generator."""
+    """Random parameters, one per image, on the CPU, where branching on them needs no transfer.
+
+    each: images per generator.
+    """
 
     def __init__(self, each: int, generators: Sequence[torch.Generator], device: torch.device) -> None:
         self.each, self.generators, self.device = each, generators, device
@@ -111,12 +122,12 @@ class _Draws:
         return result
 
     def on_device(self, values: Tensor) -> Tensor:
-        """(b, ...) as (b, 1, 1, 1) or (b, c, 1, 1) on the images' device."""
+        """Reshape (b, ...) to (b, 1, 1, 1) or (b, c, 1, 1) on the images' device."""
         return values.reshape(len(values), -1, 1, 1).to(self.device)
 
 
 def _where(chosen: Tensor, batch: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """`change(images, indices)` applied to the chosen images."""
+    """Apply `change(images, indices)` to the chosen images."""
     index = torch.nonzero(chosen)[:, 0]
     if len(index):
         batch = batch.index_copy(0, index.to(batch.device), change(batch[index.to(batch.device)], index))
@@ -124,7 +135,7 @@ def _where(chosen: Tensor, batch: Tensor, change: Callable[[Tensor, Tensor], Ten
 
 
 def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
-    """A factor per pixel: a wedge between two soft or sharp lines is darker."""
+    """Brightness factor per pixel: darker in a wedge between two lines with soft or sharp edges."""
     y = torch.linspace(-1, 1, height, device=draw.device)[:, None]
     x = torch.linspace(-1, 1, width, device=draw.device)
     darkness = torch.where(draw.chance(0.4), draw.uniform(0.2, 0.75), 0.0)
@@ -138,7 +149,10 @@ def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
 
 
 def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
-    """Colour, gamma, contrast and brightness; dim: the images that are dark and flat."""
+    """Change colour, gamma, contrast and brightness.
+
+    dim: which images become dark and flat.
+    """
     grey = torch.einsum("c,bchw->bhw", batch.new_tensor(_GREY), batch)[:, None]
     saturation = torch.where(draw.chance(0.4), draw.uniform(0.3, 1.7), 1.0)
     saturation = torch.where(draw.chance(0.07), 0.0, saturation)
@@ -156,7 +170,7 @@ def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
 
 
 def _kernels(draw: _Draws) -> Float[Tensor, "n k k"]:
-    """Gaussians (out of focus) or soft lines (motion), summing to 1."""
+    """Blur kernels that sum to 1: Gaussians (defocus) or soft lines (motion)."""
     sigma, length = draw.uniform(0.4, 1.3), draw.uniform(1, 2.5)
     moves, angle = draw.chance(0.4), draw.uniform(0, math.pi)
     n = torch.arange(_KERNEL) - _KERNEL // 2

@@ -1,4 +1,4 @@
-"""The batches of training: read from a data set, rendered from photographs, or both. Batch n is always the same."""
+"""Training batches: read from a data set, rendered from photos, or both. Batch n is always the same."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ from disk.training.watch import leave_signals_to_parent, signals_blocked
 
 Tuple = list[PosedImage]
 TEST_NUMBERS = 1 << 40  # rendered tuples from this number on are for validation
-CHUNK_SIZE = 5000  # batches in an epoch by default, as the original's
-_ON_GPU = 32  # tuples rendered at once, for fewer operations to start
-_WORKERS, _WORKERS_ON_GPU = 4, 8  # most processes that read by default
+CHUNK_SIZE = 5000  # default number of batches in an epoch, as in the original
+_ON_GPU = 32  # tuples rendered at once on a GPU, to launch fewer kernels
+_WORKERS, _WORKERS_ON_GPU = 4, 8  # default maximum of reader processes
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Which tuples make the batches of one of `size` processes, and which of them are rendered, evenly mixed.
+    """Assigns tuples to the batches of each process and decides which are rendered, evenly mixed.
 
-    All tuples of a training are numbered in one row: batch b of process r begins with (b * size + r) * batch_size.
+    The tuples of a training run are numbered consecutively: batch b of process r starts at tuple
+    (b * size + r) * batch_size.
+    share: fraction of the tuples that are rendered.
+    rank: number of this process, r.
+    size: number of processes.
     """
 
     share: float
@@ -48,12 +52,12 @@ class Mix:
     size: int
 
     def numbers(self, batch: int) -> range:
-        """The numbers of the tuples in a batch of this process."""
+        """Tuple numbers in a batch of this process."""
         first = (batch * self.size + self.rank) * self.batch_size
         return range(first, first + self.batch_size)
 
     def rendered_before(self, number: int) -> int:
-        """How many of the tuples before this one are rendered."""
+        """Number of rendered tuples before this one."""
         return int(number * self.share)
 
     def is_rendered(self, number: int) -> bool:
@@ -61,9 +65,10 @@ class Mix:
         return self.rendered_before(number + 1) > self.rendered_before(number)
 
     def groups(self, first: int, together: int) -> Iterator[rendering.Group]:
-        """The rendered tuples from a batch on, of `together` batches each, without end.
+        """Endless groups of rendered tuples, each covering `together` batches.
 
-        They begin with a multiple of `together` at or before `first`, so that a resumed training has the same groups.
+        The first group starts at a multiple of `together` at or before batch `first`, so that a resumed training has
+        the same groups.
         """
         for start in count(first - first % together, together):
             seeds = [n for b in range(start, start + together) for n in self.numbers(b) if self.is_rendered(n)]
@@ -72,9 +77,9 @@ class Mix:
 
 
 class TrainingData:
-    """What to train and validate on.
+    """The data to train and validate on.
 
-    Raises DatasetError for data that cannot be used or do not fill an epoch, TrainingError when there are none.
+    Raises DatasetError if the data cannot be used or do not fill an epoch, TrainingError if there are none.
     """
 
     def __init__(self, data: Path | None, options: TrainOptions, group: Group) -> None:
@@ -99,12 +104,12 @@ class TrainingData:
                 self.tests = TupleDataset(SceneSet.load(test), *size, options.test_scene_limit, options.seed)
         self.chunk_size = self._epoch(data)
         if self.test_length == 0:
-            log.info("no validation: %s", "there is no test/dataset.json" if options.test_scene_limit else "as asked")
+            log.info("no validation: %s", "no test/dataset.json" if options.test_scene_limit else "as requested")
         most = _WORKERS if group.device.type == "cpu" else _WORKERS_ON_GPU
         self.workers = min(most, group.cores - 1) if options.workers is None else options.workers
 
     def batches(self, first: int) -> Generator[list[Tuple], None, None]:
-        """The batches of this process from number `first` on, without end, augmented on request, on the device."""
+        """Endless batches of this process from number `first` on, on the device, augmented if the options say so."""
         made, read = self._rendered(first), self._read(first)
         try:
             for batch in count(first):
@@ -126,7 +131,7 @@ class TrainingData:
         return 0 if self.job is None else self.options.test_scene_limit
 
     def test(self, index: int) -> Tuple:
-        """A tuple to validate on; without test data, one rendered and never trained on."""
+        """A tuple to validate on; without test data, a rendered one that is never trained on."""
         if self.tests is not None:
             return [view.to(self.device) for view in self.tests[index]]
         assert self.job is not None
@@ -135,7 +140,7 @@ class TrainingData:
         return self._test_sampler.tuples([TEST_NUMBERS + index])[0]
 
     def _rendered(self, first: int) -> Generator[list[Tuple], None, None]:
-        """The rendered tuples of each batch that has some."""
+        """The rendered tuples of each batch that contains any."""
         if self.job is None:
             return
         mix, device = self.mix, self.device
@@ -156,7 +161,7 @@ class TrainingData:
             groups.close()
 
     def _read(self, first: int) -> Generator[Tuple, None, None]:
-        """The tuples of the data set, one by one, in another order in each pass."""
+        """The tuples of the data set, one by one, in a different order in each pass."""
         if self.tuples is None:
             return
         mix, length, seed = self.mix, len(self.tuples), self.options.seed
@@ -180,7 +185,7 @@ class TrainingData:
             collate_fn=_as_it_is,
             worker_init_fn=leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # for the workers' seeds, which nothing uses
+            generator=torch.Generator(),  # only seeds the workers, which draw no random numbers
         )
         with signals_blocked():
             items = iter(loader)
@@ -190,7 +195,7 @@ class TrainingData:
                     raise item
                 yield [view.to(self.device) for view in item]
         finally:
-            del items  # ends the workers, even while an exception keeps this frame
+            del items  # ends the workers, even if an exception keeps this frame alive
 
     def _augmented(self, tuples: list[Tuple], seeds: list[int]) -> list[Tuple]:
         if not self.options.augment or not tuples:
@@ -204,7 +209,7 @@ class TrainingData:
         ]
 
     def _epoch(self, data: Path | None) -> int:
-        """The batches in an epoch: as asked for, or what one pass over the data makes."""
+        """Number of batches in an epoch: as requested, or one pass over the data up to CHUNK_SIZE."""
         asked, mix = self.options.chunk_size, self.mix
         if self.tuples is None:
             return CHUNK_SIZE if asked is None else asked
@@ -223,7 +228,7 @@ class TrainingData:
 
 
 class Ahead:
-    """Batches one by one; on a GPU the next can be prepared while it works on the one before."""
+    """Iterates over batches; on a GPU, prepares the next one while the GPU works on the current one."""
 
     def __init__(self, batches: Iterator[list[Tuple]], device: torch.device) -> None:
         self.batches, self.on_gpu = batches, device.type == "cuda"
@@ -233,13 +238,13 @@ class Ahead:
         return self.waiting.pop() if self.waiting else next(self.batches)
 
     def prepare(self) -> None:
-        """Get the next batch, to be called when the GPU has been given work; a CPU is busy itself."""
+        """Fetch the next batch. Call it once the GPU has work queued; on a CPU it does nothing."""
         if self.on_gpu:
             self.waiting.append(next(self.batches))
 
 
 def _split_files(data: Path) -> tuple[Path, Path | None]:
-    """The dataset.json files of training and test in a folder; one without `train` is all for training."""
+    """The training and test dataset.json files in a folder; without a `train` sub-folder, all is for training."""
     train, test = data / "train" / "dataset.json", data / "test" / "dataset.json"
     return train if train.exists() else data, test if test.exists() else None
 
@@ -249,7 +254,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 class _Passes(Dataset[Any]):
-    """Tuples by (pass, number). Hands a user's mistake over as a value: raised it would come with a traceback."""
+    """Tuples by (pass, number). Returns a DiskError instead of raising it, which would print a worker's traceback."""
 
     def __init__(self, dataset: TupleDataset) -> None:
         self.dataset, self.turn = dataset, 0

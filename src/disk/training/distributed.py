@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by torchrun; a single one is the same with a group of one."""
+"""Several processes that train one network, started by torchrun; a single process is a group of one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ from disk.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together: number `rank` of `size`, working on `device`.
+    """This process among those that train together.
 
-    local_size: how many of them share this machine.
+    rank: number of this process.
+    size: number of processes.
+    device: the device this process works on.
+    local_size: number of processes on this machine.
     """
 
     rank: int
@@ -38,27 +41,27 @@ class Group:
 
     @property
     def cores(self) -> int:
-        """The CPU cores of this machine that are this process's share."""
+        """This process's share of the machine's CPU cores."""
         return max(usable_cores() // self.local_size, 1)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors with those of rank 0."""
+        """Overwrite the tensors with rank 0's."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def sum(self, tensor: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+        """Whether the flag is set in any process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor([float(flag)], device=self.device)) > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in the order of their ranks."""
+        """The values of all processes, in order of rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -68,10 +71,11 @@ class Group:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the processes started by torchrun, if it did; leaves them at the end.
+    """Join the process group if started by torchrun; leave it at the end.
 
-    device: as in TrainOptions; several processes on GPUs take one each. Raises DiskError for a device that is not
-    there, TrainingError where there are fewer GPUs than processes.
+    device: as in TrainOptions; several processes on GPUs take one each.
+
+    Raises DiskError if the device does not exist, TrainingError if there are fewer GPUs than processes.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -91,7 +95,7 @@ def joined(device: str) -> Iterator[Group]:
         yield Group(0, 1, place)
         return
     if rank > 0:
-        log.setLevel(logging.ERROR)  # one of them speaks for all
+        log.setLevel(logging.ERROR)  # only rank 0 reports progress
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Group(rank, size, place, local_size)
@@ -100,10 +104,10 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def reduce_gradients(group: Group, parameters: Iterable[torch.nn.Parameter], extra: Float[Tensor, " n"]) -> list[float]:
-    """Sum the gradients, and `extra`, over all processes; a missing gradient counts as 0.
+    """Sum the gradients and `extra` over all processes; a missing gradient counts as 0.
 
-    Returns the sum of extra, followed by 1 if all is finite, else 0. One message instead of
-    DistributedDataParallel's hooks, which expect one backward pass a step.
+    Returns the sum of `extra`, followed by 1 if everything is finite, else 0. A single all-reduce replaces
+    DistributedDataParallel's hooks, which expect one backward pass per step.
     """
     parameters = list(parameters)
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters] + [extra])
@@ -115,13 +119,13 @@ def reduce_gradients(group: Group, parameters: Iterable[torch.nn.Parameter], ext
 
 
 def _own_gpu(device: str, local_size: int) -> torch.device:
-    """The GPU of this process among those that share the machine."""
+    """The GPU for this process among those on this machine."""
     count = torch.cuda.device_count()
     if ":" in device or local_size > count:
         have = f"{count} GPU{'s' * (count > 1)}"
         raise TrainingError(
-            f"{option('device', device)}: each process takes a GPU of its own, and this machine has {have}; "
+            f"{option('device', device)}: each process needs its own GPU, and this machine has {have}; "
             f"use {option('device', 'cuda')} and --nproc-per-node {min(local_size, count)}"
         )
-    # a scheduler may show each process its own GPU alone, as number 0
+    # a scheduler may expose to each process only its own GPU, as number 0
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)

@@ -1,12 +1,12 @@
-"""The expectation over matches and its gradient by Triton's kernels, in the manner of flash attention.
+"""The expectation over matches and its gradient in Triton kernels, in the style of flash attention.
 
-The same as `disk.training.loss.expected_gradients` with the rewards of `disk.rewards.matches.reward`, for all pairs at
-once. Three sweeps over the tiles of all matches, each for both sides, as the columns of a pair are the rows of the pair
-with its images exchanged:
+Computes the same as `disk.training.loss.expected_gradients` with the rewards of `disk.rewards.matches.reward`, for all
+pairs at once. It makes three sweeps over the tiles of the match matrix. Each sweep runs for both sides: the columns of
+a pair are the rows of the pair with its images swapped.
 
-1. log-sum-exps of the rows, which normalise the choice of each keypoint;
-2. the expected reward of each keypoint's matches, and the numbers of matches;
-3. the gradient of each descriptor.
+1. Log-sum-exp of each row, which normalises the match distribution of each keypoint.
+2. Expected reward of each keypoint's matches, and the numbers of matches.
+3. Gradient of each descriptor.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from disk.rewards.terms import PairTerms, Terms
 from disk.shapes import Float, Int, Tensor
 from disk.training.kernels import expectations_kernel, gradients_kernel, log_sums_kernel
 
-_ROWS, _COLUMNS = 64, 32  # of a tile
-_PART = 32  # numbers of a descriptor that are multiplied at a time
+_ROWS, _COLUMNS = 64, 32  # tile size
+_PART = 32  # descriptor channels multiplied at a time
 
 
 @torch.no_grad()
@@ -36,12 +36,12 @@ def pair_gradients(
     terms: PairTerms,
     theta: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The fields of `disk.training.loss.PairGradients`, in single precision."""
+    """Compute the fields of `disk.training.loss.PairGradients` in single precision."""
     pairs, length = len(d1), d1.shape[2]
     d, counts = (d1.contiguous(), d2.contiguous()), (counts1, counts2)
     of_points = (terms.one.float().contiguous(), terms.two.float().contiguous())
     options, of_pairs = terms.options, (terms.slack.float(), terms.on_line.float())
-    # without fused multiply-adds a reward has the same bits as in torch
+    # without fused multiply-adds, rewards are bit-identical to torch's
     always: dict[str, Any] = {"theta": theta, "floor2": distance_floor(torch.float32) ** 2, "D": length, "PART": _PART}
     always |= {"ROWS": _ROWS, "COLUMNS": _COLUMNS, "enable_fp_fusion": False, "num_warps": 8}
     rewarding: dict[str, Any] = {
@@ -54,7 +54,7 @@ def pair_gradients(
     def sweep(
         kernel: Any, outs: list[Tensor], *sides: Sequence[Tensor], more: Any = (), **options: Any
     ) -> list[Tensor]:
-        """Run a kernel for the rows of both sides; `sides` are its arguments that each side has."""
+        """Run a kernel for the rows of both sides; `sides` are the arguments that exist once per side."""
         for a, b in ((0, 1), (1, 0)):
             n, m = d[a].shape[1], d[b].shape[1]
             if pairs * n > 0:

@@ -1,8 +1,8 @@
-"""Triton's kernels of the expectation over matches; `disk.training.fused` runs them.
+"""Triton kernels for the expectation over matches; `disk.training.fused` runs them.
 
-A program takes some rows of a pair, the features of one image, and goes through the columns, those of the other, tile
-by tile; no matrix of all matches is written. It sums in a fixed order and writes what is its own, without atomics: the
-same input gives the same bits. Terms are arrays (P, 13, N) in the order of `disk.rewards.terms.Terms`.
+Each program takes a block of rows of a pair (features of one image) and loops over the columns (features of the other)
+tile by tile, so the full match matrix is never written. It sums in a fixed order and uses no atomics: the same input
+gives the same bits. Terms are arrays (P, 13, N) in the order of `disk.rewards.terms.Terms`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton.language as tl
 
 from disk.rewards.matches import SAME_DEPTH
 
-# exact products: those of tensor cores, "tf32", would lose half of the digits
+# full fp32 products: tensor cores with "tf32" would lose half of the digits
 _PRECISION = tl.constexpr("ieee")
 _SAME_DEPTH = tl.constexpr(SAME_DEPTH)
 
@@ -22,10 +22,10 @@ _SAME_DEPTH = tl.constexpr(SAME_DEPTH)
 @triton.jit
 @no_type_check
 def _squared(d1, d2, i, j, n, m, floor2, D: tl.constexpr, PART: tl.constexpr):
-    """Squared distances of the unit vectors i (N, 1) of d1 and j (1, M) of d2, as `MatchDistribution.distance`."""
+    """Squared distances between unit vectors i (N, 1) of d1 and j (1, M) of d2, as in `MatchDistribution.distance`."""
     k = tl.arange(0, PART)
     product = tl.zeros((i.shape[0], j.shape[1]), tl.float32)
-    # a few numbers of each descriptor at a time, or the compiler would want a register for each
+    # a few channels at a time, or the compiler would need a register for each
     for part in range(0, D, PART):
         some = part + k
         a = tl.load(d1 + i * D + some[None, :], mask=(i < n) & (some < D)[None, :], other=0.0)
@@ -37,7 +37,7 @@ def _squared(d1, d2, i, j, n, m, floor2, D: tl.constexpr, PART: tl.constexpr):
 @triton.jit
 @no_type_check
 def _terms(terms, i, size, count):
-    """The terms of keypoints i, from an array (13, size), in the order of `Terms`."""
+    """Load the terms of keypoints i from an array (13, size), in the order of `Terms`."""
     inside = i < count
     x, y = tl.load(terms + i, mask=inside), tl.load(terms + size + i, mask=inside)
     a, b = tl.load(terms + 2 * size + i, mask=inside), tl.load(terms + 3 * size + i, mask=inside)
@@ -54,7 +54,7 @@ def _terms(terms, i, size, count):
 def _reward(
     one, two, i, j, size1, size2, n, m, slack, on_line, positive, negative, threshold, squared, VISIBILITY: tl.constexpr
 ):
-    """`disk.rewards.matches.reward` of keypoints i (N, 1) with j (1, M), in the same order."""
+    """`disk.rewards.matches.reward` for keypoints i (N, 1) and j (1, M), computed in the same order."""
     x1, y1, a1, b1, c1, rx1, ry1, rz1, along1, sx1, sy1, sz1, z1 = _terms(one, i, size1, n)
     x2, y2, a2, b2, c2, rx2, ry2, rz2, along2, sx2, sy2, sz2, z2 = _terms(two, j, size2, m)
     near = (tl.abs(a1 * x2 + b1 * y2 + c1) < threshold) & (tl.abs(a2 * x1 + b2 * y1 + c2) < threshold)
@@ -76,7 +76,7 @@ def log_sums_kernel(
     d1, d2, counts1, counts2, out, theta, floor2, N, M,
     D: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 1: log-sum-exps of -theta * distance over the rows of each pair, out (P, N)."""
+    """Sweep 1: log-sum-exp of -theta * distance over each row of each pair; out (P, N)."""
     p, row = tl.program_id(1).to(tl.int64), tl.program_id(0) * ROWS
     n, m = tl.load(counts1 + p), tl.load(counts2 + p)
     if (row >= n) | (m == 0):
@@ -104,7 +104,7 @@ def expectations_kernel(
     theta, floor2, N, M, TERMS: tl.constexpr, VISIBILITY: tl.constexpr,
     D: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 2: sums over the rows of each pair of P R, of P, and of P where R > 0; out (P, 3, N)."""
+    """Sweep 2: for each row of each pair, the sums of P R, of P, and of P where R > 0; out (P, 3, N)."""
     p, row = tl.program_id(1).to(tl.int64), tl.program_id(0) * ROWS
     n, m = tl.load(counts1 + p), tl.load(counts2 + p)
     if (row >= n) | (m == 0):
@@ -112,7 +112,7 @@ def expectations_kernel(
     d1 += p * N * D
     d2 += p * M * D
     i = row + tl.arange(0, ROWS)
-    # exp(x - inf) = 0: beyond the last keypoint nothing matches
+    # exp(x - inf) = 0: nothing matches past the last keypoint
     rows = tl.load(sums1 + p * N + i, mask=i < n, other=float("inf"))
     slack_p, on_line_p = tl.load(slack + p), tl.load(on_line + p)
     reward, matches = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -144,7 +144,7 @@ def gradients_kernel(
     threshold, squared, theta, floor2, N, M, TERMS: tl.constexpr, VISIBILITY: tl.constexpr, ALL: tl.constexpr,
     D: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sweep 3: the gradient of each row's descriptor; rewards (P, 3, N) as from sweep 2, out (P, N, D)."""
+    """Sweep 3: gradient of each row's descriptor; rewards (P, 3, N) come from sweep 2, out (P, N, D)."""
     p, row = tl.program_id(1).to(tl.int64), tl.program_id(0) * ROWS
     n, m = tl.load(counts1 + p), tl.load(counts2 + p)
     if (row >= n) | (m == 0):

@@ -1,6 +1,6 @@
-"""Logs of training: TensorBoard files and the same as JSON lines.
+"""Training logs: TensorBoard files, and the same as JSON lines.
 
-Where a quantity is not exactly what the original logs, its tag is another one too.
+A quantity that differs from what the original logs has a different tag.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from disk.training.step import Totals
 
 
 class Logs:
-    """Writes scalars to a folder, as TensorBoard events and to log.jsonl. The step is the number of batches done."""
+    """Writes scalars to TensorBoard events and log.jsonl in a folder. The step is the number of batches done."""
 
     def __init__(self, folder: Path, step: int, validated: bool = True) -> None:
-        """Continue after `step`: what an interrupted run logged beyond it is dropped.
+        """Continue after `step`: drops what an interrupted run logged beyond it.
 
-        validated: whether the validation after that step is done; if not, what was logged of it is dropped too.
+        validated: whether the validation after that step is done; if not, its records are dropped too
         """
         require("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
@@ -54,12 +54,12 @@ class Logs:
             self._lines.write(json.dumps({"step": step, **scalars}, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
-        """Make what was logged survive the end of this process; the lines are written as they come."""
+        """Write pending events, so that they survive a kill; lines are written as they are logged."""
         with self._written():
             self._events.flush()
 
     def close(self) -> None:
-        """Write out what is pending."""
+        """Flush and close the files."""
         with self._written(), ExitStack() as cleanup:
             cleanup.callback(setattr, threading, "excepthook", self._hook)
             cleanup.callback(self._lines.close)
@@ -86,7 +86,7 @@ class Logs:
 
 
 def train_scalars(totals: Totals) -> dict[str, float]:
-    """Means of one step over its pairs and images; rewards without the penalty for keypoints."""
+    """Means over the pairs and images of one step; rewards exclude the keypoint penalty."""
     pairs, images = max(totals.pairs, 1), max(totals.images, 1)
     return {
         "train/reward_per_pair": totals.reward / pairs,
@@ -96,9 +96,11 @@ def train_scalars(totals: Totals) -> dict[str, float]:
 
 
 def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of each tag in a TensorBoard file or a folder of them, in the order of writing.
+    """Read the (step, value) pairs of each tag, in the order they were written.
 
-    Raises TrainingError where there is none.
+    path: a TensorBoard file, or a folder of them.
+
+    Raises TrainingError if there is no such file or if it is damaged.
     """
     require("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -108,18 +110,18 @@ def read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     if path.is_dir() and not any(path.glob("*tfevents*")):
         below = sorted({str(file.parent) for file in path.rglob("*tfevents*")})
         raise TrainingError(
-            f"{path}: holds no TensorBoard files (*tfevents*)" + (f"; give {' '.join(below[:5])}" if below else "")
+            f"{path}: contains no TensorBoard files (*tfevents*)" + (f"; give {' '.join(below[:5])}" if below else "")
         )
     events = EventAccumulator(str(path), size_guidance={SCALARS: 0})  # 0: keep all
     try:
         events.Reload()
-    except Exception as error:  # protobuf and tensorboard raise whatever they stumble over when a file is damaged
+    except Exception as error:  # protobuf and tensorboard raise many kinds of exceptions for a damaged file
         raise TrainingError(f"{path}: damaged TensorBoard file ({' '.join(str(error).split())})") from error
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()[SCALARS]}
 
 
 def _wait_for_a_later_name(folder: Path) -> None:
-    """Until the file of events that is written next is read last: their names begin with the second they are from."""
+    """Wait until a new event file would sort after the existing ones: the names begin with a time in whole seconds."""
     names = [file.name.split(".") for file in folder.glob("events.out.tfevents.*")]
     latest = max((int(name[3]) for name in names if name[3].isdecimal()), default=0)
     while latest <= time.time() < latest + 1:

@@ -1,4 +1,4 @@
-"""Training, from top to bottom."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ SAVE_EVERY = 600.0  # seconds between saves within an epoch
 
 
 def train(data: AnyPath | None = None, options: TrainOptions = TrainOptions()) -> Path:
-    """Train the network on a data set, on scenes rendered from photographs, or on both.
+    """Train the network on a data set, on scenes rendered from photos, or on both.
 
-    Returns the file with the final weights. SIGINT, SIGTERM and the time limit save and end it; `resume` continues.
-    Raises TrainingError for options that cannot be used and for a training that collapses.
+    SIGINT, SIGTERM and the time limit stop the training after saving its state; `resume` continues it. Returns the
+    path of the final weights.
+    data: folder with train/dataset.json and test/dataset.json; None trains on rendered scenes only.
+
+    Raises TrainingError if an option cannot be used or if the training collapses.
     """
     data = None if data is None else Path(data)
     options.check()
@@ -50,7 +53,8 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     resumed = last.exists()
     if resumed and not options.resume:
         raise TrainingError(
-            f"{folder} holds a training; continue it with {option('resume', True)} or give another {option('save_dir')}"
+            f"{folder} contains a training run; continue it with {option('resume', True)} "
+            f"or choose another {option('save_dir')}"
         )
     for name in options.unused(data):
         log.warning("not used: %s", name)
@@ -65,19 +69,19 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         position = restore(last, model, average, optimizer)
         log.info("resuming %s at epoch %d, batch %d", last, position.epoch, position.batch)
     elif options.resume:
-        log.info("%s is not there: a new training begins", last)
+        log.info("%s does not exist: starting a new training", last)
     if len(set(group.gather(position))) > 1:
         raise TrainingError(
-            f"the processes find different states in {folder}; put {option('save_dir')} on a disk they all share"
+            f"the processes read different states from {folder}; put {option('save_dir')} on a disk they all share"
         )
     begun = position.total
     end = options.epoch_offset + options.n_epochs
     if position.epoch >= end:
-        log.info("all %d epochs are done; a larger %s trains on", options.n_epochs, option("n_epochs"))
+        log.info("all %d epochs are done; increase %s to continue training", options.n_epochs, option("n_epochs"))
     group.broadcast(model.state_dict().values())
     if options.compile and group.device.type == "cuda":
         log.warning(
-            "%s is not used on a GPU: there the network runs in another form, in few operations",
+            "%s is ignored on a GPU, where the network already runs in a form with few kernel launches",
             option("compile", True),
         )
     elif options.compile:
@@ -85,7 +89,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     source = TrainingData(data, options, group)
     options = replace(options, chunk_size=source.chunk_size)
     if resumed and (changed := changes(last, data, options)):
-        log.warning("resuming with other options: %s", ", ".join(changed))
+        log.warning("resuming with changed options: %s", ", ".join(changed))
     batches = Ahead(cleanup.enter_context(closing(source.batches(position.total))), group.device)
     collapse = CollapseWatch()
     logs = None
@@ -105,7 +109,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
         length = options.batches(epoch)
         meter = Meter(epoch, length, position.batch)
         while position.batch < length and not stopped:
-            # the gradient of one step of the optimiser, summed over its batches and over all processes
+            # gradient of one optimiser step, summed over its batches and over all processes
             count = min(options.substep, length - position.batch)
             sums = torch.zeros(6, device=group.device)
             for number in range(position.total, position.total + count):
@@ -143,8 +147,8 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
             break
         if group.leads:
             save_weights(folder / f"save-{epoch}.pth", averaged)
-        # interrupted validation is done again after --resume, as the position is still the end of this epoch; a run
-        # that begins with it takes the time it needs, or a short limit would end it every time
+        # An interrupted validation is repeated after --resume, as the saved position is still the end of this epoch.
+        # A call that starts with it ignores the time limit meanwhile, or a short limit would interrupt it every time.
         asked = (lambda: stop.signalled) if position.total == begun else (lambda: stop.asked)
         results = _validate(averaged, source, group, asked)
         if results is None:
@@ -171,7 +175,7 @@ def _objective(options: TrainOptions, epoch: int) -> Objective:
 
 
 def _rate(options: TrainOptions, epoch: int, batch: int) -> float:
-    """The learning rate of the step that begins after `batch` batches of an epoch."""
+    """Learning rate of the step that starts after `batch` batches of an epoch."""
     return learning_rate(
         options.lr_schedule,
         options.step(epoch, batch),
@@ -183,7 +187,7 @@ def _rate(options: TrainOptions, epoch: int, batch: int) -> float:
 
 
 def _validate(model: DISK, source: TrainingData, group: Group, asked: Callable[[], bool]) -> list[PairResult] | None:
-    """The results of all pairs of all test tuples, shared among the processes; None if asked to stop."""
+    """Results of all pairs of all test tuples, with the work split among the processes; None if asked to stop."""
     mine: list[PairResult] = []
     stopped = False
     numbers = range(group.rank, source.test_length, group.size)
@@ -206,7 +210,7 @@ def _log_validation(logs: Logs, step: int, epoch: int, results: list[PairResult]
         for result in results:
             logs.write(step, pose_scalars(result))
     else:
-        log.warning("poselib is not installed: no poses in the validation")
+        log.warning("poselib is not installed: validation skips relative poses")
     logs.write(step, {"epoch": float(epoch), **summary})
     log.info("epoch %d: %s", epoch, ", ".join(f"{tag.split('/')[-1]} {v:.3g}" for tag, v in summary.items()))
 
@@ -222,7 +226,7 @@ def _initial_model(weights: str | None, desc_dim: int) -> DISK:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function through torch.compile, which needs a C++ compiler and Python's headers on a processor."""
+    """Compile a function with torch.compile, which on a CPU needs a C++ compiler and Python's headers."""
     from torch._dynamo.exc import TorchDynamoException
 
     compiled = torch.compile(function)

@@ -1,4 +1,4 @@
-"""The gradient of pairs of images: REINFORCE with the exact expectation over matches."""
+"""Gradients for pairs of images: REINFORCE with the exact expectation over matches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from disk.rewards.matches import match_rewards
 from disk.rewards.terms import PairTerms
 from disk.shapes import Float, Int, Tensor
 
-# matches of pairs that are taken together where there is no kernel: six matrices of their size exist at a time
+# matches computed together where there is no kernel; six matrices of this size exist at a time
 _MATCHES_AT_ONCE = {"cpu": 1 << 26, "other": 1 << 26}
 
 
 @dataclass(frozen=True)
 class PairGradients:
-    """Of some pairs: the gradient of minus the expected reward, and expectations.
+    """Gradients of the negative expected reward of some pairs, and their expectations.
 
-    descriptors1, descriptors2: gradients; of padding they are 0. rewards1, rewards2: the expected reward of the matches
-    of each keypoint; minus it is the gradient of the keypoint's log-probability. matches, right: the expected numbers
-    of matches and of those with a positive reward.
+    descriptors1, descriptors2: gradients of the descriptors; 0 for padding.
+    rewards1, rewards2: expected reward of each keypoint's matches; its negative is the gradient of the keypoint's
+    log-probability.
+    matches: expected number of matches.
+    right: expected number of matches with a positive reward.
     """
 
     descriptors1: Float[Tensor, "p n d"]
@@ -45,11 +47,14 @@ def pair_gradients(
     theta: float,
     together: bool = False,
 ) -> PairGradients:
-    """The gradients of pairs with these descriptors, of which the first counts1[p] and counts2[p] are features.
+    """Compute the gradients of pairs of images from their descriptors.
 
-    terms: of the keypoints, for the rewards; theta: inverse temperature of matching; together: many pairs at once, for
-    a GPU. Where there are kernels for it no matrix of all matches is written. Descriptors of half precision are taken
-    as they are, and all else is done in single precision.
+    Where Triton kernels are available, the full match matrix is never written. Half-precision descriptors are accepted;
+    everything else is computed in single precision.
+    d1, d2: padded descriptors; the first counts1[p] and counts2[p] rows are features.
+    terms: terms of the keypoints, for the rewards.
+    theta: inverse temperature of matching.
+    together: process many pairs at once, for a GPU.
     """
     if fusible(d1):
         from disk.training import fused
@@ -89,15 +94,15 @@ def expected_gradients(
     counts1: Int[Tensor, " p"] | None = None,
     counts2: Int[Tensor, " p"] | None = None,
 ) -> PairGradients:
-    """The gradients for given rewards of all matches; without counts all rows are features.
+    """Compute the gradients for given rewards of all matches; without counts, all rows are features.
 
     DISK (Tyszkiewicz et al. 2020), section 3.3: given the keypoints, the expectation over matches is a sum over all
-    (i, j), so only keypoints add noise. With w_ij = R_ij p_ij held fixed the loss is
-    -sum_ij w_ij (log p_ij + logp_i + logp_j) for keypoints of log-probabilities logp.
+    (i, j), so only the sampling of keypoints adds noise. With w_ij = R_ij p_ij held fixed, the loss is
+    -sum_ij w_ij (log p_ij + logp_i + logp_j), where logp is the log-probability of a keypoint.
 
     log p_ij = 2 s_ij - logsumexp_j s_ij - logsumexp_i s_ij with s = -theta * distance, hence
-    d loss / d s_ij = -(2 w_ij - f_ij sum_j w_ij - b_ij sum_i w_ij) for the two softmaxes f and b; and as the
-    distance is sqrt(2 - 2 a_ij) for a_ij = d1_i . d2_j, d s_ij / d a_ij = theta / distance.
+    d loss / d s_ij = -(2 w_ij - f_ij sum_j w_ij - b_ij sum_i w_ij) for the two softmaxes f and b. The distance is
+    sqrt(2 - 2 a_ij) with a_ij = d1_i . d2_j, hence d s_ij / d a_ij = theta / distance.
     """
     matching = MatchDistribution(d1, d2, theta, counts1, counts2)
     of_row, of_column = d1.new_zeros(d1.shape[:2]), d2.new_zeros(d2.shape[:2])
@@ -124,5 +129,5 @@ def expected_gradients(
 
 
 def fusible(descriptors: Tensor) -> bool:
-    """Whether `disk.training.fused` takes these: on a GPU with Triton, at single or half precision."""
+    """Whether `disk.training.fused` supports these descriptors: on a GPU with Triton, single or half precision."""
     return descriptors.is_cuda and descriptors.dtype.itemsize <= 4 and has_kernels(descriptors.device)

@@ -1,4 +1,4 @@
-"""The network in a training step: a heatmap of all images, and then descriptors at the keypoints, with gradients."""
+"""The network in a training step: heatmaps of all images, then descriptors at the keypoints, with gradients."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from disk.model import batched
 from disk.model.disk import DISK
 from disk.shapes import Float, Int, Tensor
 
-# of the image numbers and the pixels (x, y) of keypoints, image by image
+# takes the image number and the pixel (x, y) of each keypoint, sorted by image; returns descriptors
 Describe = Callable[[Int[Tensor, " k"], Int[Tensor, "k 2"]], Float[Tensor, "k d"]]
 _POINTS_AT_ONCE = 1 << 15
 
 
 def lean(model: DISK, images: Float[Tensor, "b 3 h w"], bf16: bool) -> tuple[Float[Tensor, "b h w"], Describe]:
-    """Heatmaps and what describes keypoints, image by image in strips of rows: the least memory, for a processor."""
+    """Compute heatmaps, and a function that describes keypoints, image by image in strips of rows.
+
+    Uses the least memory; for a CPU.
+    """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         encoding = model.encode(images)
         heatmap = model.heatmap(encoding).to(images.dtype)
@@ -31,9 +34,9 @@ def lean(model: DISK, images: Float[Tensor, "b 3 h w"], bf16: bool) -> tuple[Flo
 
 
 def whole(model: DISK, images: Float[Tensor, "b 3 h w"], bf16: bool) -> tuple[Float[Tensor, "b h w"], Describe]:
-    """The same for all images at once, by few operations, for a GPU.
+    """The same as `lean` for all images at once with few operations; for a GPU.
 
-    The largest maps, those of the last block, are made anew in the backward pass instead of kept.
+    The largest feature maps, those of the last block, are recomputed in the backward pass instead of stored.
     """
     layout = batched.lay_out(model.unet, torch.bfloat16 if bf16 else images.dtype)
     maps = batched.trunk(layout, images)
@@ -48,5 +51,5 @@ def whole(model: DISK, images: Float[Tensor, "b 3 h w"], bf16: bool) -> tuple[Fl
 
 
 def _again(function: Callable[..., Tensor], *arguments: object) -> Tensor:
-    """The function's value; what its backward pass needs is made anew there."""
+    """The function's value; its backward pass recomputes the intermediate results."""
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

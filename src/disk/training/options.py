@@ -1,4 +1,4 @@
-"""The options of training."""
+"""Training options."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from disk.training.schedule import RateSchedule, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
-    """Options of `disk train`. A batch is some tuples of images; an epoch is a number of batches.
+    """Options of `disk train`. A batch is a number of image tuples; an epoch is a number of batches.
 
-    A resumed training keeps the options it was started with, but for those that are given anew.
+    A resumed training keeps the options it was started with, except those given again.
     """
 
     save_dir: Path = Path("artifacts")
@@ -27,19 +27,19 @@ class TrainOptions(Options):
     """what makes a match correct; images without depth always use epipolar"""
 
     original_reward: bool = False
-    """no tests for occlusion and for points behind a camera, as the original"""
+    """do not test for occlusion and for points behind a camera, as in the original"""
 
     reward_threshold: float = 1.5
-    """a match is correct within this many pixels"""
+    """maximum error of a correct match in pixels"""
 
     synthesize: Path | None = None
-    """folder of photographs to render scenes from while training, instead of or beside DATA"""
+    """folder of photos to render scenes from while training, instead of or in addition to DATA"""
 
     synthetic_share: float = 0.5
-    """with both DATA and --synthesize: share of the tuples that are rendered, evenly mixed into the batches"""
+    """with both DATA and --synthesize: fraction of the tuples that are rendered, mixed evenly into the batches"""
 
     views: int = 3
-    """images in a rendered tuple"""
+    """images per rendered tuple"""
 
     height: int = 768
     """height of the training images in pixels, a multiple of 16"""
@@ -48,100 +48,105 @@ class TrainOptions(Options):
     """width of the training images in pixels, a multiple of 16"""
 
     batch_size: int = 2
-    """tuples in a batch (of each process)"""
+    """tuples per batch (in each process)"""
 
     substep: int = 1
-    """batches to a step of the optimiser: gradients are summed over them; an epoch may end with a step of fewer"""
+    """batches per optimiser step, over which gradients are summed; the last step of an epoch may have fewer"""
 
     chunk_size: int | None = None
-    """batches in an epoch; default: 5000, or one pass over DATA where that is shorter"""
+    """batches per epoch; default: 5000, or one pass over DATA if that is shorter"""
 
     warmup: int = 250
-    """batches in epoch 0, which has no penalties; at most those of an epoch"""
+    """batches in epoch 0, which has no penalties; at most --chunk-size"""
 
     n_epochs: int = 50
-    """epochs to train"""
+    """number of epochs to train"""
 
     epoch_offset: int = 0
-    """number of the first epoch, for the schedule; with --load, to fine-tune"""
+    """number of the first epoch in the schedule; use with --load to fine-tune"""
 
     train_scene_limit: int = 1000
-    """most tuples of a scene in one pass over the training data, drawn anew each pass"""
+    """maximum number of tuples per scene in one pass over the training data, drawn again for each pass"""
 
     test_scene_limit: int = 250
-    """most tuples of a test scene (or rendered tuples, without DATA) to validate on; 0: no validation"""
+    """maximum number of tuples per test scene to validate on (without DATA: rendered tuples); 0: no validation"""
 
     schedule: Schedule = "default"
-    """weights over the epochs: the authors' script, or their paper (with fine-tuning from epoch 50 on)"""
+    """reward weights per epoch: default, as in the authors' script, or paper (with fine-tuning from epoch 50 on)"""
 
     keypoint_penalty: float = 0.001
-    """what a keypoint costs once penalties are full, where a correct match earns 1: more gives fewer, better ones"""
+    """cost of a keypoint at full penalty, relative to a reward of 1 for a correct match; a higher cost gives fewer,
+    better keypoints"""
 
     keypoint_share: float = 0.0
-    """share of the 8x8 cells of an image that may have a keypoint free of charge; beyond it keypoints cost up to their
-    mean reward, so that they compete. 0: no such price, nearly every cell comes to have one"""
+    """fraction of an image's 8x8 cells that may have a keypoint at no extra cost; beyond it, keypoints cost up to their
+    mean reward, so that they compete. 0: no extra cost, and nearly every cell ends up with a keypoint"""
 
     lr: float = 1e-4
-    """learning rate of Adam, the highest one"""
+    """peak learning rate of Adam"""
 
     lr_schedule: RateSchedule = "constant"
-    """learning rate after the warm-up: constant, or falling along half a cosine to --lr-final at the last step"""
+    """learning rate after the warm-up: constant, or cosine decay to --lr-final at the last step"""
 
     lr_warmup: int = 0
-    """steps of the optimiser in which the learning rate rises from 0 to --lr"""
+    """optimiser steps over which the learning rate rises from 0 to --lr"""
 
     lr_final: float = 1e-5
     """learning rate of the last step with --lr-schedule cosine"""
 
     average: float = 0.0
-    """decay of the moving average of the weights that is validated and saved; 0: the weights as they are"""
+    """decay of the moving average of the weights, which is validated and saved; 0: no averaging"""
 
     desc_dim: int = 128
     """length of a descriptor"""
 
     augment: bool = False
-    """change brightness, contrast, gamma and colour, add noise, blur, shadows and JPEG, for each image on its own"""
+    """change brightness, contrast, gamma and colour, add noise, blur, shadows and JPEG artefacts, independently for
+    each image"""
 
     load: str | None = None
     """checkpoint (a path or the name of shipped weights) to start from"""
 
     resume: bool = False
-    """continue from last.pth in the save dir, if it is there, exactly where it stopped, with DATA and the options it
-    was started with; those given with --resume replace them"""
+    """continue from last.pth in --save-dir, if it exists, exactly where training stopped, with the original DATA and
+    options; options given with --resume replace them"""
 
     time_limit: float | None = None
-    """minutes after which this call saves and stops; continue with --resume"""
+    """minutes after which this run saves its state and stops; continue with --resume"""
 
     seed: int = 0
-    """the same seed gives the same training"""
+    """random seed; the same seed gives the same training"""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of the network; matching, rewards and weights are always fp32"""
+    """precision of the network; matching, rewards and weights are always fp32"""
 
     device: str = "auto"
     """where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one"""
 
     workers: int | None = None
-    """processes that read DATA, 0: none; default: as many as the cores allow, at most 4, on a GPU 8"""
+    """processes that read DATA, 0: none; default: one less than the cores, at most 4, or 8 on a GPU"""
 
     renderers: int | None = None
-    """processes that render and augment ahead, 0: none; default: 2 on a CUDA GPU, none elsewhere"""
+    """processes that render and augment in advance, 0: none; default: 2 on a CUDA GPU, none elsewhere"""
 
     compile: bool = False
-    """compile the network with torch.compile: a slow start, then often faster on a GPU"""
+    """compile the network with torch.compile: slow to start, then often faster; ignored on a CUDA GPU"""
 
     def batches(self, epoch: int) -> int:
-        """The batches in an epoch, once it is known what --chunk-size is by default."""
+        """Number of batches in an epoch; chunk_size must be set."""
         assert self.chunk_size is not None
         return min(self.warmup, self.chunk_size) if epoch == 0 else self.chunk_size
 
     def step(self, epoch: int, batch: int) -> int:
-        """The number of the optimiser's step that begins after `batch` batches of an epoch."""
+        """Number of the optimiser step that starts after `batch` batches of an epoch."""
         before = range(self.epoch_offset, epoch)
         return sum(-(-self.batches(e) // self.substep) for e in before) - (-batch // self.substep)
 
     def check(self) -> None:
-        """Raise TrainingError for values that cannot be used."""
+        """Check the values.
+
+        Raises TrainingError if a value cannot be used.
+        """
         for name in ("height", "width"):
             value = getattr(self, name)
             if value < STRIDE or value % STRIDE:
@@ -162,23 +167,23 @@ class TrainOptions(Options):
                 raise TrainingError(f"{option(field.name, value)}: must be a finite number")
         for name in ("keypoint_share", "synthetic_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f"{option(name, getattr(self, name))}: must lie from 0 to 1")
+                raise TrainingError(f"{option(name, getattr(self, name))}: must be between 0 and 1")
         if not 0 <= self.average < 1:
-            raise TrainingError(f"{option('average', self.average)}: must lie from 0 to below 1")
+            raise TrainingError(f"{option('average', self.average)}: must be at least 0 and below 1")
         if self.seed >= 1 << 63:
             raise TrainingError(f"{option('seed', self.seed)}: must be below 2^63")
         if self.lr_schedule == "cosine" and self.lr_final > self.lr:
             raise TrainingError(f"{option('lr_final', self.lr_final)}: must not be above {option('lr', self.lr)}")
 
     def unused(self, data: Path | None) -> list[str]:
-        """What differs from the defaults but changes nothing, each with the reason."""
+        """Options that differ from the defaults but have no effect, each with the reason."""
         without: dict[str, str] = {}
         if self.synthesize is None:
             without |= dict.fromkeys(("views", "synthetic_share", "renderers"), f"without {option('synthesize')}")
         elif data is None:
-            without["synthetic_share"] = "without DATA all is rendered"
+            without["synthetic_share"] = "without DATA all tuples are rendered"
         if data is None or (self.synthesize is not None and self.synthetic_share == 1):
-            reason = "no tuples of DATA are trained on"
+            reason = "DATA is not used for training"
             without |= dict.fromkeys(("train_scene_limit", "workers"), reason)
         if self.lr_schedule == "constant":
             without["lr_final"] = f"with {option('lr_schedule', 'constant')}"

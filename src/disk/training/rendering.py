@@ -1,4 +1,4 @@
-"""Rendered training tuples, augmented on request: made when asked for, or ahead by processes beside the training."""
+"""Rendered and optionally augmented training tuples, made on demand or in advance by separate processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from disk.training.augment import augment
 from disk.training.step import tuple_generator
 from disk.training.watch import leave_signals_to_parent, signals_blocked
 
-_AHEAD = 1  # groups that wait in each renderer's queue, beside the one it works on
-_PATIENCE = 5.0  # seconds between looks at whether the other side is alive
+_AHEAD = 1  # finished groups in each renderer's queue, besides the one in progress
+_PATIENCE = 5.0  # seconds between checks that the other process is alive
 
 
 @dataclass(frozen=True)
 class RenderJob:
-    """What a renderer needs to know: how to make tuples from photographs, and on which device."""
+    """What a renderer needs to make tuples from photos."""
 
     photos: Path
     height: int
@@ -37,24 +37,24 @@ class RenderJob:
     augmented: bool
 
     def sampler(self) -> SceneSampler:
-        """A sampler with the photographs in memory."""
+        """Create a sampler with the photos in memory."""
         return SceneSampler(self.photos, self.height, self.width, self.views, self.device, self.seed)
 
     def group_bytes(self, tuples: int) -> int:
-        """Memory of some tuples on their way, with images of 8 bits."""
+        """Bytes that a number of tuples take in a queue, with 8-bit images."""
         return tuples * self.views * self.height * self.width * (3 + 4)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tuples that are rendered together, by number; seeds are those of their augmentation."""
+    """Numbers of tuples that are rendered together, and the seeds of their augmentation."""
 
     numbers: Sequence[int]
     seeds: Sequence[int]
 
 
 def make(sampler: SceneSampler, job: RenderJob, group: Group) -> RenderedTuples:
-    """The tuples of a group with images of 8 bits, as photographs have them."""
+    """Render the tuples of a group, with 8-bit images like those of photos."""
     tuples = sampler.render(group.numbers)
     images = tuples.images
     if job.augmented:
@@ -65,8 +65,7 @@ def make(sampler: SceneSampler, job: RenderJob, group: Group) -> RenderedTuples:
 
 
 def pick(tuples: RenderedTuples, rows: slice, device: torch.device) -> RenderedTuples:
-    """Some of the tuples on a device, with images in [0, 1]."""
-
+    """Move some of the tuples to a device, with images in [0, 1]."""
     some = tuples.pick(rows).to(device)
     return replace(some, images=some.images.float() / 255)
 
@@ -74,7 +73,10 @@ def pick(tuples: RenderedTuples, rows: slice, device: torch.device) -> RenderedT
 def rendered(
     job: RenderJob, groups: Callable[[], Iterator[Group]], processes: int
 ) -> Generator[RenderedTuples, None, None]:
-    """The groups in order; with `processes`, each makes every so many of them ahead. Close it to end them."""
+    """Render groups in order. Closing the generator ends the processes.
+
+    processes: number of processes that take turns to render groups in advance; 0: render on demand in this process.
+    """
     if processes == 0:
         sampler = job.sampler()
         for group in groups():
@@ -91,7 +93,7 @@ def rendered(
 
 
 def fitting_processes(job: RenderJob, asked: int | None, tuples: int) -> int:
-    """How many processes render: as asked for, else 2 on a CUDA GPU where shared memory holds what they pass on."""
+    """Number of rendering processes: as requested, or by default 2 on a CUDA GPU if shared memory is large enough."""
     if asked is not None:
         return asked
     if job.device.type != "cuda":
@@ -100,8 +102,8 @@ def fitting_processes(job: RenderJob, asked: int | None, tuples: int) -> int:
     needed = 2 * (_AHEAD + 2) * job.group_bytes(tuples)
     if memory.is_dir() and shutil.disk_usage(memory).free < needed:
         log.warning(
-            "/dev/shm has less than %.1f GB free, so rendering and steps take turns; a container gets more with "
-            "--shm-size, or set %s",
+            "/dev/shm has less than %.1f GB free, so rendering does not run in parallel with training; start the "
+            "container with a larger --shm-size, or set %s",
             needed / 1e9,
             option("renderers", 1),
         )
@@ -110,7 +112,7 @@ def fitting_processes(job: RenderJob, asked: int | None, tuples: int) -> int:
 
 
 class _Renderer:
-    """A process that makes groups number, number + stride, ... ahead of their use."""
+    """A process that renders groups number, number + stride, ... in advance."""
 
     def __init__(self, job: RenderJob, groups: Callable[[], Iterator[Group]], number: int, stride: int) -> None:
         context = torch.multiprocessing.get_context("spawn")  # CUDA does not survive a fork
@@ -129,7 +131,7 @@ class _Renderer:
                 if self.process.is_alive():
                     continue
                 raise TrainingError(
-                    f"a renderer ended (exit code {self.process.exitcode}), perhaps for lack of memory; "
+                    f"a rendering process ended (exit code {self.process.exitcode}), perhaps out of memory; "
                     f"try {option('renderers', 0)}"
                 ) from None
             if isinstance(item, Exception):
@@ -137,15 +139,15 @@ class _Renderer:
             return item
 
     def end(self) -> None:
-        self.process.kill()  # it has nothing to save, and may be waiting for room in its queue
+        self.process.kill()  # it has nothing to save, and may be blocked on a full queue
         self.process.join()
         self.queue.close()
 
 
 def _work(queue: Any, job: RenderJob, groups: Callable[[], Iterator[Group]], number: int, stride: int) -> None:
-    """What a renderer does until it is ended or its parent is gone."""
+    """Main function of a renderer: runs until it is killed or its parent is gone."""
     leave_signals_to_parent()
-    torch.set_num_threads(1)  # the cores are for the training; on a GPU a renderer only starts kernels
+    torch.set_num_threads(1)  # leave the cores to the training; on a GPU a renderer only launches kernels
     if job.device.type == "cuda":
         torch.cuda.set_device(job.device)
     try:
@@ -157,12 +159,12 @@ def _work(queue: Any, job: RenderJob, groups: Callable[[], Iterator[Group]], num
                     return
     except DiskError as error:
         _put(queue, error)
-    except Exception:  # named in the parent, which ends with it
-        _put(queue, RuntimeError(f"a renderer failed:\n{traceback.format_exc()}"))
+    except Exception:  # the parent raises it
+        _put(queue, RuntimeError(f"a rendering process failed:\n{traceback.format_exc()}"))
 
 
 def _put(queue: Any, item: Any) -> bool:
-    """Whether the item found room before the parent was gone."""
+    """Put an item into the queue; False if the parent ended first."""
     parent = torch.multiprocessing.parent_process()
     while parent is None or parent.is_alive():
         try:

@@ -1,4 +1,4 @@
-"""What changes in the course of training: rewards, penalties, the temperature of matching, the learning rate."""
+"""Schedules of training: rewards, penalties, matching temperature and learning rate."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ RateSchedule = Literal["constant", "cosine"]
 class Weights:
     """The weights of one epoch.
 
-    positive, negative: reward of a right and of a wrong match; keypoint: reward of a keypoint, whatever becomes
-    of it; theta: inverse temperature of the match distribution.
+    positive: reward of a correct match.
+    negative: reward of a wrong match.
+    keypoint: reward of a keypoint, matched or not.
+    theta: inverse temperature of the match distribution.
     """
 
     positive: float
@@ -25,13 +27,14 @@ class Weights:
 
 
 def weights_at(schedule: Schedule, epoch: int, keypoint_penalty: float = 0.001) -> Weights:
-    """The weights of an epoch, counted from 0.
+    """The weights of an epoch.
 
-    keypoint_penalty: what a keypoint costs in the end, where a right match earns 1. Penalties start at 0 and are full
-    from epoch 5: with them from the first step the easiest policy is to have no keypoints. `default` is the authors'
-    training script: theta from 15 to 50 over 20 epochs. `paper` is the article's (Tyszkiewicz et al. 2020,
-    section 4): theta from 15 to 25 over 10 epochs and level to epoch 50; from there on the fine-tuning of the best
-    checkpoint, theta = 25 + its own epoch.
+    Penalties start at 0 and are full from epoch 5 on: with penalties from the first step, the easiest policy is to
+    detect no keypoints. The schedule `default` follows the authors' training script: theta rises from 15 to 50 over 20
+    epochs. `paper` follows Tyszkiewicz et al. 2020, section 4: theta rises from 15 to 25 over 10 epochs and stays there
+    until epoch 50; then the best checkpoint is fine-tuned, with theta = 25 + the epoch of fine-tuning.
+    epoch: counted from 0.
+    keypoint_penalty: final cost of a keypoint, relative to a reward of 1 for a correct match.
     """
     ramp = (0.0, 0.1)[epoch] if epoch < 2 else min(1.0, 0.1 + 0.2 * epoch)
     if schedule == "default":
@@ -44,10 +47,15 @@ def weights_at(schedule: Schedule, epoch: int, keypoint_penalty: float = 0.001) 
 def learning_rate(
     schedule: RateSchedule, step: int, steps: int, *, peak: float, final: float = 0.0, warmup: int = 0
 ) -> float:
-    """The learning rate of one of `steps` steps of the optimiser, counted from 0.
+    """The learning rate of an optimiser step.
 
-    It rises in equal parts to `peak` over `warmup` steps; from there on it is constant, or falls along half a cosine
-    to `final`, which is the rate of the last step (Loshchilov and Hutter 2017, without restarts).
+    It rises linearly over the warm-up, then stays constant or follows a cosine decay (Loshchilov and Hutter 2017,
+    without restarts).
+    step: number of the step, counted from 0.
+    steps: number of all steps.
+    peak: rate at the end of the warm-up.
+    final: rate of the last step of the cosine decay.
+    warmup: number of warm-up steps.
     """
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Which checkpoint is best: the accuracy of poses over the epochs, from the logs of training."""
+"""Choice of the best checkpoint: pose accuracy per epoch, read from training logs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from disk.training.logs import read_scalars
 from disk.training.validation import FAILED, ROTATION_ERROR, TRANSLATION_ERROR
 
 ORIGINAL_LENGTH = 750  # pairs in the original's validation: 250 triplets
-EPOCH = "epoch"  # logged by ours alone
-# of each pair: errors of rotation and translation, and whether there is a pose; ours, and what the original and our
-# own logs before them have
+EPOCH = "epoch"  # only our logs have it
+# of each pair: rotation error, translation error, whether there is a pose; our tags, then those of the original and of
+# our older logs
 _TAGS = (
     (ROTATION_ERROR, TRANSLATION_ERROR, "test/pose/found"),
     ("test/pose/Δ_θ", "test/pose/Δ_T", "test/pose/success"),
@@ -35,13 +35,18 @@ class EpochScore:
 
 
 def validation_scores(log: Path, validation_length: int | None = None, legacy: bool = False) -> list[EpochScore]:
-    """The score of each epoch in a TensorBoard file or a folder of them, ours or the original's.
+    """Compute the score of each epoch from our training logs or the original's.
 
-    validation_length: pairs in a validation. Ours are told apart by their step; the original's need it, and have 750
-    by default. The original logs half the angle of rotation, and an angle of translation that minds its sign: scored
-    as ours, the first is doubled and the second folded at 90 degrees. legacy: score as the original, whose figures
-    are then left as they are; ours have half the angle of rotation, but no sign. A pair without a pose has an error
-    of 180 degrees. Raises TrainingError for logs without validation.
+    The original logs half the rotation angle and a translation angle that depends on the sign of the translation. To
+    compare with ours, the rotation is doubled and the translation folded at 90 degrees. A pair without a pose has an
+    error of 180 degrees.
+    log: a TensorBoard file, or a folder of them.
+    validation_length: number of pairs per validation. Our logs do not need it, as each validation has its own step; for
+    the original's the default is 750.
+    legacy: score as the original does: its errors are used as logged, and our rotation errors are halved. Our
+    translation errors have no sign, so they differ from the original's.
+
+    Raises TrainingError if the logs contain no validation.
     """
     check_minimum("validation_length", validation_length, 1)
     scalars = read_scalars(log)
@@ -68,27 +73,30 @@ def validation_scores(log: Path, validation_length: int | None = None, legacy: b
     whole = length // size
     if whole == 0:
         raise TrainingError(
-            f"{log}: {length} pairs are not one validation of {size}; give {option('validation_length')}"
+            f"{log}: {length} pairs are less than one validation of {size}; set {option('validation_length')}"
         )
     return [_score(i, errors[i * size : (i + 1) * size]) for i in range(whole)]
 
 
 def _why_no_poses(scalars: dict[str, list[tuple[int, float]]]) -> str:
     if EPOCH in scalars:
-        return "validated without poses, as poselib was not installed; install it and resume the training"
+        return "validated without poses because poselib was not installed; install it and resume the training"
     if any(tag.startswith("train/") for tag in scalars):
-        return "nothing validated yet; a training validates at the end of each epoch, if it has test data"
-    return "is no log of a training"
+        return "nothing validated yet; training validates at the end of each epoch, if it has test data"
+    return "not a training log"
 
 
 def best(scores: Sequence[EpochScore]) -> EpochScore:
-    """The highest score, the first of equal ones."""
+    """The epoch with the highest score; the first one if several are equal."""
     return max(scores, key=lambda score: score.maa)
 
 
 def plot_scores(curves: dict[str, list[EpochScore]], path: Path) -> None:
-    """Draw mAA(10) over the epochs of some trainings into an image file. Raises TrainingError if it cannot,
-    ImageError where it would replace a picture that was not drawn by this program."""
+    """Plot mAA(10) against the epoch for one or more trainings into an image file.
+
+    Raises TrainingError if the file cannot be written, ImageError if it would replace a picture that was not drawn by
+    this program.
+    """
     from matplotlib.figure import Figure
 
     from disk.viewing.canvas import refuse_other_picture, save

@@ -1,4 +1,4 @@
-"""Checkpoints of training: all that is needed to continue exactly, and the weights alone."""
+"""Training checkpoints: the complete state, to resume exactly, and the weights alone."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OF_ONE_CALL = {"save_dir", "resume", "time_limit", "load"}
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `batch` batches of `epoch` are done, `total` since the start.
+    """Progress of a training: `batch` batches of `epoch` are done, `total` since the start.
 
-    There are no random states: all randomness is drawn from the seed and the number of the batch.
+    It needs no random state: all randomness derives from the seed and the number of the batch.
     """
 
     epoch: int
@@ -35,20 +35,21 @@ class Position:
 
 
 def save_weights(path: Path, model: DISK) -> None:
-    """Write the weights alone, as the original's training script does: under the key `disk`."""
+    """Write the weights alone under the key `disk`, as the original's training script does."""
     _write(path, {"disk": model.state_dict()})
 
 
 def running_average(model: DISK, decay: float) -> AveragedModel:
-    """A copy of the network that follows its weights as an exponential moving average; a decay of 0 just copies them.
+    """A copy of the network that holds the exponential moving average of its weights.
 
-    Gradients of few pairs are noisy, and the average is worth many times the batch (Polyak and Juditsky 1992). At first
-    it is over the last tenth of the steps, so that the random start is soon forgotten.
+    Gradients of few pairs are noisy; averaging has the effect of a much larger batch (Polyak and Juditsky 1992). Early
+    in training the average spans only the last tenth of the steps, so that the random initial weights soon fade out.
+    decay: decay of the average; 0 copies the weights.
     """
 
     @torch.no_grad()
     def blend(average: Any, weights: Any, count: torch.Tensor | int) -> None:
-        # the count is read once a step, not once for each of the weights: on a GPU each reading waits for it
+        # read the count once per step, not once per weight: on a GPU each read waits for the device
         steps = float(count)
         torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + steps) / (10 + steps)))
 
@@ -64,7 +65,7 @@ def save_state(
     data: Path | None,
     options: TrainOptions,
 ) -> None:
-    """Write weights, their average, optimiser, position, data and options."""
+    """Write weights, their average, optimiser state, position, data and options."""
     state = {
         "disk": model.state_dict(),
         "average": average.state_dict(),
@@ -77,9 +78,9 @@ def save_state(
 
 
 def restore(path: Path, model: DISK, average: AveragedModel, optimizer: torch.optim.Optimizer) -> Position:
-    """Read what `save_state` wrote into model, average and optimiser; returns the position.
+    """Load what `save_state` wrote into model, average and optimiser; returns the position.
 
-    Raises CheckpointError if the file is damaged, of another network, or holds weights alone.
+    Raises CheckpointError if the file is damaged, belongs to another network, or contains weights alone.
     """
     state = _read(path)
     load_state(model, state["disk"], path)
@@ -89,7 +90,10 @@ def restore(path: Path, model: DISK, average: AveragedModel, optimizer: torch.op
 
 
 def saved_options(path: Path) -> tuple[Path | None, TrainOptions]:
-    """The data and the options of a training that was saved. Raises CheckpointError as `restore`."""
+    """Read the data and the options of a saved training.
+
+    Raises CheckpointError as `restore` does.
+    """
     known = _read(path)["options"]
     values = {f.name: known[f.name] for f in fields(TrainOptions) if f.name in known}
     values |= {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
@@ -98,7 +102,7 @@ def saved_options(path: Path) -> tuple[Path | None, TrainOptions]:
 
 
 def changes(path: Path, data: Path | None, options: TrainOptions) -> list[str]:
-    """What differs from the options of the training that was saved."""
+    """List what differs from the data and options of the saved training."""
     former, now = _plain(*saved_options(path)), _plain(data, options)
     return [
         f"{'DATA' if name == 'data' else option(name)} {former[name]} -> {value}"
@@ -108,7 +112,7 @@ def changes(path: Path, data: Path | None, options: TrainOptions) -> list[str]:
 
 
 def _plain(data: Path | None, options: TrainOptions) -> dict[str, Any]:
-    """Data and options as what a checkpoint may hold, no classes of ours, and wherever it is resumed from."""
+    """Data and options as plain values, as weights_only needs; paths are absolute, to resume from any folder."""
     values = {"data": data, **asdict(options)}
     return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in values.items()}
 
@@ -121,12 +125,12 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: not a readable checkpoint; start from a save-*.pth with {option('load')}"
         ) from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise CheckpointError(f"{path}: not the state of a training; to start from its weights use {option('load')}")
+        raise CheckpointError(f"{path}: not a training state; to start from its weights use {option('load')}")
     return state
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """The file appears when it is complete: whatever happens, the previous one survives."""
+    """Write atomically: the file appears once complete, and the previous one survives any failure."""
     try:
         write_checkpoint(path, state)
     except ArtifactError as error:

@@ -1,4 +1,4 @@
-"""The gradient of one batch: sampled keypoints, all pairs of each tuple, one backward through the network."""
+"""The gradient of one batch: sampled keypoints, all pairs of each tuple, one backward pass through the network."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from disk.training.schedule import Weights
 class Objective:
     """What a step maximises.
 
-    weights: of the epoch. threshold: within which a match is right, in pixels. visibility: test rewards for occlusion
-    and for points behind a camera. epipolar: do not use depth. share: of the grid's cells that may have a keypoint free
-    of charge, 0 for all; beyond it a keypoint costs up to the mean reward of its image.
+    weights: weights of the epoch.
+    threshold: maximum error of a correct match in pixels.
+    visibility: test for occlusion and for points behind a camera.
+    epipolar: do not use depth.
+    share: fraction of the grid cells that may have a keypoint at no extra cost, 0 for all; beyond it, a keypoint costs
+    up to the mean reward of the keypoints of its image.
     """
 
     weights: Weights
@@ -37,7 +40,7 @@ class Objective:
 
     @property
     def rewards(self) -> RewardOptions:
-        """The part that concerns matches."""
+        """The options that concern matches."""
         return RewardOptions(
             positive=self.weights.positive,
             negative=self.weights.negative,
@@ -49,7 +52,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over some batches: expected rewards, matches and right matches of all pairs, and counts."""
+    """Sums over some batches: expected rewards, matches and correct matches of all pairs, and counts."""
 
     reward: float
     matches: float
@@ -68,12 +71,13 @@ def accumulate_gradient(
     bf16: bool = False,
     together: bool | None = None,
 ) -> Float[Tensor, " 6"]:
-    """Add the gradient of minus the reward, summed over all pairs of each tuple, to the parameters of the model.
+    """Add the gradient of the negative reward, summed over all pairs of each tuple, to the parameters' gradients.
 
-    generators: for the keypoints of each tuple. bf16: precision of the network. together: all tuples at once, without
-    loops over images or pairs, which is what a CUDA GPU needs and does by default; elsewhere the tuples, and their
-    pairs, are taken one by one: less memory and, on a processor, no more time. Returns the fields of `Totals` on the
-    device.
+    Returns the fields of `Totals` on the device.
+    generators: random generator for the keypoints of each tuple.
+    bf16: run the network in bfloat16.
+    together: process all tuples at once, without loops over images or pairs, as a GPU needs; False processes tuples and
+    pairs one by one, which takes less memory and, on a CPU, no more time. Default: True on a CUDA GPU.
     """
     if together is None:
         together = next(model.parameters()).device.type == "cuda"
@@ -111,7 +115,7 @@ def _accumulate(
         of_scores[keypoints.image, keypoints.cell] = -keypoints.flat(rewards)
 
     outputs, grads = [sample.log_probability], [of_scores]
-    # without keypoints there is no graph
+    # without keypoints, the descriptors have no graph
     if descriptors.requires_grad:
         outputs.append(descriptors)
         grads.append(keypoints.flat(of_descriptors))
@@ -122,9 +126,13 @@ def _accumulate(
 
 @dataclass(frozen=True)
 class _Keypoints:
-    """The keypoints of a batch, image by image: `counts` of them, at `points` in the given cells of their images.
+    """The keypoints of a batch, sorted by image.
 
-    Arrays with a row for each image have the keypoints first, in `slot`, and zeros after them.
+    counts: number of keypoints of each image.
+    image: image of each keypoint.
+    cell: grid cell of each keypoint.
+    slot: index of each keypoint within the padded row of its image; zeros fill the rest of a row.
+    points: pixel (x, y) of each keypoint.
     """
 
     counts: list[int]
@@ -135,13 +143,13 @@ class _Keypoints:
 
     @staticmethod
     def of(sample: Sample) -> _Keypoints:
-        """Those that are accepted."""
+        """The accepted keypoints of a sample."""
         image, cell = torch.nonzero(sample.accepted, as_tuple=True)
         slot = (sample.accepted.cumsum(1) - 1)[image, cell]
         return _Keypoints(sample.accepted.sum(1).tolist(), image, cell, slot, sample.points[image, cell])
 
     def rows(self, flat: Float[Tensor, k * rest]) -> Float[Tensor, "i n *rest"]:
-        """An array with a row for each image from one with one for each keypoint."""
+        """Convert an array with one entry per keypoint to one with a padded row per image."""
         rows = flat.new_zeros(len(self.counts), max(self.counts), *flat.shape[1:])
         rows[self.image, self.slot] = flat
         return rows
@@ -184,10 +192,10 @@ def _expectations(
 
 
 def _price(rewards: Float[Tensor, "i n"], keypoints: _Keypoints, free: float) -> Float[Tensor, "i 1"]:
-    """What each keypoint of an image costs, given their rewards: 0 for up to `free`, their mean from twice as many on.
+    """Cost of each keypoint of an image: 0 for up to `free` keypoints, rising to their mean reward at twice as many.
 
-    A price for all keypoints alike teaches which are worth more than others; one that falls to nothing with their
-    number cannot drive them out.
+    A cost shared by all keypoints of an image teaches the network which of them are worth more than others. As it falls
+    to 0 when there are few keypoints, it cannot remove them all.
     """
     counts = torch.tensor(keypoints.counts, device=rewards.device, dtype=rewards.dtype)[:, None]
     inside = torch.arange(rewards.shape[1], device=rewards.device) < counts
@@ -196,7 +204,7 @@ def _price(rewards: Float[Tensor, "i n"], keypoints: _Keypoints, free: float) ->
 
 
 def _pairs(lengths: list[int]) -> list[tuple[int, int]]:
-    """All pairs within each tuple, numbered through all tuples."""
+    """All pairs of images within each tuple; images are numbered consecutively over all tuples."""
     pairs: list[tuple[int, int]] = []
     first = 0
     for length in lengths:
@@ -206,7 +214,7 @@ def _pairs(lengths: list[int]) -> list[tuple[int, int]]:
 
 
 def _sides(pairs: list[tuple[int, int]], images: int) -> Int[Tensor, "i v"]:
-    """Where each image is: p as the first of pair p, len(pairs) + p as the second; 2 len(pairs) fills the rows up."""
+    """Pairs of each image: p if it is first in pair p, len(pairs) + p if second; padded with 2 len(pairs)."""
     sides: list[list[int]] = [[] for _ in range(images)]
     for number, (i, j) in enumerate(pairs):
         sides[i].append(number)
@@ -219,7 +227,7 @@ def _sides(pairs: list[tuple[int, int]], images: int) -> Int[Tensor, "i v"]:
 def _per_image(
     one: Float[Tensor, "p n *rest"], two: Float[Tensor, "p n *rest"], sides: Int[Tensor, "i v"]
 ) -> Float[Tensor, "i n *rest"]:
-    """The sums over the pairs of each image, in a fixed order, which `index_add_` on a GPU does not keep."""
+    """Sum over the pairs of each image in a fixed order, which `index_add_` on a GPU does not guarantee."""
     both = torch.cat([one, two, one.new_zeros(1, *one.shape[1:])])
     total = one.new_zeros(len(sides), *one.shape[1:])
     for column in sides.unbind(1):
@@ -230,6 +238,6 @@ def _per_image(
 def tuple_generator(
     seed: int, number: int, purpose: Literal["keypoints", "augmentation"], device: torch.device
 ) -> torch.Generator:
-    """The randomness of one training tuple: it depends on its number alone, so a stopped run resumes exactly."""
+    """Random generator for one training tuple. It depends only on its arguments, so a stopped run resumes exactly."""
     sequence = np.random.SeedSequence([seed, number, ("keypoints", "augmentation").index(purpose)])
     return torch.Generator(device).manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

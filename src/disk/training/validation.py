@@ -1,4 +1,4 @@
-"""How good the network is as features are used: NMS, mutual nearest neighbours, robust relative pose."""
+"""Validation of the network as its features are used: NMS, mutual nearest neighbours, robust relative pose."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from disk.rewards.matches import matched_rewards
 from disk.rewards.terms import RewardOptions
 from disk.shapes import Float, Tensor
 
-KEYPOINTS = 2048  # most keypoints of an image
-MIN_MATCHES = 10  # fewer do not make a pose
+KEYPOINTS = 2048  # keypoint budget per image
+MIN_MATCHES = 10  # minimum to estimate a pose
 FAILED = 180.0  # error of a pair without a pose, in degrees
 ROTATION_ERROR, TRANSLATION_ERROR = "test/pose/rotation_error", "test/pose/translation_error"
 
@@ -41,20 +41,20 @@ class PairResult:
 
 
 def has_poses() -> bool:
-    """Whether relative poses can be estimated here: they need poselib."""
+    """Whether relative poses can be estimated, which needs poselib."""
     return find_spec("poselib") is not None
 
 
 @torch.inference_mode()
 def validate_tuple(model: DISK, views: list[PosedImage]) -> list[PairResult]:
     """Match all pairs of a tuple and compare with the ground truth."""
-    # at the size of training; whole pixels, as the original validates
+    # at the training size and in whole pixels, like the original's validation
     features = model.detect([view.image for view in views], n=KEYPOINTS, max_size=0, subpixel=False)
     return [_validate_pair(features[i], features[j], views[i], views[j]) for i, j in combinations(range(len(views)), 2)]
 
 
 def summarise(results: Iterable[PairResult]) -> dict[str, float]:
-    """Means over all pairs; `test/precision` is of all matches together, `test/pose/mAA10` is the poses' mAA(10)."""
+    """Means over all pairs; `test/precision` pools all matches, `test/pose/mAA10` is the mAA(10) of the poses."""
     results = list(results)
 
     def mean(values: Iterable[float]) -> float:
@@ -75,7 +75,7 @@ def summarise(results: Iterable[PairResult]) -> dict[str, float]:
 
 
 def pose_scalars(result: PairResult) -> dict[str, float]:
-    """What is logged of one pair: the whole angle of rotation, the angle of translation blind to its sign."""
+    """Scalars logged for one pair: the full rotation angle, and the translation angle regardless of sign."""
     return {
         ROTATION_ERROR: result.rotation,
         TRANSLATION_ERROR: result.translation,
@@ -104,14 +104,14 @@ def _validate_pair(f1: Features, f2: Features, view1: PosedImage, view2: PosedIm
 def _pose_errors(
     kps1: Float[Tensor, "k 2"], kps2: Float[Tensor, "k 2"], view1: PosedImage, view2: PosedImage
 ) -> tuple[float, float, int]:
-    """Errors of rotation and translation in degrees, and the number of inliers, 0 for a failure."""
+    """Rotation and translation errors in degrees, and the number of inliers (0 on failure)."""
     if not has_poses():
         return math.nan, math.nan, 0
     from disk.geometry.robust import estimate_relative_pose
 
     if len(kps1) < MIN_MATCHES:
         return FAILED, FAILED, 0
-    # in two steps: Apple's GPUs lack float64
+    # device first, then dtype: Apple GPUs lack float64
     camera1, camera2 = (view.camera.to("cpu").to(dtype=torch.float64) for view in (view1, view2))
     estimate = estimate_relative_pose(
         kps1.cpu().numpy(),

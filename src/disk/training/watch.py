@@ -1,4 +1,4 @@
-"""What watches over a training: the wish to stop, collapse, and progress on the terminal."""
+"""Monitoring of a training: stop requests, collapse, and progress on the terminal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from disk.options import option
 from disk.progress import log, progress_bar
 from disk.training.step import Totals
 
-PATIENCE = 200  # steps in a row without keypoints, right matches or a finite gradient
+PATIENCE = 200  # consecutive steps without keypoints, correct matches or a finite gradient
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 3.0  # seconds; torchrun passes the signal on that its processes have had from the terminal already
+GRACE = 3.0  # seconds; torchrun forwards a signal that its processes already received from the terminal
 
 
 class Stop:
-    """Whether to save and end: asked for by a signal or by the time limit."""
+    """A request to save and stop, by a signal or the time limit."""
 
     def __init__(self, minutes: float | None) -> None:
         self.deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
@@ -28,13 +28,13 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """True once training should end."""
+        """True once training should stop."""
         return self.signalled or time.monotonic() > self.deadline
 
 
 @contextmanager
 def stopping(minutes: float | None) -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into a wish to stop; one that comes GRACE seconds after the first acts as ever."""
+    """Turn SIGINT and SIGTERM into a stop request; a signal more than GRACE seconds later has its usual effect."""
     stop = Stop(minutes)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
@@ -49,7 +49,7 @@ def stopping(minutes: float | None) -> Iterator[Stop]:
         elif not stop.signalled:
             first = time.monotonic()
             stop.signalled = True
-            log.warning("stopping after this step; once more in some seconds to stop at once, without saving")
+            log.warning("stopping after this step; interrupt again in a few seconds to stop at once, without saving")
 
     previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
@@ -60,7 +60,7 @@ def stopping(minutes: float | None) -> Iterator[Stop]:
 
 
 def leave_signals_to_parent(worker: int = 0) -> None:
-    """For processes that load or render data: signals to the group reach them too, but their parent decides."""
+    """Ignore signals in a process that loads or renders data: they reach the whole group, but the parent decides."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -69,7 +69,7 @@ def leave_signals_to_parent(worker: int = 0) -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Let a process that starts meanwhile not see SIGINT and SIGTERM before it leaves them to its parent."""
+    """Block SIGINT and SIGTERM while a process starts, until it calls `leave_signals_to_parent`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -81,31 +81,34 @@ def signals_blocked() -> Iterator[None]:
 
 
 class CollapseWatch:
-    """Notices a training that cannot recover: without keypoints or right matches there is no gradient to follow."""
+    """Detects a training that cannot recover: without keypoints or correct matches there is no gradient to follow."""
 
     def __init__(self) -> None:
         self.empty = self.unrewarded = self.broken = 0
 
     def check(self, totals: Totals, finite: bool, step: int) -> None:
-        """Count one step. Raises TrainingError after PATIENCE steps of one kind in a row."""
+        """Count one step.
+
+        Raises TrainingError after PATIENCE consecutive steps with the same failure.
+        """
         self.empty = self.empty + 1 if totals.keypoints < totals.images else 0
         self.unrewarded = self.unrewarded + 1 if totals.right < 1e-3 * totals.pairs else 0
         self.broken = 0 if finite else self.broken + 1
         remedy = (
-            f"start again from an earlier save-*.pth with {option('load')}, and a longer {option('warmup')}, larger "
-            f"{option('chunk_size')} (penalties then come later) or smaller {option('lr')}"
+            f"start again from an earlier save-*.pth with {option('load')} and a longer {option('warmup')}, larger "
+            f"{option('chunk_size')} (which delays the penalties) or smaller {option('lr')}"
         )
         for count, what in (
             (self.broken, "the gradient is not finite"),
-            (self.empty, "the network finds less than one keypoint an image: penalties drove them out"),
-            (self.unrewarded, "no match is right, so nothing is rewarded"),
+            (self.empty, "the network finds fewer than one keypoint per image, because of the penalties"),
+            (self.unrewarded, "no match is correct, so nothing is rewarded"),
         ):
             if count >= PATIENCE:
                 raise TrainingError(f"training collapsed: for {PATIENCE} steps up to step {step} {what}; {remedy}")
 
 
 class Meter:
-    """The progress of an epoch, with the means of the last step."""
+    """Progress bar of an epoch, with the means of the last step."""
 
     def __init__(self, epoch: int, length: int, done: int) -> None:
         self.bar = progress_bar(f"epoch {epoch}", "batch", length, done)
@@ -127,5 +130,5 @@ class Meter:
         self.bar.update(batches)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it on the terminal."""
         self.bar.close()

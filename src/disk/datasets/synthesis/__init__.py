@@ -1,1 +1,1 @@
-"""Posed scenes with exact depth, made from any photographs: drawn, lit and rendered on any device."""
+"""Synthetic posed scenes with exact depth, textured with any photos and rendered on any device."""

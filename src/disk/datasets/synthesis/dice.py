@@ -1,4 +1,4 @@
-"""Random numbers for many scenes at once, each scene from its own seed, in float64 on the CPU."""
+"""Random numbers for many scenes at once, in float64 on the CPU, with a seed for each scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from disk.shapes import Tensor
 
 
 class Dice:
-    """Draws whose first axis is the scene: what a scene gets does not depend on the others in the batch."""
+    """Random draws with the scene as first axis; a scene's draws do not depend on the others in the batch."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -20,7 +20,7 @@ class Dice:
         return len(self.generators)
 
     def uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
-        """Uniform in [low, high); like all others of shape (scenes, *shape)."""
+        """Uniform in [low, high). Like all draws, of shape (scenes, *shape)."""
         return low + (high - low) * self._draw(torch.rand, shape)
 
     def log_uniform(self, low: float | int, high: float | int, *shape: int) -> Tensor:
@@ -32,11 +32,11 @@ class Dice:
         return self._draw(torch.randn, shape)
 
     def chance(self, probability: float, *shape: int) -> Tensor:
-        """True with a probability."""
+        """True with the given probability."""
         return self.uniform(0, 1, *shape) < probability
 
     def integers(self, count: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to count - 1."""
+        """Integers from 0 to count - 1."""
         return self.uniform(0, count, *shape).long().clamp(max=count - 1)
 
     def _draw(self, function: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -1,9 +1,9 @@
-"""Reliefs: random height fields over the main plane, and where rays meet them first.
+"""Reliefs: random height fields over the main plane, and the first hits of rays on them.
 
-A height field is bilinear between grid points. Rays are sphere-traced (Hart, "Sphere tracing", 1996) with the
-steepest slope as Lipschitz bound, so that no ridge is stepped over, then polished by Newton's method. While tracing,
-the heights of all scenes are one volume, a scene a slice, so that one call interpolates them for all rays: a GPU
-spends its time on starting operations rather than on rays.
+A height field is bilinear between grid points. Rays are sphere-traced (Hart, "Sphere tracing", 1996) with the steepest
+slope as Lipschitz bound, so that they do not step over ridges, then refined by Newton's method. For tracing, the
+heights of all scenes form one volume, with one scene per slice, so that one call interpolates them for all rays: on a
+GPU, kernel launches dominate the run time.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from disk.datasets.synthesis.dice import Dice
 from disk.shapes import Float, Int, Tensor
 
-GRID = 96  # heights along a side
+GRID = 96  # heights per side
 REACH = 2.4  # the relief ends at |x|, |y| = REACH, where its height is 0
 _MAX_SLOPE = 1.7
-# steps of a group of rays, of each ray, and of the few that are not there by then
+# steps of a group of rays, of each ray, and of the few rays that have not converged by then
 _GROUP_STEPS, _STEPS, _LATE_STEPS = 12, 4, 40
 _NEWTON_STEPS, _NEWTON_STEPS64 = 2, 1  # in float32, then in float64
-_NEAR = 0.01  # height above the relief from which Newton's method is trusted
-_EDGE_ON = 0.03  # share of the bound of how fast the height above the relief falls
-_PRECISION = 5e-7  # relative error of the depth up to which a hit counts as found
+_NEAR = 0.01  # height above the relief below which Newton's method is used
+_EDGE_ON = 0.03  # minimum rate at which a ray approaches the relief, as a fraction of its upper bound
+_PRECISION = 5e-7  # maximum relative depth error of a valid hit
 
 
 def draw_heights(dice: Dice) -> Float[Tensor, "s g g"]:
-    """Smooth bumps, ridges or terraces of three octaves of noise, 0 at the rim, rows along y."""
+    """Draw smooth bumps, ridges or terraces of three octaves of noise; 0 at the rim, rows along y."""
     total = torch.zeros(len(dice), 1, GRID, GRID, dtype=torch.float64)
     ridged = dice.chance(0.35, 1, 1, 1)
     for cells, amplitude in ((5, 1.0), (10, 0.45), (20, 0.2)):
@@ -39,7 +39,7 @@ def draw_heights(dice: Dice) -> Float[Tensor, "s g g"]:
     relief = (total - low) / (high - low)
     terraced = relief + 0.8 * torch.sin(relief * (8 * math.pi)) / (8 * math.pi)
     relief = torch.where(dice.chance(0.3, 1, 1, 1), terraced, relief)
-    # the outermost cells are level, as is all beyond them
+    # the outermost cells are level, like everything beyond them
     rim = (5 - 5 * torch.linspace(-1, 1, GRID, dtype=torch.float64).abs() - 0.25).clamp(0, 1)
     rim = rim * rim * (3 - 2 * rim)
     heights = (relief * rim * rim[:, None] * dice.log_uniform(0.15, 0.7, 1, 1, 1))[:, 0]
@@ -47,7 +47,7 @@ def draw_heights(dice: Dice) -> Float[Tensor, "s g g"]:
 
 
 def steepest(heights: Float[Tensor, "s g g"]) -> Float[Tensor, " s"]:
-    """A bound of the norm of the gradient of the bilinear surface."""
+    """Upper bound of the gradient norm of the bilinear surface."""
     dx = (heights[:, :, 1:] - heights[:, :, :-1]).abs()
     dy = (heights[:, 1:] - heights[:, :-1]).abs()
     dx, dy = torch.maximum(dx[:, 1:], dx[:, :-1]), torch.maximum(dy[:, :, 1:], dy[:, :, :-1])
@@ -55,19 +55,23 @@ def steepest(heights: Float[Tensor, "s g g"]) -> Float[Tensor, " s"]:
 
 
 def to_cells(xy: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """World coordinates in cells of the grid."""
+    """Convert world coordinates to grid cells."""
     return (xy + REACH) * ((GRID - 1) / (2 * REACH))
 
 
 def interpolate(
     grids: Float[Tensor, "s g g"], scene: Int[Tensor, " n"], at: Float[Tensor, "2 n"]
 ) -> Float[Tensor, " n"]:
-    """Bilinear interpolation at (x, y) in cells of one of several grids; constant beyond the rim."""
+    """Bilinear interpolation in one of several grids; constant beyond the rim.
+
+    scene: which grid.
+    at: (x, y) in cells.
+    """
     return _bilinear(grids, scene, at)[0]
 
 
 def _bilinear(grids: Tensor, scene: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The value, and what slopes follow from: its change along y, those of the cell's two rows along x, and y."""
+    """The value, and the terms of its gradient: change along y, change along x of the cell's two rows, and y."""
     side = grids.shape[-1]
     at = at.clamp(0, side - 1)
     corner = at.to(torch.int32).clamp_(max=side - 2)
@@ -83,9 +87,11 @@ def _bilinear(grids: Tensor, scene: Tensor, at: Tensor) -> tuple[Tensor, Tensor,
 
 
 class Relief:
-    """The reliefs of S scenes as met by rays from several cameras for each.
+    """The reliefs of S scenes, intersected with rays from several cameras per scene. All inputs are float64.
 
-    heights (s, g, g); origin (i, 3) and ray_of (i, 3, 3), R^T K^-1, of i = s * v cameras; all in float64.
+    heights: (s, g, g).
+    origin: (i, 3), centres of the i = s * v cameras.
+    ray_of: (i, 3, 3), R^T K^-1 of the cameras.
     """
 
     def __init__(self, heights: Tensor, origin: Tensor, ray_of: Tensor) -> None:
@@ -94,21 +100,22 @@ class Relief:
         self.slope, self.peak = steepest(heights), heights.amax((1, 2))
         self.origin = origin.T.contiguous()
         self.ray_of = ray_of.flatten(1).T.contiguous()
-        # the most that the height above the surface differs one pixel aside, per depth
+        # maximum change of the height above the surface per pixel and unit of depth
         self.spread = ray_of[:, :, 0].norm(dim=1) * (1 + self.slope**2).sqrt().repeat_interleave(self.cameras)
 
     def first_hits(
         self, pixels: Float[Tensor, "i 2 g k"], last: Float[Tensor, "i m"]
     ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Where rays through pixels, in g groups of k neighbours, meet the relief before depth `last`.
+        """Find the first hits on the relief of rays through pixels, before depth `last`.
 
-        Returns indices into the rays flattened, and for those the depth (0 where it is not found to full
-        precision) and the height. Rays that go on to the main plane always meet the relief.
+        Returns indices into the flattened rays, and for those the depth (0 if not found to full precision) and the
+        height. A ray that would reach the main plane always hits the relief.
+        pixels: in g groups of k neighbours.
         """
         x, y = pixels.flatten(2).unbind(1)
         slant = self.ray_of[6:, :, None]
         end_z = self.origin[2, :, None] + last * (slant[0] * x + slant[1] * y + slant[2])
-        # only rays that end below the highest point
+        # only rays that end below the peak can hit
         index = torch.nonzero((end_z < self.peak.repeat_interleave(self.cameras)[:, None]).flatten())[:, 0]
         if not len(index):
             return index, last.new_zeros(0), last.new_zeros(0)
@@ -126,7 +133,7 @@ class Relief:
         return index[meets], depth[meets], height[meets]
 
     def _approach(self, pixels: Tensor, index: Tensor) -> Float[Tensor, " n"]:
-        """Depths that rays (indices into all flattened) reach safely: their group's cone is above the relief."""
+        """Depths up to which the cone of a ray's group is above the relief; `index` is into the flattened rays."""
         groups = torch.unique_consecutive(index // pixels.shape[3])
         image = (groups // pixels.shape[2]).to(torch.int32)
         x, y = pixels.transpose(0, 1).flatten(1, 2)[:, groups].unbind(0)  # (groups, k)
@@ -134,7 +141,7 @@ class Relief:
         radius = ((x - middle[0][:, None]) ** 2 + (y - middle[1][:, None]) ** 2).amax(1).sqrt()
         rays = self._rays(image, *middle, spread=radius * self.spread.index_select(0, image))
         peak = self.peak[image // self.cameras]
-        # from where the whole cone is as low as the highest point; rays that stay above it are done
+        # start where the whole cone is below the peak; rays that stay above it are done
         z = (peak - rays.start[2]) / rays.ray[2].clamp(max=-1e-3)
         march = _March(rays)
         z = z.float()
@@ -155,7 +162,7 @@ class Relief:
 
 
 def _meet(rays: _Rays, z: Tensor, end: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """First depths from z on where rays meet the relief, whether before `end`, and whether surely and precisely."""
+    """First depths from z on where rays hit the relief, whether before `end`, and whether the result is reliable."""
     march = _March(rays)
     z, last = z.float(), end.float()
     gap = march.above(z)
@@ -169,17 +176,17 @@ def _meet(rays: _Rays, z: Tensor, end: Tensor, steps: int) -> tuple[Tensor, Tens
     z = z.double()
     for _ in range(_NEWTON_STEPS64):
         z, falling = rays.newton(z)
-    # on slopes seen edge-on float32 depth is too coarse
+    # on slopes seen edge-on, float32 depth is too coarse
     known = near & (rays.above(z).abs() < _PRECISION * z * falling) & (falling > _EDGE_ON * rays.speed)
     return z, meets, known | ~meets
 
 
 class _March:
-    """The height of points on rays above the relief in float32, to a few millionths, and depth per height at least."""
+    """Marching in float32: height of ray points above the relief, to a few millionths, and a safe step per height."""
 
     def __init__(self, rays: _Rays) -> None:
         scenes = len(rays.heights)
-        # (x, y, scene) from -1 to 1, as grid_sample has them
+        # (x, y, scene) from -1 to 1, as grid_sample expects
         place = rays.scene.to(rays.start.dtype) * (2 / max(scenes - 1, 1)) - 1
         self.volume = rays.heights.float()[None, None]
         self.first = torch.stack([rays.start[0] / REACH, rays.start[1] / REACH, place], -1).float()
@@ -195,7 +202,7 @@ class _March:
 
 
 class _Rays:
-    """Points at depth z of rays, and their height above the relief less `spread` times z."""
+    """Points at depth z along rays, and their height above the relief minus `spread` times z."""
 
     def __init__(self, heights: Tensor, scene: Tensor, start: Tensor, ray: Tensor, speed: Tensor) -> None:
         self.heights, self.scene, self.start, self.ray, self.speed = heights, scene, start, ray, speed
@@ -203,11 +210,11 @@ class _Rays:
         self.along = ray[:2] * ((GRID - 1) / (2 * REACH))
 
     def to(self, dtype: torch.dtype) -> _Rays:
-        """The same rays in another precision."""
+        """Convert to another precision."""
         return _Rays(self.heights.to(dtype), self.scene, *(x.to(dtype) for x in (self.start, self.ray, self.speed)))
 
     def pick(self, index: Tensor) -> _Rays:
-        """Some of the rays."""
+        """Select some of the rays."""
         return _Rays(self.heights, self.scene[index], self.start[:, index], self.ray[:, index], self.speed[index])
 
     def above(self, z: Tensor) -> Tensor:
@@ -216,7 +223,7 @@ class _Rays:
         return torch.addcmul(self.start[2], self.ray[2], z) - ground
 
     def newton(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """A step of Newton's method towards the relief, and how fast the height above it falls with z."""
+        """Take a Newton step towards the relief; also returns how fast the height above it falls with z."""
         ground, dy, near_dx, far_dx, y = _bilinear(self.heights, self.scene, torch.addcmul(self.first, self.along, z))
         dx = torch.lerp(near_dx, far_dx, y)
         falling = dx * self.along[0] + dy * self.along[1] - self.ray[2]

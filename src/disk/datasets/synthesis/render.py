@@ -1,4 +1,4 @@
-"""From hits of rays to images: texture lookup, light, and soft edges."""
+"""Renders images from ray hits: texture lookup, lighting and soft edges."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from disk.datasets.synthesis.textures import PhotoStore, lookup
 from disk.datasets.synthesis.trace import Hits, Planes, Views, trace, visible_planes
 from disk.shapes import Float, Int, Tensor
 
-_COARSE = 24  # rays along a side to find out how near surfaces come
-_BLOCK = 4  # pixels along a side of what is traced together
-_LEAP = 0.05  # share of the depth
-_CHUNK = 1 << 17  # pixels at a time whose temporaries stay in a processor's cache
-# on a GPU as many as possible, for fewer operations to start, in a quarter of its free memory: others use it too
-_CHUNK_ON_GPU, _BYTES = 1 << 25, 600  # most pixels at a time, and what each takes
+_COARSE = 24  # rays per side to find how near surfaces come
+_BLOCK = 4  # side of the blocks of pixels traced together
+_LEAP = 0.05  # relative depth difference that makes an edge
+_CHUNK = 1 << 17  # pixels at a time on a CPU, so that temporaries fit in its cache
+# on a GPU, as many as fit into a quarter of its free memory, which it shares with others: fewer kernel launches
+_CHUNK_ON_GPU, _BYTES = 1 << 25, 600  # maximum number of pixels at a time, and bytes per pixel
 
 
 def render(
     scenes: Scenes, views: Views, materials: Materials, store: PhotoStore, height: int, width: int
 ) -> tuple[Float[Tensor, "s v 3 h w"], Float[Tensor, "s v h w"]]:
-    """Images in [0, 1] and depths (0 = unknown) of all views."""
+    """Render images in [0, 1] and depths (0 = unknown) of all views."""
     S, V = views.t.shape[:2]
     device = views.t.device
     planes = visible_planes(scenes, views)
@@ -40,11 +40,11 @@ def render(
 def render_covered(
     scenes: Scenes, views: Views, planes: Planes, cover: Cover, store: PhotoStore, height: int, width: int
 ) -> tuple[Float[Tensor, "s v 3 h w"], Float[Tensor, "s v h w"]]:
-    """The same with surfaces covered as they are told to be."""
+    """The same as `render` with a given cover of the surfaces."""
     S, V = views.t.shape[:2]
     device = views.t.device
     shader = _Shader(scenes, views, planes, cover, store)
-    # pixels block by block, up to the next multiple of a block
+    # pixels in block order, padded to whole blocks
     rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
     pixels = _grid(
         torch.arange(rows * _BLOCK, device=device, dtype=torch.float64),
@@ -76,7 +76,7 @@ def _pixels_at_once(device: torch.device) -> int:
 
 
 class _Shader:
-    """Colours of hits, with all that depends on views and surfaces alone in tables."""
+    """Computes colours of hits; everything that depends only on views and surfaces is in tables."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class _Shader:
         S, V, self.P = planes.index.shape
         self.S, self.V, self.Q = S, V, scenes.centre.shape[1]
         rows = torch.arange(S, device=views.t.device)[:, None, None]
-        # pixels to homogeneous texels, (9, s * v * p)
+        # maps from pixels to homogeneous texels, (9, s * v * p)
         maps = (cover.to_texels[rows, planes.index] @ planes.maps).flatten(0, 2)
         self.maps = maps.flatten(1).T.float().contiguous()
         self.light = cover.light.flatten()
@@ -127,20 +127,20 @@ class _Shader:
     def _relief(
         self, hits: Hits, at: Tensor, image: Tensor, x: Tensor, y: Tensor
     ) -> tuple[Float[Tensor, "2 n"], Float[Tensor, "4 n"], Float[Tensor, " n"]]:
-        """Texels, their change per pixel, and brightness of hits on the relief.
+        """Texels, their Jacobian with respect to the pixel, and brightness of hits on the relief.
 
-        The change is that of the point where the ray meets the tangent plane (Igehy, "Tracing ray
-        differentials", 1999).
+        The Jacobian follows the intersection of the ray with the tangent plane (Igehy, "Tracing ray differentials",
+        1999).
         """
         m = self.ray_of.index_select(1, image)
         rx, ry, rz = (m[k] * x + m[k + 1] * y + m[k + 2] for k in (0, 3, 6))
         cx, cy, cz = self.centres.index_select(1, image)
-        depth = (hits.height.flatten()[at] - cz) / rz  # known here even where it is not exact
+        depth = (hits.height.flatten()[at] - cz) / rz  # unlike hits.depth, also known where it is not exact
         px, py = cx + depth * rx, cy + depth * ry
         scene = image // self.V
         cells = to_cells(torch.stack([px, py]))
         sx, sy = (interpolate(slopes, scene, cells) for slopes in self.slopes)
-        # bounded where the surface is seen edge-on, to show its colour there and not the photo's average
+        # bounded on surfaces seen edge-on, to show their local colour instead of the photo's average
         scale = depth / (rz - sx * rx - sy * ry).clamp(max=-0.1)
         change = []
         for ex, ey, ez in (m[0::3], m[1::3]):
@@ -162,7 +162,7 @@ def _grid(ys: Float[Tensor, " h"], xs: Float[Tensor, " w"]) -> Float[Tensor, "2 
 def _soften_edges(
     images: Float[Tensor, "s v 3 h w"], surface: Int[Tensor, "s v h w"], depth: Float[Tensor, "s v h w"]
 ) -> Float[Tensor, "s v 3 h w"]:
-    """A 3x3 binomial filter where surfaces meet or depth leaps, so that outlines are no staircases."""
+    """Anti-alias outlines with a 3x3 binomial filter where surfaces meet or depth is discontinuous."""
     edge = torch.zeros_like(surface, dtype=torch.bool)
     for axis in (2, 3):
         n = surface.shape[axis] - 1

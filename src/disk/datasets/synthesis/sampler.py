@@ -1,4 +1,4 @@
-"""Training tuples rendered from photographs, as many as one likes, on the device that trains."""
+"""Unlimited training tuples, rendered from photos on the training device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_PHOTOS = 600  # up to 4 MB each in memory
 
 @dataclass(frozen=True)
 class RenderedTuples:
-    """Some rendered tuples of equally many views: images in [0, 1] or of 8 bits, depths, and cameras K, R, t."""
+    """Rendered tuples with the same number of views: images in [0, 1] or 8-bit, depths, and cameras K, R, t."""
 
     numbers: Sequence[int]
     images: Float[Tensor, "n v 3 h w"] | UInt8[Tensor, "n v 3 h w"]
@@ -44,12 +44,12 @@ class RenderedTuples:
         return len(self.numbers)
 
     def pick(self, rows: slice) -> RenderedTuples:
-        """Some of the tuples."""
+        """Select some of the tuples."""
         parts = (self.images, self.depths, self.K, self.R, self.t)
         return RenderedTuples(self.numbers[rows], *(part[rows] for part in parts))
 
     def to(self, device: torch.device | str) -> RenderedTuples:
-        """The same on another device. Copies to a GPU do not wait for it."""
+        """Copy to another device; copies to a GPU are asynchronous."""
         ahead = torch.device(device).type == "cuda" and not self.images.is_cuda
 
         def moved(part: Tensor) -> Tensor:
@@ -72,10 +72,11 @@ class RenderedTuples:
 
 
 class SceneSampler:
-    """Tuples of posed images of random scenes with exact depth, textured with photographs.
+    """Renders tuples of posed images of random scenes with exact depth, textured with photos.
 
-    A tuple depends on the seed and its number alone; rendered together with others, it differs by rounding only.
-    Raises DatasetError when there are no usable photographs.
+    A tuple depends only on the seed and its number; rendering it together with others changes it only by rounding.
+
+    Raises DatasetError if there are no usable photos.
     """
 
     def __init__(
@@ -89,18 +90,18 @@ class SceneSampler:
     ) -> None:
         self.height, self.width, self.views, self.seed = height, width, views, seed
         self.device = torch.device(device)
-        # Apple's GPUs lack float64
+        # Apple GPUs lack float64
         self._renderer = torch.device("cpu") if self.device.type == "mps" else self.device
         arrays = _read_photos(photos, seed) if isinstance(photos, Path) else photos
         self.store = build_store(arrays).to(self._renderer)
 
     def tuples(self, numbers: Sequence[int]) -> list[list[PosedImage]]:
-        """The views of the tuples of any numbers."""
+        """Render the tuples with the given numbers, as lists of views."""
         return self.render(numbers).views()
 
     @torch.no_grad()
     def render(self, numbers: Sequence[int]) -> RenderedTuples:
-        """The tuples of any numbers. Many at once are rendered faster on a GPU."""
+        """Render the tuples with the given numbers. On a GPU, many at once are faster."""
         dice = Dice([_mix(self.seed, number) for number in numbers])
         scenes = draw_scenes(dice)
         candidates = draw_views(dice, scenes, 5 * self.views + 2, self.height, self.width)
@@ -116,7 +117,10 @@ class SceneSampler:
 
 
 def list_photos(folder: Path) -> Sequence[ImageFile]:
-    """The photographs of a folder. Raises DatasetError where there are none."""
+    """List the photos in a folder.
+
+    Raises DatasetError if there are none.
+    """
     from disk.images.listing import list_images
 
     try:
@@ -126,12 +130,12 @@ def list_photos(folder: Path) -> Sequence[ImageFile]:
 
 
 def _mix(seed: int, number: int) -> int:
-    """One seed of 63 bits from two numbers."""
+    """Derive a 63-bit seed from two numbers."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _read_photos(folder: Path, seed: int) -> Iterator[np.ndarray]:
-    """Photos of a folder, shrunk to MAX_SIDE; a random MAX_PHOTOS of them if there are more."""
+    """Read the photos in a folder, downscaled to MAX_SIDE; a random MAX_PHOTOS of them if there are more."""
     from disk.images.reading import read_upright
     from disk.images.resizing import place
 

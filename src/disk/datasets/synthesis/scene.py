@@ -1,7 +1,7 @@
-"""Random scenes: a ground or wall with or without relief, boxes and panels before it, in a closed room.
+"""Random scenes: a ground or wall with or without relief, boxes and panels in front of it, in a closed room.
 
-World: the main surface is the plane z = 0 seen from z > 0, objects stand on it within about one unit of the
-origin, cameras are one to three units away. S scenes are drawn at once.
+World coordinates: the main surface is the plane z = 0, seen from z > 0. Objects stand on it within about one unit of
+the origin; cameras are one to three units away. S scenes are drawn at once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ MAX_PANELS, MAX_BOXES = 3, 4
 
 @dataclass(frozen=True)
 class Scenes:
-    """S scenes of Q flat rectangles and one relief each.
+    """S scenes, each with Q flat rectangles and one relief.
 
-    centre, axes (unit u and v), half: the rectangles; the first is the main plane, then the rest of the room,
-    then panels, then the boxes' faces, the two opposite ones in a row: outwards along +axis, then -axis.
-    outward: unit normals, away from a box, otherwise towards +z.
-    fixed: how many of the rectangles are no faces of boxes.
-    heights: relief z on a grid over [-REACH, REACH]^2, rows along y; 0 where there is none.
-    up: what a camera held level takes for the vertical. light: unit vector towards the light.
+    Rectangles are ordered: the main plane, the rest of the room, panels, then faces of boxes. Opposite faces of a box
+    are consecutive: the one facing +axis, then the one facing -axis.
+    centre: centres of the rectangles.
+    axes: their unit vectors u and v.
+    half: half their size along u and v.
+    outward: unit normals, pointing away from a box, otherwise towards +z.
+    fixed: number of rectangles that are not faces of boxes.
+    heights: relief z on a grid over [-REACH, REACH]^2, rows along y; 0 if there is none.
+    up: the vertical direction for a level camera.
+    light: unit vector towards the light.
     """
 
     centre: Float[Tensor, "s q 3"]
@@ -47,14 +51,14 @@ class Scenes:
         return self.centre.shape[0]
 
     def to(self, device: torch.device | str) -> Scenes:
-        """The same scenes on another device."""
+        """Copy to another device."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 
 def draw_scenes(dice: Dice) -> Scenes:
-    """A random scene for each of the dice's seeds."""
-    is_ground, is_picture = dice.chance(0.45), dice.chance(0.1)  # a picture has nothing before it
+    """Draw a random scene for each of the dice's seeds."""
+    is_ground, is_picture = dice.chance(0.45), dice.chance(0.1)  # a picture has nothing in front of it
     up = torch.zeros(len(dice), 3, dtype=torch.float64)
     up[:, 1], up[:, 2] = (~is_ground).double(), is_ground.double()
     has_relief = dice.chance(0.55) & ~is_picture
@@ -103,10 +107,10 @@ def _draw_room(dice: Dice) -> Rectangles:
 def _draw_panels(dice: Dice, numbers: Tensor, is_ground: Tensor) -> Rectangles:
     n = MAX_PANELS
     centre = torch.cat([dice.uniform(-1, 1, n, 2), dice.uniform(0.1, 0.8, n, 1)], -1)
-    # leaning less on a wall, standing on a ground
+    # lean little on a wall, stand on a ground
     tilt = torch.where(is_ground[:, None], dice.uniform(0.5, 1.5, n), dice.uniform(0, 1, n))
     around, turn = dice.uniform(-math.pi, math.pi, n), dice.uniform(-0.5, 0.5, n)
-    # turning by `turn - around` first keeps sides near to the axes of the world for a small tilt
+    # rotating by `turn - around` first keeps the sides close to the world axes for a small tilt
     rotation = _about_z(around) @ _about_x(tilt) @ _about_z(turn - around)
     return _present((centre, rotation.mT, dice.log_uniform(0.1, 0.5, n, 2)), numbers, 1)
 
@@ -138,7 +142,7 @@ def _draw_boxes(dice: Dice, numbers: Tensor, heights: Tensor) -> Rectangles:
 
 
 def _present(rectangles: Rectangles, numbers: Tensor, faces: int) -> Rectangles:
-    """Only as many objects as one of the scenes has; those that a scene has not, deep under its main plane."""
+    """Keep as many objects as the largest scene has; bury those that a scene lacks far below its main plane."""
     centre, rotation, half = (part[:, : int(numbers.max()) * faces] for part in rectangles)
     absent = torch.arange(centre.shape[1]) // faces >= numbers[:, None]
     buried = torch.tensor([0.0, 0.0, -50.0], dtype=torch.float64)

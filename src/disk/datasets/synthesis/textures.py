@@ -1,7 +1,7 @@
-"""Photographs as textures: mip-map pyramids in memory and an anisotropic, anti-aliased lookup.
+"""Photos as textures: mip-map pyramids in memory and an anisotropic, anti-aliased lookup.
 
-A pyramid of box-filtered levels with trilinear interpolation follows Williams, "Pyramidal parametrics" (1983);
-several probes along the major axis of the pixel's footprint follow Feline (McCormack et al. 1999).
+The pyramid of box-filtered levels with trilinear interpolation follows Williams, "Pyramidal parametrics" (1983); the
+multiple probes along the major axis of the pixel's footprint follow Feline (McCormack et al. 1999).
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
 MIN_SIDE = 128  # smaller photos would repeat within a view
-_FRAME = 8  # pixels cut off all around: scans have borders, which mirroring would turn into lines
+_FRAME = 8  # pixels cropped on all sides: scans have borders, which mirroring would turn into lines
 PLACES, _TILES = 12, 5
-_MARGIN = 0.2  # of the photo, where a view would soon reach its mirror image
+_MARGIN = 0.2  # border of a photo, as a fraction, from which a view would soon reach its mirror image
 _PROBES = 2
-_AT_ONCE = {"cpu": 1 << 14, "other": 1 << 22}  # pixels at a time: temporaries in a CPU's cache, of a gigabyte
+_AT_ONCE = {"cpu": 1 << 14, "other": 1 << 22}  # pixels at a time: temporaries fit in a CPU's cache, or take 1 GB
 
 
 @dataclass(frozen=True)
 class PhotoStore:
     """All levels of all photos in one array.
 
-    texels: one photo after the other, one level after the other, row by row; red + 256 green + 65536 blue.
-    offsets: (photos, LEVELS) where a level begins. sizes: (photos, 2) width and height of level 0.
-    places: (photos, PLACES, 2) x and y around which there is most to see.
+    texels: photo by photo, level by level, row by row; red + 256 green + 65536 blue.
+    offsets: (photos, LEVELS), start of each level.
+    sizes: (photos, 2), width and height of level 0.
+    places: (photos, PLACES, 2), x and y of the regions with the most detail.
     """
 
     texels: Int[Tensor, " t"]
@@ -45,15 +46,18 @@ class PhotoStore:
         return self.sizes.shape[0]
 
     def to(self, device: torch.device | str) -> PhotoStore:
-        """The same photos on another device."""
+        """Copy to another device."""
         return PhotoStore(*(part.to(device) for part in vars(self).values()))
 
 
 def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
-    """Pyramids of uint8 (H, W, 3) photographs; those with a side below MIN_SIDE are left out with a warning.
+    """Build the pyramids of photos; skips photos with a side below MIN_SIDE, with a warning.
 
-    Sides are cropped to multiples of 2^(LEVELS-1), so that every level halves the one below exactly.
-    Raises DatasetError when no photograph is left.
+    Sides are cropped to multiples of 2^(LEVELS-1), so that each level is exactly half of the previous one.
+    photos: uint8 arrays (H, W, 3).
+
+    Raises DatasetError if no photo is large enough, if an array has another type, or if the photos exceed the texture
+    memory.
     """
     texels, offsets, sizes, places, end, small = [], [], [], [], 0, 0
     for photo in photos:
@@ -80,11 +84,11 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
             level = F.avg_pool2d(level, 2)
         offsets.append(begins)
     if not sizes:
-        raise DatasetError(f"no photograph with sides of at least {MIN_SIDE} px to make scenes from")
+        raise DatasetError(f"no photos with sides of at least {MIN_SIDE} px to render scenes from")
     if small:
-        log.warning("%d photographs with a side below %d px are left out", small, MIN_SIDE)
+        log.warning("skipping %d photos with a side below %d px", small, MIN_SIDE)
     if end >= 1 << 31:
-        raise DatasetError("too many photographs for one texture memory; use fewer or smaller ones")
+        raise DatasetError("too many photos for the texture memory; use fewer or smaller ones")
     return PhotoStore(
         torch.cat(texels),
         torch.tensor(offsets, dtype=torch.int32),
@@ -94,7 +98,7 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
 
 
 def _places(photo: Tensor) -> Tensor:
-    """Centres of the tiles with the most contrast at a scale of 4 to 8 pixels, away from the border; (PLACES, 2)."""
+    """Centres (PLACES, 2) of the tiles with the most contrast at a scale of 4 to 8 pixels, away from the border."""
     small = F.avg_pool2d(photo.mean(0)[None], 4)
     contrast = (small - F.avg_pool2d(small, 3, 1, 1)).abs()
     rows, columns = (int(side * _MARGIN) for side in small.shape[1:])
@@ -112,9 +116,10 @@ def lookup(
     position: Float[Tensor, "2 n"],
     jacobian: Float[Tensor, "4 n"],
 ) -> Float[Tensor, "3 n"]:
-    """Filtered colours in [0, 1] of photos, continued beyond their borders by mirroring.
+    """Look up filtered colours in [0, 1] of photos, mirrored beyond their borders.
 
-    position: x and y in texels of level 0, (0, 0) the centre of the first.
+    photo: index of the photo.
+    position: x and y in texels of level 0; (0, 0) is the centre of the first.
     jacobian: texels per pixel of the rendered image: dx/dx', dx/dy', dy/dx', dy/dy'.
     """
     parts = [
@@ -127,7 +132,7 @@ def lookup(
 def _lookup(store: PhotoStore, photo: Tensor, position: Tensor, jacobian: Tensor) -> Tensor:
     axis, footprint = _footprint(jacobian)
     lod = footprint.clamp(min=1).log2_().clamp_(max=LEVELS - 1)
-    # axes from here on: probes, levels, pixels; the coarser level is no other at the top, where its share is 0
+    # axes from here on: probes, levels, pixels; at the top, the coarser level is the same one, with weight 0
     fine = lod.floor()
     share = torch.stack([1 - (lod - fine), lod - fine]) / _PROBES
     level = torch.stack([fine, (fine + 1).clamp_(max=LEVELS - 1)]).to(torch.int32)
@@ -136,7 +141,7 @@ def _lookup(store: PhotoStore, photo: Tensor, position: Tensor, jacobian: Tensor
     size = store.sizes.index_select(0, photo).T
     offsets = (torch.arange(_PROBES, device=axis.device) + 0.5) / _PROBES - 0.5
     at = position[:, None] + 0.5 + offsets[:, None] * axis[:, None]  # (2, probes, n)
-    # a triangle wave mirrors the photo without end
+    # a triangle wave mirrors the photo endlessly
     side = size[:, None].to(at.dtype)
     at -= (at / (2 * side)).floor_().mul_(2 * side)
     at = side - (at - side).abs_()
@@ -159,16 +164,16 @@ def _lookup(store: PhotoStore, photo: Tensor, position: Tensor, jacobian: Tensor
 
 
 def _footprint(jacobian: Tensor) -> tuple[Tensor, Tensor]:
-    """Major axis (2, n) of a pixel's footprint in texels, and the side each probe has to cover (n,).
+    """Major axis (2, n) of a pixel's footprint in texels, and the side (n,) that each probe must cover.
 
-    The axes are the singular values of the Jacobian: the roots of s^4 - (p + r) s^2 + det^2.
+    The lengths of the axes are the singular values of the Jacobian: the roots of s^4 - (p + r) s^2 + det^2.
     """
     a, b, c, d = jacobian
     p, q, r = a * a + b * b, a * c + b * d, c * c + d * d
     mean, det = (p + r) / 2, a * d - b * c
     root = (mean * mean - det * det).clamp_(min=0).sqrt_()
     major2, minor = mean + root, (mean - root).clamp_(min=0).sqrt_()
-    # eigenvector of [[p, q], [q, r]], taken from the row that cannot vanish
+    # eigenvector of [[p, q], [q, r]], from the row that cannot vanish
     upright = p < r
     ex, ey = torch.where(upright, q, major2 - r), torch.where(upright, major2 - p, q)
     major = major2.sqrt()

@@ -1,8 +1,8 @@
-"""Rays of pinhole cameras against scenes: exact depth of rectangles and of the relief, batched on any device.
+"""Traces rays of pinhole cameras: exact depth of rectangles and of the relief, batched on any device.
 
-A rectangle with centre c and unit axes a, b is seen at pixel p where z (K^-1 p) = [a b c] (u, v, 1), all in the
-camera's frame. So (u/z, v/z, 1/z) = [a b c]^-1 K^-1 p is linear in p, and the nearest rectangle is the one
-with the largest 1/z among those with |u/z| <= (1/z) half, without a division.
+A rectangle with centre c and unit axes a, b is seen at pixel p if z (K^-1 p) = [a b c] (u, v, 1), all in the camera's
+frame. Hence (u/z, v/z, 1/z) = [a b c]^-1 K^-1 p is linear in p. The nearest rectangle has the largest 1/z among those
+with |u/z| <= (1/z) half, which needs no division.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from disk.datasets.synthesis.relief import Relief
 from disk.datasets.synthesis.scene import Scenes
 from disk.shapes import Float, Int, Tensor
 
-_EDGE_ON = 20.0  # tangent of the angle to a plane's normal from which float32 depth is too coarse: unknown
-_AT_ONCE = {"cpu": 1 << 18, "other": 1 << 28}  # numbers per temporary: to stay in a CPU's cache, to take a gigabyte
+_EDGE_ON = 20.0  # tangent of the angle to a plane's normal above which depth is unknown: float32 is too coarse
+_AT_ONCE = {"cpu": 1 << 18, "other": 1 << 28}  # numbers per temporary, which fits in a CPU's cache, or takes 1 GB
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,27 @@ class Views:
 
     @property
     def centres(self) -> Float[Tensor, "s v 3"]:
-        """Camera centres in the world."""
+        """Camera centres in world coordinates."""
         return -(self.R.mT @ self.t[..., None])[..., 0]
 
     def to(self, device: torch.device | str) -> Views:
-        """The same cameras on another device."""
+        """Copy to another device."""
         return Views(self.K.to(device), self.R.to(device), self.t.to(device))
 
     def pick(self, index: Int[Tensor, "s w"]) -> Views:
-        """Some of each scene's cameras."""
+        """Select some of each scene's cameras."""
         rows = torch.arange(len(index), device=index.device)[:, None]
         return Views(self.K[rows, index], self.R[rows, index], self.t[rows, index])
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What the rays meet first.
+    """First hits of rays.
 
     surface: index of the rectangle; 0, the main plane, also for the relief.
-    slot: index of that rectangle in the view's planes.
-    depth: z in the camera's frame, 0 where it could not be found to full precision.
-    height: z in the world of points on the relief, 0 for all others.
+    slot: index of that rectangle among the view's planes.
+    depth: z in the camera's frame; 0 if not found to full precision.
+    height: world z of points on the relief; 0 for all others.
     """
 
     surface: Int[Tensor, "s v m"]
@@ -61,7 +61,12 @@ class Hits:
 
 @dataclass(frozen=True)
 class Planes:
-    """The P rectangles each view may see and the map from pixels (x, y, 1) to (u/z, v/z, 1/z) of each."""
+    """The P rectangles that each view may see.
+
+    index: indices of the rectangles.
+    maps: maps from pixels (x, y, 1) to (u/z, v/z, 1/z).
+    half: half the size of the rectangles along u and v.
+    """
 
     index: Int[Tensor, "s v p"]
     maps: Float[Tensor, "s v p 3 3"]
@@ -69,7 +74,7 @@ class Planes:
 
 
 def visible_planes(scenes: Scenes, views: Views) -> Planes:
-    """Of two opposite faces of a box only the one turned to the camera; everything else."""
+    """Select the rectangles each view may see: all but the back face of each pair of opposite box faces."""
     S, V = views.t.shape[:2]
     rows = torch.arange(S, device=views.t.device)[:, None, None]
     centres = views.centres
@@ -84,14 +89,17 @@ def visible_planes(scenes: Scenes, views: Views) -> Planes:
     c = (scenes.centre[rows, index][..., None, :] @ views.R[:, :, None].mT)[..., 0, :] + views.t[:, :, None]
     bc, ca, ab = torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)
     volume = (a * bc).sum(-1)
-    # a plane through the camera's centre is seen as a line; pushed away a little
+    # a plane through the camera centre is seen as a line; move it slightly away
     volume = torch.where(volume.abs() < 1e-6, 1e-6, volume)
     inverse = torch.stack([bc, ca, ab], dim=-2) / volume[..., None, None]
     return Planes(index, inverse @ torch.linalg.inv(views.K)[:, :, None], scenes.half[rows, index])
 
 
 def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s v 2 g k"]) -> Hits:
-    """First hits of the rays through given pixels (x, y), in groups of k neighbours (for speed; k may be 1)."""
+    """Find the first hits of the rays through pixels.
+
+    pixels: (x, y) in g groups of k neighbours, for speed; k may be 1.
+    """
     S, V, _, G, k = pixels.shape
     P = planes.index.shape[2]
     scale = torch.cat([1 / planes.half, torch.ones_like(planes.half[..., :1])], -1)
@@ -101,13 +109,13 @@ def trace(scenes: Scenes, views: Views, planes: Planes, pixels: Float[Tensor, "s
     chunk = rows_at_once(3 * P * S * V, flat.device, _AT_ONCE)
     slots = []
     for part in flat.float().split(chunk, dim=2):
-        # no matrix product, which a GPU may round to fewer digits
+        # not a matrix product, which a GPU may compute with fewer digits
         mapped = torch.addcmul(maps[:, :, 2:], maps[:, :, :1], part[:, :1]).addcmul_(maps[:, :, 1:2], part[:, 1:])
         u, v, w = mapped.unflatten(1, (3, P)).unbind(1)
         inside = torch.maximum(u.abs_(), v.abs_()) <= w
         slots.append((w * inside).max(1).indices.to(torch.int32))
     slot = torch.cat(slots, 1)
-    # 1/z once more for the nearest plane alone, to full precision
+    # recompute 1/z of the nearest plane in full precision
     view = torch.arange(S * V, device=slot.device, dtype=torch.int32)[:, None] * P
     row = (slot + view).flatten()
     a, b, c = (column.index_select(0, row).view_as(slot) for column in planes.maps[..., 2, :].flatten(0, 2).T)

@@ -1,4 +1,4 @@
-"""Cameras for scenes: drawn around a first one at growing distance, then chosen by what they see in common."""
+"""Cameras for scenes: drawn at growing distance from a first one, then chosen by overlap."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from disk.datasets.synthesis.trace import Views, trace, visible_planes
 from disk.shapes import Float, Tensor
 
 MIN_OVERLAP, MAX_OVERLAP = 0.2, 0.9
-MAX_ANGLE = 1.3  # the most that is asked for between the directions of two views to the scene, in radians
-_GRID = 12  # rays along a side to measure the overlap
-_NEAREST = 0.4  # nothing closer than this to a camera
+MAX_ANGLE = 1.3  # maximum target angle between the viewing directions of two views, in radians
+_GRID = 12  # rays per side to measure the overlap
+_NEAREST = 0.4  # minimum distance from a camera to a surface
 
 
 def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) -> Views:
-    """`count` cameras per scene, the first before the scene or beside it, the others more and more apart from it.
+    """Draw `count` cameras per scene: the first in front of the scene or beside it, the others farther and farther away
+    from the first.
 
-    Scenes are on the CPU. The numbers are rounded to float32, so that cameras of that precision are exact.
+    Parameters are rounded to float32, so that float32 cameras are exact.
+    scenes: on the CPU.
+    height, width: size of the images in pixels.
     """
     apart = torch.linspace(0, 1, count, dtype=torch.float64) ** 0.7
     is_ground = scenes.up[:, 2, None] > 0
-    # the direction to the camera as tilt off the main plane's normal, and around it
+    # direction to the camera: tilt from the main plane's normal, and angle around it
     tilt0 = torch.where(is_ground, dice.uniform(0.35, 1.1, 1), dice.uniform(0, 0.7, 1))
     around0 = torch.where(is_ground, -math.pi / 2, dice.uniform(-math.pi, math.pi, 1))
     x, y = tilt0 * around0.cos(), 0.7 * tilt0 * around0.sin()
-    # a camera turns, shifts or zooms much, seldom all at once
+    # a camera turns, shifts or zooms much, rarely all at once
     swing, way = apart * dice.uniform(0, 1.8, count), dice.uniform(-math.pi, math.pi, count)
     aside, raised = swing * way.cos(), swing * way.sin()
-    # walking around a ground turns about its normal, before a wall it turns about the vertical
+    # walking on a ground rotates about its normal; walking in front of a wall rotates about the vertical
     x = x + torch.where(is_ground, 0.2, 1.0) * aside
     y = y + torch.where(is_ground, 0.35, 0.7) * raised
     tilt, around = torch.hypot(x, y).clamp(max=1.2), torch.atan2(y, x) + torch.where(is_ground, aside, 0.0)
@@ -63,7 +66,7 @@ def draw_views(dice: Dice, scenes: Scenes, count: int, height: int, width: int) 
 
 
 def _draw_roll(dice: Dice, *shape: int) -> Tensor:
-    """Turns about the optical axis, mostly moderate, at times any."""
+    """Draw rotations about the optical axis: mostly moderate, sometimes arbitrary."""
     usual = 0.25 * dice.normal(*shape)
     large = torch.where(dice.chance(0.3, *shape), dice.uniform(-math.pi, math.pi, *shape), 4 * usual)
     return torch.where(dice.chance(0.2, *shape), large, usual)
@@ -72,11 +75,12 @@ def _draw_roll(dice: Dice, *shape: int) -> Tensor:
 def choose_views(
     scenes: Scenes, candidates: Views, wanted: Float[Tensor, " s"], count: int, height: int, width: int
 ) -> Views:
-    """`count` of the cameras per scene, of which every two have an overlap of MIN_OVERLAP to MAX_OVERLAP.
+    """Choose `count` cameras per scene, with an overlap of MIN_OVERLAP to MAX_OVERLAP in each pair.
 
-    One by one, beginning with the first candidate: the next is the one that sees the middle of the scene from
-    a direction as different as `wanted` (radians) from those chosen, among the admissible ones; the least bad
-    one if there are none.
+    Greedy, from the first candidate that is not blocked: of the admissible cameras, the next is the one whose direction
+    to the middle of the scene differs from the chosen ones by an angle closest to `wanted`. If none is admissible, the
+    next is the one that violates the limits least.
+    wanted: angle in radians.
     """
     overlap, nearest = measure_overlap(scenes, candidates, height, width)
     S, C = nearest.shape
@@ -99,9 +103,10 @@ def choose_views(
 def measure_overlap(
     scenes: Scenes, views: Views, height: int, width: int
 ) -> tuple[Float[Tensor, "s v v"], Float[Tensor, "s v"]]:
-    """The share of pixels of each view that another sees too, the geometric mean of both ways; nearest depths.
+    """Measure overlaps and nearest depths of views.
 
-    Measured on a coarse grid: each point is looked for along the ray of the other camera.
+    The overlap of two views is the fraction of pixels of one that the other also sees, as geometric mean over both
+    directions. It is measured on a coarse grid, by tracing the other camera's ray to each point.
     """
     S, V = views.t.shape[:2]
     device = views.t.device
@@ -116,7 +121,7 @@ def measure_overlap(
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :, :1])], dim=2)
     points = torch.linalg.solve(views.K, homogeneous) * hits.depth[:, :, None]
     points = (views.R.mT @ (points - views.t[..., None])).transpose(1, 2).reshape(S, 1, 3, -1)
-    seen = views.K @ (views.R @ points + views.t[..., None])  # (s, v, 3, v * m): everything in every view
+    seen = views.K @ (views.R @ points + views.t[..., None])  # (s, v, 3, v * m): all points in every view
     depth = seen[:, :, 2]
     at = seen[:, :, :2] / seen[:, :, 2:].clamp(min=1e-6)
     limit = torch.tensor([width - 0.5, height - 0.5], device=device, dtype=at.dtype)[:, None]

@@ -1,4 +1,4 @@
-"""Rendered scenes as a data set on disk, in the same format as all others."""
+"""Writes rendered scenes to disk as a data set in the usual format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from disk.errors import DatasetError, DiskError
 from disk.options import AnyPath, Options, check_at_least
 from disk.progress import log, track
 
-_QUALITY = 95  # of the JPEG files; the original reads no other type
+_QUALITY = 95  # JPEG quality; the original reads no other file type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +25,25 @@ class SynthesizeOptions(Options):
     """Options of `disk dataset synthesize`."""
 
     scenes: int = 100
-    """Scenes to render; each is one tuple."""
+    """Number of scenes to render; each is one tuple."""
     views: int = 3
-    """Images of a scene."""
+    """Number of images per scene."""
     height: int = 768
     """Height of the images in pixels."""
     width: int = 768
     """Width of the images in pixels."""
     seed: int = 0
-    """The same seed and photographs give the same scenes."""
+    """Random seed; the same seed and photos give the same scenes."""
     device: str = "auto"
     """Where to render: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
 
 
 def synthesize(photos: AnyPath, out: AnyPath, options: SynthesizeOptions = SynthesizeOptions()) -> SceneSet:
-    """Render scenes textured with the photographs of a folder, and write them with exact poses and depth.
+    """Render scenes textured with the photos in a folder, and write them with exact poses and depth.
 
     Writes OUT/images, OUT/calibration, OUT/depth (float32, 0 where unknown) and, last, OUT/dataset.json.
-    Raises DatasetError for unusable options or photographs and when OUT holds a data set.
+
+    Raises DatasetError if options or photos cannot be used, or if OUT already contains a data set.
     """
     try:
         check_at_least(options, scenes=1, views=2, height=32, width=32, seed=0)
@@ -51,7 +52,7 @@ def synthesize(photos: AnyPath, out: AnyPath, options: SynthesizeOptions = Synth
     photos, out = Path(photos), Path(out)
     target = out / "dataset.json"
     if target.exists():
-        raise DatasetError(f"{target} exists already; remove it or write to another folder")
+        raise DatasetError(f"{target} already exists; delete it or write to another folder")
     device = choose_device(options.device)
     sampler = SceneSampler(photos, options.height, options.width, options.views, device, options.seed)
     scenes = []
