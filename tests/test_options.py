@@ -129,7 +129,7 @@ def test_the_package_takes_and_refuses_them() -> None:
     assert lines == [
         "ray=True: must be 'off' or 'auto' or 'local'",
         "subpixel='no': must be True or False",
-        "pairs='exhuastive': must be 'exhaustive' or 'sequential' or 'list' or 'retrieval' or 'spatial'",
+        "pairs='exhuastive': must be 'exhaustive' or 'sequential' or 'rig' or 'list' or 'retrieval' or 'spatial'",
         "precision='half': must be 'auto' or 'fp32' or 'fp16' or 'bf16'",
         "backend='onnxruntime': must be 'auto' or 'torch' or 'onnx'",
         "name_or_path=5: must be text",
@@ -137,7 +137,7 @@ def test_the_package_takes_and_refuses_them() -> None:
         *lines[7:9],
         "ratio='0.9': must be a number or None",
         "only the second argument may be a list, of the features of many images",
-        "what='keypoint': must be 'keypoints' or 'matches'",
+        "what='keypoint': must be 'page' or 'keypoints' or 'matches'",
         "image folder missing does not exist",
     ]
     assert all("without values, or a sparse one" in line for line in lines[7:9])
