@@ -79,7 +79,7 @@ def test_folders_without_images(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(ImageError, match=r"no \.png images \(\.png\)"):
         list_images(tmp_path, "png")
-    with pytest.raises(ImageError, match=r"a\.txt is a file, but none of the images that can be read \(\.jpg"):
+    with pytest.raises(ImageError, match=r"a\.txt is a file, but not one of the images that can be read \(\.jpg"):
         list_images(tmp_path / "a.txt")
 
 
@@ -88,7 +88,7 @@ def test_one_image_is_a_collection_of_one(tmp_path: Path) -> None:
     (image,) = list_images(tmp_path / "b.JPG")
     assert (image.name, image.path, image.relative) == ("b", tmp_path / "b.JPG", "b.JPG")
     assert list_images(tmp_path / "b.JPG", "jpg") == [image]
-    with pytest.raises(ImageError, match=r"b\.JPG is a file, but none of the \.png images"):
+    with pytest.raises(ImageError, match=r"b\.JPG is a file, but not one of the \.png images"):
         list_images(tmp_path / "b.JPG", "png")
 
 
@@ -147,4 +147,4 @@ def test_a_folder_that_cannot_be_listed_is_said(
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert [image.name for image in list_images(tmp_path)] == ["a"]
-    assert "closed cannot be listed (Permission denied); what it holds is not used" in caplog.text
+    assert "closed cannot be listed (Permission denied); its files are not used" in caplog.text

@@ -55,13 +55,13 @@ def test_names_of_other_images_are_not_taken(tmp_path: Path) -> None:
 def test_what_has_no_mask_and_what_is_no_mask_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg"))
     find_masks(touch(tmp_path / "masks", "b.png", "d.png", "a.jpg"), files)
-    assert f"2 of 3 images have no mask in {tmp_path / 'masks'} and are used whole: a.jpg, c.jpg" in caplog.text
-    assert f"2 files in {tmp_path / 'masks'} are masks of no image: a.jpg, d.png" in caplog.text
+    assert f"2 of 3 images have no mask in {tmp_path / 'masks'} and are used as a whole: a.jpg, c.jpg" in caplog.text
+    assert f"2 files in {tmp_path / 'masks'} are not the mask of any image: a.jpg, d.png" in caplog.text
 
 
 def test_no_mask_at_all_names_what_was_looked_for(tmp_path: Path) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg"))
-    with pytest.raises(ImageError, match=r"no image has a mask in .*: of a\.jpg it would be a\.jpg\.png or a\.png"):
+    with pytest.raises(ImageError, match=r"no image has a mask in .*: for a\.jpg, name it a\.jpg\.png or a\.png"):
         find_masks(touch(tmp_path / "masks", "mask_a.png"), files)
     with pytest.raises(ImageError, match=r"mask folder .* does not exist"):
         find_masks(tmp_path / "nowhere", files)
@@ -144,7 +144,7 @@ def test_an_edge_of_a_mask_falls_between_the_pixels_that_it_divides(factor: floa
 
 def test_sizes_and_kinds_that_do_not_fit(tmp_path: Path) -> None:
     Image.new("L", (5, 3)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match=r"mask .*a\.png is 5 x 3, its image 4 x 3; make them equal"):
+    with pytest.raises(ImageError, match=r"mask .*a\.png is 5 x 3, its image 4 x 3; make them the same size"):
         load_mask(tmp_path / "a.png", HERE)
     with pytest.raises(ImageError, match="a mask is 3 x 4, its image 4 x 3"):
         load_mask(SEEN.T, HERE)

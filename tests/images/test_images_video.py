@@ -98,11 +98,11 @@ def test_files_that_are_no_videos(tmp_path):
     write_sound(tmp_path / "sound.mp4")
     for name, message in {
         "empty.mp4": "is empty",
-        "text.mp4": "no video that can be read",
-        "cut.mp4": "no video that can be read, or was cut short",
-        "list.m3u8": "no video that can be read",
-        "list.mkv": "no video that can be read",
-        "sound.mp4": "holds no pictures, only sound",
+        "text.mp4": "not a video that can be read",
+        "cut.mp4": "not a video that can be read, or is truncated",
+        "list.m3u8": "not a video that can be read",
+        "list.mkv": "not a video that can be read",
+        "sound.mp4": "has no pictures, only sound",
         "none.mp4": "no file",
         ".": "is a folder",
     }.items():

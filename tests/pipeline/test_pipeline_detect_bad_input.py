@@ -151,7 +151,7 @@ def test_a_mask_of_another_size(photo_folder: Path, tmp_path: Path, capsys: Any)
     code, lines = run(capsys, tmp_path / "out", photo_folder, "--mask-dir", masks)
     assert code == 1
     assert "2 of 4 images have no mask in" in lines[0]
-    assert lines[0].endswith("are used whole: c.jpg, sub/d.jpg")
+    assert lines[0].endswith("are used as a whole: c.jpg, sub/d.jpg")
     assert "a.jpg.png is 7 x 5, its image 96 x 64" in lines[1]
     assert "b.PNG.png is not an image" in lines[2]
     assert "2 of 4 images could not be read: a.jpg, b.PNG" in lines[3]

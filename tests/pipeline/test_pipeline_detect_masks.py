@@ -59,7 +59,7 @@ def test_no_mask_ends_before_any_work(photo_folder: Path, tmp_path: Path, capsys
     (tmp_path / "masks").mkdir()
     arguments = ["detect", tmp_path / "out", photo_folder, "--mask-dir", tmp_path / "masks"]
     assert main(list(map(str, arguments))) == 2
-    assert "of a.jpg it would be a.jpg.png or a.png" in capsys.readouterr().err
+    assert "for a.jpg, name it a.jpg.png or a.png" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,1 +1,1 @@
-"""Reading and listing images, resizing to a network size and mapping points back."""
+"""Listing and decoding images, resizing them for the network, and mapping points back."""

@@ -1,4 +1,4 @@
-"""Where photos were taken, by the GPS tags of their EXIF (CIPA DC-008, 4.6.6)."""
+"""Where photos were taken: the GPS tags in their EXIF (CIPA DC-008, 4.6.6)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from disk.images.reading import exif_directory
 _GPS = 0x8825
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE, _ALTITUDE_REF, _ALTITUDE = range(1, 7)
 _STATUS, _DOP, _POSITIONING_ERROR = 9, 11, 31
-_UNDER_OPEN_SKY = 5.0  # metres, what a receiver in a phone or camera is off by; a dilution of precision multiplies it
-_LEAST_ERROR = 0.01  # metres, of the best receivers
-_HIGHEST = 100_000.0  # metres above or below the sea that a camera can be at
+_UNDER_OPEN_SKY = 5.0  # metres, typical error of a phone's or camera's receiver; a dilution of precision multiplies it
+_LEAST_ERROR = 0.01  # metres, error of the best receivers
+_HIGHEST = 100_000.0  # metres, largest plausible distance of a camera from sea level
 
 
 @dataclass(frozen=True)
 class GpsPosition:
-    """Where a photo was taken: degrees north and east (WGS84), metres above the sea, None where it is not told.
+    """Where a photo was taken.
 
-    error: standard deviation of the horizontal position in metres, by the camera where it tells.
+    latitude, longitude: degrees north and east (WGS84)
+    altitude: metres above sea level; None if not recorded
+    error: standard deviation of the horizontal position in metres, as the camera recorded it if it did
     """
 
     latitude: float
@@ -34,13 +36,13 @@ class GpsPosition:
 
 
 class _Fault(Exception):
-    """Why GPS tags do not tell a position."""
+    """The reason why GPS tags give no position."""
 
 
 def read_positions(files: Sequence[ImageFile]) -> tuple[dict[str, GpsPosition], str | None]:
-    """The positions of photos by their relative paths, and in one line which tags cannot be used and why.
+    """The positions of photos by relative path, and a line that says which tags are unusable and why.
 
-    Files that cannot be read have none: detection names them.
+    Skips files that cannot be read: detection reports them.
     """
     positions: dict[str, GpsPosition] = {}
     faults: dict[str, list[str]] = {}
@@ -61,7 +63,10 @@ def read_positions(files: Sequence[ImageFile]) -> tuple[dict[str, GpsPosition], 
 
 
 def read_position(path: Path) -> GpsPosition | None:
-    """Where a photo was taken; None when its EXIF has no coordinates. ImageError for no image, _Fault for bad tags."""
+    """Where a photo was taken; None if its EXIF has no coordinates.
+
+    Raises ImageError if it is not an image, and _Fault if its tags are unusable.
+    """
     return _position(exif_directory(path, _GPS))
 
 
@@ -75,12 +80,12 @@ def _position(tags: Mapping[int, Any]) -> GpsPosition | None:
     latitude = _degrees(tags[_LATITUDE], _letter(tags.get(_LATITUDE_REF)), "NS", 90)
     longitude = _degrees(tags[_LONGITUDE], _letter(tags.get(_LONGITUDE_REF)), "EW", 180)
     if latitude == longitude == 0:
-        raise _Fault("latitude and longitude are 0, as receivers without a fix write")
+        raise _Fault("latitude and longitude are 0, which receivers write without a fix")
     return GpsPosition(latitude, longitude, _altitude(tags), _error(tags))
 
 
 def _degrees(value: Any, hemisphere: str, letters: str, most: int) -> float:
-    """Degrees from degrees, minutes and seconds, negative for the second of the two hemispheres."""
+    """Degrees from degrees, minutes and seconds; negative in the second of the two hemispheres."""
     if not hemisphere or hemisphere not in letters:
         raise _Fault(f"no {letters[0]} or {letters[1]} beside the degrees")
     parts = value if isinstance(value, tuple | list) else (value,)
@@ -98,7 +103,7 @@ def _altitude(tags: Mapping[int, Any]) -> float | None:
     below = tags.get(_ALTITUDE_REF)
     if isinstance(below, bytes | tuple | list):
         below = below[0] if below else 0
-    # 0: above sea level, 1: below, 2 and 3 the same for the ellipsoid (Exif 3.0)
+    # 0: above sea level, 1: below it; 2 and 3: the same, relative to the ellipsoid (Exif 3.0)
     return (-altitude if below in (1, 3) else altitude) if abs(altitude) < _HIGHEST else None
 
 
@@ -115,7 +120,7 @@ def _letter(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    """A number, nan for anything else; EXIF's ratios may have a denominator of 0."""
+    """The value as a number, nan if it is none; the denominator of an EXIF ratio may be 0."""
     try:
         return float(value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):

@@ -1,4 +1,4 @@
-"""Whatever people pass as images, as pixels for the network: files, PIL images, arrays, tensors, and lists of them."""
+"""Images as users pass them, to pixels for the network: files, PIL images, arrays, tensors, and lists of these."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from disk.shapes import Float, Tensor, UInt8
 
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | Tensor
 
-# interpolation overshoots 0 and 1 by up to a third; values of -1 to 1, 0 to 255 or normalised ones go far beyond
+# interpolation overshoots 0 and 1 by up to a third; ranges -1 to 1 and 0 to 255 and normalised values exceed that
 _LOWEST, _HIGHEST = -0.5, 1.5
 _WANTED = (
     "pass a path, a PIL image, an array (H, W, 3) or (H, W) or a tensor (3, H, W) or (1, H, W), "
@@ -32,8 +32,8 @@ _WANTED = (
 class Pixels:
     """One image for the network.
 
-    pixels: RGB, upright; uint8, or floats from 0 to 1 as given, on the device they were given on.
-    orientation: EXIF's, which made them upright; 1 for all but files and PIL images with that tag.
+    pixels: RGB, upright; uint8, or floats from 0 to 1; on the device of the input
+    orientation: the EXIF orientation that made them upright; 1 except for files and PIL images with that tag
     """
 
     pixels: UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
@@ -41,17 +41,19 @@ class Pixels:
 
     @property
     def placement(self) -> Placement:
-        """Where the image lies on its own canvas: `to_original` gives pixels of the image that was passed."""
+        """The placement without resizing: its `to_original` gives pixels of the image as passed."""
         height, width = self.pixels.shape[1:]
         return Placement(width, height, 1.0, 1.0, self.orientation)
 
 
 def as_pixels(image: Any) -> tuple[list[Pixels], bool]:
-    """What a user passed as one image or several, read as the commands read files, and whether it was a single one.
+    """Read one image or several, as the commands read files; also returns whether it was a single image.
 
-    Paths; PIL images of all modes; arrays (H, W), (H, W, 1), (H, W, 3), (H, W, 4) or batches (B, H, W, C); tensors
-    (H, W), (1, H, W), (3, H, W) or batches (B, C, H, W); lists and tuples of these. uint8, uint16, bool, or floats from
-    0 to 1. Grey is repeated, 16 bits are scaled to 8, alpha is put on black. Raises ImageError for anything else.
+    Accepts paths; PIL images of all modes; arrays (H, W), (H, W, 1), (H, W, 3), (H, W, 4) or batches (B, H, W, C);
+    tensors (H, W), (1, H, W), (3, H, W) or batches (B, C, H, W); lists and tuples of these. Values are uint8, uint16,
+    bool, or floats from 0 to 1. Repeats grey to RGB, scales 16 bits to 8, composites alpha over black.
+
+    Raises ImageError for anything else.
     """
     if isinstance(image, list | tuple):
         found = []
@@ -116,7 +118,7 @@ def _integers_to_rgb(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
-        # colour is cut to 8 bits, as Pillow does in files, grey is rounded
+        # truncate colour to 8 bits, as Pillow does for files; round grey
         array = deep_to_uint8(array, "the array") if grey else (array >> 8).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ImageError(f"cannot use {_describe(array)} as an image: {_WANTED}")
@@ -146,7 +148,7 @@ def _from_floats(pixels: Tensor, given: Any) -> Pixels:
 
 def _check_range(values: Tensor, given: Any) -> None:
     low, high = (bound.item() for bound in torch.aminmax(values))
-    if not (low >= _LOWEST and high <= _HIGHEST):  # also where they are nan
+    if not (low >= _LOWEST and high <= _HIGHEST):  # also true for nan
         hint = "; divide by 255" if low >= 0 and high <= 255 else ""
         raise ImageError(
             f"{_describe(given)} has values from {low:.4g} to {high:.4g}, not from 0 to 1{hint}: {_WANTED}"

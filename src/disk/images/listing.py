@@ -1,4 +1,4 @@
-"""Finding the images of a folder and naming them."""
+"""Finding and naming the images of a folder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ VIDEO_EXTENSIONS = (
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image of a folder.
+    """An image in a folder.
 
-    name: path below the folder without extension, with '/', such as `rome/0001`: its key everywhere.
-    path: where the file is.
-    relative: path below the folder with extension, with '/'.
+    name: its key everywhere: path relative to the folder, with '/', without extension, such as `rome/0001`
+    path: path of the file
+    relative: path relative to the folder, with '/' and extension
     """
 
     name: str
@@ -36,11 +36,13 @@ class ImageFile:
 
 
 def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
-    """All images below a folder, sorted by name, but hidden ones and those of a folder that was met by another way.
+    """All images in a folder and its sub-folders, sorted by name.
 
-    root: the folder, or one image, which is a collection of one. extension: only files with this one (`jpg` or `.jpg`),
-    any case; None for all supported types. Raises ImageError for no such folder, no images, and names that cannot be
-    told apart.
+    Skips hidden files; a folder reached through several symlinks is read once.
+    root: the folder, or a single image
+    extension: only files with this extension (`jpg` or `.jpg`), any case; None: every supported type
+
+    Raises ImageError if the folder does not exist or has no images, or if two images share a name.
     """
     root = Path(root)
     wanted = EXTENSIONS if extension is None else ("." + extension.lstrip(".").lower(),)
@@ -48,7 +50,7 @@ def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
     if root.is_file():
         if root.suffix.lower() not in wanted:
             raise ImageError(
-                f"{root} is a file, but none of the {kinds} that can be read ({' '.join(wanted)}){_hint([root])}"
+                f"{root} is a file, but not one of the {kinds} that can be read ({' '.join(wanted)}){_hint([root])}"
             )
         root, paths = root.parent, [root]
     elif root.is_dir():
@@ -71,7 +73,7 @@ def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
 
 
 def unused_files(root: Path, images: Sequence[ImageFile]) -> str:
-    """The files below a folder that are not among its images, counted by extension (`3 .txt, 1 .cr2`); '' for none."""
+    """The number of files in a folder that are not among the images, by extension (`3 .txt, 1 .cr2`); '' if none."""
     if not root.is_dir():
         return ""
     used = {image.path for image in images}
@@ -79,13 +81,13 @@ def unused_files(root: Path, images: Sequence[ImageFile]) -> str:
 
 
 def named(names: Sequence[str], most: int = 10) -> str:
-    """Names for a message, the first ones and how many more."""
+    """A list of names for a message: the first `most`, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def text_of(path: Path) -> str:
-    """A path as text, with '/'; names are UTF-8 also where the locale says otherwise, else ImageError."""
+    """A path as text, with '/'. Names are UTF-8 whatever the locale; raises ImageError if they are not."""
     try:
         return os.fsencode(path.as_posix()).decode()
     except UnicodeDecodeError:
@@ -93,13 +95,13 @@ def text_of(path: Path) -> str:
 
 
 def path_of(text: str) -> Path:
-    """The path that `text_of` made text of."""
+    """The inverse of `text_of`."""
     return Path(os.fsdecode(text.encode()))
 
 
 def walk(root: Path) -> list[Path]:
-    """All files below a folder but hidden ones, each folder once, whatever links lead to it."""
-    files, seen = [], {_identity(root)}  # links may lead to the same folder again, and round in circles
+    """All files in a folder and its sub-folders, except hidden ones; visits each folder once."""
+    files, seen = [], {_identity(root)}  # symlinks may lead to the same folder twice, or form a loop
 
     def is_new(folder: Path) -> bool:
         before = len(seen)
@@ -107,7 +109,7 @@ def walk(root: Path) -> list[Path]:
         return len(seen) > before
 
     def skip(error: OSError) -> None:
-        log.warning("folder %s cannot be listed (%s); what it holds is not used", error.filename, error.strerror)
+        log.warning("folder %s cannot be listed (%s); its files are not used", error.filename, error.strerror)
 
     for folder, folders, names in os.walk(root, onerror=skip, followlinks=True):
         visible = sorted(name for name in folders if not name.startswith("."))
@@ -118,12 +120,12 @@ def walk(root: Path) -> list[Path]:
 
 def _hint(paths: Sequence[Path]) -> str:
     is_video = any(path.suffix.lower() in VIDEO_EXTENSIONS for path in paths)
-    return "; `disk frames` makes images of a video" if is_video else ""
+    return "; `disk frames` extracts images from a video" if is_video else ""
 
 
 def _identity(folder: Path) -> tuple[int, int] | str:
     status = folder.stat()
-    # network drives of Windows have no numbers
+    # network drives on Windows have no inode numbers
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
@@ -133,7 +135,7 @@ def _counted(extensions: Counter[str]) -> str:
 
 
 def _check_names(images: list[ImageFile]) -> None:
-    """Every name must be a key of its own in an HDF5 file."""
+    """Check that each name can be a key in one HDF5 file."""
     by_name: dict[str, ImageFile] = {}
     for image in images:
         if image.name in by_name:
@@ -141,7 +143,7 @@ def _check_names(images: list[ImageFile]) -> None:
             raise ImageError(f"{other} and {image.relative} share the name {image.name!r}; rename one")
         by_name[image.name] = image
         if "|" in image.relative:
-            raise ImageError(f"{image.relative}: a name must not hold '|'; rename it")
+            raise ImageError(f"{image.relative}: a name must not contain '|'; rename it")
     for folder, name in images_in_images(by_name):
         raise ImageError(
             f"{by_name[folder].relative} and the folder of {by_name[name].relative} share a name; rename one"
@@ -149,7 +151,7 @@ def _check_names(images: list[ImageFile]) -> None:
 
 
 def images_in_images(names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names of two images of which the first is also a folder of the second: an HDF5 file has no place for both."""
+    """Pairs of names where the first is also a folder of the second: HDF5 cannot store both."""
     for name in names:
         for folder in PurePosixPath(name).parents:
             if folder.as_posix() in names:

@@ -1,7 +1,7 @@
 """Masks: images that are 0 where no keypoint may be.
 
-A mask is laid out as its image is stored, or upright: where it has an EXIF orientation, which turns it upright, and
-where its size is that of the upright image alone. The mask of image.jpg is image.jpg.png, as in COLMAP, or image.png.
+A mask has the layout of its image as stored. It has the upright layout if its EXIF orientation turns it upright, or if
+its size fits only the upright image. The mask of image.jpg is image.jpg.png, as in COLMAP, or image.png.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from disk.shapes import Bool, Tensor
 
 
 def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
-    """The masks in a folder by the names of their images; says which images have none, and which files are no masks.
+    """The masks in a folder by image name; logs images without a mask and files that are the mask of no image.
 
-    The extensions may differ in case. Raises ImageError where not a single image has a mask.
+    Ignores the case of extensions.
+
+    Raises ImageError if the folder does not exist, or if no image has a mask.
     """
     if not folder.is_dir():
         raise ImageError(f"mask folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
@@ -47,11 +49,11 @@ def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
     if files and not masks:
         first = files[0]
         raise ImageError(
-            f"no image has a mask in {folder}: of {first.relative} it would be {first.relative}.png or {first.name}.png"
+            f"no image has a mask in {folder}: for {first.relative}, name it {first.relative}.png or {first.name}.png"
         )
     if missing:
         log.warning(
-            "%d of %d images have no mask in %s and are used whole: %s",
+            "%d of %d images have no mask in %s and are used as a whole: %s",
             len(missing),
             len(files),
             folder,
@@ -63,20 +65,22 @@ def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
         text_of(path.relative_to(folder)) for paths in there.values() for path in paths if path.resolve() not in used
     ]
     if unused:
-        log.warning("%d files in %s are masks of no image: %s", len(unused), folder, named(sorted(unused)))
+        log.warning("%d files in %s are not the mask of any image: %s", len(unused), folder, named(sorted(unused)))
     return masks
 
 
 def mask_digest(path: Path | None) -> str:
-    """A digest of a mask's file, to tell whether features were found with the same one; empty for no mask."""
+    """A digest of a mask file, which tells whether features were found with the same mask; empty for no mask."""
     return "" if path is None else hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def load_mask(mask: Any, placement: Placement) -> Bool[Tensor, "h w"]:
-    """A mask as seen by the pixels of a placed image, False where it is 0.
+    """A mask resampled to the pixels of a placed image, False where it is 0.
 
-    mask: a path, PIL image, array (H, W) or (H, W, C), or tensor (H, W) or (C, H, W). Raises ImageError where it cannot
-    be read, or has another size than the image that was placed.
+    mask: a path, PIL image, array (H, W) or (H, W, C), or tensor (H, W) or (C, H, W)
+    placement: of the image, without the padding
+
+    Raises ImageError if the mask cannot be read, or if its size differs from that of the image.
     """
     seen, orientation, name = _read(mask)
     width, height = placement.original_size
@@ -85,7 +89,7 @@ def load_mask(mask: Any, placement: Placement) -> Bool[Tensor, "h w"]:
         seen = to_upright(seen, placement.orientation)
     elif seen.shape != shapes[1]:
         rows, columns = seen.shape
-        raise ImageError(f"{name} is {columns} x {rows}, its image {width} x {height}; make them equal")
+        raise ImageError(f"{name} is {columns} x {rows}, its image {width} x {height}; make them the same size")
     if not seen.any():
         log.warning("%s is 0 everywhere: its image has no keypoints", name)
     x = (np.arange(placement.width) + 0.5) / placement.scale_x - 0.5
@@ -96,7 +100,7 @@ def load_mask(mask: Any, placement: Placement) -> Bool[Tensor, "h w"]:
 
 
 def _read(mask: Any) -> tuple[Bool[np.ndarray, "h w"], int, str]:
-    """A mask of any kind, the orientation that was applied to it, and its name for messages."""
+    """A mask of any type, the orientation applied to it, and its name for messages."""
     if isinstance(mask, str | PathLike):
         return *read_mask(Path(mask)), f"mask {mask}"
     if isinstance(mask, Image.Image):
@@ -115,7 +119,7 @@ def _read(mask: Any) -> tuple[Bool[np.ndarray, "h w"], int, str]:
 
 
 def _lower_extensions(name: str) -> str:
-    """A path with the mask's extension, and that of the image before it, in lower case."""
+    """A mask's path with both extensions, the image's and its own, in lower case."""
     path = PurePosixPath(name)
     inner = PurePosixPath(path.stem)
     return (path.parent / f"{inner.stem}{inner.suffix.lower()}{path.suffix.lower()}").as_posix()

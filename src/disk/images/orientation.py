@@ -1,7 +1,7 @@
-"""EXIF orientations: how the pixels of a file as stored become the picture that viewers show.
+"""EXIF orientations: how the pixels as stored become the picture that viewers show.
 
-An orientation is a number from 1 (as stored) to 8 of the Exif standard (CIPA DC-008, tag 0x0112). Each is a flip of the
-stored image along x, along y, and then an exchange of x and y.
+An orientation is a number from 1 (as stored) to 8 (CIPA DC-008, tag 0x0112): an optional flip of the stored image along
+x, one along y, and then an optional swap of x and y.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from disk.shapes import Float, Tensor
 
 AS_STORED = 1
-_CYCLES = ((1, 8, 3, 6), (2, 5, 4, 7))  # a quarter turn counter-clockwise leads to the next one
+_CYCLES = ((1, 8, 3, 6), (2, 5, 4, 7))  # a quarter turn counter-clockwise gives the next one
 
 
 class _Steps(NamedTuple):
@@ -40,25 +40,25 @@ def is_orientation(value: Any) -> TypeGuard[int]:
 
 
 def turned(orientation: int, turns: int) -> int:
-    """The orientation with so many quarter turns more, counter-clockwise."""
+    """The orientation after further quarter turns, counter-clockwise."""
     cycle = next(cycle for cycle in _CYCLES if orientation in cycle)
     return cycle[(cycle.index(orientation) + turns) % 4]
 
 
 def is_mirrored(orientation: int) -> bool:
-    """Whether left and right change places as in a mirror, besides any turn."""
+    """Whether the orientation includes a mirror image."""
     return sum(_STEPS[orientation]) % 2 == 1
 
 
 def to_upright(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """Rows and columns (H, W, ...) as stored -> upright; a contiguous array."""
+    """Turn an array (H, W, ...) from stored to upright; returns a contiguous array."""
     steps = _STEPS[orientation]
     flipped = stored[:: -1 if steps.flip_y else 1, :: -1 if steps.flip_x else 1]
     return np.ascontiguousarray(flipped.swapaxes(0, 1) if steps.swap else flipped)
 
 
 def to_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Rows and columns (H, W, ...) upright -> as stored; a contiguous array."""
+    """Turn an array (H, W, ...) from upright to stored; returns a contiguous array."""
     steps = _STEPS[orientation]
     swapped = upright.swapaxes(0, 1) if steps.swap else upright
     return np.ascontiguousarray(swapped[:: -1 if steps.flip_y else 1, :: -1 if steps.flip_x else 1])
@@ -67,7 +67,7 @@ def to_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
 def stored_point(
     x: Float[Tensor, " n"], y: Float[Tensor, " n"], orientation: int, size: tuple[int, int]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Pixels (x, y) of the upright image -> of the image as stored, whose (width, height) is `size`."""
+    """Map pixels (x, y) of the upright image to the image as stored, whose (width, height) is `size`."""
     steps = _STEPS[orientation]
     if steps.swap:
         x, y = y, x
@@ -77,18 +77,18 @@ def stored_point(
 def upright_points(
     points: Float[np.ndarray, "n 2"], orientation: int, size: tuple[int, int]
 ) -> Float[np.ndarray, "n 2"]:
-    """Pixels (x, y) of the image as stored, whose (width, height) is `size` -> of the upright image."""
+    """Map pixels (x, y) of the image as stored, whose (width, height) is `size`, to the upright image."""
     to_upright = upright_from_stored(orientation, size).astype(points.dtype)
     return points @ to_upright[:2, :2].T + to_upright[:2, 2]
 
 
 def upright_size(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) as stored -> upright, and back."""
+    """Convert (width, height) from stored to upright, or back."""
     return size[::-1] if _STEPS[orientation].swap else size
 
 
 def upright_from_stored(orientation: int, size: tuple[int, int]) -> Float[np.ndarray, "3 3"]:
-    """Homogeneous pixels of the image as stored, of (width, height) `size` -> of the upright image."""
+    """The matrix from homogeneous pixels of the image as stored, of (width, height) `size`, to the upright image."""
     steps = _STEPS[orientation]
     rows = np.eye(3)
     for axis, flip in enumerate((steps.flip_x, steps.flip_y)):

@@ -1,6 +1,6 @@
-"""Decoding image files to 8-bit RGB, upright by their EXIF orientation or as stored.
+"""Decoding image files to 8-bit RGB, upright by EXIF orientation or as stored.
 
-Colour profiles are not applied: the network was trained without them, and COLMAP ignores them as well.
+Ignores colour profiles: the network was trained without them, and COLMAP ignores them too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from disk.images.orientation import AS_STORED, is_orientation, to_stored, to_upr
 from disk.progress import log
 from disk.shapes import Bool, UInt8
 
-MAX_PIXELS = 500_000_000  # above this a file is taken for a decompression bomb; 22,000 x 22,000 still passes
-LARGE_PIXELS = 50_000_000  # decoding takes ten bytes a pixel
+MAX_PIXELS = 500_000_000  # a larger file counts as a decompression bomb; 22,000 x 22,000 still passes
+LARGE_PIXELS = 50_000_000  # decoding takes ten bytes per pixel
 _large = threading.Lock()
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
-_FEW_BITS = 4096  # 16-bit pixels that all lie below are most likely those of a 12-bit camera, not scaled
+_FEW_BITS = 4096  # 16-bit pixels all below this most likely come unscaled from a 12-bit camera
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 
 
@@ -34,7 +34,8 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 class Upright:
     """An image as viewers show it.
 
-    pixels: RGB. orientation: EXIF's, 1 to 8, which made it upright; 1: it is as stored.
+    pixels: RGB
+    orientation: the EXIF orientation, 1 to 8, that made it upright; 1: as stored
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -46,22 +47,26 @@ class Upright:
         return upright_size(self.orientation, (self.pixels.shape[1], self.pixels.shape[0]))
 
     def turned(self, turns: int) -> Upright:
-        """The image after quarter turns counter-clockwise; the stored one stays the same."""
+        """The image after quarter turns counter-clockwise; the stored image stays the same."""
         return Upright(np.ascontiguousarray(np.rot90(self.pixels, turns)), turned(self.orientation, turns))
 
 
 def read_upright(path: Path) -> Upright:
-    """An image for the network or to be looked at. Grey is repeated, 16 bits are scaled to 8, alpha is put on black.
+    """Read an image upright, for the network or for display.
 
-    Raises ImageError for a file that is missing, damaged, no image, or larger than MAX_PIXELS.
+    Repeats grey to RGB, scales 16 bits to 8, composites alpha over black.
+
+    Raises ImageError if the file is missing, damaged, not an image, or larger than MAX_PIXELS.
     """
     return Upright(*_decode(path, _first_to_rgb))
 
 
 def read_small(path: Path, side: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An image to be looked at, upright, its longer side at most `side` pixels; errors as for read_upright.
+    """Read an image upright for display, its long side at most `side` pixels.
 
-    JPEG is decoded at a fraction of its size, which takes a small part of the time.
+    Decodes JPEG at a fraction of its size, in a fraction of the time.
+
+    Raises ImageError as `read_upright` does.
     """
     pixels, _ = _decode(path, to_rgb, side)
     small = Image.fromarray(pixels)
@@ -70,26 +75,26 @@ def read_small(path: Path, side: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an image as stored, which coordinates refer to; otherwise as read_upright."""
+    """The pixels of an image as stored, to which coordinates refer; otherwise as `read_upright`."""
     image = read_upright(path)
     return to_stored(image.pixels, image.orientation)
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an open image; 1 where there is none or it is not one."""
+    """The EXIF orientation of an open image; 1 if it has none or an invalid one."""
     try:
         value = image.getexif().get(_ORIENTATION)
-    except Exception:  # EXIF is written by all kinds of programs, and Pillow raises whatever it stumbles over
+    except Exception:  # many programs write broken EXIF, on which Pillow raises exceptions of all types
         return AS_STORED
     return value if is_orientation(value) else AS_STORED
 
 
 def to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a loaded image of any mode; ImageError, by that name, for floats."""
+    """The RGB pixels of a loaded image of any mode; ImageError with that name for floats."""
     if _is_deep(image):
         grey = deep_to_uint8(np.asarray(image), name)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "La":  # alpha multiplied in
+    if image.mode == "La":  # premultiplied alpha
         image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -106,8 +111,8 @@ def _first_to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _pictures(image: Image.Image) -> int:
-    """The number of pictures in a file: pages, frames. A phone's depth and gain maps and previews do not count."""
-    with contextlib.suppress(Exception):  # whatever is wrong behind the first one
+    """The number of pictures in a file: pages or frames, without a phone's depth maps, gain maps and previews."""
+    with contextlib.suppress(Exception):  # the file may be damaged after the first picture
         count = getattr(image, "n_frames", 1)
         if count > 1 and image.format == "MPO":
             with Image.open(image.filename) as another:  # type: ignore[attr-defined]
@@ -118,27 +123,33 @@ def _pictures(image: Image.Image) -> int:
 
 
 def read_mask(path: Path) -> tuple[Bool[np.ndarray, "h w"], int]:
-    """A mask upright, and the EXIF orientation that made it so; errors as of read_upright, meaning as of to_mask."""
+    """Read a mask upright, as `to_mask` defines it, and the EXIF orientation that made it so.
+
+    Raises ImageError as `read_upright` does.
+    """
     return _decode(path, to_mask)
 
 
 def to_mask(image: Image.Image, name: str) -> Bool[np.ndarray, "h w"]:
-    """A loaded image as a mask: False where all channels, or alpha, are zero."""
+    """Convert a loaded image to a mask: False where all channels, or alpha, are 0."""
     values = np.asarray(image) if image.mode in ("1", "L") or _is_deep(image) else to_rgb(image, name).max(axis=2)
     mask = np.not_equal(values, 0)
     if mask.all() and np.ptp(values):
-        log.warning("%s has no pixel that is 0, so it masks nothing; its values begin at %d", name, values.min())
+        log.warning("%s has no pixel that is 0, so it masks nothing; its smallest value is %d", name, values.min())
     return mask
 
 
 def _decode(
     path: Path, convert: Callable[[Image.Image, str], np.ndarray], side: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Rows and columns upright, and the EXIF orientation that made them so. side: enough pixels, if that is faster."""
+    """Pixels upright, and the EXIF orientation that made them so.
+
+    side: decode at a smaller size of at least this many pixels if that is faster
+    """
     with _open(path) as image:
         if side is not None:
             image.draft(None, (side, side))
-        is_upright = isinstance(image, TiffImageFile)  # Pillow turns these, and no others, while it loads them
+        is_upright = isinstance(image, TiffImageFile)  # Pillow turns only TIFF upright on loading
         orientation = orientation_of(image) if is_upright else AS_STORED
         decode(image, str(path))
         pixels = convert(image, str(path))
@@ -150,35 +161,36 @@ def _decode(
 
 @contextlib.contextmanager
 def one_large_at_a_time(path: Path) -> Iterator[None]:
-    """Wait while another thread works on an image of more than LARGE_PIXELS, if this is one too."""
+    """If the image has more than LARGE_PIXELS, wait until no other thread works on such an image."""
     width, height = image_size(path)
     with _large if width * height > LARGE_PIXELS else contextlib.nullcontext():
         yield
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of the image as stored, from the header alone; ImageError as for read_image."""
+    """(width, height) in pixels of the image as stored, from the header alone; ImageError as for `read_image`."""
     with _open(path) as image:
-        if isinstance(image, TiffImageFile):  # Pillow gives the size it will have upright
+        if isinstance(image, TiffImageFile):  # Pillow reports the upright size
             return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
         return image.size
 
 
 def image_orientation(path: Path) -> int:
-    """The EXIF orientation of a file, 1 where it has none, from the header alone; ImageError as for read_image."""
+    """The EXIF orientation of a file, 1 if it has none, from the header alone; ImageError as for `read_image`."""
     with _open(path) as image:
         return orientation_of(image)
 
 
 def exif_directory(path: Path, tag: int) -> dict[int, Any]:
-    """The tags of one directory of a file's EXIF, such as 0x8825 for GPS, from the header alone; {} where none can be
-    read. ImageError as for read_image.
+    """The tags of one EXIF directory of a file, such as 0x8825 for GPS, from the header alone; {} if unreadable.
+
+    Raises ImageError as `read_image` does.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged tags
+        warnings.simplefilter("ignore")  # about damaged tags
         with _open(path) as image:
             if image.format == "PNG" and "exif" not in image.info:
-                return {}  # Pillow would decode all pixels to look for it behind them
+                return {}  # Pillow would decode all pixels to look for EXIF after them
             try:
                 return dict(image.getexif().get_ifd(tag))
             except Exception:  # as in orientation_of
@@ -194,7 +206,7 @@ def _open(path: Path) -> Image.Image:
 
         register_heif_opener()
         formats.append("HEIF")
-    # our own limit below takes the place of Pillow's, which stops short of large aerial images
+    # our limit below replaces Pillow's, which refuses large aerial images
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     if path.exists() and not path.is_file():
@@ -216,8 +228,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def decode(image: Image.Image, name: str) -> None:
-    """Decode an open image now; ImageError, by that name, if it is damaged."""
-    # Pillow's plugins raise whatever their parsers stumble over when a file is damaged
+    """Decode an open image; ImageError with that name if it is damaged."""
+    # on damaged files, Pillow's parsers raise exceptions of all types
     try:
         with _read_into_memory(image):
             image.load()
@@ -229,9 +241,9 @@ def decode(image: Image.Image, name: str) -> None:
 
 @contextlib.contextmanager
 def _read_into_memory(image: Image.Image) -> Iterator[None]:
-    """Keep Pillow from mapping a grey TIFF into memory: it takes the upright size for that of the file, and garbles it.
+    """Keep Pillow from memory-mapping a grey TIFF, which it garbles by taking the upright size for the stored size.
 
-    Pillow maps files that it knows the name of.
+    Pillow maps only files whose name it knows.
     """
     if not isinstance(image, TiffImageFile):
         yield
@@ -252,12 +264,15 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def deep_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """16-bit grey, which Pillow gives as 16 or 32-bit integers, to 8 bits; ImageError, by that name, for others."""
+    """Convert 16-bit grey, which Pillow gives as 16 or 32-bit integers, to 8 bits; ImageError for other values.
+
+    name: of the image, for messages
+    """
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
         raise ImageError(f"{name} has {values.dtype} pixels; save it with 8 or 16 bits")
     if 0 < values.max() < _FEW_BITS:
         log.warning(
-            "%s is nearly black: its 16-bit values end at %d of 65535; scale them up if they count fewer bits",
+            "%s is nearly black: its largest 16-bit value is %d of 65535; scale it up if it holds fewer bits",
             name, values.max(),
         )  # fmt: skip
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

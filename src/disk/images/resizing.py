@@ -1,6 +1,6 @@
-"""Resizing an image for the network, and mapping points back: the half-pixel rule, written once.
+"""Resizing an image for the network and mapping points back: the only place with the half-pixel rule.
 
-(0, 0) is the centre of the first pixel, so a resize by s maps x to (x + 0.5) s - 0.5. The network sees images upright;
+(0, 0) is the centre of the first pixel, so resizing by s maps x to (x + 0.5) s - 0.5. The network sees images upright;
 "original" is the image as stored in its file, to which all coordinates refer.
 """
 
@@ -18,10 +18,11 @@ from disk.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies on a canvas: turned upright, resized to width x height in the top-left corner, then padding.
+    """Where an image lies on a canvas: turned upright, resized, in the top-left corner, padded right and below.
 
-    scale_x, scale_y: resized over upright size; they differ by rounding only. orientation: EXIF's, which makes the
-    original upright.
+    width, height: pixels of the resized image
+    scale_x, scale_y: resized size over upright size; they differ only by rounding
+    orientation: the EXIF orientation that makes the original upright
     """
 
     width: int
@@ -37,9 +38,9 @@ class Placement:
         return upright_size(self.orientation, upright)
 
     def to_original(self, points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        """Pixels of the canvas -> pixels of the original image."""
+        """Map pixels (x, y) of the canvas to the original image."""
         scales = (self.scale_x, self.scale_y)
-        # where nothing was resized, coordinates keep every digit
+        # without resizing, coordinates stay exact
         x, y = (
             along if scale == 1 else (along + 0.5) / scale - 0.5
             for along, scale in zip(points.unbind(1), scales, strict=True)
@@ -47,7 +48,7 @@ class Placement:
         return torch.stack(stored_point(x, y, self.orientation, self.original_size), 1)
 
     def from_original(self) -> Float[np.ndarray, "3 3"]:
-        """Homogeneous pixels of the original image -> of the canvas."""
+        """The matrix from homogeneous pixels of the original image to the canvas."""
         sx, sy = self.scale_x, self.scale_y
         resized = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
         return resized @ upright_from_stored(self.orientation, self.original_size)
@@ -60,11 +61,11 @@ def place(
     width: int | None = None,
     orientation: int = AS_STORED,
 ) -> tuple[np.ndarray, Placement]:
-    """Resize an upright image (H, W, 3) uint8, antialiased, keeping its aspect.
+    """Resize an upright uint8 image (H, W, 3), antialiased, keeping its aspect ratio.
 
-    height and width: into that box, padded with zeros on the right and below to fill it. One of them
-    alone: to that size, without padding. Neither: the long side shrinks to max_size pixels (0: as it is).
-    orientation: EXIF's, which made the image upright; the placement leads back to the image as stored.
+    max_size: without height and width, shrink a longer long side to this many pixels; 0: keep the size
+    height, width: fit into this box, padded with zeros on the right and below; only one: resize to it, without padding
+    orientation: the EXIF orientation that made the image upright; the placement maps back to the image as stored
     """
     placement = fit((image.shape[1], image.shape[0]), max_size, height, width, orientation)
     new_rows, new_columns = placement.height, placement.width
@@ -82,7 +83,7 @@ def fit(
     width: int | None = None,
     orientation: int = AS_STORED,
 ) -> Placement:
-    """Where `place` puts an upright image of this (width, height)."""
+    """The placement that `place` gives an upright image of this (width, height)."""
     columns, rows = size
     if height is not None or width is not None:
         scale = min(height / rows if height is not None else np.inf, width / columns if width is not None else np.inf)
@@ -93,7 +94,7 @@ def fit(
 
 
 def resize_floats(image: Float[Tensor, "3 h w"], placement: Placement) -> Float[Tensor, "3 h2 w2"]:
-    """Resize an upright image of floats as `place` does one of bytes, without rounding."""
+    """Resize an upright float image as `place` resizes a uint8 image, without rounding."""
     if image.shape[1:] == (placement.height, placement.width):
         return image
     planes = [
@@ -104,5 +105,5 @@ def resize_floats(image: Float[Tensor, "3 h w"], placement: Placement) -> Float[
 
 
 def to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
-    """uint8 (H, W, 3) -> float32 (3, H, W) in [0, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)

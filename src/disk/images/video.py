@@ -1,6 +1,6 @@
-"""Decoding videos with PyAV: when frames are shown, how sharp they are, and their pixels upright.
+"""Decoding videos with PyAV: the times of frames, their sharpness, and their pixels upright.
 
-A video that was cut short is read as far as it goes.
+A truncated video is read up to where it ends.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
-# of FFmpeg; others read playlists that name further files and addresses, or take text for a picture
+# FFmpeg's demuxers; others read playlists that name further files and URLs, or render text as a picture
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,gxf,h264,hevc,obu,m4v,ivf,dv,gif,nut,rm,wtv"
-_LONG_SIDE = 960  # pixels, at which sharpness is measured
-_USUAL_RATE = 25.0  # frames per second, where a stream does not say
-_ENDS_EARLY, _ENDS_EARLY_SHARE = 1.0, 0.05  # seconds, and share of what the header says, before a video is cut short
+_LONG_SIDE = 960  # pixels; sharpness is measured at this size
+_USUAL_RATE = 25.0  # frames per second, if the stream does not say
+_ENDS_EARLY, _ENDS_EARLY_SHARE = 1.0, 0.05  # a video that lacks more, in seconds and as a share, counts as cut short
 
 
 @dataclass(frozen=True)
 class Timeline:
     """When the frames of a video are shown.
 
-    start: of the first frame, in seconds by the file's stamps; seconds: from there to the end of the last frame that
-    can be read; declared: the same by the header, None where it does not say; rate: frames per second where the
-    stamps are missing or run backwards, so that frames are counted; recorded: when, as the camera noted it.
+    start: timestamp of the first frame, in seconds
+    seconds: from there to the end of the last readable frame
+    declared: the same according to the header; None if it does not say
+    rate: frames per second, to time frames by counting if timestamps are missing or run backwards; otherwise None
+    recorded: when the camera says it recorded the video
     """
 
     start: float
@@ -51,14 +53,17 @@ class Timeline:
 
     @property
     def is_cut_short(self) -> bool:
-        """Whether the header promises more than there is."""
+        """Whether the video is shorter than its header says."""
         missing = 0.0 if self.declared is None else self.declared - self.seconds
         return missing > max(_ENDS_EARLY, _ENDS_EARLY_SHARE * (self.declared or 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame, not converted yet; time: seconds since the first one."""
+    """A frame before colour conversion.
+
+    time: seconds since the first frame
+    """
 
     time: float
     _decoded: VideoFrame
@@ -66,16 +71,16 @@ class Frame:
     _converter: VideoReformatter
 
     def sharpness(self) -> float:
-        """Variance of the luma's second differences at reduced size: the geometric mean of those along x and y.
+        """Sharpness, comparable within one video: variance of the luma's second differences at reduced size.
 
-        Of frames of one video sharper ones have more. A camera that turns blurs one direction and leaves the other as
-        it is, and a scene may have little in one direction: the product tells of either.
+        It is the geometric mean of the variances along x and y. A turning camera blurs only one direction, and a scene
+        may have little detail in one direction: the product reacts to either.
         """
         width, height = self._shape
         shrink = min(1.0, _LONG_SIDE / max(width, height))
         grey = self._converted(max(1, round(width * shrink)), max(1, round(height * shrink)), "gray").astype(np.float32)
         along_y, along_x = (np.diff(grey, 2, axis=axis) for axis in (0, 1))
-        # + 1: of flat frames, one that is sharp in one direction is still sharper
+        # + 1, so that the score still rises with one direction if the other is flat
         return float(np.sqrt((along_x.var() + 1) * (along_y.var() + 1))) if along_x.size and along_y.size else 0.0
 
     def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -89,21 +94,25 @@ class Frame:
 
 @dataclass
 class Damage:
-    """What decoding could not use: packets, and frames of another size than the first one's."""
+    """What decoding could not use.
+
+    packets: damaged packets
+    other_sizes: frames whose size differs from that of the first frame
+    """
 
     packets: int = 0
     other_sizes: int = 0
 
 
 def is_video(path: AnyPath) -> bool:
-    """Whether a path is named as videos are."""
+    """Whether a path has the extension of a video."""
     return Path(path).suffix.lower() in VIDEO_EXTENSIONS and not Path(path).is_dir()
 
 
 def read_timeline(path: Path) -> Timeline:
-    """When frames are shown, from the packets, without decoding them; constant memory, however long the video.
+    """Read when frames are shown from the packets, without decoding them, in constant memory.
 
-    Raises VideoError for a file that is missing, no video or without pictures, MissingExtraError without PyAV.
+    Raises VideoError if the file is missing, not a video or has no pictures, and MissingExtraError without PyAV.
     """
     with _opened(path) as (container, stream):
         base = float(stream.time_base or 1)
@@ -124,7 +133,7 @@ def read_timeline(path: Path) -> Timeline:
             if last is None or packet.pts >= last:
                 last, length = packet.pts, packet.duration or 0
         if not count:
-            raise VideoError(f"{path} holds no frame that can be read; is it damaged?")
+            raise VideoError(f"{path} has no frame that can be read; is it damaged?")
         declared, recorded = _declared(container, stream), container.metadata.get("creation_time", "")
     if first is None or last is None or not in_order:
         return Timeline(0.0, count / usual, declared, usual, recorded)
@@ -133,9 +142,12 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def decode_frames(path: Path, timeline: Timeline, begin: float, damage: Damage) -> Iterator[Frame]:
-    """The frames shown at `begin` or later, in seconds since the first one, in order; one is held at a time.
+    """Decode the frames shown at `begin` or later, in order, holding one at a time.
 
-    damage counts what could not be used. Errors as for `read_timeline`.
+    begin: seconds since the first frame
+    damage: updated with what could not be used
+
+    Raises what `read_timeline` raises.
     """
     from av import FFmpegError
     from av.video.reformatter import VideoReformatter
@@ -145,7 +157,7 @@ def decode_frames(path: Path, timeline: Timeline, begin: float, damage: Damage) 
         size = stream.codec_context.width, stream.codec_context.height
         base = float(stream.time_base or 1)
         if begin > 0 and timeline.rate is None:
-            with contextlib.suppress(FFmpegError):  # then from the beginning
+            with contextlib.suppress(FFmpegError):  # then decode from the beginning
                 container.seek(int((timeline.start + begin) / base), stream=stream)
         number, warned = 0, False
         for decoded in _decoded(container, stream, damage):
@@ -163,7 +175,7 @@ def decode_frames(path: Path, timeline: Timeline, begin: float, damage: Damage) 
                 continue
             if decoded.interlaced_frame and not warned:
                 warned = True
-                log.warning("%s is interlaced: each frame is of two instants; deinterlace it for a good model", path)
+                log.warning("%s is interlaced: each frame mixes two instants; deinterlace it for a good model", path)
             yield Frame(time, decoded, _square(size, stream), converter)
 
 
@@ -177,27 +189,27 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"{path} is a folder, not a video" if path.is_dir() else f"no file {path}")
     if not path.stat().st_size:
         raise VideoError(f"{path} is empty")
-    try:  # by its whole path, so that no name is taken for an address
+    try:  # by its absolute path, so that FFmpeg never takes a name for a URL
         container = av.open(str(path.resolve()), options={"format_whitelist": _FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or error
-        raise VideoError(f"{path} is no video that can be read, or was cut short or damaged ({reason})") from None
+        raise VideoError(f"{path} is not a video that can be read, or is truncated or damaged ({reason})") from None
     with container:
-        # the cover of an album is a video stream as well
+        # cover art is a video stream as well
         streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
         if not streams:
-            raise VideoError(f"{path} holds no pictures{', only sound' if container.streams.audio else ''}")
+            raise VideoError(f"{path} has no pictures{', only sound' if container.streams.audio else ''}")
         stream = next((one for one in streams if one.disposition & Disposition.default), streams[0])
         if stream.codec_context is None:
-            raise VideoError(f"{path}: its codec is not known to this FFmpeg; convert it to H.264")
+            raise VideoError(f"{path}: this FFmpeg does not know its codec; convert it to H.264")
         if len(streams) > 1:
-            log.info("%s holds %d video streams; number %d is used", path, len(streams), stream.index)
+            log.info("%s has %d video streams; using number %d", path, len(streams), stream.index)
         stream.thread_type = "AUTO"
         yield container, stream
 
 
 def _packets(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[Packet]:
-    """The packets up to the end, or to where the file cannot be read on; the last one is empty."""
+    """The packets up to the end or the first unreadable one; the last packet at the end is empty."""
     from av import FFmpegError
 
     try:
@@ -223,14 +235,14 @@ def _decoded(container: InputContainer, stream: VideoStream, damage: Damage) -> 
 
 
 def _declared(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds of the video by the header."""
+    """Duration of the video in seconds according to the header; None if it does not say."""
     if stream.duration:
         return float(stream.duration * (stream.time_base or 0))
-    if stream.metadata.get("DURATION"):  # of Matroska: 00:00:10.016000000
+    if stream.metadata.get("DURATION"):  # Matroska's: 00:00:10.016000000
         with contextlib.suppress(ValueError):
             hours, minutes, seconds = stream.metadata["DURATION"].split(":")
             return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    if container.duration and len(container.streams) == 1:  # with sound, it may be the sound's
+    if container.duration and len(container.streams) == 1:  # with sound, it may be that of the sound
         return container.duration / 1e6
     return None
 
@@ -243,7 +255,7 @@ def _square(size: tuple[int, int], stream: VideoStream) -> tuple[int, int]:
 
 
 def _orientation(frame: VideoFrame) -> int:
-    """The EXIF orientation that makes a frame upright, by its display matrix; the nearest where that is oblique."""
+    """The EXIF orientation that makes a frame upright by its display matrix; the nearest one if that is oblique."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return AS_STORED
