@@ -158,7 +158,7 @@ def test_weights_of_another_precision_load_as_float32(model, tmp_path, dtype):
         ("run/save-11.pth", r"did you mean .*run/save-1\.pth"),
         ("run", r"run is a folder; give one of its files: save-1\.pth"),
         ("empty", r"empty is a folder; give a file \(\.safetensors or \.pth\)"),
-        ("https://example.org/depth-save.pth", "an address is no checkpoint"),
+        ("https://example.org/depth-save.pth", "cannot load from a URL"),
     ],
 )
 def test_names_that_are_not_there(tmp_path, monkeypatch, name, words):

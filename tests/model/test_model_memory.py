@@ -47,7 +47,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(caplog):
     parts.run(network(3, calls), images[:4])
     assert calls == [2, 2]
     assert [r.message for r in caplog.records] == [
-        "11 images of 32 x 16 did not fit into the GPU's memory; going on with smaller batches"
+        "11 images of 32 x 16 did not fit into the GPU's memory; continuing with smaller batches"
     ]
     assert parts.images_at_once(16, 32, CPU) == 2
     assert parts.images_at_once(32, 32, CPU) == 1

@@ -1,1 +1,1 @@
-"""The network, detection, the descriptor head, checkpoints and the ONNX backend."""
+"""The network, detection and description, the engines for CPU and GPU, checkpoints, ONNX."""

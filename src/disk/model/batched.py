@@ -1,4 +1,4 @@
-"""DISK for a whole batch at once, channels innermost, at any precision: what a GPU runs, in inference and in training.
+"""DISK on a whole batch at once, channels innermost, in any precision: for inference and training on a GPU.
 
     layout = lay_out(model.unet, torch.bfloat16)
     maps = trunk(layout, images)
@@ -6,8 +6,8 @@
     describe(layout, maps, image, points)
 
 Gradients reach the parameters through `lay_out`, which casts each of them once; statistics, heatmap and descriptors
-are in single precision at least. No bias but those of the last convolution is used: every other convolution's output
-is normalised after pooling, upsampling or nothing, which keep a constant, and the mean takes it away.
+are in single precision at least. Only the last convolution uses its bias: every other convolution is followed by a
+normalisation, at most after pooling or upsampling. Both preserve constants, so subtracting the mean removes the bias.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 @dataclass(frozen=True)
 class Layout:
-    """The weights of a U-Net at one precision, channels innermost; slopes and biases are single precision at least.
+    """The weights of a U-Net in one precision, channels innermost; slopes and biases in single precision at least.
 
-    down, up: the convolutions (O, C, 5, 5), the first of which has 8 input channels, and without the last.
-    down_slopes, up_slopes: of the PReLU before each convolution but the first.
-    taps: (25, C) the last convolution's kernel of the heatmap, in reading order; heatmap_bias: its bias.
-    matrix: (25 C, D) the last convolution's other kernels, by tap and channel; bias: (D,) theirs.
+    down, up: the convolutions (O, C, 5, 5), without the last one; the first has 8 input channels
+    down_slopes, up_slopes: of the PReLU before each convolution, except the first
+    taps: (25, C), the kernel of the heatmap in the last convolution, in reading order
+    heatmap_bias: the bias of the heatmap
+    matrix: (25 C, D), the other kernels of the last convolution, by tap and channel
+    bias: (D,), the biases of these kernels
     """
 
     down: tuple[Float[Tensor, "_ _ 5 5"], ...]
@@ -49,18 +51,18 @@ class Layout:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the maps."""
+        """The precision of the maps."""
         return self.taps.dtype
 
     @property
     def operations(self) -> ModuleType:
-        """Triton's or plain torch's (`disk.model.kernels`)."""
+        """The module of operations, Triton's or plain torch's (`disk.model.kernels`)."""
         return kernels.operations(self.taps.device, self.dtype)
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What the last block reads: the inputs of its upsampling and of its skip connection, and their norms."""
+    """The input of the last block: the map to upsample, the skip connection, and their norms."""
 
     half: Float[Tensor, "b c1 h2 w2"]
     skip: Float[Tensor, "b c2 h w"]
@@ -69,12 +71,12 @@ class Maps:
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """In the order in which the operations take them."""
+        """All fields, in the order of the operations' parameters."""
         return self.half, self.skip, self.half_norm, self.skip_norm
 
 
 def lay_out(unet: UNet, dtype: torch.dtype) -> Layout:
-    """The weights of a DISK network, whose last output channel is the heatmap, at a precision; with gradients."""
+    """Lay out the weights of a DISK network, with the heatmap as last output channel, in `dtype`; with gradients."""
     exact = torch.promote_types(dtype, torch.float32)
     steps = [cast(ConvBlock, cast(nn.Sequential, step)[1]) for step in unet.path_down]
     blocks = [cast(UpBlock, block).conv.weights() for block in unet.path_up]
@@ -96,9 +98,9 @@ def lay_out(unet: UNet, dtype: torch.dtype) -> Layout:
 
 
 def trunk(layout: Layout, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Maps:
-    """Everything before the last block, of images, bytes or numbers in [0, 1], of any one size.
+    """Run everything before the last block on images of one size, uint8 or floats in [0, 1].
 
-    The maps' height and width are the next multiples of 16, with zeros at the bottom and right of the images.
+    Pads the images with zeros at the bottom and right to the next multiples of 16.
     """
     ops = layout.operations
     maps, norms = [_convolve(ops.canvas(images, layout.dtype), layout.down[0])], []
@@ -113,7 +115,7 @@ def trunk(layout: Layout, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 
 
 
 def activation(layout: Layout, maps: Maps) -> Float[Tensor, "b c h w"]:
-    """The last convolution's input at every pixel."""
+    """The input of the last convolution at every pixel."""
     return layout.operations.activation(*maps.parts, layout.up_slopes[-1])
 
 
@@ -123,7 +125,7 @@ def heatmap(layout: Layout, maps: Maps) -> Float[Tensor, "b h w"]:
 
 
 def describe(layout: Layout, maps: Maps, image: Int[Tensor, " n"], points: Int[Tensor, "n 2"]) -> Float[Tensor, "n d"]:
-    """Unit descriptors at pixels (x, y) of the images with the given indices in the batch."""
+    """Unit descriptors at pixels (x, y) of images, given by their index in the batch."""
     height, width = maps.skip.shape[2:]
     pixels = (image * height + points[:, 1]) * width + points[:, 0]
     return _describe(layout, maps, pixels)
@@ -142,10 +144,13 @@ def detect(
     subpixel: bool,
     allowed: Bool[Tensor, "b h2 w2"] | None = None,
 ) -> Detections:
-    """The `n` best features of each image, or all, which is the one case that waits for the device.
+    """Detect features in each image, otherwise as `disk.model.detection.nms` and `refine`.
 
-    `sizes` (height, width) are those of the images without padding; `allowed`, of the padded size, is False where no
-    keypoint may be. Otherwise as `disk.model.detection.nms` and `refine`.
+    sizes: (height, width) of the images without padding
+    n: keypoint budget; None: all, the only case that waits for the device
+    window: side of the non-maximum suppression window in pixels, odd
+    subpixel: whether to refine keypoints to subpixel peaks
+    allowed: of the padded size, False where no keypoint may be
     """
     maps = trunk(layout, images)
     logits = heatmap(layout, maps)
@@ -156,7 +161,7 @@ def detect(
 
 
 def best(keys: Int[Tensor, "b cells"], n: int | None) -> Int[Tensor, "b k"]:
-    """The `n` largest keys of each image, or as many as the image with the most candidates has, largest first."""
+    """The `n` largest keys of each image, largest first; n None: as many as the largest number of candidates."""
     count = int((keys > 0).sum(1).max()) if n is None else min(n, keys.shape[1])
     return keys.topk(count, dim=1).values
 

@@ -1,4 +1,4 @@
-"""What the network is given: an image on a canvas whose sides are multiples of 16, and where the image lies on it."""
+"""The input of the network: an image on a canvas whose sides are multiples of 16, and its placement there."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ Masks: TypeAlias = ImageLike | Sequence[ImageLike | None] | None
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """An image as the network takes it.
+    """An image prepared for the network.
 
-    pixels: RGB (3, H, W), uint8 or floats in [0, 1], H and W multiples of 16; what the placement does not cover is 0.
-    size: (width, height) of the image before it was placed, in pixels.
-    mask: of the placement's height and width, False where no keypoint may be.
+    pixels: RGB (3, H, W), uint8 or floats in [0, 1], H and W multiples of 16; 0 outside the placement
+    placement: where the image lies on the canvas
+    size: (width, height) in pixels of the original image
+    mask: of the placement's height and width, False where no keypoint may be
     """
 
     pixels: UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]
@@ -37,7 +38,7 @@ class Canvas:
 
 
 def pad_to_stride(pixels: Tensor) -> Tensor:
-    """Zero rows and columns at the bottom and right of (..., H, W), to the next multiple of 16."""
+    """Pad (..., H, W) with zeros at the bottom and right to the next multiples of 16."""
     height, width = pixels.shape[-2:]
     return F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE))
 
@@ -47,10 +48,12 @@ def make_canvases(
     options: DetectionOptions,
     masks: Any = None,
 ) -> tuple[list[Canvas], bool]:
-    """What `as_pixels` reads, as the network takes it, and whether it was a single image.
+    """Prepare images for the network; also returns whether it was a single image.
 
-    masks: one for each image, or one alone for a single image; 0 where no keypoint may be. Raises ImageError for
-    what is no image, and for masks of another number or size.
+    images: anything that `as_pixels` reads
+    masks: a list with one mask, or None, for each image, or one mask for a single image; 0 where no keypoint may be
+
+    Raises ImageError if an image or mask cannot be used, and if their numbers or sizes differ.
     """
     found, single = as_pixels(images)
     wanted: Sequence[ImageLike | None]
@@ -59,7 +62,7 @@ def make_canvases(
     else:
         wanted = masks if isinstance(masks, list | tuple) else [masks]
     if len(wanted) != len(found):
-        raise ImageError(f"{len(found)} images and {len(wanted)} masks; give one for each image, None for no mask")
+        raise ImageError(f"{len(found)} images but {len(wanted)} masks; give one mask per image, None for no mask")
     return [_make_canvas(image, mask, options) for image, mask in zip(found, wanted, strict=True)], single
 
 

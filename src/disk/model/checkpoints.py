@@ -1,4 +1,4 @@
-"""Checkpoints: the weights that ship with the package, the authors', and any file of the same network."""
+"""Checkpoints: the weights in the package, the authors' weights, and any file with weights of the same network."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from disk.storage.tensors import load_tensors
 
 _SHIPPED = Path(__file__).parent.parent / "weights" / "default.safetensors"
 _WRAPPERS = ("disk", "extractor")  # keys of the training script's and of the released checkpoints
-_MOST = 1 << 30  # bytes of a file of weights that is fetched
+_MOST = 1 << 30  # bytes; maximum size of a download
 _SUFFIXES = (".safetensors", ".pth")
 _LAST = "unet.path_up.3.conv.3.weight"
 
-# git blob ids: sha1 of "blob <size>\0" and the bytes, of the files in the repository cvlab-epfl/disk
+# git blob ids (sha1 of "blob <size>\0" and the bytes) of the files in the repository cvlab-epfl/disk
 RELEASED = {
     "depth": ("depth-save.pth", "0ae0911444297ea0fa5179ac7e9d0e8d7354d537"),
     "epipolar": ("epipolar-save.pth", "62f872146d6e2f1d4f322b27c768bb3e9b2a5949"),
@@ -42,13 +42,17 @@ def load(
     backend: Backend = "auto",
     threads: int | None = None,
 ) -> DISK:
-    """A DISK network in evaluation mode, ready to detect.
+    """Load a DISK network in evaluation mode, ready to detect.
 
-    device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one. precision: of the arithmetic; auto: fp16 on a CUDA
-    GPU, fp32 elsewhere. threads: of this process on a CPU, where several share one machine; default: all cores.
-    `default` ships with the package; `depth` and `epipolar` are the authors', downloaded on first use, to $DISK_HOME or
-    the user's cache folder, and verified; anything else is a .pth or .safetensors file. Raises CheckpointError when it
-    is missing, damaged, holds pickled code or another network, DownloadError when it cannot be fetched.
+    name_or_path: `default`, which ships with the package; `depth` or `epipolar`, the authors' weights, downloaded on
+      first use to $DISK_HOME or the user's cache folder and verified; or a .pth or .safetensors file
+    device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one
+    precision: of the arithmetic; auto: fp16 on a CUDA GPU, fp32 elsewhere
+    backend: torch or onnx; auto: onnxruntime for fp32 on a CPU if it is installed and faster
+    threads: number of threads of this process on a CPU, if several share one machine; default: all cores
+
+    Raises CheckpointError if the file is missing or damaged, contains pickled code or has weights of another network,
+    and DownloadError if the download fails.
 
     >>> model = load("default", device="cpu")
     >>> model.desc_dim, model.device.type, len(model.detect(torch.rand(3, 48, 64), n=20))
@@ -58,7 +62,7 @@ def load(
     path = resolve(as_meant("name_or_path", name_or_path, str))
     state = read_state(path)
     if _LAST not in state or state[_LAST].ndim != 4:
-        raise CheckpointError(f"{path}: weights of another network, not of DISK (there is no {_LAST})")
+        raise CheckpointError(f"{path}: weights of another network, not of DISK ({_LAST} is missing)")
     model = DISK(desc_dim=state[_LAST].shape[0] - 1)
     load_state(model, state, path)
     if threads is not None:
@@ -69,7 +73,7 @@ def load(
 
 
 def load_state(model: DISK, state: dict[str, Tensor], path: Path) -> None:
-    """Fill `model` from a state-dict. Raises CheckpointError, naming `path`, unless every tensor fits."""
+    """Fill `model` from a state dict. Raises CheckpointError, naming `path`, unless every tensor fits."""
     expected = model.state_dict()
     wrong = [f"{k} is missing" for k in expected if k not in state]
     wrong += [f"{k} is unknown" for k in state if k not in expected]
@@ -86,7 +90,7 @@ def load_state(model: DISK, state: dict[str, Tensor], path: Path) -> None:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The file behind a name or path; the authors' weights are fetched. Raises CheckpointError when there is none."""
+    """The file for a name or path; downloads the authors' weights. Raises CheckpointError if there is none."""
     name = str(name_or_path)
     if name == "default":
         return _SHIPPED
@@ -96,7 +100,7 @@ def resolve(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     if "://" in name:
-        raise CheckpointError(f"{name}: an address is no checkpoint; download the file and give its path")
+        raise CheckpointError(f"{name}: cannot load from a URL; download the file and give its path")
     if path.is_dir():
         files = sorted(_checkpoints_in(path))
         inside = f"one of its files: {', '.join(files[:5])}" if files else f"a file ({' or '.join(_SUFFIXES)})"
@@ -114,9 +118,9 @@ def _checkpoints_in(folder: Path) -> list[str]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state-dict of a .safetensors or .pth file, out of the wrapping key if it has one.
+    """Read the state dict from a .safetensors or .pth file, unwrapped if it is nested under a key.
 
-    Raises CheckpointError for a damaged file and for one that holds anything but tensors.
+    Raises CheckpointError if the file is damaged or contains anything but tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -128,7 +132,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # each library has its own exceptions for a damaged file
-        why = "it holds pickled code" if "weights_only" in str(error) else "it is damaged or of another kind"
+        why = "it contains pickled code" if "weights_only" in str(error) else "it is damaged or of another type"
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely: {why}") from error
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -140,7 +144,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save(model: DISK, path: Path) -> None:
-    """Write the weights: safetensors, or for a .pth the layout of the released checkpoints; whole or not at all."""
+    """Write the weights atomically: as safetensors, or as .pth in the layout of the released checkpoints."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if path.suffix == ".safetensors":
         from safetensors.torch import save as to_bytes
@@ -153,14 +157,14 @@ def save(model: DISK, path: Path) -> None:
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """torch.save, whole or not at all. Raises ArtifactError when it cannot be written."""
+    """Write a file atomically with torch.save. Raises ArtifactError if it cannot be written."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
 def weights_hash(model: DISK) -> str:
-    """The first 16 hex digits of the sha256 of all weights: what artifacts remember of their network."""
+    """The fingerprint of the weights, which artifacts record: the first 16 hex digits of their sha256."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -169,9 +173,11 @@ def weights_hash(model: DISK) -> str:
 
 
 def fetch(name: str, url: str | None = None) -> Path:
-    """Download the authors' weights `depth` or `epipolar` to the cache folder, verified by git blob id.
+    """Download the authors' weights `depth` or `epipolar` to the cache folder and verify their git blob id.
 
-    url: the folder they are in, by default the authors'.
+    url: folder of the files; default: the authors' repository
+
+    Raises CheckpointError for another name.
     """
     if name not in RELEASED:
         raise CheckpointError(f"no weights {name!r} to fetch; choose from {', '.join(RELEASED)}")

@@ -1,4 +1,4 @@
-"""From a heatmap to keypoints: non-maximum suppression and subpixel peaks for inference, grid sampling for training."""
+"""From heatmap to keypoints: non-maximum suppression and subpixel peaks for inference, grid sampling for training."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from torch.nn import functional as F
 from disk.model.canvas import Canvas
 from disk.shapes import Bool, Float, Int, Tensor
 
-CELL = 8  # side of a cell of the grid that training samples from, in pixels
+CELL = 8  # side of a cell of the grid that training samples keypoints from, in pixels
 
 
 def nms(
     heatmap: Float[Tensor, "h w"], window: int = 5, n: int | None = None
 ) -> tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]:
-    """Local maxima above 0: pixels (x, y) that are the first arg-max of the window around them, best first.
+    """Local maxima above 0, as pixels (x, y), best first: each is the first arg-max of the window around it.
 
-    `window` is odd, in pixels, and is cut at the border. Equal scores are ordered by row, then column. With `n`,
-    exactly the n best, or all when there are fewer.
+    Equal scores are in reading order: by row, then column.
+    window: side of the window in pixels, odd; clipped at the border
+    n: keep the n best, or all if there are fewer; None: all
     """
     reach = window // 2
     height, width = heatmap.shape
     padded = F.pad(heatmap[None], (reach,) * 4, value=-math.inf)[0]
     peak = heatmap > 0
     if reach:
-        # In a plateau only the first pixel in reading order is a peak: it exceeds what comes before it and is at least
-        # what comes after. Before are the pixels to the left and the rows above, each row as wide as the window.
+        # On a plateau only the first pixel in reading order is a peak: it is greater than all pixels before it, and not
+        # less than those after it. Before it are the pixels to its left and the rows above, as wide as the window.
         beside = _running_maximum(padded[reach:-reach], 1, reach)
         rows = _running_maximum(_running_maximum(padded, 1, window), 0, reach)
         peak &= heatmap > torch.maximum(rows[:height], beside[:, :width])
@@ -41,7 +42,7 @@ def nms(
 
 
 def _running_maximum(x: Tensor, axis: int, count: int) -> Tensor:
-    """Of `count` neighbours along an axis, which gets shorter by count - 1."""
+    """The maximum of each `count` neighbours along an axis, which gets shorter by count - 1."""
     reached = 1
     while reached < count:
         step = min(reached, count - reached)
@@ -54,7 +55,7 @@ def _running_maximum(x: Tensor, axis: int, count: int) -> Tensor:
 def best_allowed(
     points: Int[Tensor, "k 2"], scores: Float[Tensor, " k"], canvas: Canvas, n: int | None
 ) -> tuple[Int[Tensor, "m 2"], Float[Tensor, " m"]]:
-    """The n best by score of the points that lie on the image and where its mask allows."""
+    """The n best points by score that lie on the image, not on the padding, and where its mask is not 0."""
     height, width = canvas.placement.height, canvas.placement.width
     order = torch.argsort(scores, descending=True, stable=True)
     x, y = points[order].unbind(1)
@@ -66,9 +67,9 @@ def best_allowed(
 
 
 def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[Tensor, "k 2"]:
-    """Pixels (x, y) moved to the vertices of the parabolas through them and both neighbours, along x and along y.
+    """Move pixels (x, y) to the vertex of the parabola through them and both neighbours, along x and along y.
 
-    At most half a pixel; not along an axis where a pixel is at the border, or below a neighbour.
+    They move by at most half a pixel, and not along an axis where they are at the border or below a neighbour.
     """
     x, y = points.unbind(1)
     height, width = heatmap.shape
@@ -88,7 +89,9 @@ def refine(heatmap: Float[Tensor, "h w"], points: Int[Tensor, "k 2"]) -> Float[T
 class Sample:
     """A pixel (x, y) drawn in each cell of a grid over each image, in reading order of the cells.
 
-    accepted: whether it is a keypoint; log_probability: of drawing and accepting it, with gradient.
+    points: the pixels
+    accepted: whether the pixel is a keypoint
+    log_probability: of drawing and accepting the pixel, with gradient
     """
 
     points: Int[Tensor, "b cells 2"]
@@ -101,11 +104,13 @@ def sample_cells(
     generators: Sequence[tuple[torch.Generator | None, int]],
     cell: int = CELL,
 ) -> Sample:
-    """Random keypoints, at most one in a cell: a pixel and whether it is accepted, for all images at once.
+    """Draw random keypoints, at most one per cell, for all images at once.
 
-    In each cell a pixel is proposed by a softmax over its logits and accepted with the sigmoid of its own logit
-    (Tyszkiewicz et al. 2020, section 3.1). Height and width are multiples of `cell`. generators: with the number of
-    images, one after the other, that each is for.
+    In each cell, propose a pixel with the softmax over the cell's logits and accept it with the sigmoid of its logit
+    (Tyszkiewicz et al. 2020, section 3.1).
+    heatmap: logits; height and width are multiples of `cell`
+    generators: random generators, each with the number of successive images that it is for
+    cell: side of a cell in pixels
     """
     batch, height, width = heatmap.shape
     rows, columns = height // cell, width // cell
@@ -132,7 +137,7 @@ def sample_cells(
 def sample_grid(
     heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = CELL
 ) -> list[tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]]:
-    """The keypoints (x, y) of each image by `sample_cells` and their log-probabilities, with gradient."""
+    """Draw the keypoints (x, y) of each image with `sample_cells`; also their log-probabilities, with gradient."""
     sample = sample_cells(heatmap, [(generator, len(heatmap))], cell)
     images = zip(sample.points, sample.log_probability, sample.accepted, strict=True)
     return [(points[accepted], log_probability[accepted]) for points, log_probability, accepted in images]

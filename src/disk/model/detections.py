@@ -1,4 +1,4 @@
-"""The features of a batch as the device finds them: padded to one count, in one piece of memory."""
+"""The features of a batch on the device: padded to one number per image, in one tensor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from disk.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Detections:
-    """Features of B images, each padded to K with zeros, best first.
+    """Features of B images, best first, padded with zeros to K per image.
 
-    packed: one piece of memory, which crosses between devices in one copy: counts, keypoints, scores, descriptors.
-    shape: (B, K, D).
+    packed: counts, keypoints, scores and descriptors in one tensor, so that one copy moves them between devices
+    shape: (B, K, D)
     """
 
     packed: Float[Tensor, " _"]
@@ -29,19 +29,19 @@ class Detections:
         descriptors: Float[Tensor, "b k d"],
         counts: Int[Tensor, " b"],
     ) -> Detections:
-        """One record of the parts, as float32, which a count is exact in."""
+        """Pack the parts into one record, as float32, which represents the counts exactly."""
         parts = [part.float().flatten() for part in (counts, keypoints, scores, descriptors)]
         batch, count, dimension = descriptors.shape
         return Detections(torch.cat(parts), (batch, count, dimension))
 
     @staticmethod
     def unpack(packed: Float[Tensor, " _"], batch: int, dimension: int) -> Detections:
-        """The record of such a piece of memory, for images and descriptors of known number and length."""
+        """Make the record for a packed tensor, given the number of images and the length of descriptors."""
         return Detections(packed, (batch, (packed.numel() // batch - 1) // (3 + dimension), dimension))
 
     @property
     def counts(self) -> Int[Tensor, " b"]:
-        """How many of an image's K are features."""
+        """The number of features of each image; the other rows are padding."""
         return self._part(0).view(self.shape[0]).long()
 
     @property
@@ -64,13 +64,13 @@ class Detections:
         return self.packed.split([batch, batch * count * 2, batch * count, batch * count * dimension])[index]
 
     def features(self) -> list[Features]:
-        """The features of each image, without padding, on the device where they are; waits for the counts."""
+        """The features of each image without padding, on the same device; waits for the counts."""
         counts = self.counts.tolist()
         parts = zip(self.keypoints, self.descriptors, self.scores, counts, strict=True)
         return [Features(*(part[:count] for part in image)) for *image, count in parts]
 
     def start_download(self) -> Callable[[], list[Features]]:
-        """Start the copy to this machine, behind the work queued on the device; call the result to wait for it."""
+        """Queue the copy to CPU memory behind the device's pending work; call the returned function to wait for it."""
         if not self.packed.is_cuda:
             return Detections(self.packed.cpu(), self.shape).features
         host = torch.empty(self.packed.shape, pin_memory=True).copy_(self.packed, non_blocking=True)

@@ -1,4 +1,4 @@
-"""DISK: the network together with detection and description."""
+"""DISK: the network with detection and description."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Changes(TypedDict, total=False):
 class DISK(nn.Module):
     """DISK local features (Tyszkiewicz, Fua, Trulls, NeurIPS 2020).
 
-    An ordinary torch module whose parameters have the names and shapes of the released checkpoints; `disk.load` makes
-    one. `detect` is what the commands run as well. precision, backend: how it computes there; may be set anew.
+    A plain torch module whose parameters have the names and shapes of the released checkpoints; `disk.load` makes one.
+    The commands run `detect` too; set `precision` and `backend` at any time to change how it computes.
     """
 
     def __init__(self, desc_dim: int = 128) -> None:
@@ -61,12 +61,12 @@ class DISK(nn.Module):
         self._engine: tuple[Any, Engine] | None = None
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b d h w"]]:
-        """Heatmap logits and raw descriptors at every pixel: the original's dense formulation."""
+        """Heatmap logits and unnormalised descriptors at every pixel: the original's dense formulation."""
         dense = self.unet(images)
         return dense[:, self.desc_dim :], dense[:, : self.desc_dim]
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Encoding:
-        """Everything but the last convolution."""
+        """Run everything except the last convolution."""
         return encode(*self.unet.trunk(images))
 
     def heatmap(self, encoding: Encoding) -> Float[Tensor, "b h w"]:
@@ -75,10 +75,10 @@ class DISK(nn.Module):
         return head.heatmap(encoding, slope, weight[self.desc_dim], bias[self.desc_dim])
 
     def describe(self, encoding: Encoding, points: list[Int[Tensor, "_ 2"]]) -> list[Float[Tensor, "_ d"]]:
-        """Unit descriptors at the given pixels (x, y) of each image of the batch."""
+        """Unit descriptors at the given pixels (x, y) of each image in the batch."""
         slope, weight, bias = self._last_block()
         weight, bias = weight[: self.desc_dim], bias[: self.desc_dim]
-        # unbind, because the gradient of an index is a map of the whole batch, for each image
+        # unbind, because the gradient of indexing is a map of the whole batch for each image
         images = zip(encoding.half.unbind(), encoding.skip.unbind(), encoding.scale.unbind(), points, strict=True)
         return [F.normalize(head.describe(*image, slope, weight, bias), dim=1) for image in images]
 
@@ -87,13 +87,13 @@ class DISK(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def engine(self) -> Engine:
-        """What detects, for the parameters, device and precision as they are now."""
-        # an engine keeps weights in layouts that are its own: any change of a parameter makes it stale
+        """The engine that runs detection with the current parameters, device, precision and backend."""
+        # an engine copies the weights into its own layout, so any change of a parameter needs a new engine
         parameters = [(p.data_ptr(), p._version, p.dtype, p.device) for p in self.parameters()]
         key = (parameters, self.precision, self.backend, torch.get_num_threads())
         if self._engine is None or self._engine[0] != key:
@@ -110,17 +110,18 @@ class DISK(nn.Module):
         generator: torch.Generator | None = None,
         to: torch.device | str | None = None,
     ) -> Callable[[], list[Features]]:
-        """Start detection in prepared images of one shape; the function that is returned waits for the result.
+        """Start detection in prepared images of one shape; returns a function that waits for the features.
 
-        Its keypoints are in pixels of the images as they were before, its tensors on the device `to`, by default the
-        model's. generator: on the model's device, what mode rng draws from. Images whose maps do not fit into the
-        memory are worked on in tiles, with the same result up to rounding (`disk.model.tiled`).
+        Keypoints are in pixels of the original images. Images whose maps do not fit into memory run in tiles, with the
+        same result up to rounding (`disk.model.tiled`).
+        generator: random numbers for mode rng, on the network's device
+        to: device of the features; default: the network's
         """
         to = torch.device(to or self.device)
         height, width = canvases[0].pixels.shape[1:]
         finish = None
         if fits(height * width, self.engine.bytes_per_pixel, self.device):
-            with contextlib.suppress(torch.OutOfMemoryError):  # of a GPU, where others take memory too
+            with contextlib.suppress(torch.OutOfMemoryError):  # other programs may take memory of a GPU meanwhile
                 finish = self.engine.start(canvases, options, generator, to)
         if finish is None:
             finish = detect_in_tiles(self, canvases, options, generator, to)
@@ -130,7 +131,7 @@ class DISK(nn.Module):
         ]
 
     def images_at_once(self, height: int = 1600, width: int = 1600) -> int:
-        """How many images of this size, in pixels, one pass of the network takes best, by the memory that is free."""
+        """The best number of images of this size, in pixels, for one pass of the network, given the free memory."""
         return self.engine.images_at_once(height, width)
 
     @overload
@@ -175,13 +176,16 @@ class DISK(nn.Module):
         generator: torch.Generator | None = None,
         **changes: Unpack[Changes],
     ) -> Features | list[Features]:
-        """Features of an image, or of each image of a list or batch, best first, as `disk detect` finds them.
+        """Detect features in an image, or in each image of a list or batch, best first, as `disk detect` does.
 
-        image: a path, PIL image, uint8 or float array or tensor; see `disk.images.inputs.as_pixels`. Keypoints are in
-        pixels of the image as given. options, or some of its fields by name (`n=2048`): how to detect.
-        masks: an image, or one for each, 0 where no keypoint may be. generator: on the model's device, what mode rng
-        draws from. The tensors are on the model's device. Raises ImageError for what is no image, DiskError for
-        options that cannot be used.
+        Keypoints are in pixels of the image as given. The tensors are on the network's device.
+        image: a path, PIL image, uint8 or float array or tensor; see `disk.images.inputs.as_pixels`
+        options: how to detect
+        masks: an image that is 0 where no keypoint may be, or a list with one mask, or None, for each image
+        generator: random numbers for mode rng, on the network's device
+        changes: fields of `options` by name, such as `n=2048`
+
+        Raises ImageError if an image or mask cannot be used, and DiskError for invalid options.
 
         >>> import disk
         >>> features = disk.load().detect(torch.rand(3, 48, 64), n=20)
@@ -211,7 +215,7 @@ class DISK(nn.Module):
 
 
 def _equal_shapes(canvases: Sequence[Canvas]) -> list[list[int]]:
-    """The numbers of canvases, those of one shape and type together."""
+    """The indices of the canvases, grouped by shape, type and device."""
     groups: dict[Any, list[int]] = {}
     for i, canvas in enumerate(canvases):
         groups.setdefault((canvas.pixels.shape, canvas.pixels.dtype, canvas.pixels.device), []).append(i)

@@ -1,4 +1,4 @@
-"""Running the network over a batch of canvases: by onnxruntime and torch on a CPU, by batched kernels on a GPU."""
+"""Running the network on a batch of canvases: with onnxruntime and torch on a CPU, with batched kernels on a GPU."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from disk.model.disk import DISK
 
 Backend = Literal["auto", "torch", "onnx"]
-_MEASURED = (1, 3, 192, 256)  # images on which onnxruntime and torch are compared
+_MEASURED = (1, 3, 192, 256)  # shape of the images on which onnxruntime and torch are compared
 _BYTES_PER_PIXEL = {"onnx": 400, "torch": 250}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Detection in canvases of one shape, by one way of running the network."""
+    """One way to run the network and detect features in canvases of one shape."""
 
     name: str
     bytes_per_pixel: int
-    """Of memory, at most, that an image takes."""
+    """Most memory that an image takes, per pixel."""
 
     def start(
         self,
@@ -47,23 +47,25 @@ class Engine(Protocol):
         generator: torch.Generator | None,
         to: torch.device,
     ) -> Callable[[], list[Features]]:
-        """Start detection; what is returned waits for the features, in pixels of the canvases, best first, on `to`."""
+        """Start detection; returns a function that waits for the features: canvas pixels, best first, on `to`."""
 
     def images_at_once(self, height: int, width: int) -> int:
-        """How many images of this size one pass takes best."""
+        """The best number of images of this size for one pass."""
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "fp16", "bf16"]:
-    """`auto` is fp16 on a CUDA GPU, fp32 elsewhere."""
+    """Resolve `auto`: fp16 on a CUDA GPU, fp32 elsewhere."""
     if precision != "auto":
         return precision
     return "fp16" if device.type == "cuda" else "fp32"
 
 
 def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
-    """The engine for the model's device; `auto` is onnxruntime, where installed and faster, for fp32 on a CPU.
+    """Make the engine for the network's device.
 
-    Raises DiskError for onnx off the CPU or below fp32.
+    backend: `auto` is onnxruntime for fp32 on a CPU if it is installed and faster, otherwise torch
+
+    Raises DiskError for backend `onnx` on another device or in another precision.
     """
     parameter = next(model.parameters())
     device, precision = parameter.device, resolve_precision(precision, parameter.device)
@@ -83,14 +85,14 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
 
 
 class StripEngine:
-    """For a CPU: the up blocks and the heatmap in strips that fit its cache, one image after the other.
+    """The engine for a CPU: up blocks and heatmap in strips that fit the cache, one image at a time.
 
-    onnx: whether the layers before them run in onnxruntime; None: if that is faster.
+    onnx: whether the layers before the up blocks run in onnxruntime; None: whichever is faster
     """
 
     def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool | None) -> None:
         parameter = next(model.parameters())
-        # weights of half precision are computed with in fp32, but for the coarse part
+        # half-precision weights run in fp32, except in the coarse part
         self._model = copy.deepcopy(model).float() if parameter.dtype.itemsize < 4 else model
         self._dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         self._device = parameter.device
@@ -109,7 +111,7 @@ class StripEngine:
             self._coarse = lambda images: [torch.from_numpy(m) for m in session.run(None, {"images": images.numpy()})]
 
     def images_at_once(self, height: int, width: int) -> int:
-        """One: more share no work, and take more memory."""
+        """One: more images share no work and take more memory."""
         return 1
 
     def start(
@@ -119,7 +121,7 @@ class StripEngine:
         generator: torch.Generator | None,
         to: torch.device,
     ) -> Callable[[], list[Features]]:
-        """Features in pixels of the canvases, best first; found at once."""
+        """Detect at once; the function that it returns does not wait."""
         found = [features.to(to) for features in self._detect(canvases, options, generator)]
         return lambda: found
 
@@ -152,14 +154,14 @@ def _has_onnxruntime() -> bool:
 
     try:
         import_onnxruntime()
-    except Exception as error:  # whatever a library that does not work raises
+    except Exception as error:  # a broken installation raises exceptions of all types
         log.warning("onnxruntime is installed but does not work (%s); detection runs in torch", error)
         return False
     return True
 
 
 def _onnx_is_faster(model: DISK) -> bool:
-    """Whether onnxruntime is faster than torch in the layers up to an eighth of the resolution."""
+    """Whether onnxruntime runs the layers down to 1/8 resolution faster than torch."""
     images = torch.rand(_MEASURED, generator=torch.Generator().manual_seed(0))
 
     def by_onnx() -> Callable[[], object]:
@@ -174,7 +176,7 @@ def _onnx_is_faster(model: DISK) -> bool:
 
 
 def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The coarse part in half precision; its maps in fp32, where Winograd's products save more than half precision."""
+    """The coarse part in half precision; its maps in fp32, because Winograd saves more than half precision would."""
     unet = copy.deepcopy(model.unet).to(dtype)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it, its types do not
 
@@ -186,7 +188,7 @@ def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Se
 
 
 def warn_of_emulation(device: torch.device, precision: Precision) -> None:
-    """Log a warning where the processor has no instructions for a precision, which makes it many times slower."""
+    """Log a warning if the CPU has no instructions for a precision, which is then many times slower."""
     if device.type == "cpu" and precision in _DTYPES and not has_instructions(precision):
         log.warning(
             "this CPU has no %s instructions and emulates them: %s is faster", precision, option("precision", "fp32")
@@ -195,17 +197,17 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
 
 @lru_cache(maxsize=1)
 def hint_at_rivals() -> None:
-    """Log a hint, once a process, where other work already fills the cores that this one's threads count on."""
+    """Log a hint, once per process, if other processes already use the cores that this one's threads need."""
     if torch.get_num_threads() > 1 and crowded():
         cores, busy = usable_cores(), load_average()
         log.warning(
-            "%.0f threads compete for %d cores; where several processes detect at once, share the cores among them: "
+            "%.0f threads compete for %d cores; if several processes detect at once, share the cores among them: "
             "disk.load(threads=%d), or OMP_NUM_THREADS=%d",
             busy, cores, max(1, int(cores / busy * torch.get_num_threads())), 1,
         )  # fmt: skip
 
 
 def has_instructions(precision: str) -> bool:
-    """Whether this CPU computes in `bf16` or `fp16`, rather than emulating it."""
+    """Whether this CPU has instructions for `bf16` or `fp16` instead of emulating it."""
     check = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
     return check is None or bool(check())

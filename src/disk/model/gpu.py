@@ -1,4 +1,4 @@
-"""Detection on a GPU: a batch in one go by batched operations, and again as a CUDA graph where its shape comes back."""
+"""Detection on a GPU: a whole batch at once by batched operations, replayed as a CUDA graph if its shape recurs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class BatchEngine:
-    """An `Engine` for GPUs: Triton's kernels where they run, plain torch elsewhere; for the weights as they are now."""
+    """The engine for a GPU: Triton's kernels where they run, otherwise plain torch; copies the current weights."""
 
     def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"]) -> None:
         with torch.no_grad():
@@ -37,7 +37,7 @@ class BatchEngine:
         self._parts = Parts(self.bytes_per_pixel)
 
     def images_at_once(self, height: int, width: int) -> int:
-        """As many as fit the free memory and keep the GPU busy."""
+        """As many images as fit the free memory, up to what keeps the GPU busy."""
         return self._parts.images_at_once(height, width, self._device)
 
     def start(
@@ -47,12 +47,14 @@ class BatchEngine:
         generator: torch.Generator | None,
         to: torch.device,
     ) -> Callable[[], list[Features]]:
-        """Start detection; what is returned waits for the features, in pixels of the canvases, best first, on `to`.
+        """Start detection; returns a function that waits for the features: canvas pixels, best first, on `to`.
 
-        With a budget and in mode nms nothing waits for the device before. A batch that does not fit into the memory is
-        halved; raises torch.OutOfMemoryError where a single image does not.
+        With a keypoint budget in mode nms, only that function waits for the device. Halves a batch that does not fit
+        into memory.
+
+        Raises torch.OutOfMemoryError if a single image does not fit.
         """
-        # Triton launches on the current device, whatever the tensors are on
+        # Triton launches on the current device, not on that of the tensors
         with torch.cuda.device_of(self._layout.taps):
             waiting = self._parts.run(lambda part: self._start(part, options, generator, to), canvases)
         return lambda: [features for wait in waiting for features in wait()]
@@ -90,7 +92,7 @@ class BatchEngine:
         return Detections.unpack(out, len(canvases), len(self._layout.bias))
 
     def _sample(self, canvases: Sequence[Canvas], n: int | None, generator: torch.Generator | None) -> list[Features]:
-        """Keypoints drawn as in training, where the images and their masks are."""
+        """Features at keypoints drawn as in training, on the images and where their masks are not 0."""
         images, sizes, masks = upload(canvases, self._device)
         maps = batched.trunk(self._layout, images)
         drawn = sample_grid(batched.heatmap(self._layout, maps), generator)

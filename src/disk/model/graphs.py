@@ -1,4 +1,4 @@
-"""CUDA graphs: what has run before on tensors of the same shapes is launched again as a whole, not kernel by kernel."""
+"""CUDA graphs: a function that has run before on tensors of the same shapes is replayed with a single launch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from disk.shapes import Tensor
 Function = Callable[..., Tensor]
 
 _MOST = 8  # graphs kept
-_SHARE = 8  # together they keep at most one part in so many of the GPU's memory
+_SHARE = 8  # all graphs together keep at most 1/8 of the GPU's memory
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A graph: what replays it, the tensors that it reads and the one that it writes, and the bytes that it keeps."""
+    """A CUDA graph.
+
+    replay: launches the graph
+    inputs: the tensors that it reads
+    output: the tensor that it writes
+    size: bytes of GPU memory that it keeps
+    """
 
     replay: Callable[[], None]
     inputs: Sequence[Tensor]
@@ -29,21 +35,22 @@ class Recording:
 
 
 class Graphs:
-    """Runs functions of tensors: the first time as they are, then as graphs, of which the last few used are kept."""
+    """Runs functions of tensors: directly at first, then as graphs; keeps the most recently used graphs."""
 
     def __init__(self, device: torch.device, record: Callable[[Function, Sequence[Tensor]], Recording] | None = None):
-        """record: what makes a graph, by default `record_graph`."""
+        """record: makes a graph; default: `record_graph`."""
         self._record = record or record_graph
         self._bytes = torch.cuda.get_device_properties(device).total_memory // _SHARE
         self._seen: set[Hashable] = set()
         self._refused: set[Hashable] = set()
         self._kept: OrderedDict[Hashable, Recording] = OrderedDict()
-        self._lock = threading.Lock()  # a graph has one place for its inputs
+        self._lock = threading.Lock()  # a graph has only one set of inputs
 
     def run(self, key: Hashable, function: Function, *tensors: Tensor) -> Tensor:
-        """The function of the tensors. A key stands for the function and the shapes and types of the tensors.
+        """Run the function on the tensors.
 
-        The function waits for nothing and depends on nothing but the tensors, its weights included.
+        key: identifies the function and the shapes and types of the tensors
+        function: depends only on the tensors and on fixed weights, and never waits for the GPU
         """
         with self._lock:
             if key not in self._kept and (self._is_new(key) or not self._keep(key, function, tensors)):
@@ -57,7 +64,7 @@ class Graphs:
             return recording.output.clone()
 
     def clear(self) -> None:
-        """Give back the memory of all graphs."""
+        """Free the memory of all graphs."""
         self._kept.clear()
 
     def _is_new(self, key: Hashable) -> bool:
@@ -85,16 +92,16 @@ class Graphs:
 
 
 def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
-    """A graph of the function. Raises RuntimeError where it cannot be recorded.
+    """Record a graph of the function, which must have run before so that its kernels are compiled.
 
-    The function has run before, so that its kernels are compiled.
+    Raises RuntimeError if it cannot be recorded.
     """
     device = tensors[0].device
     inputs = [tensor.clone() for tensor in tensors]
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)
     graph = torch.cuda.CUDAGraph()
-    # other threads may allocate pinned memory in the meantime
+    # other threads may allocate pinned memory during the recording
     with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = function(*inputs)
     return Recording(graph.replay, inputs, output, torch.cuda.memory_reserved(device) - before)

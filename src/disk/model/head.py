@@ -1,13 +1,13 @@
 """The last block of the U-Net, evaluated only where its result is used.
 
-Densely, this block (upsample, concatenate, normalise, PReLU, 5x5 convolution to 129 channels at full resolution)
-is 80 % of the arithmetic of DISK. The heatmap needs one of the 129 channels everywhere; the other 128 are
-needed at the keypoints alone. Exact up to rounding, because
+Evaluated densely, this block (upsample, concatenate, normalise, PReLU, 5x5 convolution to 129 channels at full
+resolution) is 80 % of the arithmetic of DISK. The heatmap needs one of the 129 channels everywhere; the other 128 are
+needed only at the keypoints. The result is exact up to rounding, because
 
-- the statistics of the normalisation are known before anything is upsampled, and the division by the standard
-  deviation moves into the weights (`disk.model.statistics`);
-- a convolution with one output channel is a 1x1 convolution to 25 channels followed by 25 shifted additions
-  (a twentieth of the memory traffic), which can be done in strips of rows.
+- the statistics of the normalisation are known before upsampling, and the division by the standard deviation moves
+  into the weights (`disk.model.statistics`);
+- a convolution with one output channel equals a 1x1 convolution to 25 channels followed by 25 shifted additions, which
+  needs a twentieth of the memory traffic and runs in strips of rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def heatmap(
     weight: Float[Tensor, "c 5 5"],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, "b h w"]:
-    """One output channel of the last block, at every pixel."""
+    """One output channel of the last block at every pixel."""
     # tap (dy, dx) of the kernel sees the pixel at +(dy, dx), so a pixel adds to its neighbour at -(dy, dx)
     taps = weight.flip(1, 2).permute(1, 2, 0).reshape(1, _TAPS, -1) * encoding.scale[:, None, :]
     return _Heatmap.apply(encoding.half, encoding.skip, slope, taps) + bias
@@ -52,13 +52,16 @@ def describe(
     weight: Float[Tensor, "d c 5 5"],
     bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "n d"]:
-    """Many output channels of the last block, at some pixels (x, y) of one image; the parts of its `Encoding`."""
+    """Many output channels of the last block at some pixels (x, y) of one image.
+
+    half, skip, scale: the image's part of the `Encoding`
+    """
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
     out = []
     for chunk in points.split(_POINTS_AT_ONCE):
         arguments = (half, skip, scale, chunk, slope, matrix, bias)
         if torch.is_grad_enabled():
-            # the neighbourhoods, 2000 numbers a point, are rebuilt in the backward pass instead of kept
+            # rebuild the neighbourhoods, 2000 numbers per point, in the backward pass instead of keeping them
             out.append(checkpoint(_describe_points, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
             out.append(_describe_points(*arguments))
@@ -89,9 +92,9 @@ def _describe_points(
 
 
 def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """plane (C, H, W) at the grid y (N, k) by x (N, k): (N, k*k, C)."""
+    """Sample plane (C, H, W) on the grids y (N, k) by x (N, k): (N, k*k, C)."""
     index = (y[:, :, None] * plane.shape[2] + x[:, None, :]).flatten(1)
-    # embedding and gather rather than indexing, whose backward pass is slow on the CPU
+    # embedding and gather, because the backward pass of indexing is slow on the CPU
     if plane.stride(0) == 1:  # channels innermost
         return F.embedding(index, plane.permute(1, 2, 0).flatten(0, 1))
     values = torch.gather(plane.flatten(1), 1, index.reshape(1, -1).expand(len(plane), -1))
@@ -99,7 +102,7 @@ def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _window_upsampling(like: Tensor) -> Tensor:
-    """(4, 25, 16): bilinear x2 from 4x4 samples to the 5x5 window, for each parity 2*(y%2) + x%2 of its centre."""
+    """Bilinear x2 from 4x4 samples to the 5x5 window (4, 25, 16), for each parity 2*(y%2) + x%2 of its centre."""
     even = [[1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1], [0, 0, 1, 3]]
     odd = [[3, 1, 0, 0], [1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1]]
     axis = torch.tensor([even, odd], dtype=like.dtype, device=like.device) / 4
@@ -119,10 +122,10 @@ class _Heatmap(torch.autograd.Function):
         workspace = Workspace(taps)
 
         def add_up(part: tuple[int, slice]) -> Tensor:
-            """What a strip adds to the heatmap, to the rows in its margin too."""
+            """The contribution of a strip to the heatmap, including the rows in its margin."""
             b, rows = part
             activation = Strip(half[b], skip[b], slope, rows, workspace).activation()
-            # what each pixel adds to each of its 25 neighbours
+            # the contribution of each pixel to each of its 25 neighbours
             products = multiply(taps[b], activation.flatten(0, 1)).view(KERNEL, KERNEL, -1, width)
             height = products.shape[2]
             columns = taps.new_zeros(KERNEL, height + 2 * MARGIN, width)
@@ -160,5 +163,5 @@ class _Heatmap(torch.autograd.Function):
 
 
 def _strips(skip: Tensor, channels: int) -> list[slice]:
-    """The rows of each strip, in pairs of rows."""
+    """The rows of each strip, an even number."""
     return blocks(skip.shape[2], 2 * rows_at_once(2 * skip.shape[3] * channels, skip.device, strips.STRIP_ELEMENTS))

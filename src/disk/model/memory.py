@@ -1,4 +1,4 @@
-"""What fits into the memory, how many images go at once on a GPU, what if they did not fit, and how they get there."""
+"""Memory: whether an image fits, how many images a GPU takes at once, recovery if they did not fit, and the upload."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from disk.shapes import Bool, Float, Int, Tensor, UInt8
 R = TypeVar("R")
 
 _REFERENCE = 1024 * 768  # pixels
-_ENOUGH = 16  # images of the reference's size; more at once do not make a GPU any busier
-_SHARE = 0.8  # of the free memory; the rest is for the workspaces of libraries and for fragments
-_UNKNOWN = 4  # images of the reference's size where the free memory is not known
-_ALWAYS_WHOLE = 1600 * 1600  # pixels; what the default size makes of an image
-_NEVER_WHOLE = 1 << 27  # pixels; above, the maps take tens of gigabytes and have more numbers than 32 bits count
+_ENOUGH = 16  # images of the reference size; a larger batch does not make a GPU any busier
+_SHARE = 0.8  # of the free memory; the rest is for workspaces of libraries and fragmentation
+_UNKNOWN = 4  # images of the reference size, if the free memory is unknown
+_ALWAYS_WHOLE = 1600 * 1600  # pixels; the largest image at the default size
+_NEVER_WHOLE = 1 << 27  # pixels; larger maps take tens of gigabytes and have more elements than 32 bits can count
 
 
-# in tiles: bytes for each pixel of the image and of a tile, in single precision, and the least and largest tile
+# in tiles, in single precision: bytes per pixel of the image and of a tile, and the smallest and largest side of a tile
 _KEPT_PER_PIXEL, _TILE_PER_PIXEL = 9, 400
 _SIDES = 512, 2048
 
 
 def fits(pixels: int, bytes_per_pixel: int, device: torch.device) -> bool:
-    """Whether the maps of an image of so many pixels fit into the memory that is free."""
+    """Whether the maps of an image with this number of pixels fit into the free memory."""
     if pixels <= _ALWAYS_WHOLE:
         return True
     return pixels <= _NEVER_WHOLE and pixels * bytes_per_pixel <= _SHARE * free_memory(device)
 
 
 def tile_side(pixels: int, device: torch.device) -> int:
-    """The side in pixels, a multiple of 16, of the tiles that an image of so many pixels is worked on in."""
+    """The side of tiles for an image with this number of pixels; in pixels, a multiple of 16."""
     left = _SHARE * free_memory(device) - _KEPT_PER_PIXEL * pixels
     side = math.sqrt(max(0.0, left) / _TILE_PER_PIXEL)
     return int(min(max(side, _SIDES[0]), _SIDES[1])) // STRIDE * STRIDE
 
 
 class Parts:
-    """Splits batches that do not fit into the memory, and remembers how much did not."""
+    """Splits batches that do not fit into memory, and remembers the size that did not."""
 
     def __init__(self, bytes_per_pixel: int) -> None:
         self._bytes_per_pixel = bytes_per_pixel
-        self._pixels = math.inf  # in one batch, the most to try
+        self._pixels = math.inf  # largest batch to try
 
     def images_at_once(self, height: int, width: int, device: torch.device) -> int:
-        """How many images of this size go into a batch: what fits the free memory, and no more than are of use."""
+        """The number of images of this size for a batch: what fits the free memory, and no more than speeds it up."""
         pixels = height * width
         enough: float = _UNKNOWN
         if device.type == "cuda":
@@ -59,9 +59,9 @@ class Parts:
         return max(1, int(min(enough * _REFERENCE, self._pixels) // pixels))
 
     def run(self, function: Callable[[Sequence[Canvas]], R], canvases: Sequence[Canvas]) -> list[R]:
-        """The function's results for all canvases of one shape together, or for parts of them where these do not fit.
+        """Run the function on all canvases, which have one shape, or on parts of them if they do not fit together.
 
-        Raises torch.OutOfMemoryError when a single one does not.
+        Raises torch.OutOfMemoryError if a single canvas does not fit.
         """
         height, width = canvases[0].pixels.shape[1:]
         most = int(max(1, min(len(canvases), self._pixels // (height * width))))
@@ -75,10 +75,10 @@ class Parts:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
-            # outside of the handler, because the exception keeps the maps alive
+            # outside the handler, because the exception keeps the maps alive
             if self._pixels == math.inf:
                 log.warning(
-                    "%d images of %d x %d did not fit into the GPU's memory; going on with smaller batches",
+                    "%d images of %d x %d did not fit into the GPU's memory; continuing with smaller batches",
                     len(part), width, height,
                 )  # fmt: skip
             most = len(part) // 2
@@ -90,7 +90,7 @@ class Parts:
 def upload(
     canvases: Sequence[Canvas], device: torch.device
 ) -> tuple[UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], Int[Tensor, "b 2"], Bool[Tensor, "b h w"] | None]:
-    """Pixels, sizes (height, width) and masks of canvases of one shape on a device, without waiting for the copies."""
+    """Copy pixels, sizes (height, width) and masks of canvases of one shape to a device, without waiting."""
     pixels = _stacked([canvas.pixels for canvas in canvases], device)
     sizes = [torch.tensor([c.placement.height, c.placement.width], dtype=torch.int32) for c in canvases]
     masks = None
@@ -110,6 +110,6 @@ def _whole_mask(canvas: Canvas, height: int, width: int) -> Tensor:
 def _stacked(parts: list[Tensor], device: torch.device) -> Tensor:
     if device.type != "cuda" or parts[0].is_cuda:
         return torch.stack(parts).to(device)
-    # torch keeps pinned memory for reuse once the copy is done
+    # torch reuses the pinned memory, but only after the copy
     pinned = torch.empty(len(parts), *parts[0].shape, dtype=parts[0].dtype, pin_memory=True)
     return torch.stack(parts, out=pinned).to(device, non_blocking=True)

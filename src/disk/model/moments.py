@@ -1,4 +1,4 @@
-"""The norm of a map that is seen tile by tile: that of the whole image, exactly."""
+"""The norm of a map over the whole image, from its tiles; exact."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from disk.shapes import Float, Tensor
 
 @dataclass(frozen=True)
 class Norm:
-    """What normalises the channels of a map: their means, and one over their standard deviations."""
+    """The normalisation of a map's channels.
+
+    mean: mean of each channel
+    scale: inverse standard deviation of each channel
+    """
 
     mean: Float[Tensor, "b c 1 1"]
     scale: Float[Tensor, "b c"]
 
 
 class Moments:
-    """Adds up the moments of a map, or of that map upsampled, over the tiles of an image."""
+    """Accumulates the moments of a map, or of the map upsampled, over the tiles of an image."""
 
     def __init__(self, upsampled: bool = False) -> None:
         self._upsampled = upsampled
@@ -29,9 +33,9 @@ class Moments:
         self._sum = self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, tile: Tile, seen: Float[Tensor, "b c h w"]) -> None:
-        """A tile's own pixels; upsampling looks at those around them too."""
+        """Add a tile's own pixels; upsampling also reads the pixels around them."""
         if self._shift is None:
-            # any value will do; near the mean the squares lose no digits
+            # any value works; near the mean, the squares lose no digits
             self._shift = tile.trim(seen).mean((2, 3), keepdim=True)
         centred = seen - self._shift
         own = tile.trim(centred)
@@ -42,7 +46,7 @@ class Moments:
         self._squares = self._squares + (own * filtered).sum((2, 3)).to("cpu", torch.float64)
 
     def norm(self) -> Norm:
-        """The norm over all tiles that were added, at least one."""
+        """The norm over all tiles added, at least one."""
         assert self._shift is not None
         mean = self._sum / self._count
         variance = self._squares / self._count - mean.square()

@@ -1,7 +1,7 @@
-"""The statistics of the instance normalisation of an up block, without upsampling anything.
+"""The statistics for the instance normalisation of an up block, computed without upsampling.
 
-Bilinear upsampling reproduces constants and every input sample has the same total weight, so the mean of the upsampled
-map is the mean of the map, and its variance is a quadratic form of the map. PReLU is positively homogeneous,
+Bilinear upsampling reproduces constants, and every input sample has the same total weight, so the upsampled map has the
+mean of the map, and its variance is a quadratic form of the map. The PReLU is positively homogeneous,
 PReLU(r x) = r PReLU(x) for r > 0, so the division by the standard deviation can move into the weights.
 """
 
@@ -16,18 +16,18 @@ from disk.blocks import blocks, rows_at_once
 from disk.model import strips
 from disk.shapes import Float, Tensor
 
-EPS = 1e-5  # of every instance normalisation
-# U^T U / 2 for the bilinear x2 operator U is the filter (side, centre, side)
+EPS = 1e-5  # added to the variance in every instance normalisation
+# with the bilinear x2 operator U, U^T U / 2 is the filter (side, centre, side)
 _CENTRE, _SIDE = 0.625, 0.1875
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that an up block needs to know of a batch of images.
+    """The input of an up block for a batch of images.
 
-    half: (B, C1, H/2, W/2) input of the upsampling, minus its mean over the image.
-    skip: (B, C2, H, W) skip connection, minus its mean over the image.
-    scale: (B, C1+C2) one over the standard deviation of the concatenation of the upsampled map and the skip connection.
+    half: (B, C1, H/2, W/2) input of the upsampling, minus its mean over the image
+    skip: (B, C2, H, W) skip connection, minus its mean over the image
+    scale: (B, C1+C2) inverse standard deviation of the concatenation of the upsampled map and the skip connection
     """
 
     half: Float[Tensor, "b c1 h2 w2"]
@@ -36,23 +36,23 @@ class Encoding:
 
 
 def encode(half: Float[Tensor, "b c1 h2 w2"], skip: Float[Tensor, "b c2 h w"]) -> Encoding:
-    """The normalisation of the concatenation of `half`, upsampled, and `skip`; without gradients it overwrites both."""
+    """Prepare the normalisation of `half`, upsampled, concatenated with `skip`; without gradients, overwrites both."""
     half, half_variance = _Centre.apply(half, True)
     skip, skip_variance = _Centre.apply(skip, False)
     return Encoding(half, skip, torch.rsqrt(torch.cat([half_variance, skip_variance], 1) + EPS))
 
 
 class _Centre(torch.autograd.Function):
-    """(x - mean, variance) over each image; the variance is that of the x2 upsampled map when `upsampled`.
+    """(x - mean, variance) over each image; the variance of the x2 upsampled map if `upsampled`.
 
-    With U the bilinear x2 operator along one axis, U^T U is the 3-tap filter (0.375, 1.25, 0.375) with replicated
+    With the bilinear x2 operator U along one axis, U^T U is the 3-tap filter (0.375, 1.25, 0.375) with replicated
     borders, so sum((U x)^2) = sum(x * filter(x)). Written by hand because autograd would keep every intermediate.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, upsampled: bool) -> tuple[Tensor, Tensor]:
         mean = x.mean((2, 3), keepdim=True, dtype=_statistics_dtype(x))
-        # without gradients nobody needs x any more, and a fresh map of this size costs more than the subtraction
+        # without gradients x is no longer needed, and allocating a map of this size costs more than the subtraction
         centred = x - mean.to(x.dtype) if any(ctx.needs_input_grad) else x.sub_(mean.to(x.dtype))
         variance = _mean_square(centred, upsampled)
         ctx.save_for_backward(centred)
@@ -64,13 +64,13 @@ class _Centre(torch.autograd.Function):
         (centred,) = ctx.saved_tensors
         factor = (2 / (centred.shape[2] * centred.shape[3])) * grad_variance[:, :, None, None]
         filtered = gram(gram(centred, 2), 3) if ctx.upsampled else centred
-        # the filter keeps the mean, so the second term is centred already
+        # the filter keeps the mean, so the second term is already centred
         grad = torch.addcmul(grad_centred, filtered, factor.to(centred.dtype))
         return grad.sub_(grad_centred.mean((2, 3), keepdim=True)), None
 
 
 def _mean_square(centred: Tensor, upsampled: bool) -> Tensor:
-    """(B, C): of the map, or of the upsampled map; in groups of rows."""
+    """The mean square (B, C) of the map, or of the upsampled map, computed in blocks of rows."""
     batch, channels, height, width = centred.shape
     total = centred.new_zeros(batch, channels, dtype=_statistics_dtype(centred))
     for part in blocks(height, rows_at_once(batch * channels * width, centred.device, strips.STRIP_ELEMENTS)):

@@ -1,7 +1,7 @@
-"""Strips of rows of the map an up block convolves: the coarse map, upsampled, beside the skip connection.
+"""Strips of rows of the map that an up block convolves: the upsampled coarse map concatenated with the skip connection.
 
-That map is the largest of the network by far; in strips that fit the cache it is never in memory as a whole. Channels
-are innermost, so that a processor works on many of them at once and products run over contiguous memory.
+This map is by far the largest in the network; in strips that fit the cache, it is never in memory as a whole. Channels
+are innermost, so that a CPU works on many of them at once and matrix products run over contiguous memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from disk.shapes import Float, Tensor
 
 
 def large(like: Tensor, *shape: int) -> Tensor:
-    """Fresh memory; on a CPU in huge pages where the system has them, which numpy asks for and torch does not."""
+    """Allocate memory; on a CPU through numpy, which asks for huge pages where available, as torch does not."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
 
 
 class Workspace(threading.local):
-    """Memory that is used again for each strip; fresh memory comes in pages which the system has to clear.
+    """Memory that each strip reuses, because the system would have to clear the pages of new memory.
 
-    Each thread has its own, and on a CPU keeps it for the next image.
+    Each thread has one; on a CPU it keeps the memory for the next image.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -37,7 +37,7 @@ class Workspace(threading.local):
         """A tensor whose contents last until the next call with this name."""
         size = prod(shape)
         if name not in self._buffers or len(self._buffers[name]) < size:
-            with torch.inference_mode(False):  # what is made in inference mode could not be used in training
+            with torch.inference_mode(False):  # training cannot use tensors made in inference mode
                 self._buffers[name] = large(self._like, size)
         return self._buffers[name][:size].view(shape)
 
@@ -50,12 +50,12 @@ def _kept_buffers(dtype: torch.dtype) -> dict[str, Tensor]:
     return buffers
 
 
-# elements of a strip: a few megabytes, small beside the maps and long enough to hide the cost of a call
+# elements in a strip: a few megabytes, small compared with the maps and large enough to hide the cost of a call
 STRIP_ELEMENTS = {"cpu": 1 << 20, "other": 1 << 26}
 
 
 class Strip:
-    """Some rows of one image, with `margin` more on every side, zero outside the image, before the PReLU.
+    """Some rows of one image's map before the PReLU, with a margin on every side that is zero outside the image.
 
     half (C1, H/2, W/2), skip (C2, H, W) -> `map` (rows + 2 margin, W + 2 margin, C1 + C2) of `slope`'s dtype.
     """
@@ -72,7 +72,7 @@ class Strip:
         _, height, width = skip.shape
         self._split, self._margin, self._slope = half.shape[0], margin, slope
         self._input = slice(max(rows.start - margin, 0), min(rows.stop + margin, height))
-        # one more row of the coarse map on either side is there for the interpolation
+        # the interpolation needs one more row of the coarse map on either side
         self._coarse = slice(max(self._input.start // 2 - 1, 0), min((self._input.stop + 1) // 2 + 1, height // 2))
         self._above = self._input.start - rows.start + margin
         self.map = workspace.empty("map", rows.stop - rows.start + 2 * margin, width + 2 * margin, len(slope))
@@ -88,13 +88,13 @@ class Strip:
         inner[:, :, self._split :] = skip[:, self._input].permute(1, 2, 0)
 
     def activation(self) -> Float[Tensor, "rows w c"]:
-        """PReLU of the map."""
+        """The map after the PReLU."""
         return F.prelu(self.map.flatten(0, 1), self._slope).view_as(self.map)
 
     def backward(
         self, grad: Tensor, half: Float[Tensor, "c1 h2 w2"], skip: Float[Tensor, "c2 h w"], slope: Float[Tensor, " c"]
     ) -> None:
-        """Add to the gradients of half, skip and slope what follows from that of the activation."""
+        """Add to the gradients of half, skip and slope the contribution of the activation's gradient."""
         grad, x = self._inner(grad), self._inner(self.map)
         slope += (grad * x.clamp(max=0)).sum((0, 1))
         grad = torch.where(x > 0, grad, grad * self._slope)
@@ -104,12 +104,12 @@ class Strip:
         half[:, self._coarse] += _upsample_adjoint(rows).permute(2, 0, 1)
 
     def _inner(self, strip: Tensor) -> Tensor:
-        """A strip without its margins, where those lie outside the image."""
+        """A strip without the parts of its margins that lie outside the image."""
         rows = self._input.stop - self._input.start
         return strip[self._above : self._above + rows, self._margin : strip.shape[1] - self._margin]
 
     def _rows(self) -> slice:
-        """Which of the upsampled rows of the coarse map the strip has."""
+        """The rows of the upsampled coarse map that are in the strip."""
         first = self._input.start - 2 * self._coarse.start
         return slice(first, first + self._input.stop - self._input.start)
 

@@ -1,9 +1,9 @@
-"""The network and detection in tiles, for images whose maps do not fit into the memory. Exact up to rounding.
+"""The network and detection in tiles, for images whose maps do not fit into memory. Exact up to rounding.
 
-Every normalisation is over the whole image, so tiles cannot be run one after the other from the image to the features.
-Each normalised map costs a pass over the tiles instead, which adds up its moments (`disk.model.moments`) and is
-recomputed from the image in the next pass, where its norm is known. Maps at an eighth of the resolution and below are
-small enough to be kept whole, so that tiles need not overlap by the whole receptive field (`disk.model.tiles`).
+Each normalisation is over the whole image, so a tile cannot run from the image to the features on its own. Instead,
+each normalised map takes a pass over the tiles, which adds up the map's moments (`disk.model.moments`); the next pass
+recomputes the map from the image, now with a known norm. Maps at 1/8 resolution and below are small enough to be kept
+whole, so tiles need not overlap by the whole receptive field (`disk.model.tiles`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from disk.shapes import Float, Tensor, UInt8
 if TYPE_CHECKING:
     from disk.model.disk import DISK
 
-_FINE = 3  # blocks on the way down whose maps, at 1, 1/2 and 1/4 of the resolution, are never whole
+_FINE = 3  # blocks of the down path whose maps, at 1, 1/2 and 1/4 resolution, are never in memory as a whole
 
 
 class TiledNetwork:
-    """What the last block reads, tile by tile, of one image (1, 3, H, W); six passes over the tiles prepare it."""
+    """The input of the last block for one image (1, 3, H, W), tile by tile; six passes over the tiles prepare it."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class TiledNetwork:
         self._unet, self._image, self._tiles = unet, image, tiles
         first = next(unet.parameters())
         self._dtype, self._device = first.dtype, first.device
-        # of what each block normalises: the pooled maps on the way down, and both inputs of the blocks on the way up
+        # norms of what each block normalises: the pooled maps on the down path, and both inputs of the up blocks
         self._pooled: list[Norm] = []
         self._skips: list[Norm] = []
         self._halves: list[Norm] = []
@@ -59,12 +59,12 @@ class TiledNetwork:
         self._halves.append(self._measure(lambda tile: self._trunk(tile, 2)[0]))
 
     def encoding(self, tile: Tile) -> Encoding:
-        """Everything but the last convolution, at the pixels that a tile sees; right at those it owns and near them."""
+        """Run everything except the last convolution on the pixels a tile sees; exact at and near its own pixels."""
         half, skip = self._trunk(tile, 2)
         return self._encode(3, half, skip)
 
     def _measure_way_down(self) -> Tensor:
-        """The norms of the finest maps as skip connections and, pooled, as inputs; the last one, pooled."""
+        """Measure the norms of the finest maps, as skip connections and pooled; returns the last one pooled."""
         smallest = self._empty(8, 64)
         for depth in range(1, _FINE + 1):
             skip, pooled = Moments(), Moments()
@@ -80,7 +80,7 @@ class TiledNetwork:
         return smallest
 
     def _up_to_an_eighth(self, pooled: Tensor) -> Tensor:
-        """The map that the first up block gives, from the input of the fourth block."""
+        """The output of the first up block, from the input of the fourth block of the down path."""
         skip = self._assemble(8, lambda tile: self._convolve(3, tile.crop(pooled, 8)))
         pooled = F.avg_pool2d(skip, 2)
         self._skips.append(self._measure(lambda tile: tile.crop(skip, 8), upsampled=False))
@@ -96,7 +96,7 @@ class TiledNetwork:
         return moments.norm()
 
     def _assemble(self, stride: int, make: Callable[[Tile], Tensor]) -> Tensor:
-        """The whole of a map of which tiles give their parts."""
+        """Assemble a whole map from the parts that the tiles give."""
         whole = self._empty(stride, 64)
         for tile in self._tiles:
             tile.put(make(tile), whole, stride)
@@ -107,7 +107,7 @@ class TiledNetwork:
         return large(next(self._unet.parameters()).detach(), 1, channels, height // stride, width // stride)
 
     def _down(self, tile: Tile, depth: int = _FINE) -> list[Tensor]:
-        """The maps of the first blocks on the way down."""
+        """The maps of the first blocks of the down path."""
         pixels = tile.crop(self._image).to(self._device)
         x = pixels.to(self._dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(self._dtype)
         maps = [cast(ConvBlock, cast(nn.Sequential, self._unet.path_down[0])[1])(x)]
@@ -116,14 +116,14 @@ class TiledNetwork:
         return maps
 
     def _convolve(self, i: int, pooled: Tensor) -> Tensor:
-        """Block i of the way down, i > 0, after its pooling."""
+        """Block i > 0 of the down path, after its pooling."""
         slope, weight, bias = cast(ConvBlock, cast(nn.Sequential, self._unet.path_down[i])[1]).weights()
         norm = self._pooled[i - 1]
         activation = F.prelu(pooled - norm.mean, slope)
         return F.conv2d(activation, weight * norm.scale[:, :, None, None], bias, padding=MARGIN)
 
     def _trunk(self, tile: Tile, blocks: int) -> tuple[Tensor, Tensor]:
-        """The map after one or both up blocks beyond the eighth, and the skip connection at full resolution."""
+        """The map after one or both up blocks above 1/8 resolution, and the skip connection at full resolution."""
         maps = self._down(tile)
         x = tile.crop(self._eighth, 8)
         for i in range(1, blocks + 1):
@@ -131,7 +131,7 @@ class TiledNetwork:
         return x, maps[0]
 
     def _up(self, i: int, half: Tensor, skip: Tensor) -> Tensor:
-        """Block i of the way up."""
+        """Block i of the up path."""
         encoding = self._encode(i, half, skip)
         slope, weight, bias = cast(UpBlock, self._unet.path_up[i]).conv.weights()
         if half.device.type == "cpu" and skip.shape[2] % TILE == skip.shape[3] % TILE == 0:
@@ -154,9 +154,9 @@ def detect_in_tiles(
     generator: torch.Generator | None,
     to: torch.device,
 ) -> Callable[[], list[Features]]:
-    """What an engine's `start` does, for images too large for it; found at once, in single precision at least.
+    """Do what an engine's `start` does for images too large for it; at once, in single precision at least.
 
-    Mode rng draws tile after tile, so what it draws depends on the tiles.
+    Mode rng draws tile by tile, so the samples depend on the tiles.
     """
     if next(model.parameters()).dtype.itemsize < 4:
         model = copy.deepcopy(model).float()
@@ -170,14 +170,14 @@ def _detect(model: DISK, canvas: Canvas, options: DetectionOptions, generator: t
     tiles = cut(height, width, tile_side(height * width, model.device), options.window)
     rows, columns = (max(tile.seen[i].stop - tile.seen[i].start for tile in tiles) for i in (0, 1))
     log.info(
-        "%d x %d is too large for the memory as a whole: in %d overlapping tiles of at most %d x %d",
+        "%d x %d does not fit into memory as a whole; running in %d overlapping tiles of at most %d x %d",
         canvas.placement.width, canvas.placement.height, len(tiles), columns, rows,
     )  # fmt: skip
     network = TiledNetwork(model.unet, canvas.pixels[None], tiles)
     used = [t for t in tiles if t.own[0].start < canvas.placement.height and t.own[1].start < canvas.placement.width]
     found = [_detect_in(tile, model, network, canvas, options, generator) for tile in used]
     pixels, scores, keypoints, descriptors = (torch.cat(parts) for parts in zip(*found, strict=True))
-    # as in the whole image: best first, equal scores in reading order
+    # same order as for a whole image: best first, equal scores in reading order
     reading = torch.argsort(pixels[:, 1] * width + pixels[:, 0])
     order = reading[torch.argsort(scores[reading], descending=True, stable=True)][: options.budget]
     return Features(keypoints[order], descriptors[order].float(), scores[order].float())
@@ -191,14 +191,15 @@ def _detect_in(
     options: DetectionOptions,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best of a tile's own features: pixels (K, 2), scores (K,), keypoints (K, 2) and descriptors (K, D).
+    """The best features on a tile's own pixels: pixels (K, 2), scores (K,), keypoints (K, 2) and descriptors (K, D).
 
-    A tile sees enough around its own pixels to suppress what the whole image would, and no pixel is two tiles' own.
+    A tile sees enough pixels around its own for the same suppression as in the whole image. Each pixel belongs to one
+    tile.
     """
     encoding = network.encoding(tile)
     logits = model.heatmap(encoding)
     corner = torch.tensor(tile.corner, device=logits.device)
-    # suppression and peaks end where the image does
+    # suppression and peaks end at the border of the image
     area = logits[0, : canvas.placement.height - tile.corner[1], : canvas.placement.width - tile.corner[0]]
     if options.mode == "nms":
         points, scores = nms(area, options.window)

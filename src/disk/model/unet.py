@@ -1,4 +1,4 @@
-"""The U-Net of DISK up to, but not including, its last convolution block."""
+"""The U-Net of DISK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from disk.model.statistics import EPS, encode
 from disk.model.winograd import KERNEL
 from disk.shapes import Float, Tensor
 
-STRIDE = 16  # height and width of the network's input are multiples of this
+STRIDE = 16  # height and width of the network's input must be multiples of this
 DOWN = (16, 32, 64, 64, 64)
 UP = (64, 64, 64)
 
@@ -28,13 +28,13 @@ class InstanceNorm(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """Pre-activation block: norm, PReLU, convolution. The indices are those of the released state-dict."""
+    """Pre-activation block: norm, PReLU, convolution. The released state dict fixes the indices."""
 
     def __init__(self, channels_in: int, channels_out: int, bare: bool = False) -> None:
         super().__init__(
             nn.Identity() if bare else InstanceNorm(),
             nn.Identity() if bare else nn.PReLU(channels_in),
-            nn.Identity(),  # where the original has an optional dropout
+            nn.Identity(),  # the original has an optional dropout here
             nn.Conv2d(channels_in, channels_out, KERNEL, padding=KERNEL // 2),
         )
 
@@ -45,7 +45,7 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Bilinear x2, concatenation with the skip connection, block."""
+    """Bilinear x2, concatenation with the skip connection, convolution block."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class UpBlock(nn.Module):
         return self.conv(torch.cat([up, skip], dim=1))
 
     def fast(self, x: Tensor, skip: Tensor) -> Tensor:
-        """The same by `disk.model.upblock` where that is faster: on a processor, at full precision, uncompiled.
+        """The same with `disk.model.upblock` where that is faster: on a CPU, in full precision, not compiled.
 
-        Height and width of `skip` are multiples of 4. Without gradients both inputs are overwritten.
+        Height and width of `skip` must be multiples of 4. Without gradients, overwrites both inputs.
         """
         half_precision = x.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or half_precision or torch.compiler.is_compiling():
@@ -69,7 +69,7 @@ class UpBlock(nn.Module):
 class UNet(nn.Module):
     """The original's U-Net with `channels_out` output channels (Tyszkiewicz et al. 2020, section 4).
 
-    `trunk` stops before the last block; `disk.model.head` evaluates that block where it is needed.
+    `trunk` stops before the last block, which `disk.model.head` evaluates only where needed.
     """
 
     def __init__(self, channels_out: int) -> None:
@@ -87,7 +87,7 @@ class UNet(nn.Module):
         self.path_up = nn.ModuleList(UpBlock(ins[i] + DOWN[-2 - i], outs[i]) for i in range(len(outs)))
 
     def coarse(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Up to an eighth of the resolution: the map there, then the skip connections at 1/4, 1/2 and 1."""
+        """Run the layers down to 1/8 resolution: the map there, and the skip connections at 1/4, 1/2 and 1."""
         maps = [images]
         for block in self.path_down:
             maps.append(block(maps[-1]))
@@ -95,16 +95,16 @@ class UNet(nn.Module):
         return x, maps[3], maps[2], maps[1]
 
     def fine(self, x: Tensor, quarter: Tensor, half: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk from the maps of `coarse`: two up blocks, where most of its arithmetic is."""
+        """The trunk from the maps of `coarse`: two up blocks, with most of its arithmetic."""
         first, second = cast(UpBlock, self.path_up[1]), cast(UpBlock, self.path_up[2])
         return second.fast(first.fast(x, quarter), half), full
 
     def trunk(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
-        """The last block's two inputs: the map at half resolution and the skip connection at full resolution."""
+        """The two inputs of the last block: the map at half resolution and the skip connection at full resolution."""
         return self.fine(*self.coarse(images))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
-        """The whole U-Net, densely, by plain convolutions."""
+        """Run the whole U-Net densely, with plain convolutions."""
         x, *maps = self.coarse(images)
         for block, skip in zip(self.path_up[1:], maps, strict=True):
             x = block(x, skip)

@@ -1,4 +1,4 @@
-"""The PReLU and 5x5 convolution of an up block on a processor: in strips, by Winograd's products."""
+"""The PReLU and 5x5 convolution of an up block on a CPU: in strips, by Winograd's method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from disk.products import product
 from disk.shapes import Float, Tensor
 from disk.workers import share
 
-# a few megabytes, enough for the products to hide the cost of a call
+# a few megabytes; enough to make the cost of a call negligible
 _TILES_AT_ONCE = 512
 
 
@@ -25,7 +25,7 @@ def convolve(
     weight: Float[Tensor, "o c 5 5"],
     bias: Float[Tensor, " o"],
 ) -> Float[Tensor, "b o h w"]:
-    """The block's output, channels innermost. Height and width are multiples of 4."""
+    """The output of the block, channels innermost. Height and width must be multiples of 4."""
     kernel = winograd.transform_kernel(weight) * encoding.scale[:, None, None, None, :]
     return _Convolution.apply(encoding.half, encoding.skip, slope, kernel, bias)
 

@@ -4,9 +4,9 @@ Y = A^T [(G g G^T) * (B^T d B)] A for an 8x8 window d of the input, a kernel g a
 Gray, "Fast algorithms for convolutional neural networks", CVPR 2016), by polynomial interpolation at 0, +-1, +-2, +-1/2
 and infinity. Exact up to rounding, which is about four times that of the direct sum in float32.
 
-Strips have their channels innermost: a product then runs over contiguous memory, and so do the transforms. A strip of
-k rows of tiles of a map of width W has n = k (W/4 + 1) tiles; the last one of each row lies in the margin, so
-that all tiles of a strip are evenly spaced in memory, and is dropped.
+Strips have channels innermost, so that products and transforms run over contiguous memory. A strip with k rows of tiles
+of a map of width W has n = k (W/4 + 1) tiles: the last tile of each row lies in the margin, which spaces all tiles of
+the strip evenly in memory; its result is dropped.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
 
 
 def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 o c"]:
-    """G g G^T. With gradients."""
+    """G g G^T, with gradients."""
     g = _matrices(torch.float64)[1]
-    # in float64, because it is small and everything else is multiplied by it
+    # in float64, because it is small and its rounding would affect every product
     return torch.einsum("ia,jb,ocab->ijoc", g, g, weight.double()).to(weight.dtype).contiguous()
 
 
 def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) -> Iterator[Float[Tensor, "8 n c"]]:
-    """B^T d B of each window of a strip with its margins (4 k + 4 rows, W + 4 columns): [j, tile] for each i in turn.
+    """B^T d B of each window of a strip with its margins (4 k + 4 rows, W + 4 columns): yields [j, tile] for each i.
 
-    Each overwrites the one before.
+    Each result overwrites the previous one.
     """
     b = _matrices(strip.dtype)[2]
     height, width, channels = strip.shape
@@ -52,13 +52,13 @@ def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) ->
     out = workspace.empty("windows", _WINDOW, tiles, channels)
     for i in range(_WINDOW):
         windows = columns[i].as_strided((tiles, _WINDOW, channels), (TILE * channels, channels, 1))
-        # numpy, unlike torch, writes the products of a batch where they belong
+        # numpy, unlike torch, writes batched products straight to their places
         np.matmul(b.numpy(), windows.numpy(), out=out.transpose(0, 1).numpy())
         yield out
 
 
 def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Float[Tensor, "rows w c"]:
-    """The gradient of a strip of a map `width` wide, given those of its windows as [i, j, tile], zero in the margin."""
+    """The gradient of a strip of a map of this width, from those of its windows [i, j, tile], 0 in the margin."""
     b = _matrices(grad.dtype)[2]
     tiles, channels = width // TILE + 1, grad.shape[3]
     count = grad.shape[2] // tiles
@@ -77,9 +77,9 @@ def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Flo
 def transform_products(
     products: Iterable[Float[Tensor, "8 n o"]], width: int, workspace: Workspace
 ) -> Float[Tensor, "k 4 t 4 o"]:
-    """A^T m A of each tile of a map `width` wide as [row of tiles, row, tile, column]: a view.
+    """A^T m A of each tile of a map of this width, as a view [row of tiles, row, tile, column].
 
-    products: [j, tile] for each i in turn.
+    products: yields [j, tile] for each i
     """
     for i, product in enumerate(products):
         a, (_, count, channels) = _matrices(product.dtype)[0], product.shape
@@ -91,7 +91,7 @@ def transform_products(
 
 
 def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor, "8 8 n o"]:
-    """The gradient of the products of each tile, zero for the tiles in the margin."""
+    """The gradient of the products of each tile, 0 for the tiles in the margin."""
     a = _matrices(grad.dtype)[0]
     height, width, channels = grad.shape
     tiles = grad.new_zeros(TILE, TILE, height // TILE, width // TILE + 1, channels)
@@ -103,9 +103,9 @@ def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor,
 @lru_cache
 @torch.inference_mode(False)
 def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A^T (4, 8), G (8, 5) and B^T (8, 8) by Toom and Cook's construction.
+    """A^T (4, 8), G (8, 5) and B^T (8, 8) by the Toom-Cook construction.
 
-    Kept for training too, which refuses tensors made in inference mode.
+    Not made in inference mode, because training uses the same cached tensors.
     """
     points = torch.tensor(_POINTS, dtype=torch.float64)
     at_infinity = torch.zeros(1, _WINDOW, dtype=torch.float64)
@@ -122,6 +122,6 @@ def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         b[i, : len(polynomial)] = polynomial
         if i < len(_POINTS):
             g[i] /= torch.tensor([_POINTS[i] - p for p in others]).prod()
-    # powers of two, which do not round, keep the entries of B near one
+    # scale by powers of two, which is exact, to keep the entries of B near 1
     balance = 2 ** b.abs().amax(1, keepdim=True).log2().round()
     return tuple(matrix.to(dtype) for matrix in (a, g * balance, b / balance))  # type: ignore[return-value]

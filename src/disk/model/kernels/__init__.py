@@ -1,6 +1,6 @@
-"""The batched operations of detection: in plain torch everywhere (`plain`), and by Triton's kernels (`fused`).
+"""The batched operations of the network and detection: in plain torch (`plain`) and by Triton's kernels (`fused`).
 
-Both modules have the same functions; `operations` says which of them runs.
+Both modules have the same functions; `operations` chooses one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def operations(device: torch.device, dtype: torch.dtype) -> ModuleType:
-    """Triton's kernels on a GPU that has them, where no gradients are needed; plain torch otherwise."""
+    """Triton's kernels on a GPU that supports them, if no gradients are needed; otherwise plain torch."""
     if device.type == "cuda" and dtype in _DTYPES and not torch.is_grad_enabled() and has_kernels(device):
         from disk.model.kernels import fused
 
@@ -29,5 +29,5 @@ def operations(device: torch.device, dtype: torch.dtype) -> ModuleType:
 @functools.cache
 def has_kernels(device: torch.device) -> bool:
     """Whether Triton compiles kernels for this GPU."""
-    # Triton comes with torch on Linux, and not on Windows
+    # torch brings Triton on Linux, but not on Windows
     return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= _CAPABILITY

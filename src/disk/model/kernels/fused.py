@@ -1,7 +1,7 @@
-"""The operations of `plain`, by Triton's kernels: same signatures, results that differ by rounding, no gradients.
+"""The operations of `plain` by Triton's kernels: same signatures, same results up to rounding, no gradients.
 
-Maps are read and written once: pooling also sums what both normalisations need, the first of each block's inputs is
-upsampled, concatenated, normalised and activated in one pass, and the last block's activation is never written at all.
+Maps are read and written once: pooling also sums what both normalisations need, one pass upsamples, concatenates,
+normalises and activates the input of an up block, and the last block's activation is never written at all.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from disk.model.winograd import KERNEL
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 NAME = "triton"  # in messages
-BYTES_PER_PIXEL = 320  # of an image in a batch, at most: 250 MB at 1024x768
+BYTES_PER_PIXEL = 320  # most memory per pixel of an image in a batch: 250 MB at 1024x768
 _BLOCK = 64  # pixels of a map at once
 _PIXELS = 256  # pixels of the heatmap at once
 _POINTS = 32  # keypoints described at once
-_RUNS = 512  # most partial sums of an image: enough programs for a GPU, few enough to add up at once
-_SMALLEST = 16  # side of a matrix that tensor cores multiply
+_RUNS = 512  # most partial sums per image: enough programs for a GPU, few enough to add up at once
+_SMALLEST = 16  # smallest side of a matrix for tensor cores
 
 
 def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Float[Tensor, "b 8 _ _"]:
-    """Images, bytes or numbers in [0, 1], of any strides, as `plain.canvas` gives them."""
+    """Pad images, uint8 or floats in [0, 1], of any strides, as `plain.canvas` does."""
     batch, channels, height, width = images.shape
     out = _maps(batch, INPUT_CHANNELS, height + -height % STRIDE, width + -width % STRIDE, dtype, images.device)
     canvas_kernel[(triton.cdiv(out.shape[2] * out.shape[3], _PIXELS), batch)](
@@ -48,7 +48,7 @@ def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: t
 def pooled(
     x: Float[Tensor, "b c h w"], slope: Float[Tensor, " c"]
 ) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b 2 c"]]:
-    """The mean of each 2x2 pixels, normalised, through the PReLU; and the norm of `x` itself."""
+    """2x2 average pooling, normalisation and PReLU; also returns the norm of `x` itself."""
     batch, channels, height, width = x.shape
     height, width = height // 2, width // 2
     out = _maps(batch, channels, height, width, x.dtype, x.device)
@@ -64,7 +64,7 @@ def pooled(
 
 
 def upsampled_norm(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 c"]:
-    """The norm of `x` after bilinear x2."""
+    """The norm of `x` after bilinear x2 upsampling."""
     batch, channels, height, width = x.shape
     steps, runs = _runs(height * width)
     sums = torch.empty(batch, runs, 2, channels, device=x.device)
@@ -79,7 +79,7 @@ def activation(
     skip_norm: Float[Tensor, "b 2 c2"],
     slope: Float[Tensor, " c"],
 ) -> Float[Tensor, "b c h w"]:
-    """`half` after bilinear x2 beside `skip`, normalised, through the PReLU."""
+    """Upsample `half` by bilinear x2, concatenate `skip`, normalise, PReLU."""
     batch, channels, height, width = skip.shape
     out = _maps(batch, half.shape[1] + channels, height, width, half.dtype, half.device)
     _activate(half, skip, half_norm, skip_norm, slope, out, slope, 0)
@@ -95,7 +95,10 @@ def heatmap(
     taps: Float[Tensor, "25 c"],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, "b h w"]:
-    """One output channel of the convolution of the `activation`; `taps` in reading order. Single precision."""
+    """One output channel of the convolution of the `activation`, in single precision.
+
+    taps: the kernel, in reading order
+    """
     batch, _, height, width = skip.shape
     products = torch.empty(batch, len(taps), height, width, device=half.device)
     _activate(half, skip, half_norm, skip_norm, slope, products, taps, len(taps))
@@ -110,7 +113,7 @@ def candidates(
     window: int,
     allowed: Bool[Tensor, "b h w"] | None = None,
 ) -> Int[Tensor, "b cells"]:
-    """The keys of the local maxima, as `plain.candidates` gives them."""
+    """The keys of the local maxima, as `plain.candidates` returns them."""
     batch, height, width = heatmap.shape
     cell = window // 2 + 1
     cells = triton.cdiv(height, cell) * triton.cdiv(width, cell)
@@ -125,7 +128,7 @@ def candidates(
 def place(
     keys: Int[Tensor, "b k"], heatmap: Float[Tensor, "b h w"], sizes: Int[Tensor, "b 2"], subpixel: bool
 ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"], Int[Tensor, "b k"], Int[Tensor, " b"]]:
-    """Keypoints, scores, pixels and counts of the keys, as `plain.place` gives them."""
+    """Decode keys to keypoints, scores, pixels and counts, as `plain.place` does."""
     batch, points = keys.shape
     _, height, width = heatmap.shape
     keypoints = torch.empty(batch, points, 2, device=keys.device)
@@ -151,7 +154,7 @@ def describe(
     bias: Float[Tensor, " d"],
     pixels: Int[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Unit vectors: the other output channels at the given pixels, as `plain.describe` gives them."""
+    """The other output channels at some pixels, as unit vectors, as `plain.describe` returns them."""
     height, width = skip.shape[2:]
     out = torch.empty(len(pixels), len(bias), device=half.device)
     if len(pixels):
@@ -159,7 +162,7 @@ def describe(
             half, skip, half_norm, skip_norm, slope, matrix, bias, pixels, out, height, width, len(pixels),
             half.shape[1], skip.shape[1], _power(half.shape[1]), _power(skip.shape[1]), len(bias), _power(len(bias)),
             KERNEL, _POINTS,
-            # a pipeline in single precision does not fit into every GPU's shared memory, nor the sums into four warps
+            # single precision: a pipeline does not fit into every GPU's shared memory, nor do the sums into four warps
             num_stages=1 if half.dtype == torch.float32 else 2,
             num_warps=8,
         )  # fmt: skip
@@ -178,7 +181,7 @@ def _activate(
 
 
 def _finish(x: Tensor, sums: Tensor, pixels: int) -> Tensor:
-    """(kinds, B, 2, C): the norms of sums (B, runs, 2 kinds, C)."""
+    """The norms (kinds, B, 2, C) of sums (B, runs, 2 kinds, C)."""
     batch, runs, twice, channels = sums.shape
     norms = torch.empty(twice // 2, batch, 2, channels, device=x.device)
     finish_kernel[(triton.cdiv(channels, _SMALLEST), batch)](
@@ -189,9 +192,9 @@ def _finish(x: Tensor, sums: Tensor, pixels: int) -> Tensor:
 
 
 def _runs(pixels: int) -> tuple[int, int]:
-    """Blocks in a run, and the number of runs that cover an image."""
+    """The number of blocks in a run, and the number of runs that cover an image."""
     blocks = triton.cdiv(pixels, _BLOCK)
-    # a kernel is compiled for each number of blocks, so there are few of them
+    # powers of two, because Triton compiles a kernel for each number of blocks
     steps = triton.next_power_of_2(triton.cdiv(blocks, _RUNS))
     return steps, triton.cdiv(blocks, steps)
 

@@ -1,7 +1,7 @@
-"""The operations in plain torch: on any device, at any precision, for a whole batch; those on maps have gradients.
+"""The operations in plain torch, on a whole batch, any device and any precision; those on maps have gradients.
 
 Maps are (B, C, H, W) with channels innermost. A `norm` (B, 2, C) holds the scale and the shift that normalise each
-channel of each image; it is kept in single precision at least, whatever the precision of the maps.
+channel of each image; it is in single precision at least, for maps of any precision.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Bool, Float, Int, Tensor, UInt8
 
 NAME = "torch"  # in messages
-BYTES_PER_PIXEL = 1100  # of an image in a batch, at most, in single precision
-_LAST = 0xFFFFFFFF  # a key holds a pixel's distance from this one
-INPUT_CHANNELS = 8  # tensor cores multiply channels by eights
+BYTES_PER_PIXEL = 1100  # most memory per pixel of an image in a batch, in single precision
+_LAST = 0xFFFFFFFF  # a key stores this minus the pixel's index
+INPUT_CHANNELS = 8  # tensor cores need a multiple of 8 channels
 
 
 def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Float[Tensor, "b 8 _ _"]:
-    """Images, bytes or numbers in [0, 1], with zeros up to the channels and the size that the network reads."""
+    """Pad images, uint8 or floats in [0, 1], with zeros to the channels and size that the network reads."""
     height, width = images.shape[2:]
     maps = images.to(dtype) if images.is_floating_point() else images.to(_exact(dtype)).div(255).to(dtype)
     room = (0, -width % STRIDE, 0, -height % STRIDE, 0, INPUT_CHANNELS - images.shape[1])
@@ -33,13 +33,13 @@ def canvas(images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], dtype: t
 def pooled(
     x: Float[Tensor, "b c h w"], slope: Float[Tensor, " c"]
 ) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b 2 c"]]:
-    """The mean of each 2x2 pixels, normalised, through the PReLU; and the norm of `x` itself."""
+    """2x2 average pooling, normalisation and PReLU; also returns the norm of `x` itself."""
     small = F.avg_pool2d(x, 2)
     return _activate(small, _norm(small), slope), _norm(x)
 
 
 def upsampled_norm(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 c"]:
-    """The norm of `x` after bilinear x2."""
+    """The norm of `x` after bilinear x2 upsampling."""
     return _norm(x, upsampled=True)
 
 
@@ -50,8 +50,8 @@ def activation(
     skip_norm: Float[Tensor, "b 2 c2"],
     slope: Float[Tensor, " c"],
 ) -> Float[Tensor, "b c h w"]:
-    """`half` after bilinear x2 beside `skip`, normalised, through the PReLU."""
-    # nothing keeps the upsampled map alive: it is the largest but one
+    """Upsample `half` by bilinear x2, concatenate `skip`, normalise, PReLU."""
+    # keep no reference to the upsampled map, the second largest of all
     both = torch.cat([F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False), skip], 1)
     return _activate(both, torch.cat([half_norm, skip_norm], 2), slope)
 
@@ -65,7 +65,10 @@ def heatmap(
     taps: Float[Tensor, "25 c"],
     bias: Float[Tensor, ""],
 ) -> Float[Tensor, "b h w"]:
-    """One output channel of the convolution of the `activation`; `taps` in reading order. Single precision at least."""
+    """One output channel of the convolution of the `activation`, in single precision at least.
+
+    taps: the kernel, in reading order
+    """
     pixels = activation(half, skip, half_norm, skip_norm, slope).permute(0, 2, 3, 1)
     batch, height, width, _ = pixels.shape
     # tap (dy, dx) sees the pixel at +(dy, dx), so a pixel adds to its neighbour at -(dy, dx)
@@ -83,9 +86,10 @@ def describe(
     bias: Float[Tensor, " d"],
     pixels: Int[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Unit vectors: the other output channels at pixels of the batch, counted in reading order; 0 for negative ones.
+    """The other output channels at some pixels, as unit vectors in single precision at least.
 
-    `matrix` has a row for each tap in reading order and each channel. Single precision at least.
+    matrix: a row for each tap, in reading order, and channel
+    pixels: indices into the batch in reading order; a negative index gives zeros
     """
     height, width = skip.shape[2:]
     found = pixels >= 0
@@ -115,11 +119,13 @@ def candidates(
     window: int,
     allowed: Bool[Tensor, "b h w"] | None = None,
 ) -> Int[Tensor, "b cells"]:
-    """The local maxima that `disk.model.detection.nms` finds in each image's first (height, width) pixels, as keys.
+    """The local maxima that `disk.model.detection.nms` finds, as keys: the larger of two keys is the better one.
 
-    The better of two keys is the larger: the score's bits before the pixel's place in reading order. 0 is no candidate.
-    Of a local maximum that `allowed` rules out nothing is left, and its neighbours stay suppressed. One key for
-    each cell of window // 2 + 1 pixels, which holds at most one: it lies within the window of each of its pixels.
+    A key has the score's bits first, then the pixel's position in reading order; 0 is no candidate. There is one key
+    for each cell of window // 2 + 1 pixels a side: a cell has at most one local maximum, because each window around a
+    pixel of the cell contains the whole cell.
+    sizes: (height, width) of the top-left part of each heatmap that counts
+    allowed: drops local maxima where it is False; their neighbours stay suppressed
     """
     _, height, width = heatmap.shape
     reach = window // 2
@@ -135,7 +141,7 @@ def candidates(
 
     highest = F.max_pool2d(F.max_pool2d(heatmap, (1, window), 1, (0, reach)), (window, 1), 1, (reach, 0))
     kept = (score > 0) & (score == highest.flatten(1).gather(1, pixel))
-    # in a plateau only the first pixel of a window, in reading order, is its arg-max
+    # on a plateau only the first pixel of a window, in reading order, is its arg-max
     before = torch.arange(window * window // 2, device=heatmap.device)
     before_y, before_x = y[..., None] + before // window - reach, x[..., None] + before % window - reach
     inside = (before_y >= 0) & (before_x >= 0) & (before_x < width)
@@ -150,9 +156,11 @@ def candidates(
 def place(
     keys: Int[Tensor, "b k"], heatmap: Float[Tensor, "b h w"], sizes: Int[Tensor, "b 2"], subpixel: bool
 ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"], Int[Tensor, "b k"], Int[Tensor, " b"]]:
-    """What falling keys of `candidates` stand for: keypoints, scores, pixels of the batch in reading order, and counts.
+    """Decode keys: keypoints, scores, pixels as indices into the batch in reading order, and counts.
 
-    `subpixel` moves keypoints as `disk.model.detection.refine` does. Past the count all are 0, and the pixels -1.
+    Beyond the count, keypoints and scores are 0 and pixels are -1.
+    keys: of `candidates`, in descending order
+    subpixel: whether to move keypoints as `disk.model.detection.refine` does
     """
     _, height, width = heatmap.shape
     found = keys > 0
@@ -175,7 +183,7 @@ def place(
 
 
 def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """maps (B, C, H, W) at the grids y (N, k) by x (N, k), moved inside: (N, k*k, C)."""
+    """Sample maps (B, C, H, W) on the grids y (N, k) by x (N, k), clamped to the image: (N, k*k, C)."""
     _, channels, height, width = maps.shape
     row = image[:, None] * height + y.clamp(0, height - 1)
     index = row[:, :, None] * width + x.clamp(0, width - 1)[:, None]
@@ -184,7 +192,7 @@ def _gather(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _window_upsampling(middle: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, 5, 4): bilinear x2 along an axis, from 4 samples to a window around each middle (N,); quarters, so exact."""
+    """Bilinear x2 along an axis, from 4 samples to the window around each middle (N,): (N, 5, 4), exact quarters."""
     fine, coarse = (torch.arange(count, device=middle.device) for count in (KERNEL, KERNEL - 1))
     place = 0.75 - 0.5 * (middle % 2)[:, None] + 0.5 * fine
     return (1 - (place[:, :, None] - coarse).abs()).clamp(min=0).to(dtype)
@@ -195,9 +203,9 @@ def _activate(x: Tensor, norm: Tensor, slope: Tensor) -> Tensor:
 
 
 class _Normalise(torch.autograd.Function):
-    """x (B, C, H, W) by its norm, computed in the norm's precision and rounded to that of x.
+    """Normalise x (B, C, H, W) by its norm, in the norm's precision, rounded to that of x.
 
-    Where a channel is nearly constant the scale is large, and a rounded shift would leave noise in place of 0.
+    For a nearly constant channel the scale is large, so a rounded shift would give noise instead of 0.
     """
 
     @staticmethod
@@ -222,7 +230,7 @@ def _norm(x: Tensor, upsampled: bool = False) -> Tensor:
 class _Moments(torch.autograd.Function):
     """Mean and variance of each channel of each image, or of its x2 upsampled map (`disk.model.statistics`).
 
-    Written by hand because autograd would keep a map in single precision for each.
+    Written by hand because autograd would keep a map in single precision for each of them.
     """
 
     @staticmethod

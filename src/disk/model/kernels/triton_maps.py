@@ -1,7 +1,8 @@
-"""Triton's kernels on maps (B, H, W, C); `fused` calls them.
+"""Triton's kernels on maps (B, H, W, C), called by `fused`.
 
-Statistics are summed in single precision about a pivot, the image's first pixel, so that a mean far from zero costs no
-digits. A program sums a run of pixels; `finish_kernel` adds the runs in a fixed order, so a result never changes.
+Statistics are summed in single precision relative to a pivot, the image's first pixel, so that a mean far from zero
+costs no digits. A program sums a run of pixels; `finish_kernel` adds the runs in a fixed order, so results are
+deterministic.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def canvas_kernel(
     images, out, height, width, out_height, out_width, stride_b, stride_c, stride_y, stride_x, divisor,
     CHANNELS: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """images (B, CHANNELS, height, width) of any strides / divisor -> out (B, out_height, out_width, OUT), else 0."""
+    """images (B, CHANNELS, height, width), any strides, / divisor -> out (B, out_height, out_width, OUT), 0-padded."""
     b = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y, x, c = pixel // out_width, pixel % out_width, tl.arange(0, OUT)
@@ -36,7 +37,7 @@ def pool_kernel(
 ):  # fmt: skip
     """x (B, 2 height, 2 width, C) -> out (B, height, width, C), the mean of 2x2 pixels.
 
-    sums (B, runs, 4, C), about the pivot: of x and of its squares, over 4; of the means and of their squares.
+    sums (B, runs, 4, C), relative to the pivot: of x and of its squares, divided by 4; of the means and their squares.
     """
     run, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     c = tl.arange(0, CP)
@@ -61,7 +62,7 @@ def pool_kernel(
         tl.store(out + pixel.to(tl.int64)[:, None] * C + c[None, :], stored, mask=ok)
         total += tl.sum(mean, 0)
         squares += tl.sum(v00 * v00 + v01 * v01 + v10 * v10 + v11 * v11, 0) * 0.25
-        # of what is stored: where all are equal, the next kernel has to find them equal to their mean
+        # from the stored values: if all are equal, the next kernel must find them equal to their mean
         pooled = tl.where(ok, stored.to(tl.float32) - pivot, 0.0)
         pooled_total += tl.sum(pooled, 0)
         pooled_squares += tl.sum(pooled * pooled, 0)
@@ -91,9 +92,10 @@ def _filtered_row(at, row, left, column, right, pivot, ok, C: tl.constexpr):
 def upsampled_kernel(
     x, sums, height, width, STEPS: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """sums (B, runs, 2, C), about the pivot, of x (B, height, width, C) and of the squares of its x2 upsampled map / 4.
+    """sums (B, runs, 2, C) of x (B, height, width, C) and of the squares of its x2 upsampled map / 4.
 
-    The latter is a quadratic form of x (`disk.model.statistics`), with the filter (3, 10, 3) / 16 along both axes.
+    Both are relative to the pivot. The second is a quadratic form of x (`disk.model.statistics`), with the filter
+    (3, 10, 3) / 16 along both axes.
     """
     run, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     c = tl.arange(0, CP)
@@ -134,7 +136,7 @@ def finish_kernel(
     x, sums, norms, runs, pixels, image_size, eps, C: tl.constexpr, KINDS: tl.constexpr, RUNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """norms (KINDS, B, 2, C): scale and shift, from sums (B, runs, KINDS, 2, C) about the pivots of x."""
+    """norms (KINDS, B, 2, C): scale and shift, from sums (B, runs, KINDS, 2, C) relative to the pivots of x."""
     b = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = c < C
@@ -152,7 +154,7 @@ def finish_kernel(
 @triton.jit
 @no_type_check
 def activate(value, norm, slope, c, C: tl.constexpr):
-    """value (n, channels c): normalised by an image's norm (2, C), through the PReLU."""
+    """Normalise value (n, channels c) by an image's norm (2, C), then PReLU."""
     real = c < C
     scale, shift = tl.load(norm + c, mask=real, other=0.0), tl.load(norm + C + c, mask=real, other=0.0)
     value = value * scale[None, :] + shift[None, :]
@@ -162,7 +164,7 @@ def activate(value, norm, slope, c, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def normalise_kernel(x, norm, slope, pixels, C: tl.constexpr, CP: tl.constexpr, BLOCK: tl.constexpr):
-    """x (B, pixels, C), in place: normalised, through the PReLU."""
+    """Normalise x (B, pixels, C) in place, then PReLU."""
     b = tl.program_id(1).to(tl.int64)
     pixel, c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, CP)
     ok = (pixel < pixels)[:, None] & (c < C)[None, :]
@@ -174,7 +176,7 @@ def normalise_kernel(x, norm, slope, pixels, C: tl.constexpr, CP: tl.constexpr, 
 @triton.jit
 @no_type_check
 def upsample(x, y, column, height, width, ok, c, C: tl.constexpr):
-    """Bilinear x2 of an image x (height, width, C), at fine rows y and columns (n,), for the channels c."""
+    """Bilinear x2 upsampling of an image x (height, width, C) at fine rows y and columns (n,), for the channels c."""
     fine_y, fine_x = tl.maximum(y * 0.5 - 0.25, 0.0), tl.maximum(column * 0.5 - 0.25, 0.0)
     y0, x0 = fine_y.to(tl.int32), fine_x.to(tl.int32)
     y1, x1 = tl.minimum(y0 + 1, height - 1), tl.minimum(x0 + 1, width - 1)
@@ -194,10 +196,10 @@ def activation_kernel(
     half, skip, half_norm, skip_norm, slope, out, taps, height, width,
     C1: tl.constexpr, C2: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The activation of half (B, height / 2, width / 2, C1) upsampled and skip (B, height, width, C2), in a block.
+    """The activation of half (B, height / 2, width / 2, C1), upsampled, and skip (B, height, width, C2).
 
-    Without TAPS it is written to out (B, height, width, C1 + C2). With TAPS it never leaves the registers: its
-    products with taps (TAPS, C1 + C2) are written to out (B, TAPS, height, width) in single precision.
+    Without TAPS, writes it to out (B, height, width, C1 + C2). With TAPS it never leaves the registers: writes its
+    products with taps (TAPS, C1 + C2) to out (B, TAPS, height, width) in single precision.
     """
     b = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -228,7 +230,7 @@ def activation_kernel(
 @triton.jit
 @no_type_check
 def fold_kernel(products, bias, out, height, width, SIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """out (B, height, width): bias, and the sum over taps (dy, dx) of products (B, SIDE^2, height, width) there."""
+    """out (B, height, width): bias plus the sum over taps (dy, dx) of products (B, SIDE^2, height, width) there."""
     b = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y, x = pixel // width, pixel % width

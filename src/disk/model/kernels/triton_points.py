@@ -1,4 +1,4 @@
-"""Triton's kernels on points: candidates of a heatmap, their places, their descriptors; `fused` calls them."""
+"""Triton's kernels on points, called by `fused`: candidates of a heatmap, their positions, their descriptors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from disk.model.kernels.triton_maps import upsample
 def candidates_kernel(
     heatmap, sizes, allowed, keys, height, width, REACH: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """keys (B, cells) of heatmap (B, height, width), which counts within sizes (B, 2) alone."""
+    """keys (B, cells) of heatmap (B, height, width), of which only the part within sizes (B, 2) counts."""
     b = tl.program_id(1).to(tl.int64)
     cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     columns = tl.cdiv(width, REACH + 1)
@@ -23,7 +23,7 @@ def candidates_kernel(
     valid_height, valid_width = tl.load(sizes + 2 * b), tl.load(sizes + 2 * b + 1)
     heatmap += b * height * width
 
-    # no pixel of a cell but its first arg-max can be the arg-max of its own window, which contains the cell
+    # only the first arg-max of a cell can be the arg-max of its window, because the window contains the cell
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
     first_y, first_x = cell // columns * (REACH + 1), cell % columns * (REACH + 1)
     y, x = first_y, first_x
@@ -43,7 +43,7 @@ def candidates_kernel(
             value = tl.load(heatmap + at_y * width + at_x, mask=inside, other=float("-inf"))
             before = (dy < 0) | ((dy == 0) & (k < REACH))
             kept &= (best > value) | ((best == value) & (before == 0))
-    kept = kept != 0  # a mask has to be boolean, also where the interpreter has made it a number
+    kept = kept != 0  # a mask must be boolean, but the interpreter makes it a number
     if MASKED:
         kept &= tl.load(allowed + b * height * width + y * width + x, mask=kept, other=0) != 0
 
@@ -68,7 +68,7 @@ def place_kernel(
     keys, heatmap, sizes, keypoints, scores, pixels, counts, height, width, points,
     SUBPIXEL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Keypoints, scores, pixels in the batch and counts of keys (B, points), best first."""
+    """Keypoints, scores, indices into the batch and counts of keys (B, points), best first."""
     b = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = i < points
@@ -87,7 +87,7 @@ def place_kernel(
     tl.store(keypoints + 2 * to + 1, tl.where(found, place_y, 0.0), mask=real)
     tl.store(scores + to, tl.where(found, score, 0.0), mask=real)
     tl.store(pixels + to, tl.where(found, b * height * width + pixel, -1), mask=real)
-    # the last one found, or the first one where none is, knows the count
+    # the last key found writes the count, or the first key if none is found
     following = tl.load(keys + b * points + i + 1, mask=i + 1 < points, other=0)
     tl.store(counts + b + 0 * i, i + 1, mask=found & (following <= 0))
     tl.store(counts + b + 0 * i, i, mask=(i == 0) & (found == 0))
@@ -108,9 +108,9 @@ def describe_kernel(
     C1: tl.constexpr, C2: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr, D: tl.constexpr, PD: tl.constexpr,
     SIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out (points, D): unit vectors, the product of each pixel's window of the activation and matrix (SIDE^2 C, D).
+    """out (points, D): each pixel's window of the activation times matrix (SIDE^2 C, D), as unit vectors.
 
-    The windows are rebuilt a tap at a time from half (B, height / 2, width / 2, C1) and skip (B, height, width, C2).
+    Rebuilds the windows tap by tap from half (B, height / 2, width / 2, C1) and skip (B, height, width, C2).
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     pixel = tl.load(pixels + i, mask=i < points, other=-1)

@@ -1,4 +1,4 @@
-"""The network as ONNX: its coarse part for our own inference on a CPU, the whole detector for other programs."""
+"""The network as ONNX: its coarse part for inference on a CPU, the whole detector for other programs."""
 
 from disk.model.onnx.coarse import coarse_session
 

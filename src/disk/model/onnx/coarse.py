@@ -1,4 +1,4 @@
-"""The coarse part of the network in onnxruntime, for our own inference on a CPU."""
+"""The coarse part of the network in onnxruntime, for inference on a CPU."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 from disk.model.disk import DISK
 from disk.model.onnx.runtime import import_onnxruntime, session_options
 
-# The graph of `unet.coarse` with initialisers that are named as the state-dict and have no values. Exporting it takes
-# seconds, filling it milliseconds. `python -m disk.model.onnx.export` makes it anew when the network's code changes.
+# The graph of `unet.coarse`, whose initialisers have the names of the state dict and no values. Exporting it takes
+# seconds, filling it milliseconds. `python -m disk.model.onnx.export` rewrites it after a change of the network's code.
 GRAPH = Path(__file__).parents[2] / "weights" / "coarse.onnx"
-NAMES = ("unet.path_down.", "unet.path_up.0.")  # how the names of its initialisers begin
+NAMES = ("unet.path_down.", "unet.path_up.0.")  # prefixes of the names of its initialisers
 
 
 def coarse_session(model: DISK, threads: int) -> Any:
     """An onnxruntime session for `model.unet.coarse`: {"images"} -> its four maps; float32 on the CPU.
 
-    The weights are copied; a session knows nothing of what happens to `model` later. Raises MissingExtraError.
+    It copies the weights: later changes of `model` have no effect on the session.
+
+    Raises MissingExtraError without onnxruntime.
     """
     ort = import_onnxruntime()
     state = {k: v for k, v in model.state_dict().items() if k.startswith(NAMES)}

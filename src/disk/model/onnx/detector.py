@@ -1,7 +1,7 @@
-"""Detection as one graph that `torch.onnx.export` can trace: no loops over images or strips, no shapes from values
-but the number of keypoints.
+"""Detection as one graph that `torch.onnx.export` can trace.
 
-The same formulas as in `disk.model.head` and `disk.model.detection`, which the tests compare with.
+It has no loops over images or strips, and only the number of keypoints is a shape that depends on values. The formulas
+are those of `disk.model.head` and `disk.model.detection`; the tests compare the results.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from disk.model.unet import UpBlock
 from disk.model.winograd import KERNEL, MARGIN
 from disk.shapes import Float, Int, Tensor, UInt8
 
-Size = Any  # int, or while it is traced torch.SymInt
+Size = Any  # int, or torch.SymInt while tracing
 Detected = tuple[Float[Tensor, "b n 2"] | Int[Tensor, "b n 2"], Float[Tensor, "b n"], Float[Tensor, "b n d"]]
 
 
 class Detector(nn.Module):
-    """uint8 RGB images of any one size (B, H, W, 3) -> keypoints, scores and unit descriptors, best first.
+    """uint8 RGB images of one size (B, H, W, 3) -> keypoints, scores and unit descriptors, best first.
 
-    n: the most keypoints of an image, None: all. window: of the non-maximum suppression, odd, in pixels. subpixel:
-    keypoints at the peaks between pixels. Of a batch, N is the largest number of keypoints of an image; rows beyond an
-    image's own have score 0, and no keypoint has that.
+    In a batch, N is the largest number of keypoints of an image. The other images are padded with rows of score 0,
+    which no keypoint has.
+    n: maximum number of keypoints per image; None: all
+    window: side of the non-maximum suppression window in pixels, odd
+    subpixel: whether to refine keypoints to subpixel peaks
     """
 
     def __init__(self, model: DISK, n: int | None, window: int, subpixel: bool) -> None:
@@ -41,13 +43,13 @@ class Detector(nn.Module):
     def forward(self, images: UInt8[Tensor, "b h w 3"]) -> Detected:
         height, width = images.shape[1:3]
         x = images.permute(0, 3, 1, 2).float() / 255
-        # a slice of a map with all the rows that any size may need, since the padding itself has to be a constant
+        # padding must be a constant here, so pad by the most that any size may need, then slice
         x = F.pad(x, (0, STRIDE - 1, 0, STRIDE - 1))
         x = x[:, :, : _multiple(height), : _multiple(width)]
         return self.detect(x, height, width)
 
     def detect(self, images: Float[Tensor, "b 3 h2 w2"], height: Size, width: Size) -> Detected:
-        """Features of padded images; `height` and `width` are those without padding."""
+        """Features of padded images; `height` and `width` are without the padding."""
         slope, weight, bias = cast(UpBlock, self.unet.path_up[-1]).conv.weights()
         coarse, skip = self._trunk(images)
         split = coarse.shape[1]
@@ -57,7 +59,7 @@ class Detector(nn.Module):
         scale = torch.cat([_one_over_deviation(upsampled), _one_over_deviation(skip)], 1)
 
         taps = weight[self.desc_dim].flip(1, 2).permute(2, 1, 0).reshape(1, KERNEL**2, -1) * scale[:, None]
-        # two products instead of one, because the concatenation of the maps costs as much as another product
+        # two products, because concatenating the maps would cost as much as another product
         products = taps[:, :, :split] @ F.prelu(upsampled, slope[:split]).flatten(2)
         products = products + taps[:, :, split:] @ F.prelu(skip, slope[split:]).flatten(2)
         heatmap = _add_shifted(products.unflatten(2, skip.shape[2:])) + bias[self.desc_dim]
@@ -75,14 +77,14 @@ class Detector(nn.Module):
         return self.unet.path_up[2](self.unet.path_up[1](x, quarter), half), full
 
     def _best(self, heatmap: Float[Tensor, "b h w"]) -> tuple[Float[Tensor, "b n"], Int[Tensor, "b n"]]:
-        """Scores and pixels (y * width + x) of the local maxima, best first; equal scores in reading order."""
+        """Scores and indices y * width + x of the local maxima, best first; equal scores in reading order."""
         reach = self.reach
         padded = F.pad(heatmap[:, None], (reach,) * 4, value=-torch.inf)
         rows = F.max_pool2d(padded, (1, 2 * reach + 1), 1)
         sides = F.max_pool2d(padded[:, :, reach : -reach or None], (1, max(reach, 1)), 1)
         lines = F.max_pool2d(rows, (max(reach, 1), 1), 1)
-        # Of equal pixels in a window the first in reading order is a keypoint: above those before it, not below those
-        # after it. OpenCV has no logical operators.
+        # Of equal pixels in a window, the first in reading order is a keypoint: it is greater than all before it and
+        # not less than those after it. By `where`, because OpenCV has no logical operators.
         height, width = heatmap.shape[1:]
         kept = F.relu(heatmap[:, None])
         if reach:
@@ -98,10 +100,10 @@ class Detector(nn.Module):
 
 
 def _divide(numbers: Tensor, by: Size) -> Tensor:
-    """Division of integers that are not negative.
+    """Integer division of non-negative numbers.
 
-    `//` becomes a dozen nodes for the sake of those that are, with operators that OpenCV lacks; float32 would be wrong
-    from 8 million pixels on.
+    `//` becomes a dozen nodes to handle negative numbers, with operators that OpenCV lacks; float32 would be wrong
+    above 8 million pixels.
     """
     return (numbers.double() / by).long()
 
@@ -116,7 +118,7 @@ def _one_over_deviation(centred: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c
 
 
 def _add_shifted(products: Float[Tensor, "b 25 h w"]) -> Float[Tensor, "b h w"]:
-    """What each pixel adds to each of its 25 neighbours, channel 5 dx + dy, added up along rows and then columns."""
+    """Sum the contributions of each pixel to its 25 neighbours, channel 5 dx + dy, along rows and then columns."""
     height, width = products.shape[2:]
     padded = F.pad(products, (MARGIN, MARGIN))
     starts = [2 * MARGIN - i for i in range(KERNEL)]
@@ -130,7 +132,7 @@ def _describe(
     x: Int[Tensor, "b n"], y: Int[Tensor, "b n"],
     slope: Float[Tensor, " c"], weight: Float[Tensor, "d c 5 5"], bias: Float[Tensor, " d"],
 ) -> Float[Tensor, "b n d"]:  # fmt: skip
-    """Unit descriptors at pixels, from the 5x5 window of the skip connection and the 4x4 samples under it."""
+    """Unit descriptors at pixels, from the 5x5 window of the skip connection and the 4x4 coarse samples under it."""
     height, width = skip.shape[2:]
     five = torch.arange(-MARGIN, MARGIN + 1)
     window_y, window_x = y[..., None] + five, x[..., None] + five
@@ -151,7 +153,7 @@ def _describe(
 
 
 def _gather(maps: Float[Tensor, "b c h w"], y: Int[Tensor, "b n k"], x: Int[Tensor, "b n k"]) -> Tensor:
-    """Samples of each image on the grids y by x, clamped to it: (B, N, k*k, C)."""
+    """Sample each image on the grids y by x, clamped to the image: (B, N, k*k, C)."""
     batch, channels, height, width = maps.shape
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     first = torch.arange(batch)[:, None, None, None] * (height * width)
@@ -161,7 +163,7 @@ def _gather(maps: Float[Tensor, "b c h w"], y: Int[Tensor, "b n k"], x: Int[Tens
 
 
 def _refine(heatmap: Float[Tensor, "b h w"], x: Int[Tensor, "b n"], y: Int[Tensor, "b n"]) -> Float[Tensor, "b n 2"]:
-    """As `disk.model.detection.refine`."""
+    """Do what `disk.model.detection.refine` does."""
     height, width = heatmap.shape[1:]
     flat = heatmap.flatten(1)
     middle = torch.gather(flat, 1, y * width + x)

@@ -1,4 +1,4 @@
-"""Writing ONNX files: for programs that run a whole detector or matcher without Python or torch, and for OpenCV."""
+"""Writing ONNX files: whole detectors and matchers for programs without Python or torch, and for OpenCV."""
 
 from __future__ import annotations
 
@@ -23,30 +23,36 @@ _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 def export_detector(model: DISK, path: Path, options: ExportOptions = ExportOptions()) -> None:
-    """Write images (B, H, W, 3) uint8 RGB -> keypoints (B, N, 2), scores (B, N), descriptors (B, N, D); any size."""
+    """Write the graph from images (B, H, W, 3) uint8 RGB to keypoints (B, N, 2), scores (B, N), descriptors (B, N, D).
+
+    The images may have any size.
+    """
     described = {
-        "images": "uint8 (batch, height, width, 3): RGB, all of one size, any size",
+        "images": "uint8 (batch, height, width, 3): RGB; any size, the same for the whole batch",
         "keypoints": "float32 (batch, n, 2): x right, y down, in pixels; (0, 0) is the centre of the first pixel",
-        "scores": "float32 (batch, n): heatmap logits, best first; 0 marks a row that is no keypoint",
+        "scores": "float32 (batch, n): heatmap logits, best first; 0 marks padding, which is not a keypoint",
         "descriptors": f"float32 (batch, n, {model.desc_dim}): unit length; compare by dot product or distance",
     }
     write(detector_graph(model, options), path, described, _detection(options))
 
 
 def export_pair(model: DISK, path: Path, options: ExportOptions = ExportOptions()) -> None:
-    """Write two images (1, H, W, 3) uint8 RGB -> keypoints of both, matches (K, 2) and distances (K,); any sizes."""
+    """Write the graph from two images (1, H, W, 3) uint8 RGB to keypoints of both, matches (K, 2) and distances (K,).
+
+    The images may have any size, also different ones.
+    """
     write_pair(detector_graph(model, options), path, options)
 
 
 def write_pair(detector: Any, path: Path, options: ExportOptions) -> None:
-    """As `export_pair`, from the ONNX model of its detector."""
+    """Do what `export_pair` does, from the ONNX model of its detector."""
     described = {
         "first_images": "uint8 (1, height0, width0, 3): RGB, any size",
         "second_images": "uint8 (1, height1, width1, 3): RGB, any size",
         "first_keypoints": "float32 (1, n, 2): x right, y down, in pixels; (0, 0) is the centre of the first pixel",
         "second_keypoints": "float32 (1, m, 2): of the second image",
         "matches": "int64 (k, 2): rows of the first and the second keypoints that match, mutual nearest neighbours",
-        "distances": "float32 (k): distance of the two descriptors, 0 to 2",
+        "distances": "float32 (k): distance between the two descriptors, 0 to 2",
     }
     write(pair_graph(detector, options.ratio), path, described, {**_detection(options), "ratio": options.ratio})
 
@@ -69,12 +75,14 @@ class _ForOpenCV(nn.Module):
 
 
 def export_for_opencv(model: DISK, path: Path, options: ExportOptions = ExportOptions()) -> None:
-    """Write the layout that `cv2.DISK` of OpenCV 5 reads: image (1, 3, H, W) -> int64 keypoints, scores, descriptors.
+    """Write the graph that `cv2.DISK` of OpenCV 5 reads: image (1, 3, H, W) to int64 keypoints, scores, descriptors.
 
-    OpenCV 5.0 takes whole pixels only. Raises DiskError for descriptors that are not 128 long, which it asserts.
+    OpenCV 5.0 reads only whole pixels.
+
+    Raises DiskError unless descriptors have length 128, which OpenCV asserts.
     """
     if model.desc_dim != 128:
-        raise DiskError(f"cv2.DISK has descriptors of 128, these weights have {model.desc_dim}")
+        raise DiskError(f"cv2.DISK needs descriptors of length 128, but these weights give {model.desc_dim}")
     described = {
         "image": "float32 (1, 3, height, width): RGB in 0..1; height and width multiples of 16",
         "keypoints": "int64 (1, n, 2): x right, y down, whole pixels",
@@ -90,7 +98,10 @@ def export_for_opencv(model: DISK, path: Path, options: ExportOptions = ExportOp
 
 
 def export_dense(model: DISK, path: Path) -> None:
-    """Write images (B, 3, H, W) -> heatmap (B, 1, H, W), raw descriptors (B, D, H, W); H and W multiples of 16."""
+    """Write the graph from images (B, 3, H, W) to heatmap (B, 1, H, W) and unnormalised descriptors (B, D, H, W).
+
+    H and W must be multiples of 16.
+    """
     described = {
         "images": "float32 (batch, 3, height, width): RGB in 0..1; height and width multiples of 16",
         "heatmap": "float32 (batch, 1, height, width): logits",
@@ -111,9 +122,9 @@ class _Coarse(nn.Module):
 
 
 def export_coarse_graph() -> Any:
-    """`unet.coarse` of any DISK network as an ONNX model; initialisers are named as the state-dict and external."""
+    """`unet.coarse` of any DISK network as an ONNX model; initialisers are external, with the state dict's names."""
     outputs = ["eighth", "quarter", "half", "full"]
-    # unoptimised, because optimising folds the weights into constants of other names
+    # do not optimise, because that folds the weights into constants with other names
     model = trace(_Coarse(DISK()), (_padded_example(),), (_padded_shape(),), ["images"], outputs, optimize=False)
     for initializer in model.graph.initializer:
         assert initializer.name.startswith(NAMES), initializer.name

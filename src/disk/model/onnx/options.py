@@ -1,4 +1,4 @@
-"""What an exported graph does: one record for Python and for the command line."""
+"""Options of an exported graph: one record for Python and the command line."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from disk.options import Options, check_at_least, option
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What an exported detector does, written into the graph."""
+    """Options of an exported detector, written into the graph."""
 
     n: int | None = KEYPOINTS
-    """The most keypoints of an image; None: all."""
+    """Maximum number of keypoints per image; None: all."""
     window: int = 5
-    """Side of the non-maximum suppression window, odd, in pixels."""
+    """Side of the non-maximum suppression window, in pixels; odd."""
     subpixel: bool = True
-    """Keypoints at the peaks of the heatmap between pixels."""
+    """Refine keypoints to subpixel peaks of the heatmap; off: whole pixels."""
     ratio: float | None = None
-    """match: ratio test, as --rt of `disk match`; None: no test."""
+    """Graph match: threshold of the ratio test, as --rt of `disk match`; None: no ratio test."""
 
     def check(self) -> None:
-        """Raise DiskError for a value that cannot be used."""
+        """Raise DiskError for an invalid value."""
         check_at_least(self, n=1, window=1)
         if self.window % 2 == 0:
             raise DiskError(f"{option('window', self.window)}: must be odd")

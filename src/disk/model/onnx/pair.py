@@ -1,4 +1,4 @@
-"""Two images to matches in one graph: a detector twice, with one copy of its weights, and mutual nearest neighbours."""
+"""From two images to matches in one graph: a detector twice, sharing its weights, and mutual nearest neighbours."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _DYNAMIC = torch.export.Dim.DYNAMIC
 
 
 class MutualNearest(nn.Module):
-    """Unit descriptors (1, N, D) and (1, M, D) -> matches (K, 2) and their distances (K,), as `disk.match` finds them.
+    """Unit descriptors (1, N, D) and (1, M, D) -> matches (K, 2) and their distances (K,), as from `disk.match`.
 
-    ratio: see there. Up to ties, where any of several nearest neighbours may be taken.
+    On ties, it may choose another of several nearest neighbours.
+    ratio: threshold of the ratio test, as in `disk.match`; None: no ratio test
     """
 
     def __init__(self, ratio: float | None) -> None:
@@ -29,7 +30,7 @@ class MutualNearest(nn.Module):
     ) -> tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]:
         d0, d1 = descriptors0[0], descriptors1[0]
         n, m = d0.shape[0], d1.shape[0]
-        # two rows and columns of nobody, so that there always are a nearest and a second nearest
+        # two rows and columns of dummies, so that there always are a nearest and a second nearest
         squared = F.pad((2 - 2 * d0 @ d1.T).clamp(min=0), (0, 2, 0, 2), value=torch.inf)
         near0, near1 = squared.topk(2, 1, largest=False), squared.topk(2, 0, largest=False)
         nearest0, nearest1 = near0.indices[:n, 0], near1.indices[0]
@@ -44,7 +45,7 @@ class MutualNearest(nn.Module):
 
 
 def pair_graph(detector: Any, ratio: float | None) -> Any:
-    """The ONNX model of an image pair from that of a detector; names get the prefixes `first_` and `second_`."""
+    """The ONNX model for an image pair, from that of a detector; names get the prefixes `first_` and `second_`."""
     from onnx import compose, helper
 
     example = torch.eye(detector.graph.output[2].type.tensor_type.shape.dim[2].dim_value)[None]

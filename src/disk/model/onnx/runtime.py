@@ -1,4 +1,4 @@
-"""onnxruntime, imported in the one way that keeps it quiet."""
+"""onnxruntime without telemetry; nothing else imports it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from disk.errors import require
 
 
 def import_onnxruntime() -> ModuleType:
-    """onnxruntime without its telemetry, unless ORT_DISABLE_TELEMETRY is set to the user's own value.
+    """Import onnxruntime without its telemetry, unless the user has set ORT_DISABLE_TELEMETRY.
 
-    With it, the library writes a device id below ~/.cache/Microsoft and looks up a host. It reads the variable when it
-    is imported, so nothing else here imports it. Raises MissingExtraError.
+    With telemetry, the library writes a device id to ~/.cache/Microsoft and looks up a host. It reads the variable on
+    import, so all imports must go through this function.
+
+    Raises MissingExtraError without onnxruntime.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     require("onnxruntime")
@@ -23,11 +25,11 @@ def import_onnxruntime() -> ModuleType:
 
 
 def session_options(threads: int) -> Any:
-    """Options for a network on a CPU that sees images of many shapes; `threads` 0: one for each core."""
+    """Session options for a network on a CPU and images of many shapes; `threads` 0: one thread per core."""
     options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Its memory pool saves a tenth of the time: fresh memory comes in pages that the system has to clear. Planning the
-    # pool by the shape of the images would fill it with another block for each shape.
+    # The memory pool saves a tenth of the time, because the system would have to clear the pages of new memory. With a
+    # plan by image shape, the pool would grow by a block for each shape.
     options.enable_mem_pattern = False
     return options

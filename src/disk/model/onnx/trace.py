@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX file that says what it is."""
+"""From a torch module to an ONNX file that documents itself."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _OPSET = 18
 
 
 def write(model: Any, path: Path, described: Mapping[str, str], options: Mapping[str, Any]) -> None:
-    """Save an ONNX model. described: what each input and output is: type, (shape), meaning.
+    """Save an ONNX model, with descriptions as doc strings of inputs and outputs and, with the options, as metadata.
 
-    Descriptions and options are in the file: as the doc strings of inputs and outputs and as its metadata.
+    described: for each input and output, `type (shape): meaning`
+    options: the options of the export
     """
     for value in [*model.graph.input, *model.graph.output]:
         value.doc_string = described[value.name]
@@ -39,7 +40,7 @@ def write(model: Any, path: Path, described: Mapping[str, str], options: Mapping
 
 
 def _shape(description: str) -> list[str]:
-    """The names of the dimensions: what stands in the first parentheses."""
+    """The names of the dimensions, from the first parentheses of a description."""
     found = re.search(r"\((.*?)\)", description)
     assert found is not None, description
     return found[1].split(", ")
@@ -53,7 +54,11 @@ def trace(
     outputs: Sequence[str],
     optimize: bool,
 ) -> Any:
-    """An ONNX model of the module, on the CPU in float32, without traces of the machine that made it.
+    """Export a module to an ONNX model in float32, without paths of the machine that made it.
+
+    shapes: the dynamic dimensions of each input
+    inputs, outputs: their names
+    optimize: whether to simplify the graph
 
     Raises MissingExtraError without onnx and onnxscript.
     """
@@ -67,7 +72,7 @@ def trace(
         torch.onnx.export(
             copy.deepcopy(module).cpu().float().eval(),
             examples,
-            buffer,  # type: ignore[arg-type]  # any file object will do
+            buffer,  # type: ignore[arg-type]  # any file object works
             input_names=inputs,
             output_names=outputs,
             dynamic_shapes=shapes,
@@ -78,7 +83,7 @@ def trace(
             verbose=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    # paths of source files and stack traces
+    # delete paths of source files and stack traces
     for value in [*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer]:
         del value.metadata_props[:]
     del model.metadata_props[:], model.graph.value_info[:]
