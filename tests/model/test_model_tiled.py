@@ -200,7 +200,7 @@ def test_what_does_not_fit_after_all_is_done_in_tiles(model, monkeypatch, caplog
     monkeypatch.setattr(model.engine, "start", start)
     caplog.set_level("INFO", "disk")
     assert_same(model.detect(photo, n=20), whole)
-    assert "64 x 48 does not fit into memory as a whole; running in 1 overlapping tiles of at most 64 x 48" in caplog.text
+    assert "64 x 48 does not fit into memory; running in 1 overlapping tiles of at most 64 x 48" in caplog.text
 
 
 @pytest.mark.gpu

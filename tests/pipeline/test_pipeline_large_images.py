@@ -24,7 +24,7 @@ def test_detect_works_in_tiles_says_so_and_stores_the_same(monkeypatch, photo_fo
     monkeypatch.setattr(facade, "fits", lambda *arguments: False)
     monkeypatch.setattr(tiled, "tile_side", lambda *arguments: 48)
     detect(tmp_path / "tiles", photo_folder, replace(options, workers=2))
-    assert "96 x 64 does not fit into memory as a whole; running in 4 overlapping tiles of at most 96 x 64" in caplog.text
+    assert "96 x 64 does not fit into memory; running in 4 overlapping tiles of at most 96 x 64" in caplog.text
     with FeatureStore(tmp_path / "whole") as whole, FeatureStore(tmp_path / "tiles") as tiles:
         assert list(whole.names) == list(tiles.names)
         for name in whole.names:

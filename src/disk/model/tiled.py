@@ -170,7 +170,7 @@ def _detect(model: DISK, canvas: Canvas, options: DetectionOptions, generator: t
     tiles = cut(height, width, tile_side(height * width, model.device), options.window)
     rows, columns = (max(tile.seen[i].stop - tile.seen[i].start for tile in tiles) for i in (0, 1))
     log.info(
-        "%d x %d does not fit into memory as a whole; running in %d overlapping tiles of at most %d x %d",
+        "%d x %d does not fit into memory; running in %d overlapping tiles of at most %d x %d",
         canvas.placement.width, canvas.placement.height, len(tiles), columns, rows,
     )  # fmt: skip
     network = TiledNetwork(model.unet, canvas.pixels[None], tiles)
