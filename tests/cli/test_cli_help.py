@@ -117,7 +117,7 @@ def test_metavars_and_defaults_in_words(monkeypatch, capsys):
     words = " ".join(capsys.readouterr().out.split())
     for said in (
         "disk try [-h] [OPTIONS] PHOTOS ...",
-        "--n INT|auto|None Keypoint budget",
+        "--n INT|auto|None Maximum number",
         "--top-k INT|None (default: 20)",
         "--pairs TEXT ... ",
         "--pairs-file PATH ",
