@@ -21,116 +21,116 @@ class TrainOptions(Options):
     """
 
     save_dir: Path = Path("artifacts")
-    """folder for checkpoints (save-EPOCH.pth, last.pth) and logs (log.jsonl, TensorBoard)"""
+    """Folder for checkpoints (save-EPOCH.pth, last.pth) and logs (log.jsonl, TensorBoard)."""
 
     reward: Literal["depth", "epipolar"] = "depth"
-    """what makes a match correct; images without depth always use epipolar"""
+    """What makes a match correct; images without depth always use epipolar."""
 
     original_reward: bool = False
-    """do not test for occlusion and for points behind a camera, as in the original"""
+    """Do not test for occlusion and for points behind a camera, as in the original."""
 
     reward_threshold: float = 1.5
-    """maximum error of a correct match in pixels"""
+    """Maximum error of a correct match in pixels."""
 
     synthesize: Path | None = None
-    """folder of photos to render scenes from while training, instead of or in addition to DATA"""
+    """Folder of photos to render scenes from while training, instead of or in addition to DATA."""
 
     synthetic_share: float = 0.5
-    """with both DATA and --synthesize: fraction of the tuples that are rendered, mixed evenly into the batches"""
+    """With both DATA and --synthesize: fraction of the tuples that are rendered, mixed evenly into the batches."""
 
     views: int = 3
-    """images per rendered tuple"""
+    """Images per rendered tuple."""
 
     height: int = 768
-    """height of the training images in pixels, a multiple of 16"""
+    """Height of the training images in pixels, a multiple of 16."""
 
     width: int = 768
-    """width of the training images in pixels, a multiple of 16"""
+    """Width of the training images in pixels, a multiple of 16."""
 
     batch_size: int = 2
-    """tuples per batch (in each process)"""
+    """Tuples per batch (in each process)."""
 
     substep: int = 1
-    """batches per optimiser step, over which gradients are summed; the last step of an epoch may have fewer"""
+    """Batches per optimiser step, over which gradients are summed; the last step of an epoch may have fewer."""
 
     chunk_size: int | None = None
-    """batches per epoch; default: 5000, or one pass over DATA if that is shorter"""
+    """Batches per epoch; default: 5000, or one pass over DATA if that is shorter."""
 
     warmup: int = 250
-    """batches in epoch 0, which has no penalties; at most --chunk-size"""
+    """Batches in epoch 0, which has no penalties; at most --chunk-size."""
 
     n_epochs: int = 50
-    """number of epochs to train"""
+    """Number of epochs to train."""
 
     epoch_offset: int = 0
-    """number of the first epoch in the schedule; use with --load to fine-tune"""
+    """Number of the first epoch in the schedule; use with --load to fine-tune."""
 
     train_scene_limit: int = 1000
-    """maximum number of tuples per scene in one pass over the training data, drawn again for each pass"""
+    """Maximum number of tuples per scene in one pass over the training data, drawn again for each pass."""
 
     test_scene_limit: int = 250
-    """maximum number of tuples per test scene to validate on (without DATA: rendered tuples); 0: no validation"""
+    """Maximum number of tuples per test scene to validate on (without DATA: rendered tuples); 0: no validation."""
 
     schedule: Schedule = "default"
-    """reward weights per epoch: default, as in the authors' script, or paper (with fine-tuning from epoch 50 on)"""
+    """Reward weights per epoch: default, as in the authors' script, or paper (with fine-tuning from epoch 50 on)."""
 
     keypoint_penalty: float = 0.001
-    """cost of a keypoint at full penalty, relative to a reward of 1 for a correct match; a higher cost gives fewer,
-    better keypoints"""
+    """Cost of a keypoint at full penalty, relative to a reward of 1 for a correct match; a higher cost gives fewer,
+    better keypoints."""
 
     keypoint_share: float = 0.0
-    """fraction of an image's 8x8 cells that may have a keypoint at no extra cost; beyond it, keypoints cost up to their
-    mean reward, so that they compete. 0: no extra cost, and nearly every cell ends up with a keypoint"""
+    """Fraction of an image's 8x8 cells that may have a keypoint at no extra cost; beyond it, keypoints cost up to their
+    mean reward, so that they compete. 0: no extra cost, and nearly every cell ends up with a keypoint."""
 
     lr: float = 1e-4
-    """peak learning rate of Adam"""
+    """Peak learning rate of Adam."""
 
     lr_schedule: RateSchedule = "constant"
-    """learning rate after the warm-up: constant, or cosine decay to --lr-final at the last step"""
+    """Learning rate after the warm-up: constant, or cosine decay to --lr-final at the last step."""
 
     lr_warmup: int = 0
-    """optimiser steps over which the learning rate rises from 0 to --lr"""
+    """Optimiser steps over which the learning rate rises from 0 to --lr."""
 
     lr_final: float = 1e-5
-    """learning rate of the last step with --lr-schedule cosine"""
+    """Learning rate of the last step with --lr-schedule cosine."""
 
     average: float = 0.0
-    """decay of the moving average of the weights, which is validated and saved; 0: no averaging"""
+    """Decay of the moving average of the weights, which is validated and saved; 0: no averaging."""
 
     desc_dim: int = 128
-    """length of a descriptor"""
+    """Length of a descriptor."""
 
     augment: bool = False
-    """change brightness, contrast, gamma and colour, add noise, blur, shadows and JPEG artefacts, independently for
-    each image"""
+    """Change brightness, contrast, gamma and colour, add noise, blur, shadows and JPEG artefacts, independently for
+    each image."""
 
     load: str | None = None
-    """checkpoint (a path or the name of shipped weights) to start from"""
+    """Checkpoint (a path or the name of shipped weights) to start from."""
 
     resume: bool = False
-    """continue from last.pth in --save-dir, if it exists, exactly where training stopped, with the original DATA and
-    options; options given with --resume replace them"""
+    """Continue from last.pth in --save-dir, if it exists, exactly where training stopped, with the original DATA and
+    options; options given with --resume replace them."""
 
     time_limit: float | None = None
-    """minutes after which this run saves its state and stops; continue with --resume"""
+    """Minutes after which this run saves its state and stops; continue with --resume."""
 
     seed: int = 0
-    """random seed; the same seed gives the same training"""
+    """Random seed; the same seed gives the same training."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """precision of the network; matching, rewards and weights are always fp32"""
+    """Precision of the network; matching, rewards and weights are always fp32."""
 
     device: str = "auto"
-    """where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one"""
+    """Where to train, render and augment: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
 
     workers: int | None = None
-    """processes that read DATA, 0: none; default: one less than the cores, at most 4, or 8 on a GPU"""
+    """Processes that read DATA, 0: none; default: one less than the cores, at most 4, or 8 on a GPU."""
 
     renderers: int | None = None
-    """processes that render and augment in advance, 0: none; default: 2 on a CUDA GPU, none elsewhere"""
+    """Processes that render and augment in advance, 0: none; default: 2 on a CUDA GPU, none elsewhere."""
 
     compile: bool = False
-    """compile the network with torch.compile: slow to start, then often faster; ignored on a CUDA GPU"""
+    """Compile the network with torch.compile: slow to start, then often faster; ignored on a CUDA GPU."""
 
     def batches(self, epoch: int) -> int:
         """Number of batches in an epoch; chunk_size must be set."""
