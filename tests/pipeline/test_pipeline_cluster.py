@@ -16,7 +16,8 @@ from disk.cli.main import main
 from disk.errors import DiskError, ImageError, MissingExtraError
 from disk.pipeline.cluster import Cluster, _cores
 from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import read_features
 
 ray = pytest.importorskip("ray")

@@ -8,7 +8,8 @@ import pytest
 
 from disk.errors import ArtifactError
 from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 
 QUICK = DetectOptions(n=20, backend="torch")
 AGAIN = DetectOptions(n=20, backend="torch", overwrite=True)

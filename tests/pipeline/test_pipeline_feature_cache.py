@@ -12,7 +12,8 @@ from made_features import COUNTS, make_artifacts
 from disk.errors import ArtifactError
 from disk.features import Features
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, read_features
 
 

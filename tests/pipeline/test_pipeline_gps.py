@@ -17,7 +17,8 @@ from disk.colmap.database import open_database
 from disk.errors import ArtifactError, PairsError
 from disk.geometry.pose import rotation_error
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.reconstruct import read_summary
 from disk.storage.artifacts import read_matches
 from geotagged import axes_at, geodetic, geotag, gps_tags, local, to_ecef

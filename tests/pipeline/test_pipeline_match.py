@@ -17,7 +17,8 @@ from made_features import COUNTS, contents, expected, make_artifacts
 from disk.cli.main import main
 from disk.errors import ArtifactError
 from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
 

@@ -17,7 +17,8 @@ from disk.cli.main import main
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.matching.nearest import mutual_nearest_pairs
 from disk.options import spelt_as_flags
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_matches
 from disk.storage.shards import SHARD_BYTES
 

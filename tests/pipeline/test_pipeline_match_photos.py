@@ -15,7 +15,7 @@ import disk.pipeline.match_photos as stage
 from disk.cli.main import main
 from disk.errors import DiskError, ImageError
 from disk.geometry.chance import log10_false_alarms
-from disk.pipeline.match import MatchOptions
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, find_photo, match_photos
 from disk.viewing import canvas
 

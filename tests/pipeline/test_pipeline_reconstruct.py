@@ -222,7 +222,7 @@ def test_many_images_are_matched_by_likeness(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector(make_scene(NAMES, points=100))
-    monkeypatch.setattr(stage, "ALL_PAIRS_UP_TO", 3)
+    monkeypatch.setattr("disk.pipeline.reconstruct_options.ALL_PAIRS_UP_TO", 3)
     caplog.set_level("INFO", "disk")
     asked: list[str] = []
     match = stage.match

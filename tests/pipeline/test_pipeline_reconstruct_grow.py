@@ -17,7 +17,8 @@ from disk.colmap import mapping
 from disk.errors import ArtifactError, ColmapError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.map import MapOptions, map_models, read_summary
+from disk.pipeline.map import MapOptions, map_models
+from disk.pipeline.summary import read_summary
 from disk.pipeline.verify import VerifySummary, verify
 from disk.storage.artifacts import read_matches
 from synthetic_scene import make_scene, write_features

@@ -11,7 +11,7 @@ from disk.cli.app import AsJson, print_json, run
 from disk.errors import DiskError
 from disk.options import option
 from disk.pipeline import match as stage
-from disk.pipeline.match import MatchOptions
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, match_photos
 
 _OF_BOTH = ("rt", "matcher", "matcher_weights", "device")  # options of a folder that two photos take as well

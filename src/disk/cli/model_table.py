@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from disk.pipeline.map import Reconstruction
 from disk.pipeline.report import REPORT
+from disk.pipeline.summary import Reconstruction
 
 _NAMED = 5  # images or cameras of one kind; summary.json names all
 _WEAK = 0.25  # of the median number of points an image sees

@@ -21,7 +21,7 @@ from disk.model.checkpoints import load, weights_hash
 from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of, shared_camera
-from disk.pipeline.match import check_match
+from disk.pipeline.match_options import check_match
 from disk.pipeline.precheck import check_matcher, read_sizes
 from disk.pipeline.verify import check_seed
 from disk.progress import log, progress_bar

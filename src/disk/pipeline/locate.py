@@ -16,7 +16,8 @@ from disk.matching.matcher import Matcher, make_matcher
 from disk.options import Options
 from disk.pairs.retrieval import similar_images
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
-from disk.pipeline.match import MatchOptions, ratio_of, read_lightglue
+from disk.pipeline.match import read_lightglue
+from disk.pipeline.match_options import MatchOptions, ratio_of
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
 from disk.pipeline.precheck import Sizes
 from disk.storage.artifacts import FeatureStore

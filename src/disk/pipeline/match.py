@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,52 +17,24 @@ import torch
 from disk.ahead import map_ahead
 from disk.cache import cache_folder
 from disk.devices import choose_device
-from disk.errors import ArtifactError, DiskError, PairsError
+from disk.errors import ArtifactError, DiskError
 from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, make_matcher
 from disk.model.checkpoints import read_state
-from disk.options import AnyPath, Options, check_at_least, option
-from disk.pairs.choose import Pair, connected, exhaustive, from_file, order, sequential, tidy
-from disk.pairs.retrieval import loop_closures, retrieval
-from disk.pairs.rigs import along_and_across, instants
-from disk.pairs.spatial import check_distance
+from disk.options import AnyPath, option
+from disk.pairs.choose import Pair
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
-from disk.pipeline.gps import spatial_pairs
+from disk.pipeline.match_options import MatchOptions, check_match, ratio_of, threshold_of, warn_of_unused
 from disk.pipeline.match_writers import MatchWriters
-from disk.pipeline.options import MatcherChoice, PairChoice, Place
+from disk.pipeline.pair_choice import choose_pairs, forget_pairs_but
 from disk.progress import log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
-from disk.storage.forget import forget_pairs
 from disk.storage.locks import folder_lock
 from disk.storage.shards import keep_what_is_done
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatchOptions(Place, PairChoice, MatcherChoice, Options):
-    """How features are matched."""
-
-    f16: bool = False
-    """Match descriptors in half precision."""
-    u16: bool = False
-    """Store matches as uint16, a quarter of the size; for images of at most 65535 features."""
-    save_threshold: float | int = 0
-    """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
-    max_full_matrix: int = 10000**2
-    """At most this many similarities are held at once; never changes the result."""
-    pairs: Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "exhaustive"
-    """Which images are matched: all pairs, neighbours by name, neighbours of each camera and the cameras of each
-    instant (rig: a folder is a camera, and images of one instant share a name), those of --pairs-file, those that look
-    alike, or those taken near each other by GPS."""
-    images: Path | None = None
-    """spatial: folder of the photos, whose EXIF has their positions."""
-    cache_mb: int = 2048
-    """Memory for descriptors in megabytes; if all fit, each is read once."""
-    overwrite: bool = False
-    """Delete the matches in the folder and start anew."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +48,6 @@ class MatchSummary:
     images_read: int
 
 
-# the ways to choose pairs that an option is for
-_USED_BY = {
-    "overlap": ("sequential", "rig"),
-    "loops": ("sequential", "rig"),
-    "top_k": ("retrieval", "spatial"),
-    "max_distance": ("spatial",),
-}
-_APART = 2  # times the overlap: similar images that are nearer in a sequence close no loop
 _BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
@@ -101,7 +64,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
     there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
     """
     check_match(options)
-    _warn_of_unused(options)
+    warn_of_unused(options)
     lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
     artifacts = artifacts_folder(artifacts)
@@ -109,15 +72,20 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
         counts = {name: len(store.keypoints(name)) for name in store.names}
         _check_u16(options, counts)
         writers = MatchWriters(
-            artifacts, _decisive(options, lightglue, store), _threshold(options), options.u16, options.overwrite, counts
+            artifacts,
+            _decisive(options, lightglue, store),
+            threshold_of(options),
+            options.u16,
+            options.overwrite,
+            counts,
         )
         # on a cluster this machine's own device is for the choice of pairs alone
         device = choose_device(options.device if options.ray == "off" else "cpu")
         limit = options.cache_mb << 20
         cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
-        pairs = _choose_pairs(options, cache)
+        pairs = choose_pairs(options, cache)
         if forget_others:
-            _forget_others(artifacts, set(pairs))
+            forget_pairs_but(artifacts, set(pairs))
         todo = [pair for pair in pairs if not writers.is_done(pair)]
         if todo:
             with _workers(options, device, lightglue) as (run, share):
@@ -132,55 +100,6 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
     return summary
 
 
-def check_match(options: MatchOptions) -> None:
-    """Raise DiskError for a value that cannot be used."""
-    check_at_least(options, max_full_matrix=1, overlap=1, loops=0, top_k=1, cache_mb=1)
-    if not 0 <= options.save_threshold < math.inf:
-        raise DiskError(f"{option('save_threshold', options.save_threshold)}: must be at least 0")
-    if options.rt is not None and not 0 < options.rt <= 1:
-        raise DiskError(f"{option('rt', options.rt)}: must be above 0 and at most 1, or None for no ratio test")
-    lightglue = option("matcher", "lightglue")
-    if options.matcher == "lightglue" and options.rt not in (None, MatchOptions.rt):
-        raise DiskError(f"{option('rt')} is for nearest neighbours; leave it out with {lightglue}")
-    if options.matcher != "lightglue" and options.matcher_weights is not None:
-        raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
-    if (options.pairs == "list") != (options.pairs_file is not None):
-        raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
-    if (options.pairs == "spatial") != (options.images is not None):
-        raise PairsError(f"{option('pairs', 'spatial')} and {option('images')} go together")
-    check_distance(options.max_distance)
-    if options.pairs_file is not None and not options.pairs_file.is_file():
-        raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
-
-
-def _warn_of_unused(options: MatchOptions) -> None:
-    for name in options_not_for(options.pairs):
-        value = getattr(options, name)
-        if value != getattr(MatchOptions, name):
-            log.warning("%s is not used: it is for %s", option(name, value), used_by(name))
-
-
-def used_by(name: str) -> str:
-    """The ways to choose pairs that an option is for."""
-    first, *others = _USED_BY[name]
-    return " or ".join([option("pairs", first), *others])
-
-
-def options_not_for(pairs: str) -> list[str]:
-    """The options that only other ways to choose pairs use."""
-    return [name for name, ways in _USED_BY.items() if pairs not in ways]
-
-
-def ratio_of(options: MatchOptions) -> float | None:
-    """The ratio of the test; LightGlue has none, and the default is for nearest neighbours."""
-    return None if options.matcher == "lightglue" else options.rt
-
-
-def _threshold(options: MatchOptions) -> int:
-    """Fewer than 2.5 matches are fewer than 3."""
-    return math.ceil(options.save_threshold)
-
-
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if options.u16 and count > np.iinfo(np.uint16).max:
@@ -193,41 +112,10 @@ def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> i
     return limit * counts[largest] // max(1, cache.size_in_bytes(largest))
 
 
-def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
-    if options.pairs_file is not None:
-        pairs = from_file(options.pairs_file, cache.names)
-        groups = connected(pairs)
-        if len(groups) > 1:
-            log.warning(
-                "the pairs of %s leave the images in %d groups that nothing connects, such as those of %s and of %s: "
-                "each becomes a model for itself",
-                options.pairs_file, len(groups), groups[0][0], groups[1][0],
-            )  # fmt: skip
-        return pairs
-    if options.pairs in ("sequential", "rig"):
-        of_rig = options.pairs == "rig"
-        near = along_and_across(cache.names, options.overlap) if of_rig else sequential(cache.names, options.overlap)
-        if not options.loops:
-            return near
-        places = instants(cache.names) if of_rig else order(cache.names)
-        return tidy([*near, *loop_closures(cache, places, _APART * options.overlap, options.loops)])
-    if options.pairs == "retrieval":
-        return retrieval(cache, options.top_k)
-    if options.images is not None:
-        return spatial_pairs(cache, options.images, options.top_k, options.max_distance)
-    return exhaustive(cache.names)
-
-
-def _forget_others(artifacts: Path, chosen: set[Pair]) -> None:
-    count = forget_pairs(artifacts, lambda pair: pair not in chosen)
-    if count:
-        log.info("%d pairs are no longer asked for and are left out", count)
-
-
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
     """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
     chosen = {name: getattr(options, name) for name in ("f16", "u16", "matcher")}
-    chosen |= {"rt": ratio_of(options), "save_threshold": _threshold(options)}
+    chosen |= {"rt": ratio_of(options), "save_threshold": threshold_of(options)}
     if lightglue:
         chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
     detected = {"weights": store.attributes.get("weights"), **store.options}

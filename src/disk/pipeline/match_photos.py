@@ -21,7 +21,8 @@ from disk.matching.matcher import make_matcher
 from disk.model.checkpoints import load
 from disk.model.options import DetectionOptions
 from disk.options import AnyPath, Options, option
-from disk.pipeline.match import MatchOptions, check_match, ratio_of, read_lightglue
+from disk.pipeline.match import read_lightglue
+from disk.pipeline.match_options import MatchOptions, check_match, ratio_of
 from disk.pipeline.verify import VerifyOptions
 from disk.progress import log
 from disk.shapes import Bool

@@ -11,8 +11,9 @@ from pathlib import Path
 from disk.errors import ArtifactError
 from disk.options import option
 from disk.pipeline.follow import PHOTOS
-from disk.pipeline.map import RIG, SUMMARY, remap_remedy
+from disk.pipeline.map import RIG, remap_remedy
 from disk.pipeline.options import MapperChoice
+from disk.pipeline.summary import SUMMARY
 from disk.storage.artifacts import IN_MODEL
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same

@@ -21,10 +21,12 @@ from disk.pipeline.connections import read_connections
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.follow import follow_folder
 from disk.pipeline.known_poses import PosedFiles, missing_message, read_posed_files
-from disk.pipeline.map import SUMMARY, Reconstruction, database_fingerprint, is_complete, read_summary
-from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.map import database_fingerprint
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions, check_match
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed, TwoViews
 from disk.pipeline.precheck import check_matcher, check_output, check_room
+from disk.pipeline.summary import SUMMARY, Reconstruction, is_complete, read_summary
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log

@@ -13,8 +13,8 @@ from disk.errors import ArtifactError, ImageError, PartialFailureError
 from disk.images.listing import ImageFile
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
-from disk.pipeline.map import SUMMARY, read_summary
 from disk.pipeline.options import MaskFolder
+from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import log
 from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json

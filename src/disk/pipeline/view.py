@@ -17,9 +17,9 @@ from disk.images.listing import list_images, named, path_of
 from disk.options import AnyPath, Options, as_meant, check_at_least, option
 from disk.pairs.choose import from_file
 from disk.pipeline.follow import changed_photos
-from disk.pipeline.map import read_summary
 from disk.pipeline.pictures import draw_keypoints_of, draw_matches_of
 from disk.pipeline.report import write_model_page
+from disk.pipeline.summary import read_summary
 from disk.progress import log, track
 from disk.storage.artifacts import (
     INLIERS,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from disk.errors import DiskError
 from disk.options import AnyPath
-from disk.pipeline.map import SUMMARY
+from disk.pipeline.summary import SUMMARY
 from disk.progress import log
 from disk.viewing.report import is_report, refuse_other_report, write_report
 

@@ -12,8 +12,8 @@ import numpy as np
 from disk.errors import ColmapError, ImageError
 from disk.images.listing import list_images, path_of
 from disk.pipeline.connections import read_pairs
-from disk.pipeline.map import SUMMARY, Reconstruction, read_summary
 from disk.pipeline.report.links import link_matrix
+from disk.pipeline.summary import SUMMARY, Reconstruction, read_summary
 from disk.progress import log
 from disk.shapes import Float
 from disk.storage.artifacts import INLIERS, KEYPOINTS, artifacts_folder
