@@ -196,7 +196,7 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     stamp = (place.out / "sparse" / "0" / "images.bin").stat().st_ino
     assert place.run(single_camera=True) == result
     assert (place.out / "sparse" / "0" / "images.bin").stat().st_ino == stamp
-    with pytest.raises(ArtifactError, match=r"gps auto there, off now\); .* map anew by remap=True"):
+    with pytest.raises(ArtifactError, match=r"gps auto there, off now\); .* map from scratch with remap=True"):
         place.run(single_camera=True, gps="off")
     assert place.run(single_camera=True, gps="off", remap=True).georegistration is None
     assert not (place.out / "sparse" / "0" / "georegistration.json").exists()

@@ -66,7 +66,7 @@ def test_unrelated_photos_have_nothing_in_common(folder, caplog):
     with caplog.at_level(logging.INFO, "disk"):
         found = match_photos(folder / "first", folder / "other", CPU, PhotoOptions(n=200))
     assert not found.verified
-    assert "no more than chance" in caplog.text
+    assert "no more than expected by chance" in caplog.text
 
 
 def test_no_more_than_chance_is_not_verified_and_drawn_as_such(folder, tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_photos_go_by_their_name(folder, tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     photos = [str(folder / "first"), str(folder / "second")]
     assert main(["match", *photos, "--n", "150", "--save", str(tmp_path / "p.png"), "--device", "cpu"]) == 0
-    assert "agree with one geometry" in capsys.readouterr().err
+    assert "agree with the epipolar geometry" in capsys.readouterr().err
     assert (tmp_path / "p.png").is_file()
     for arguments, message in (
         ([*photos, "--u16"], "--u16 is for a folder"),

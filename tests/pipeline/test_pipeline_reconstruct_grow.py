@@ -84,7 +84,7 @@ def assert_kept(before: dict[str, tuple[int, int, np.ndarray]], after: dict[str,
 
 
 def files_in(out: Path) -> dict[str, int]:
-    suffixes = {".bin", ".db", ".h5", ".ply"}  # a file that is written anew is another one under the same name
+    suffixes = {".bin", ".db", ".h5", ".ply"}  # a rewritten file is another one under the same name
     return {str(path): path.stat().st_ino for path in out.rglob("*") if path.suffix in suffixes}
 
 
@@ -148,7 +148,9 @@ def test_other_options_of_mapping_need_remap(folder: SceneFolder) -> None:
     move(folder, "a.jpg")
     before = files_in(folder.out)
     for changed in ({"mapper": "global"}, {"fix_intrinsics": True}):
-        with pytest.raises(ArtifactError, match=r"use the same options, or map anew by remap=True, which keeps feat"):
+        with pytest.raises(
+            ArtifactError, match=r"use the same options, or map from scratch with remap=True, which keeps feat"
+        ):
             folder.run(single_camera=True, **changed)
     with pytest.raises(ArtifactError, match=r"n 4096 there, 100 now.* or overwrite=True"):
         folder.run(single_camera=True, n=100, remap=True)
@@ -197,7 +199,7 @@ def test_where_hardly_a_photo_is_left_all_is_mapped_anew(folder: SceneFolder, ca
     move(folder, "a.jpg", "e.jpg")
     result = folder.run()
     assert (result.registered, result.moved) == (3, None)
-    assert "hardly a photo of the model" in caplog.text
+    assert "hardly any photo of the model" in caplog.text
 
 
 def test_pairs_that_look_alike_follow_the_folder(folder: SceneFolder, tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_stage_by_stage(folder: SceneFolder, tmp_path: Path, capsys: pytest.Capt
     for flags in (["--mapper", "global"], ["--seed", "1"], ["--fix-intrinsics"]):
         assert main(["map", str(artifacts), photos, *flags]) == 2
         error = capsys.readouterr().err
-        assert "or map anew by --remap, which keeps features and matches" in error
+        assert "or map from scratch with --remap, which keeps features and matches" in error
         assert error.count("\n") == 1
     assert main(["map", str(artifacts), photos]) == 0
     assert "joined the model that was there, 1: a.jpg" in capsys.readouterr().out

@@ -99,7 +99,7 @@ def test_the_rest_of_a_video_that_was_cut_short(filmed):
 
 
 def test_what_is_for_videos_and_what_is_not(filmed, tmp_path, caplog):
-    with pytest.raises(VideoError, match="is one video, and rig=True is for folders"):
+    with pytest.raises(VideoError, match="is a single video; rig=True needs one folder"):
         filmed.run(rig=True)
     with pytest.raises(VideoError, match="no file"):
         reconstruct(tmp_path / "none.mp4", tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Matching the features of an image collection: choose pairs, read descriptors once, match, write behind."""
+"""Matching the features of an image collection: choose pairs, cache descriptors, match, write."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ from disk.storage.shards import keep_what_is_done
 
 @dataclass(frozen=True)
 class MatchSummary:
-    """What a run did: pairs chosen, those matched now, those of them stored, their matches, images read."""
+    """What a run did.
+
+    pairs: chosen pairs; matched: pairs matched in this run; stored: those of them with enough matches; matches: total
+    over the stored pairs; images_read: number of times an image's features were read.
+    """
 
     pairs: int
     matched: int
@@ -48,20 +52,22 @@ class MatchSummary:
     images_read: int
 
 
-_BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
+_BATCH = 64  # pairs matched at once on a GPU, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
-# the features of both images, or what stands for them on a cluster, and for lightglue their sizes
+# the features of both images (on a cluster references to them) and, for lightglue, the image sizes
 Task = tuple[Pair, ImagePair]
 Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
 def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_others: bool = False) -> MatchSummary:
-    """Match pairs of images of a folder of artifacts: matches.h5.
+    """Match pairs of images in an artifacts folder and write matches.h5 there.
 
-    Pairs already done are skipped, so the same command goes on after an interruption. forget_others: pairs of earlier
-    runs that are not chosen any more are taken out of the matches and inliers. Raises ArtifactError when
-    there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
+    Skips finished pairs, so the same call resumes after an interruption.
+    forget_others: delete matches and inliers of pairs that earlier runs chose but this one does not
+
+    Raises ArtifactError if there are no features or the matches were made with other options, PairsError if pairs
+    cannot be chosen.
     """
     check_match(options)
     warn_of_unused(options)
@@ -79,7 +85,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
             options.overwrite,
             counts,
         )
-        # on a cluster this machine's own device is for the choice of pairs alone
+        # on a cluster this machine only chooses the pairs
         device = choose_device(options.device if options.ray == "off" else "cpu")
         limit = options.cache_mb << 20
         cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
@@ -103,17 +109,17 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if options.u16 and count > np.iinfo(np.uint16).max:
-            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can number; leave it out")
+            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can index; leave it out")
 
 
 def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> int:
-    """How many features fit into the cache."""
+    """The number of features that fit into the cache."""
     largest = max(counts, key=lambda name: counts[name])
     return limit * counts[largest] // max(1, cache.size_in_bytes(largest))
 
 
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
-    """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
+    """The options that determine the matches of a pair, as JSON; a run resumes only with the same values."""
     chosen = {name: getattr(options, name) for name in ("f16", "u16", "matcher")}
     chosen |= {"rt": ratio_of(options), "save_threshold": threshold_of(options)}
     if lightglue:
@@ -132,7 +138,7 @@ def _tasks(pairs: list[Pair], cache: FeatureCache[Any], store: FeatureStore, siz
 def _workers(
     options: MatchOptions, device: torch.device, lightglue: LightGlueWeights | None
 ) -> Iterator[tuple[Run, Callable[[Features], Any] | None]]:
-    """What matches pairs, and where they are not matched here, what hands the features of an image over."""
+    """The function that matches pairs and, on a cluster, the function that sends features to it."""
     if options.ray != "off":
         with Cluster(options.ray, partial(_one_pair, options, lightglue), options.device, cores=1) as cluster:
             yield cluster.map, cluster.share
@@ -152,20 +158,23 @@ def _matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries:
 
 
 def _one_pair(options: MatchOptions, lightglue: LightGlueWeights | None) -> Callable[..., Matches]:
-    """What matches one pair in a worker of a cluster, which is handed the parts of an ImagePair."""
+    """The function that matches one pair in a cluster worker; its arguments are the parts of an ImagePair."""
     matcher = _matcher(options, lightglue, options.max_full_matrix)
     return lambda *pair: matcher([pair])[0]
 
 
 def read_lightglue(path: Path | None) -> LightGlueWeights:
-    """LightGlue's weights and the file they are from; without one they are fetched. Raises CheckpointError."""
+    """Read LightGlue's weights; return them with their file. Downloads them if no file is given.
+
+    Raises CheckpointError if they cannot be read.
+    """
     path = path or fetch_weights(cache_folder())
     return read_state(path), path
 
 
 @contextlib.contextmanager
 def _one_core_each(workers: int) -> Iterator[None]:
-    """Let each worker compute on one core: faster than many cores on each of the small steps of one pair."""
+    """Let each worker use one core: faster than spreading the small steps of one pair over many cores."""
     before = torch.get_num_threads()
     if workers > 1:
         torch.set_num_threads(1)
@@ -176,7 +185,7 @@ def _one_core_each(workers: int) -> Iterator[None]:
 
 
 def _batches(tasks: Iterable[Task], most: int, entries: int) -> Iterator[list[Task]]:
-    """At most so many tasks, of no more similarities together, unless it is one."""
+    """Batches of at most `most` tasks and at most `entries` similarities; a larger task is a batch by itself."""
     batch: list[Task] = []
     held = 0
     for task in tasks:
@@ -215,15 +224,15 @@ def _match_all(
                 bar.update(1)
     except torch.OutOfMemoryError as error:
         what = f"{option('max_full_matrix')} or {option('cache_mb')}"
-        message = f"the GPU's memory does not suffice; lower {what}"
+        message = f"out of GPU memory; lower {what}"
         raise DiskError(message) from error
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
     if summary.pairs == 0:
-        log.warning("%s has no two images to match", artifacts)
+        log.warning("%s has fewer than two images to match", artifacts)
     rate = f" at {summary.matched / seconds:.1f} pairs/s" if summary.matched else ""
     log.info(
-        "%d pairs: %d matched now%s, %d stored with %d matches; in %s",
+        "%d pairs: %d matched in this run%s, %d stored with %d matches; in %s",
         summary.pairs, summary.matched, rate, summary.stored, summary.matches, artifacts / MATCHES,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The options of matching, checked before it starts."""
+"""The options of matching and their checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from disk.pairs.spatial import check_distance
 from disk.pipeline.options import MatcherChoice, PairChoice, Place
 from disk.progress import log
 
-# the ways to choose pairs that an option is for
+# option -> the pairing strategies that use it
 _USED_BY = {
     "overlap": ("sequential", "rig"),
     "loops": ("sequential", "rig"),
@@ -24,26 +24,26 @@ _USED_BY = {
 
 @dataclass(frozen=True, kw_only=True)
 class MatchOptions(Place, PairChoice, MatcherChoice, Options):
-    """How features are matched."""
+    """How to match features."""
 
     f16: bool = False
     """Match descriptors in half precision."""
     u16: bool = False
-    """Store matches as uint16, a quarter of the size; for images of at most 65535 features."""
+    """Store matches as uint16, a quarter of the size; for images with at most 65535 features."""
     save_threshold: float | int = 0
-    """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
+    """Minimum number of matches of a stored pair; the others are only listed in unmatched.h5."""
     max_full_matrix: int = 10000**2
-    """At most this many similarities are held at once; never changes the result."""
+    """Maximum number of similarities in memory at once; does not change the result."""
     pairs: Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "exhaustive"
-    """Which images are matched: all pairs, neighbours by name, neighbours of each camera and the cameras of each
-    instant (rig: a folder is a camera, and images of one instant share a name), those of --pairs-file, those that look
-    alike, or those taken near each other by GPS."""
+    """Which pairs to match. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and the
+    cameras of each instant (a folder is a camera, images of one instant share a name); list: those in --pairs-file;
+    retrieval: similar images; spatial: images with nearby GPS positions."""
     images: Path | None = None
-    """spatial: folder of the photos, whose EXIF has their positions."""
+    """spatial: folder of the photos, to read GPS positions from EXIF."""
     cache_mb: int = 2048
-    """Memory for descriptors in megabytes; if all fit, each is read once."""
+    """Memory for descriptors in megabytes; each image is read only once if all fit."""
     overwrite: bool = False
-    """Delete the matches in the folder and start anew."""
+    """Delete the matches in the folder and start over."""
 
 
 def check_match(options: MatchOptions) -> None:
@@ -75,21 +75,21 @@ def warn_of_unused(options: MatchOptions) -> None:
 
 
 def used_by(name: str) -> str:
-    """The ways to choose pairs that an option is for."""
+    """The pairing strategies that use an option, as text."""
     first, *others = _USED_BY[name]
     return " or ".join([option("pairs", first), *others])
 
 
 def options_not_for(pairs: str) -> list[str]:
-    """The options that only other ways to choose pairs use."""
+    """The options that only other pairing strategies use."""
     return [name for name, ways in _USED_BY.items() if pairs not in ways]
 
 
 def ratio_of(options: MatchOptions) -> float | None:
-    """The ratio of the test; LightGlue has none, and the default is for nearest neighbours."""
+    """The threshold of the ratio test; None with LightGlue, which has no ratio test."""
     return None if options.matcher == "lightglue" else options.rt
 
 
 def threshold_of(options: MatchOptions) -> int:
-    """Fewer than 2.5 matches are fewer than 3."""
+    """The minimum number of matches as an integer: 2.5 becomes 3."""
     return math.ceil(options.save_threshold)

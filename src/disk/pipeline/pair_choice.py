@@ -1,4 +1,4 @@
-"""Which pairs of images are matched."""
+"""Choosing the pairs of images to match."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from disk.pipeline.match_options import MatchOptions
 from disk.progress import log
 from disk.storage.forget import forget_pairs
 
-_APART = 2  # times the overlap: similar images that are nearer in a sequence close no loop
+_APART = 2  # times the overlap: images closer than this in the sequence do not close a loop
 
 
 def choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
+    """The pairs of names to match. Raises PairsError if a list or the positions cannot be used."""
     if options.pairs_file is not None:
         pairs = from_file(options.pairs_file, cache.names)
         groups = connected(pairs)
         if len(groups) > 1:
             log.warning(
-                "the pairs of %s leave the images in %d groups that nothing connects, such as those of %s and of %s: "
-                "each becomes a model for itself",
+                "the pairs of %s split the images into %d unconnected groups, such as those of %s and of %s: each "
+                "becomes a separate model",
                 options.pairs_file, len(groups), groups[0][0], groups[1][0],
             )  # fmt: skip
         return pairs
@@ -43,6 +44,7 @@ def choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[P
 
 
 def forget_pairs_but(artifacts: Path, chosen: set[Pair]) -> None:
+    """Delete the matches and inliers of all pairs but the chosen ones."""
     count = forget_pairs(artifacts, lambda pair: pair not in chosen)
     if count:
-        log.info("%d pairs are no longer asked for and are left out", count)
+        log.info("%d pairs of earlier runs are no longer requested: deleted", count)

@@ -1,4 +1,4 @@
-"""From a folder of photos to a sparse 3D model: detect, match, export, verify, map."""
+"""Reconstructing a folder of photos or a video as a sparse 3D model: detect, match, export, verify, map."""
 
 from __future__ import annotations
 
@@ -50,18 +50,21 @@ from disk.storage.new_file import write_json
 
 __all__ = ["ReconstructOptions", "Reconstruction", "read_summary", "reconstruct"]
 
-_ROUNDS = 4  # of turning photos that do not connect; most need one, and one that finds no more
-FRAMES = "frames"  # in the output: those of a video
-_LOOPS = 5  # similar frames further off that each frame of a video is matched with
+_ROUNDS = 4  # of retrying unconnected photos at other turns; usually one, and one that finds no more
+FRAMES = "frames"  # sub-folder of the output for the frames of a video
+_LOOPS = 5  # similar, more distant frames to match with each frame of a video
 
 
 def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = ReconstructOptions()) -> Reconstruction:
     """Reconstruct photos or a video into out/sparse/0, out/points.ply, out/summary.json and out/report.html.
 
-    Of a video sharp frames are written to out/frames first, as by `disk.frames`; they share one camera.
-    Stages that are done are skipped, and all of them follow the folder: photos that are gone are left out, new ones
-    are added. Raises the errors of the stages, ArtifactError when `out` was made with other options or of other photos,
-    ColmapError when no images can be connected, PartialFailureError when the rest was done but some could not be read.
+    For a video, first writes sharp frames to out/frames, as `disk.frames` does; they share one camera.
+    Skips finished stages. Follows changes of the folder: drops photos that are gone, adds new ones.
+    images: folder of photos, or a video
+    out: folder for the results
+
+    Raises ArtifactError if `out` was made with other options or from other photos, ColmapError if no images can be
+    connected, PartialFailureError if some images could not be read and the rest is done, and the errors of the stages.
     """
     images, out = Path(images), Path(out)
     check_options(images, options)
@@ -76,11 +79,11 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     files = list_images(images, options.image_extension)
     sizes, failed = read_sizes(files)
     if len(sizes) < 2:
-        raise ColmapError(f"{images} holds one image that can be read; a model needs at least two")
+        raise ColmapError(f"only one image in {images} can be read; a model needs at least two")
     check_output([] if of_video else files, out, options.overwrite)
     check_rig(files, out, options)
     if options.undistort and images.resolve() in (out / UNDISTORTED).resolve().parents:
-        raise ArtifactError(f"{out} lies in {images}: undistorted images would be taken for photos; use another output")
+        raise ArtifactError(f"{out} is in {images}: undistorted images would be taken for photos; use another output")
     check_shared(files, sizes, who_shares_cameras(options))
     if options.cameras is not None or options.camera_params is not None or options.rig:
         check_plan(plan_of([file for file in files if file.name in sizes], options), options)
@@ -106,7 +109,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
             raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
         if options.pairs == "auto" and pairs_of(len(names), options) == "retrieval":
             log.info(
-                "%d images: each is matched with the %d that look most alike; %s matches all pairs",
+                "%d images: matching each with the %d most similar ones; %s matches all pairs",
                 len(names), options.top_k, option("pairs", "exhaustive"),
             )  # fmt: skip
         _connect(artifacts, images, database, names, options, seconds)
@@ -140,9 +143,9 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
 def _frames_of(
     video: Path, out: Path, options: ReconstructOptions
 ) -> tuple[Path, ReconstructOptions, PartialFailureError | None]:
-    """The folder of a video's frames, the options they are reconstructed with, and what is missing."""
+    """Write the frames of a video; return their folder, the options to reconstruct them with, and any failure."""
     if options.rig:
-        raise VideoError(f"{video} is one video, and {option('rig', True)} is for folders of several cameras")
+        raise VideoError(f"{video} is a single video; {option('rig', True)} needs one folder of images per camera")
     check_output([], out, options.overwrite)
     partial = None
     try:
@@ -152,7 +155,7 @@ def _frames_of(
     if options.pairs == "auto":
         options = replace(options, pairs="sequential", loops=options.loops or _LOOPS)
         log.info(
-            "each frame is matched with the %d after it and the %d most similar ones further off",
+            "matching each frame with the following %d and the %d most similar, more distant ones",
             options.overlap, options.loops,
         )  # fmt: skip
     if options.cameras is None and not options.single_camera:
@@ -168,7 +171,7 @@ def _connect(
     options: ReconstructOptions,
     seconds: dict[str, float],
 ) -> None:
-    """Match, export and verify whatever is not yet."""
+    """Match, export and verify whatever is not done yet."""
     with timed(seconds, "match"):
         pairs = pairs_of(len(names), options)
         match(artifacts, matching_options(images, pairs, options), forget_others=True)
@@ -189,7 +192,7 @@ def _complete(
     unused: list[str],
     rotated: dict[str, int],
 ) -> Reconstruction:
-    """Add to the summary what only the whole run knows; the file stays as it is where nothing is new."""
+    """Add the facts of the whole run to the summary; the file is rewritten only if something changed."""
     stale = sorted({*changes.gone, *changes.changed})
     whole = replace(result, failed=failed, unused=unused, stale=stale, rotated=rotated)
     if list(result.seconds) == ["map"]:  # mapped now
@@ -200,7 +203,7 @@ def _complete(
 
 
 def _follow(images: Path, out: Path, files: list[ImageFile], sizes: Sizes, options: ReconstructOptions) -> Changes:
-    """Make what is in `out` follow the options and the folder; what does not fit changes nothing."""
+    """Bring the contents of `out` in line with the options and the folder; an error leaves them unchanged."""
     artifacts, now = out / IN_MODEL, decisive(options)
     take_up(out, now, options.overwrite, options.remap)
     with folder_lock(artifacts):

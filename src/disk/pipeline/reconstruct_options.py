@@ -1,4 +1,4 @@
-"""The options of a reconstruction: checked before it starts, handed to the stages, noted in its output."""
+"""The options of a reconstruction: their checks, the options of each stage, and the part recorded in the output."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from disk.pipeline.precheck import check_matcher
 from disk.pipeline.unused import unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify
 
-ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto matches those that look alike
-# may change from run to run: they do not change the model, or what they name is checked where it is used
+ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto uses retrieval
+# may differ between runs: they do not change the model, or the stage that uses them checks their content
 _FREE = (
     "device",
     "ray",
@@ -73,24 +73,24 @@ class ReconstructOptions(
     Budget,
     Options,
 ):  # fmt: skip
-    """The options of the stages that matter for a model; `disk detect --help` and so on say more."""
+    """The options of the stages that matter for a model; the stages themselves have more, see `disk detect --help`."""
 
     pairs: Literal["auto", "exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "auto"
-    """Which images are matched; auto: all pairs of up to 200 images, of more those that look alike; of a video those
-    near in time, with --loops 5; of a rig those near in time along each camera and across cameras; spatial: those
-    taken near each other by GPS."""
+    """Which pairs to match. auto: exhaustive up to 200 images, else retrieval; for a video sequential with --loops 5;
+    for a rig rig. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and the cameras of
+    each instant; list: those in --pairs-file; retrieval: similar images; spatial: images with nearby GPS positions."""
     rotations: Literal["auto", "off"] = "auto"
-    """auto: images that connect to no others are tried turned by 90, 180 and 270 degrees; off: never."""
+    """auto: try images that do not connect to others at rotations of 90, 180 and 270 degrees; off: never."""
     undistort: bool = False
-    """Write OUT/undistorted as well: undistorted images and a pinhole model, for splatting, as `disk undistort`."""
+    """Also write OUT/undistorted, as `disk undistort`: undistorted images and a pinhole model, for splatting."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
     overwrite: bool = False
-    """Start anew."""
+    """Delete the results in OUT and start over."""
 
 
 def check_options(images: Path, options: ReconstructOptions) -> None:
-    """Raise what a stage would have to say of its options, before one has run and the options are noted."""
+    """Check the options of all stages before the first one runs; raises the errors of their checks."""
     from disk.colmap.cameras import camera_model
 
     camera_model(options.camera_model)
@@ -106,6 +106,10 @@ def check_options(images: Path, options: ReconstructOptions) -> None:
 
 
 def check_rig(files: list[ImageFile], out: Path, options: ReconstructOptions) -> None:
+    """Check the folders and the configuration of a rig; raises the errors of `rig_of`.
+
+    Raises ArtifactError if overwriting would delete the configuration.
+    """
     rig_of(files, options)
     if options.overwrite and options.rig_config is not None and out.resolve() in options.rig_config.resolve().parents:
         raise ArtifactError(
@@ -114,23 +118,24 @@ def check_rig(files: list[ImageFile], out: Path, options: ReconstructOptions) ->
 
 
 def options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
-    """The options of one stage: those it shares with ours by name, and others."""
+    """The options of one stage: the fields it shares with `options` by name, and `others`."""
     names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
     return kind(**{name: getattr(options, name) for name in names} | others)
 
 
 def matching_options(images: Path, pairs: str, options: ReconstructOptions) -> MatchOptions:
+    """The options of matching for a resolved pairing strategy (not auto)."""
     folder = images if pairs == "spatial" else None
     return options_of(MatchOptions, options, pairs=pairs, images=folder, rt=_ratio(options), overwrite=False)
 
 
 def decisive(options: ReconstructOptions) -> dict[str, str]:
-    """The options that a run must share with the one it continues; the content of files is checked by the stages."""
+    """The options that a run must share with the one it resumes; the stages check the content of files."""
     noted = {key: value for key, value in asdict(options).items() if key not in _FREE}
-    for name in _LATER:  # outputs of earlier versions do not name them
+    for name in _LATER:  # not recorded by earlier versions
         if noted[name] == getattr(ReconstructOptions, name):
             del noted[name]
-    # what auto and other spellings stand for here, so that naming it otherwise later is no change
+    # resolve auto and spellings, so that a different way to give the same value counts as no change
     noted["camera_model"] = options.camera_model.lower().replace("_", "-")
     noted["n"] = options_of(DetectOptions, options).budget
     if options.ray == "off":
@@ -141,13 +146,14 @@ def decisive(options: ReconstructOptions) -> dict[str, str]:
 
 
 def _ratio(options: ReconstructOptions) -> float | None:
-    # the default is for nearest neighbours; `match` refuses any other with lightglue
+    # the default is for nearest neighbours; with lightglue `match` refuses any other value
     return None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
 
 
 def pairs_of(
     count: int, options: ReconstructOptions
 ) -> Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"]:
+    """The pairing strategy, with auto resolved for this number of images."""
     if options.pairs != "auto":
         return options.pairs
     if options.rig:
@@ -156,7 +162,7 @@ def pairs_of(
 
 
 def unused_options(count: int, of_video: bool, options: ReconstructOptions) -> list[str]:
-    """Flags that were given but have no effect beside the others."""
+    """Options that were given but have no effect, with the reason."""
     only_for_video = {} if of_video else dict.fromkeys(("fps", "frames"), "a video")
     only_for = {name: used_by(name) for name in options_not_for(pairs_of(count, options))}
     return unused_flags(options, only_for | only_for_video)

@@ -15,21 +15,31 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What came out; also the content of summary.json.
+    """The result of a reconstruction; also the content of summary.json.
 
-    images: number of images with features; registered, points, track_length and reprojection_error (pixels) are of
-    the largest model; models: the same of every model, with its images, cameras and the points that each image
-    sees; unconnected: images that are not in the largest model; reasons: why; seconds: of each stage in the run that
-    made the model; connected, watermarks, turning: pairs with inliers, pairs that agree on a watermark alone, and pairs
-    between which the camera turned but hardly moved; remarks: what is doubtful about the model; photos: their folder;
-    failed: why photos have no features; stale: photos that were gone or changed since the run before;
-    unused: what was given but had no effect; rotated: degrees by which photos were turned for detection;
-    georegistration: where on earth the largest model is and by how many metres its cameras are off their GPS positions
-    (`disk.colmap.georegistration.Georegistration`), None where it is not geo-registered.
+    images: number of images with features
+    registered, points, track_length, reprojection_error (pixels): of the largest model
+    models: the same for every model, with its images, cameras and the number of points each image observes
+    unconnected, reasons: images that are not in the largest model, and why
+    seconds: duration of each stage in the run that made the model
+    connected: number of pairs with inliers
+    watermarks: number of pairs that have only a watermark in common
+    turning: number of pairs with a (nearly) pure rotation of the camera
+    remarks: doubts about the model
+    photos: folder of the photos
+    failed: photos without features, and why
+    stale: photos that were removed or changed since the previous run
+    unused: options that were given but had no effect
+    rotated: rotation of photos for detection, in degrees
+    georegistration: position of the largest model on earth and the residuals of its cameras to their GPS positions in
+        metres (`disk.colmap.georegistration.Georegistration`); None if it is not geo-registered
 
-    Where photos joined a model that was there: new: images that were not there when it was made; added: those of them,
-    and of the others, that joined; removed: images taken out, and why; moved: how far a camera that stayed moved at
-    most, as a share of the diagonal of the box around them. moved is None where all was mapped anew.
+    If photos were added to an existing model:
+    new: images that were not available when the model was made
+    added: images, new or not, that were registered now
+    removed: images removed from the model, and why
+    moved: largest movement of a remaining camera, relative to the diagonal of the cameras' bounding box; None if
+        everything was mapped from scratch
     """
 
     images: int
@@ -58,7 +68,7 @@ class Reconstruction:
 
 
 def read_summary(out: AnyPath) -> Reconstruction:
-    """What mapping came to, from out/summary.json; ColmapError when it did not finish."""
+    """Read out/summary.json. Raises ColmapError if it does not exist or is not ours."""
     path = Path(out) / SUMMARY
     try:
         return Reconstruction(**json.loads(path.read_text(encoding="utf-8")))
@@ -69,7 +79,7 @@ def read_summary(out: AnyPath) -> Reconstruction:
 
 
 def is_complete(out: Path) -> bool:
-    """Whether the summary, all the models it tells of and points.ply are there."""
+    """Whether the summary, all models it lists and points.ply exist."""
     try:
         summary = read_summary(out)
     except ColmapError:
