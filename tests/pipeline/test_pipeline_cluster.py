@@ -83,7 +83,7 @@ def test_the_tasks_of_a_worker_that_dies_go_to_the_other(tmp_path: Path, caplog:
 
     assert on_workers(deadly, [(number,) for number in range(10)]) == {number: number for number in range(10)}
     assert died.exists()
-    assert "a worker of the Ray cluster is gone" in caplog.text
+    assert "lost a worker of the Ray cluster" in caplog.text
 
 
 def test_without_workers_it_ends_with_one_line() -> None:
@@ -148,4 +148,4 @@ def _no_cluster(*_: Any, **__: Any) -> None:
 def test_a_cluster_without_a_token_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", "disk"):
         on_workers(lambda number: number, [(1,)])
-    assert "asks for no token" in caplog.text
+    assert "requires no token" in caplog.text

@@ -59,5 +59,5 @@ def test_descriptors_of_another_length_are_refused(artifacts, factor):
     with read_features(artifacts) as store:
         cache = FeatureCache(store, 1 << 20, False, as_they_are)
         assert len(cache["a"]) == COUNTS["a"]
-        with pytest.raises(ArtifactError, match="'b' are not of unit length"):
+        with pytest.raises(ArtifactError, match="'b' do not have unit length"):
             cache["b"]

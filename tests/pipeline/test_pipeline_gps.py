@@ -269,7 +269,7 @@ def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
         pairs = set(matches.pairs())
     assert {pair for pair in pairs if "h" not in pair} == wanted
     assert len([pair for pair in pairs if "h" in pair]) == 2  # by its looks
-    assert "1 photos without GPS are matched with those that look alike: h" in caplog.text
+    assert "1 photos without GPS are matched with similar ones: h" in caplog.text
     assert result.registered == 8
 
 

@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_model_is_refused(place: Place, monkeypatch: pytest.
 def test_a_model_of_other_features_is_refused(place: Place) -> None:
     with h5py.File(place.model / "artifacts" / "keypoints.h5", "r+") as file:
         file["a"][0] += 5
-    with pytest.raises(ColmapError, match="not made of the features"):
+    with pytest.raises(ColmapError, match="not made from the current features"):
         place.run()
 
 
@@ -214,7 +214,7 @@ def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixtu
     assert printed["photos"]["new.jpg"]["found"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 photos were found" in out
+    assert "1 of 2 photos localized" in out
     assert "not found: other.jpg" in out
     Image.new("RGB", (64, 48)).save(place.queries / "x.txt", "PNG")  # no image by its name: not looked at
     assert main([*arguments, "--top-k", "0"]) == 2

@@ -99,7 +99,7 @@ def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
     (artifacts / "matches.h5").unlink()
     with h5py.File(artifacts / DESCRIPTORS, "a") as file:
         file["b"][:] *= 512
-    with pytest.raises(ArtifactError, match="descriptors of 'b' are not of unit length"):
+    with pytest.raises(ArtifactError, match="descriptors of 'b' do not have unit length"):
         match(artifacts, MatchOptions(device="cpu"))
     (artifacts / DESCRIPTORS).unlink()
     with pytest.raises(ArtifactError, match=r"no descriptors\.h5"):

@@ -149,7 +149,7 @@ def test_mistakes_are_said_before_the_work(folder, tmp_path):
         (
             {"rig": True, "single_camera": True},
             ColmapError,
-            "have one camera of their own, but here left, right have 1",
+            "needs exactly one camera, not shared with others, but left, right have 1",
         ),
     ]:
         with pytest.raises(kind, match=message):
