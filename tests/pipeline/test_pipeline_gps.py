@@ -118,7 +118,7 @@ def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "GPS" in line]
     assert line.startswith("geo-registered by the GPS of 7 of 8 photos, residuals: median 0.00 m, max 0.0")
     assert "metres east, north and up of -33.9" in line
-    assert line.endswith("off their positions: c.jpg (500 m)")
+    assert line.endswith("far from their GPS positions: c.jpg (500 m)")
 
 
 def test_noise_is_told_as_residuals(place: Place) -> None:

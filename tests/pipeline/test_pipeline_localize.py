@@ -215,6 +215,6 @@ def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixtu
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "1 of 2 photos localized" in out
-    assert "not found: other.jpg" in out
+    assert "not localized: other.jpg" in out
     Image.new("RGB", (64, 48)).save(place.queries / "x.txt", "PNG")  # no image by its name: not looked at
     assert main([*arguments, "--top-k", "0"]) == 2

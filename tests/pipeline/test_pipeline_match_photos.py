@@ -104,7 +104,7 @@ def test_photos_go_by_their_name(folder, tmp_path):
     assert find_photo(tmp_path / "a") == tmp_path / "a.png"
     assert find_photo(tmp_path / "a.v2") == tmp_path / "a.v2.jpg"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.JPG")
-    with pytest.raises(ImageError, match=r"a may be a\.JPG or a\.png"):
+    with pytest.raises(ImageError, match=r"a is ambiguous: a\.JPG or a\.png"):
         find_photo(tmp_path / "a")
     for name in ("none", "no/where"):
         with pytest.raises(ImageError, match="no photo"):

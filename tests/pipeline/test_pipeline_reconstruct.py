@@ -191,7 +191,7 @@ def test_images_that_do_not_connect_are_named(
     assert main(["reconstruct", photos, out, "--single-camera"]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4" in shown
-    assert "images that do not connect to sparse/0, 1: b.jpg" in shown
+    assert "images not connected to sparse/0, 1: b.jpg" in shown
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["unconnected"] == ["b.jpg"]
     assert summary["models"][0]["images"] == ["a.jpg", "c.jpg", "sub/d.jpg"]

@@ -101,7 +101,7 @@ def test_the_table_names_cameras_weak_images_and_what_to_run_next(
     assert main(["reconstruct", str(folder.photos), str(folder.out), "--single-camera"]) == 0
     shown = capsys.readouterr().out
     assert "camera: SIMPLE_RADIAL, focal length 700" in shown
-    assert "weakest images, by the points they see (median 20" in shown
+    assert "weakest images, by number of points (median 20" in shown
     assert ": e.jpg (" in shown
     assert f"disk view {folder.out} --save pictures" in shown
 

@@ -110,9 +110,9 @@ def test_new_photos_join_and_the_record_says_what_did_not(
     assert verified[2:] == [0]
     show(result, folder.out)
     printed = capsys.readouterr().out
-    assert "joined the model that was there, 1: a.jpg\n" in printed
-    assert "new photos that did not join, 1: other.jpg (why: below)\n" in printed
-    assert f"its cameras moved by at most {result.moved:.2%} of the box around them" in printed
+    assert "added to the existing model, 1: a.jpg\n" in printed
+    assert "new photos that could not be added, 1: other.jpg (reasons below)\n" in printed
+    assert f"its cameras moved by at most {result.moved:.2%} of their bounding box" in printed
 
 
 def test_photos_that_are_gone_are_taken_out_and_named(
@@ -129,7 +129,7 @@ def test_photos_that_are_gone_are_taken_out_and_named(
     assert after.keys() == before.keys() - {"c.jpg"}
     assert_kept({name: place for name, place in before.items() if name != "c.jpg"}, after)
     show(result, folder.out)
-    assert "taken out of it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
+    assert "removed from it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
 
 
 def test_remap_maps_anew_and_keeps_what_is_verified(folder: SceneFolder, verified: list[int]) -> None:
@@ -239,6 +239,6 @@ def test_stage_by_stage(folder: SceneFolder, tmp_path: Path, capsys: pytest.Capt
         assert "or map from scratch with --remap, which keeps features and matches" in error
         assert error.count("\n") == 1
     assert main(["map", str(artifacts), photos]) == 0
-    assert "joined the model that was there, 1: a.jpg" in capsys.readouterr().out
+    assert "added to the existing model, 1: a.jpg" in capsys.readouterr().out
     assert_kept(before, places(tmp_path / "out"))
     assert map_models(artifacts, photos, MapOptions(remap=True, seed=1)).moved is None

@@ -83,7 +83,7 @@ def test_pairs_and_cameras_are_chosen_as_told(filmed):
 
 def test_another_rate_is_another_model(filmed):
     filmed.run(frames=4)
-    with pytest.raises(ArtifactError, match="holds frames of 4 parts"):
+    with pytest.raises(ArtifactError, match="contains frames of 4 intervals"):
         filmed.run(frames=5)
     assert filmed.run(frames=5, overwrite=True).images == 5
 
