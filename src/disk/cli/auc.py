@@ -24,10 +24,10 @@ def _auc(
     """Print the pose accuracy mAA(10) after each epoch and the best checkpoint, from training logs.
 
     Args:
-        logs: save dirs of `disk train`, or TensorBoard files, ours or the original's.
-        validation_length: number of pairs per validation; required for the original's logs if it is not 750.
-        legacy: score as the original: halved rotation angles, signed translations (the sign is not in our own logs).
-        plot: image file for a plot of the curves.
+        logs: Save dirs of `disk train`, or TensorBoard files, ours or the original's.
+        validation_length: Number of pairs per validation; required for the original's logs if it is not 750.
+        legacy: Score as the original: halved rotation angles, signed translations (the sign is not in our own logs).
+        plot: Image file for a plot of the curves.
     """
     from rich.console import Console
     from rich.table import Table

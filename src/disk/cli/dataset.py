@@ -25,8 +25,8 @@ def import_colmap(workspace: Positional[Path], options: ImportOptions = ImportOp
     images of cameras that are not pinhole cameras.
 
     Args:
-        workspace: folder with sparse/, and images/ unless --images is given.
-        options: options of the import.
+        workspace: Folder with sparse/, and images/ unless --images is given.
+        options: Options of the import.
     """
     importing.import_colmap(workspace, options)
 
@@ -36,8 +36,8 @@ def merge(jsons: Positional[list[Path]], out: Path = Path("merged.json"), relati
 
     Args:
         jsons: dataset.json files, or their folders.
-        out: file to write; `disk train DATA` reads DATA/train/dataset.json.
-        relative: write folders relative to the new file, so that everything can be moved together.
+        out: File to write; `disk train DATA` reads DATA/train/dataset.json.
+        relative: Write folders relative to the new file, so that everything can be moved together.
     """
     scenes = merging.merge(jsons, out, relative)
     print(f"{out}: {len(scenes)} scenes, {sum(len(scene.tuples) for scene in scenes)} tuples")
@@ -73,9 +73,9 @@ def download(out: Positional[Path], url: str = DISK_DATA_URL, list: bool = False
     Verifies, unpacks and links every file so that `disk train OUT` can start.
 
     Args:
-        out: folder to write.
-        url: the authors' server or a mirror.
-        list: only list the files and which of them are present.
+        out: Folder to write.
+        url: The authors' server or a mirror.
+        list: Only list the files and which of them are present.
     """
     if not list:
         download_disk_data(out, url)
@@ -92,9 +92,9 @@ def synthesize(
     """Render posed scenes with exact depth from a folder of photographs.
 
     Args:
-        photos: folder of images, sub-folders included.
-        out: folder to write.
-        options: options of rendering.
+        photos: Folder of images, sub-folders included.
+        out: Folder to write.
+        options: Options of rendering.
     """
     writing.synthesize(photos, out, options)
 

@@ -15,7 +15,7 @@ def demo(options: DemoOptions = DemoOptions()) -> None:
     The photographs come with scikit-image. Writes pictures, a 3D model and a report.
 
     Args:
-        options: options of the demo.
+        options: Options of the demo.
     """
     result = stage.demo(options)
     _print("A real stereo pair (Middlebury motorcycle)", stereo_facts(result.stereo))

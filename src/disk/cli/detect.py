@@ -23,9 +23,9 @@ def detect(
     same command resumes.
 
     Args:
-        artifacts: folder for the results, created if missing.
-        images: folder of images, sub-folders included; an image's name is its path without extension.
-        options: options of detection.
+        artifacts: Folder for the results, created if missing.
+        images: Folder of images, sub-folders included; an image's name is its path without extension.
+        options: Options of detection.
     """
     summary = stage.detect(artifacts, images, options)
     if json:

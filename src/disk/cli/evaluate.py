@@ -27,10 +27,10 @@ def pose(
     """Evaluate relative pose on pairs with ground truth: AUC at 5, 10 and 20 degrees, mAA(10), precision.
 
     Args:
-        pairs: file with a line per pair: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16), as for MegaDepth-1500,
+        pairs: File with a line per pair: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16), as for MegaDepth-1500,
             ScanNet-1500 and YFCC.
-        images: folder that the names are relative to.
-        options: what to evaluate, and how.
+        images: Folder that the names are relative to.
+        options: What to evaluate, and how.
     """
     pose_stage.evaluate_pose(pairs, images, options)
 
@@ -39,8 +39,8 @@ def homography(root: Positional[Path], options: HomographyOptions = HomographyOp
     """Evaluate matching and homographies on HPatches: MMA, repeatability, matching score, corner error.
 
     Args:
-        root: folder of sequences i_* and v_*, each with 1.ppm to 6.ppm (or png, ...) and H_1_2 to H_1_6.
-        options: what to evaluate, and how.
+        root: Folder of sequences i_* and v_*, each with 1.ppm to 6.ppm (or png, ...) and H_1_2 to H_1_6.
+        options: What to evaluate, and how.
     """
     homography_stage.evaluate_homography(root, options)
 
@@ -51,8 +51,8 @@ def imw(
     """Evaluate stereo mAA(10) on scenes of the Image Matching Workshop benchmark.
 
     Args:
-        scenes: scene folders with set_100/{images,calibration,new-vis-pairs}, or the set_100 folders themselves.
-        options: what to evaluate, and how.
+        scenes: Scene folders with set_100/{images,calibration,new-vis-pairs}, or the set_100 folders themselves.
+        options: What to evaluate, and how.
     """
     imw_stage.evaluate_imw(scenes, options)
 
@@ -64,8 +64,8 @@ def reconstruction(
     """Compare sparse models from our features and COLMAP's SIFT: registered images, points, tracks, error, seconds.
 
     Args:
-        images: folders of photos, one model per folder.
-        options: options of the reconstruction.
+        images: Folders of photos, one model per folder.
+        options: Options of the reconstruction.
     """
     reconstruction_stage.evaluate_reconstruction(images, options)
 

@@ -22,9 +22,9 @@ def export(
     3.8 and later open the database. The mapper needs inliers: run `disk verify` or `colmap exhaustive_matcher` next.
 
     Args:
-        artifacts: folder with keypoints.h5, descriptors.h5 and matches.h5.
-        images: folder of the images the features were detected in.
-        options: options of the export.
+        artifacts: Folder with keypoints.h5, descriptors.h5 and matches.h5.
+        images: Folder of the images the features were detected in.
+        options: Options of the export.
     """
     stage.export(artifacts, images, options)
 

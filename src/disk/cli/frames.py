@@ -24,9 +24,9 @@ def frames(
     `disk reconstruct VIDEO OUT` includes this step. After an interruption the same command resumes.
 
     Args:
-        video: any file that FFmpeg can read.
-        out: folder for the frames, created if missing; must not contain other files.
-        options: how many frames to write.
+        video: Any file that FFmpeg can read.
+        out: Folder for the frames, created if missing; must not contain other files.
+        options: How many frames to write.
     """
     result = stage.frames(video, out, options)
     if json:

@@ -26,10 +26,10 @@ def localize(
     command resumes.
 
     Args:
-        model: output folder of `disk reconstruct`.
-        queries: folder of photos, sub-folders included, or one photo.
-        out: folder for the results, created if missing.
-        options: options of matching, and what is known about the cameras.
+        model: Output folder of `disk reconstruct`.
+        queries: Folder of photos, sub-folders included, or one photo.
+        out: Folder for the results, created if missing.
+        options: Options of matching, and what is known about the cameras.
     """
     partial: PartialFailureError | None = None
     try:

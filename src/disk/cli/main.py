@@ -15,7 +15,7 @@ COMMANDS = {
     "frames": ("frames", "extract sharp frames of a video as photos"),
     "detect": ("detect", "find keypoints and descriptors in a folder of images"),
     "match": ("match", "match the features of pairs of images"),
-    "view": ("view", "draw keypoints or matches"),
+    "view": ("view", "show the page of a model, or draw keypoints or matches"),
     "export": ("export", "export features and matches to COLMAP, IMW or hloc"),
     "verify": ("verify", "verify all matched pairs geometrically"),
     "map": ("map", "map verified pairs into a sparse 3D model"),

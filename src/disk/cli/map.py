@@ -26,9 +26,9 @@ def map_(
     scale and ids. After adding photos, first run detect, match, export with --overwrite, and verify again.
 
     Args:
-        artifacts: folder with inliers.h5, or a model folder.
-        images: folder of the images, for the colours of points.
-        options: options of mapping.
+        artifacts: Folder with inliers.h5, or a model folder.
+        images: Folder of the images, for the colours of points.
+        options: Options of mapping.
     """
     result = stage.map_models(artifacts, images, options)
     if json:

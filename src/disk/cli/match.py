@@ -29,9 +29,9 @@ def match(
     resumes. For two photos, detects, matches and verifies them, prints the counts, and draws the matches with --save.
 
     Args:
-        paths: folder written by `disk detect`, or two photos, with or without extension.
-        options: options of matching.
-        two_photos: options for two photos.
+        paths: Folder written by `disk detect`, or two photos, with or without extension.
+        options: Options of matching.
+        two_photos: Options for two photos.
     """
     if len(paths) == 1:
         _refuse(two_photos, PhotoOptions(), (), "for two photos: disk match a.jpg b.jpg")

@@ -158,7 +158,7 @@ def _annotated(kind: Any, *about: Any) -> Any:
 
 
 def _metavar(kind: Any, default: Any = "") -> str:
-    """`INT`, `PATH`, `{mnn,lightglue}`, `INT|auto`, `TEXT ...`; None is named only where it is not the default."""
+    """`INT`, `PATH`, `{mnn,lightglue}`, `INT|auto`, `TEXT ...`; None is shown only if it is not the default."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _metavar(inner[0], default)

@@ -29,9 +29,9 @@ def reconstruct(
     camera of a rig.
 
     Args:
-        images: folder of photos, sub-folders included, or a video.
-        out: folder for the results, created if missing.
-        options: options of all stages.
+        images: Folder of photos, sub-folders included, or a video.
+        out: Folder for the results, created if missing.
+        options: Options of all stages.
     """
     partial: PartialFailureError | None = None
     try:

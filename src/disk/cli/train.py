@@ -41,8 +41,8 @@ def _arguments(
     given with --resume replace them. Several GPUs or machines: torchrun ... -m disk train ...
 
     Args:
-        data: folder with train/dataset.json and test/dataset.json.
-        options: options of training.
+        data: Folder with train/dataset.json and test/dataset.json.
+        options: Options of training.
     """
     return data, options
 

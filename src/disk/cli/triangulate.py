@@ -27,9 +27,9 @@ def triangulate(
 
     Args:
         model: COLMAP model (points3D may be empty), or transforms.json of nerfstudio or instant-ngp.
-        images: folder of the images.
-        out: folder for the results, created if missing.
-        options: options of detection and matching.
+        images: Folder of the images.
+        out: Folder for the results, created if missing.
+        options: Options of detection and matching.
     """
     partial: PartialFailureError | None = None
     try:

@@ -23,9 +23,9 @@ def undistort(
     --mask-dir also OUT/masks, where the mask of a.jpg is a.jpg.png. After an interruption the same command resumes.
 
     Args:
-        model: output folder of `disk reconstruct`, or another COLMAP model.
-        out: folder for the results, created if missing.
-        options: images and masks to read, and what else to write.
+        model: Output folder of `disk reconstruct`, or another COLMAP model.
+        out: Folder for the results, created if missing.
+        options: Images and masks to read, and what else to write.
     """
     result = stage.undistort(model, out, options)
     if json:

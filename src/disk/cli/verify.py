@@ -21,8 +21,8 @@ def verify(
     Run `disk export` first. Finished pairs are skipped: after an interruption the same command resumes.
 
     Args:
-        artifacts: folder with matches.h5, or a model folder; inliers.h5 is written beside matches.h5.
-        options: options of verification.
+        artifacts: Folder with matches.h5, or a model folder; inliers.h5 is written beside matches.h5.
+        options: Options of verification.
     """
     summary = stage.verify(artifacts, options)
     if json:

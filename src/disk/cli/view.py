@@ -28,10 +28,10 @@ def view(
     without a display, or with --save, writes a .jpg for each image or pair.
 
     Args:
-        artifacts: folder with keypoints.h5, and for matches matches.h5 and inliers.h5; or a model folder.
-        images: folder of the images; default: the one recorded by `disk reconstruct`.
+        artifacts: Folder with keypoints.h5, and for matches matches.h5 and inliers.h5; or a model folder.
+        images: Folder of the images; default: the one recorded by `disk reconstruct`.
         what: page, keypoints or matches; default: page for a model, matches for artifacts or with options.
-        options: which pictures to draw, and where to save them.
+        options: Which pictures to draw, and where to save them.
     """
     for kind in KINDS:
         if images == Path(kind) and not images.is_dir():  # the image folder was omitted

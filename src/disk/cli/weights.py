@@ -28,8 +28,8 @@ def fetch(name: Positional[Literal["depth", "epipolar"]], url: str = checkpoints
     """Download and verify the authors' weights (Apache-2.0, 4.4 MB); an interrupted download resumes.
 
     Args:
-        name: weights trained with the depth or the epipolar reward.
-        url: server folder with depth-save.pth and epipolar-save.pth.
+        name: Weights trained with the depth or the epipolar reward.
+        url: Server folder with depth-save.pth and epipolar-save.pth.
     """
     print(checkpoints.fetch(name, url))
 
@@ -39,7 +39,7 @@ def convert(source: Positional[str], target: Positional[Path]) -> None:
 
     Args:
         source: default, depth, epipolar, or a .pth or .safetensors file, including checkpoints of `disk train`.
-        target: file to write; its extension selects the format.
+        target: File to write; its extension selects the format.
     """
     model = checkpoints.load(source, "cpu")
     _check_target(target)

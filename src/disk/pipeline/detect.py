@@ -107,7 +107,7 @@ def detect(
             f"{options.model_path} has descriptors of length {model.desc_dim}: use {option('desc_dim', model.desc_dim)}"
         )
     if options.ray == "off":
-        model.engine  # noqa: B018  # refuses what cannot run before anything is written
+        model.engine  # noqa: B018  # fails before anything is written if it cannot run
     decisive = {name: getattr(options, name) for name in _DECISIVE} | {
         "n": options.budget,
         "masks": options.mask_dir is not None,

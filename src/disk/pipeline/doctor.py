@@ -218,7 +218,7 @@ def _machine(triton: Library) -> Machine:
     if triton.problem:
         kernels = f"does not work: {triton.problem}"
     elif triton.version is None:
-        kernels = "not installed: plain torch runs on a GPU, more slowly"
+        kernels = "not installed: a GPU uses plain torch, which is slower"
     elif device.type != "cuda":
         kernels = f"{triton.version}, not needed without a CUDA GPU"
     else:

@@ -40,7 +40,7 @@ class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenIma
     focal_length: float | int | None = None
     """Known focal length of all photos, in pixels; assumes no distortion."""
     top_k: int = 10
-    """Match each photo with this many of the most similar images of the model."""
+    """Number of most similar images of the model to match each photo with."""
     max_error: float | int = 8.0
     """Maximum reprojection error of an inlier, in pixels."""
     min_inliers: int = 15

@@ -1,4 +1,4 @@
-"""Mapping a verified database into a sparse model, with a summary that tells what connects and why not."""
+"""Mapping a verified database into a sparse model, with a summary of what connects and why not."""
 
 from __future__ import annotations
 

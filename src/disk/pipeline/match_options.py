@@ -35,9 +35,9 @@ class MatchOptions(Place, PairChoice, MatcherChoice, Options):
     max_full_matrix: int = 10000**2
     """Maximum number of similarities in memory at once; does not change the result."""
     pairs: Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "exhaustive"
-    """Which pairs to match. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and the
-    cameras of each instant (a folder is a camera, images of one instant share a name); list: those in --pairs-file;
-    retrieval: similar images; spatial: images with nearby GPS positions."""
+    """Pairs to match. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and across
+    cameras (a folder is a camera, images of one instant share a name); list: --pairs-file; retrieval: similar images;
+    spatial: near by GPS."""
     images: Path | None = None
     """spatial: folder of the photos, to read GPS positions from EXIF."""
     cache_mb: int = 2048

@@ -33,15 +33,15 @@ class PhotoOptions(Options):
     """Options for two photos, beside those of matching."""
 
     save: Path | None = None
-    """Two photos: file for a picture of the matches (.jpg, .png, .svg or .pdf), or an existing folder."""
+    """File for a picture of the matches (.jpg, .png, .svg or .pdf), or an existing folder."""
     n: int | Literal["auto"] | None = DetectionOptions.n
-    """Two photos: keypoint budget of each photo, best scores first; auto: 4096; None: all."""
+    """Keypoint budget of each photo, best scores first; auto: 4096; None: all."""
     max_size: int = DetectionOptions.max_size
-    """Two photos: shrink photos whose long side exceeds this many pixels; 0: never."""
+    """Shrink photos whose long side exceeds this many pixels; 0: never."""
     model_path: str = "default"
-    """Two photos: weights (default, depth, epipolar, or a .pth or .safetensors file)."""
+    """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     max_error: float | int = VerifyOptions.max_error
-    """Two photos: maximum distance of an inlier from the epipolar geometry, in pixels."""
+    """Maximum distance of an inlier from the epipolar geometry, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def find_photo(path: AnyPath) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        raise ImageError(f"{path} is a folder; name two photos, or one folder of artifacts")
+        raise ImageError(f"{path} is a folder; give two photos, or one artifacts folder")
     folder = path.parent
     there = sorted(
         file

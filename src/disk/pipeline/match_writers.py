@@ -65,7 +65,7 @@ class MatchWriters:
         self.matches += len(matches)
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash."""
+        """Write everything added so far to disk, so that it survives a crash."""
         self._matches.flush()
         self._unmatched.flush()
 

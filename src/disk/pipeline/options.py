@@ -17,7 +17,7 @@ class ChosenImages:
     """Which files of a folder are used as images."""
 
     image_extension: str | None = None
-    """Use only images with this extension, in any case; default: every supported type."""
+    """Use only images with this extension, any case; default: all supported types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class FrameChoice:
     """Which frames of a video are used as photos."""
 
     fps: float = 2.0
-    """Frames to keep per second of video: the sharpest frame of each interval."""
+    """Frames per second of video, the sharpest of each interval."""
     frames: int | None = None
     """Number of frames to keep from the whole video, instead of --fps."""
 
@@ -46,7 +46,7 @@ class Network:
     model_path: str = "default"
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     precision: Precision = "auto"
-    """Precision of the network; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
+    """Network precision; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Place:
     """Where to compute."""
 
     device: str = "auto"
-    """Device to compute on: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     ray: RayCluster = "off"
     """Distribute the work with Ray. auto: over the cluster this machine belongs to; local: over this machine's GPUs."""
 
@@ -64,15 +64,15 @@ class PairChoice:
     """Parameters of the pairing strategies."""
 
     overlap: int = 10
-    """sequential, rig: match each image with this many following ones; rig: of the same camera."""
+    """sequential, rig: number of following images to match with."""
     loops: int = 0
-    """sequential, rig: also match each image with this many similar, more distant ones, to close loops."""
+    """sequential, rig: similar images to match with, to close loops."""
     pairs_file: Path | None = None
     """list: text file with lines `name0 name1`, names with or without extension."""
     top_k: int = 20
-    """retrieval, spatial: match each image with this many of the most similar, or nearest, ones."""
+    """retrieval, spatial: similar or near images to match with."""
     max_distance: float | None = None
-    """spatial: maximum distance between matched images, in metres; default: no limit."""
+    """spatial: maximum distance of matched images in metres; default: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class MatcherChoice:
     """How the features of two images are matched."""
 
     rt: float | None = DEFAULT_RATIO
-    """mnn: ratio test, both ways: keep a match closer than this times the second nearest; None: no ratio test."""
+    """mnn: threshold of the ratio test, both ways; None: no test."""
     matcher: MatcherName = "mnn"
     """mnn: exact mutual nearest neighbours; lightglue: learned matcher, needs the extra lightglue."""
     matcher_weights: Path | None = None
@@ -94,23 +94,23 @@ class CameraChoice:
     camera_model: str = "simple-radial"
     """Any COLMAP camera model, such as simple-pinhole, pinhole, opencv or opencv-fisheye; distortion starts at 0."""
     camera_per: Literal["image", "folder", "collection"] = "image"
-    """Which images share a camera: none, those in one folder, or all."""
+    """Images that share a camera: none, those of a folder, or all."""
     single_camera: bool = False
     """Same as --camera-per collection."""
     camera_params: str | None = None
-    """Known camera parameters, in COLMAP's order for the camera model: 920.5,512,341,-0.02"""
+    """Known parameters, in COLMAP's order for the model: 920.5,512,341,-0.02"""
     cameras: Path | None = None
-    """Known cameras: a COLMAP model of these images, or a cameras.txt or .bin with one camera for all."""
+    """Known cameras: a COLMAP model, or a cameras.txt or .bin with one for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViews:
-    """Thresholds of two-view verification."""
+    """Thresholds of two-view verification, which also runs an a-contrario test (NFA < 1)."""
 
     max_error: float = 4.0
-    """Maximum distance of an inlier from the two-view geometry, in pixels."""
+    """Maximum error of an inlier of two-view geometry, in pixels."""
     min_inliers: int = 15
-    """Minimum number of inliers of a verified pair, which also has to pass an a-contrario test (NFA < 1)."""
+    """Minimum number of inliers, besides the a-contrario test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class MapperChoice:
     fix_intrinsics: bool = False
     """Keep the given focal lengths and distortion; default: refine them."""
     remap: bool = False
-    """Map from scratch; default: add new photos to the existing model, which keeps its frame, scale and ids."""
+    """Map from scratch; default: add new photos to the existing model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +142,12 @@ class RigChoice:
     """Treat each folder in IMAGES as one camera of a rig; images of one instant share a name: left/0001.jpg,
     right/0001.jpg."""
     rig_config: Path | None = None
-    """--rig: poses of the cameras in the rig, as COLMAP's rig_config.json; default: estimated from the images."""
+    """--rig: camera poses, as COLMAP's rig_config.json; default: estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
-    """The random seed."""
+    """The random seed: the same seed gives the same result, with the global mapper up to rounding."""
 
     seed: int = 0
-    """Seed of robust estimation and mapping: the same seed gives the same result (global: up to rounding)."""
+    """Seed of robust estimation and mapping, for reproducible results."""

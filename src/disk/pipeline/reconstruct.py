@@ -106,7 +106,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         undecoded = [file.relative for file in files if file.name not in names and file.relative not in failed]
         failed |= dict.fromkeys(undecoded, "could not be decoded")
         if len(names) < 2:
-            raise ColmapError(f"{len(names)} image in {images} has features; a model needs at least two images")
+            raise ColmapError(f"only {len(names)} of the images in {images} have features; a model needs at least two")
         if options.pairs == "auto" and pairs_of(len(names), options) == "retrieval":
             log.info(
                 "%d images: matching each with the %d most similar ones; %s matches all pairs",

@@ -76,13 +76,13 @@ class ReconstructOptions(
     """The options of the stages that matter for a model; the stages themselves have more, see `disk detect --help`."""
 
     pairs: Literal["auto", "exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "auto"
-    """Which pairs to match. auto: exhaustive up to 200 images, else retrieval; for a video sequential with --loops 5;
-    for a rig rig. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and the cameras of
-    each instant; list: those in --pairs-file; retrieval: similar images; spatial: images with nearby GPS positions."""
+    """Pairs to match. exhaustive: all; sequential: neighbours by name; rig: neighbours of each camera and across
+    cameras; list: --pairs-file; retrieval: similar images; spatial: near by GPS; auto: rig with --rig, sequential with
+    --loops 5 for a video, else exhaustive up to 200 images, retrieval above."""
     rotations: Literal["auto", "off"] = "auto"
-    """auto: try images that do not connect to others at rotations of 90, 180 and 270 degrees; off: never."""
+    """auto: retry unconnected images at quarter turns; off: never."""
     undistort: bool = False
-    """Also write OUT/undistorted, as `disk undistort`: undistorted images and a pinhole model, for splatting."""
+    """Also run `disk undistort` into OUT/undistorted, for splatting."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
     overwrite: bool = False
@@ -113,7 +113,7 @@ def check_rig(files: list[ImageFile], out: Path, options: ReconstructOptions) ->
     rig_of(files, options)
     if options.overwrite and options.rig_config is not None and out.resolve() in options.rig_config.resolve().parents:
         raise ArtifactError(
-            f"{options.rig_config} lies in {out}, which {option('overwrite', True)} clears; copy it elsewhere"
+            f"{options.rig_config} is in {out}, which {option('overwrite', True)} clears; copy it elsewhere"
         )
 
 

@@ -93,7 +93,7 @@ def turn_unconnected(
             for name, turns in found.items():
                 loaded, features = loading(name, turns)
                 write_features(writer, [loaded], [features], options.f16)
-                log.info("%s connects when it is turned by %d degrees", name, 90 * turns)
+                log.info("%s connects when rotated by %d degrees", name, 90 * turns)
             writer.finish()
         else:
             write_json(artifacts / TRIED, _state(graph))

@@ -49,7 +49,7 @@ class TriangulateOptions(Seed, TwoViews, MatcherChoice, Place, Network, MaskFold
     """How to detect and match features."""
 
     top_k: int = 20
-    """Match each image with this many of the most similar ones; up to 200 images, all pairs are matched."""
+    """Above 200 images: number of most similar images to match each image with; up to 200, all pairs are matched."""
     keep_going: bool = False
     """Exit with 0 even when images of the model are missing or could not be read."""
     overwrite: bool = False
@@ -158,7 +158,7 @@ def _features(artifacts: Path, images: Path, posed: PosedFiles, options: Triangu
     with read_features(artifacts) as features:
         known = set(features.names)
     if len(known) < 2:
-        raise ColmapError(f"{len(known)} image in {images} has features; a model needs at least two images")
+        raise ColmapError(f"only {len(known)} of the images in {images} have features; a model needs at least two")
     return {file.relative: "could not be decoded" for file in posed.files if file.name not in known}
 
 

@@ -40,13 +40,13 @@ _LONGEST = 200  # bytes of a file name; file systems allow 255, including suffix
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions(Options):
-    """Which pictures to draw and where they go."""
+    """Which pictures to draw and where to save them."""
 
     save: Path | None = None
     """Folder for the pictures (.jpg); default: open windows or, without a display, ARTIFACTS/view. For page: folder for
     report.html; default: the model's folder, and open it in a browser."""
     image_extension: str | None = None
-    """Use only images with this extension, in any case; default: every supported type."""
+    """Use only images with this extension, any case; default: all supported types."""
     pairs: tuple[str, ...] = ()
     """Draw only these pairs: names `A B [C D ...]`, with or without extension, or a file with lines `name0 name1`."""
     limit: int | None = None

@@ -31,7 +31,7 @@ class DemoOptions(Options):
     n: int = 2048
     """Keypoint budget of an image."""
     device: str = "auto"
-    """Device to compute on: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     views: int = 12
     """Number of views of the rendered scene."""
     width: int = 800
