@@ -96,7 +96,7 @@ def test_images_that_do_not_fit_the_features(scene: Scene, tmp_path: Path) -> No
     with pytest.raises(ImageError, match=r"a\.JPG is 320 x 240, but was 640 x 480"):
         run(tmp_path)
     (tmp_path / "photos" / "a.JPG").unlink()
-    with pytest.raises(ImageError, match=r"has no image 'a' of the features \(1 missing\)"):
+    with pytest.raises(ImageError, match=r"has no image 'a', which has features \(1 missing\)"):
         run(tmp_path)
     assert not (tmp_path / "database.db").exists()
 

@@ -119,7 +119,7 @@ def test_the_command(folder, tmp_path, capsys):
     assert "agree with the epipolar geometry" in capsys.readouterr().err
     assert (tmp_path / "p.png").is_file()
     for arguments, message in (
-        ([*photos, "--u16"], "--u16 is for a folder"),
+        ([*photos, "--u16"], "--u16 is for an artifacts folder"),
         ([*photos, "--rt", "2"], "--rt 2"),
         ([*photos, photos[0]], "not 3 names"),
         ([str(tmp_path), "--n", "5"], "--n is for two photos"),

@@ -114,7 +114,7 @@ def test_a_bare_colmap_model_with_and_without_its_photos(tmp_path: Path, caplog:
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (160, 120), "red").save(photos / name)
     alone = Texts(view(model)[0].read_text())
-    assert "no photos of" in caplog.text
+    assert "are not found, so its page shows none" in caplog.text
     assert "25 of 25" in alone.texts
     assert {photo["thumbnail"] for photo in json.loads(alone.data["photos"])} == {None}
     facts = gather(model, photos)

@@ -174,7 +174,7 @@ def test_mistakes_are_refused_before_the_work(place: Place) -> None:
         place.run(place.model(size=(64, 48)))
     with pytest.raises(ColmapError, match="no such folder or file"):
         place.run(place.folder / "nowhere")
-    with pytest.raises(ColmapError, match="neither the folder"):
+    with pytest.raises(ColmapError, match="neither a COLMAP model folder"):
         place.run(place.photos / "a.jpg")
     with pytest.raises(ColmapError, match="no COLMAP model"):
         place.run(place.photos)

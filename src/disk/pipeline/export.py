@@ -129,7 +129,7 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
         )
     if missing:
         raise ImageError(
-            f"{images} has no image {missing[0]!r}, which has features ({len(missing)} images are missing); put it "
+            f"{images} has no image {missing[0]!r}, which has features ({len(missing)} missing); put it "
             f"back, or run `disk detect` again with {option('overwrite', True)} (`disk reconstruct` does so itself)"
         )
     files = [by_name[name] for name in features.names]

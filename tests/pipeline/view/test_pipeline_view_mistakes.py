@@ -43,7 +43,7 @@ def test_pairs_that_were_not_matched(artifacts: Path, images: Path) -> None:
 
 def test_matches_of_other_features(artifacts: Path, images: Path) -> None:
     write_pairs(artifacts / "matches.h5", {("a", "b.v1"): 9})
-    with pytest.raises(ArtifactError, match=r"a and b\.v1 are of other features"):
+    with pytest.raises(ArtifactError, match=r"a and b\.v1 are out of date"):
         view(artifacts, images, "matches")
 
 
