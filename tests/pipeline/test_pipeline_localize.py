@@ -175,7 +175,7 @@ def test_a_camera_that_is_not_the_models_is_noticed(place: Place) -> None:
         ({"focal_length": -1.0}, "more than 0"),
         ({"max_error": 0.0}, "more than 0"),
         ({"top_k": 0}, "at least 1"),
-        ({"ray": "local"}, "this machine alone"),
+        ({"ray": "local"}, "this machine only"),
         ({"rt": 2.0}, "at most 1"),
     ],
 )
