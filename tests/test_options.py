@@ -90,7 +90,7 @@ import disk
 from disk.errors import DiskError
 from disk.evaluation.sources import FeatureOptions
 from disk.pipeline.detect import DetectOptions
-from disk.pipeline.match import MatchOptions
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.view import view
 
 given = DetectOptions(n=np.int64(512), model_path=Path("w.pth"), mask_dir="masks", device=torch.device("cpu"))

@@ -29,7 +29,8 @@ from disk.images import listing
 from disk.images.listing import list_images
 from disk.pipeline.detect import DetectOptions, detect
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.verify import VerifyOptions, verify
 from disk.pipeline.view import picture_name
 from disk.storage import download, new_file

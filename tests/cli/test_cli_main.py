@@ -18,7 +18,7 @@ def test_an_interruption_while_a_command_is_imported(monkeypatch, capsys):
     assert main(["demo"]) == 130
     assert main(["detect", "artifacts", "photos"]) == 130
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["disk demo: interrupted", "disk detect: interrupted; the same command goes on where it stopped"]
+    assert lines == ["disk demo: interrupted", "disk detect: interrupted; run the same command again to resume"]
 
 
 def test_help_lists_every_command(capsys):
@@ -90,7 +90,7 @@ def test_sigterm_ends_a_command_like_ctrl_c(monkeypatch, capsys):
     # not of everybody: the import hook of the tests needs the real one
     monkeypatch.setattr("disk.cli.main.importlib", SimpleNamespace(import_module=lambda name: Command))
     assert main(["verify", "artifacts"]) == 143
-    assert capsys.readouterr().err == "disk verify: terminated; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "disk verify: terminated; run the same command again to resume\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -26,7 +26,7 @@ def test_convert_there_and_back(tmp_path, capsys):
     assert all(torch.equal(released[k], v) for k, v in original.items())
     assert all(torch.equal(disk.load(tmp_path / "a.safetensors").state_dict()[k], v) for k, v in original.items())
     assert main(["weights", "convert", "default", str(tmp_path / "b.pth")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main(["weights", "convert", "default", str(tmp_path / "nowhere" / "b.pth")]) == 2
     assert "No such file or directory" in capsys.readouterr().err
 
@@ -47,7 +47,7 @@ def test_exports_that_make_no_sense_are_refused_before_any_work(tmp_path, capsys
     assert words in capsys.readouterr().err
     target.touch()
     assert main(["weights", "export-onnx", "default", str(target)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

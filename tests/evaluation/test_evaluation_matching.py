@@ -18,7 +18,8 @@ from disk.evaluation.options import FeatureOptions
 from disk.evaluation.sources import open_sources
 from disk.evaluation.stored import StoredFeatures
 from disk.features import Features, Matches
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import read_matches
 
 

@@ -26,8 +26,8 @@ from disk.images.resizing import Placement
 from disk.model.checkpoints import read_state
 from disk.pairs.choose import from_file
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
-from disk.pipeline.map import read_summary
 from disk.pipeline.match_writers import MatchWriters
+from disk.pipeline.summary import read_summary
 from disk.pipeline.take_up import take_up
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, MATCHES, SCORES, feature_writer, read_features, read_matches
 from disk.storage.forget import forget_images, known_images

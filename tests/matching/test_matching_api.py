@@ -49,7 +49,7 @@ def test_plain_arrays_and_tensors(kind):
 
 def test_the_default_ratio_is_that_of_the_commands():
     from disk.matching.nearest import DEFAULT_RATIO
-    from disk.pipeline.match import MatchOptions
+    from disk.pipeline.match_options import MatchOptions
 
     d0, d1 = unit(300, 8, 0), unit(300, 8, 1)
     assert torch.equal(disk.match(d0, d1).indices, disk.match(d0, d1, ratio=DEFAULT_RATIO).indices)

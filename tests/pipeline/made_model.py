@@ -13,7 +13,7 @@ import pycolmap
 from PIL import Image, ImageDraw
 
 from disk.colmap.mapping import describe
-from disk.pipeline.map import Reconstruction
+from disk.pipeline.summary import Reconstruction
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
 SEEN = 60  # points of a photo

@@ -73,12 +73,12 @@ def test_options_of_earlier_versions_are_continued(folder: SceneFolder) -> None:
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ({"camera_params": "700,320"}, "2 numbers, but a camera of model simple-radial has 4"),
-        ({"camera_params": "f,320,240,0"}, "must be numbers"),
-        ({"camera_params": "700,3200,2400,0"}, "outside of a.jpg, which is 640 x 480"),
+        ({"camera_params": "700,320"}, "2 numbers, but the camera model simple-radial has 4"),
+        ({"camera_params": "f,320,240,0"}, "must be comma-separated numbers"),
+        ({"camera_params": "700,3200,2400,0"}, "outside a.jpg, which is 640 x 480"),
         ({"cameras": Path("nowhere")}, "no such file"),
-        ({"cameras": Path("."), "camera_params": TRUE}, "both tell the cameras"),
-        ({"cameras": Path("."), "single_camera": True}, "leave those out"),
+        ({"cameras": Path("."), "camera_params": TRUE}, "both define the cameras"),
+        ({"cameras": Path("."), "single_camera": True}, "leave those options out"),
     ],
 )
 def test_mistakes_are_refused_before_the_work(folder: SceneFolder, mistake: dict[str, Any], message: str) -> None:

@@ -16,7 +16,8 @@ from disk.cli.main import main
 from disk.errors import DiskError, ImageError, MissingExtraError
 from disk.pipeline.cluster import Cluster, _cores
 from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import read_features
 
 ray = pytest.importorskip("ray")
@@ -82,7 +83,7 @@ def test_the_tasks_of_a_worker_that_dies_go_to_the_other(tmp_path: Path, caplog:
 
     assert on_workers(deadly, [(number,) for number in range(10)]) == {number: number for number in range(10)}
     assert died.exists()
-    assert "a worker of the Ray cluster is gone" in caplog.text
+    assert "lost a worker of the Ray cluster" in caplog.text
 
 
 def test_without_workers_it_ends_with_one_line() -> None:
@@ -147,4 +148,4 @@ def _no_cluster(*_: Any, **__: Any) -> None:
 def test_a_cluster_without_a_token_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", "disk"):
         on_workers(lambda number: number, [(1,)])
-    assert "asks for no token" in caplog.text
+    assert "requires no token" in caplog.text

@@ -286,7 +286,7 @@ def test_a_mistake_leaves_the_earlier_demo_alone(small_demo: tuple[Path, str], c
 def test_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "scene").mkdir()
     (tmp_path / "scene" / "mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="holds something else"):
+    with pytest.raises(ArtifactError, match="contains files that are not a demo"):
         demo(DemoOptions(output=tmp_path))
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "--output" in capsys.readouterr().err

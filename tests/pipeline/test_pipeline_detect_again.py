@@ -8,7 +8,8 @@ import pytest
 
 from disk.errors import ArtifactError
 from disk.pipeline.detect import DetectOptions, detect
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 
 QUICK = DetectOptions(n=20, backend="torch")
 AGAIN = DetectOptions(n=20, backend="torch", overwrite=True)
@@ -32,7 +33,7 @@ def test_an_image_that_became_a_folder(photo_folder: Path, tmp_path: Path) -> No
     image = next(photo_folder.glob("a.*"))
     (photo_folder / "a").mkdir()
     image.rename(photo_folder / "a" / f"0{image.suffix}")
-    with pytest.raises(ArtifactError, match="cannot hold both images 'a' and 'a/0'"):
+    with pytest.raises(ArtifactError, match="cannot store both images 'a' and 'a/0'"):
         detect(out, photo_folder, QUICK)
     assert (out / "keypoints.h5").read_bytes() == before
     assert detect(out, photo_folder, AGAIN).detected == 4

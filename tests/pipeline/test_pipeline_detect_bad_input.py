@@ -231,7 +231,7 @@ def test_too_large_for_the_memory(
 
     monkeypatch.setattr(StripEngine, "start", fail)
     line = refuses(capsys, tmp_path / "out", photo_folder)
-    assert "a.jpg at 96 x 64 in a batch of 1 does not fit into memory; use a smaller --max-size" in line
+    assert "a.jpg (96 x 64, in a batch of 1) does not fit into memory; use a smaller --max-size" in line
 
 
 def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -248,7 +248,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
         patch.setattr(batches, "_start", interrupted)
         code, lines = run(capsys, tmp_path / "out", photo_folder)
     assert code == 130
-    assert lines == ["disk detect: interrupted; the same command goes on where it stopped"]
+    assert lines == ["disk detect: interrupted; run the same command again to resume"]
     read = []
     load_image = loading.read_upright
     monkeypatch.setattr(loading, "read_upright", lambda path: read.append(path.name) or load_image(path))

@@ -72,7 +72,7 @@ def test_what_is_not_used_is_said(photo_folder: Path, tmp_path: Path, capsys: An
     assert main(list(map(str, arguments))) == 0
     said = capsys.readouterr().err
     for line in (
-        f"{photo_folder} also holds files that are not used: 1 .cr2",
+        f"ignoring other files in {photo_folder}: 1 .cr2",
         "2 of 4 images have no mask",
         "1 files in",
         "b.png is 0 everywhere: its image has no keypoints",

@@ -56,7 +56,7 @@ def test_libraries_that_are_missing_broken_or_deadly(modules):
         "fine_lib": Library("fine_lib", "1.2"),
         "missing_lib": Library("missing_lib", None),
         "broken_lib": Library("broken_lib", "?", "ImportError: libcudart.so.12: cannot open shared object file"),
-        "deadly_lib": Library("deadly_lib", "?", "the process that imports it ends with 9"),
+        "deadly_lib": Library("deadly_lib", "?", "importing it ends the process with exit code 9"),
         "exiting_lib": Library("exiting_lib", "?", "SystemExit: 3"),
         "last_lib": Library("last_lib", "3"),
     }
@@ -71,7 +71,7 @@ def test_a_library_that_hangs_does_not_hang_the_doctor(modules, monkeypatch):
     found = modules(early_lib="", hanging_lib="import time; time.sleep(60)", late_lib="")
     assert found["early_lib"].works
     assert found["late_lib"].works
-    assert found["hanging_lib"].problem == "importing it takes over 2 s"
+    assert found["hanging_lib"].problem == "importing it takes more than 2 s"
 
 
 def test_the_self_check_sees_whether_matches_are_right(monkeypatch):

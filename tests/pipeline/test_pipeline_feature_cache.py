@@ -12,7 +12,8 @@ from made_features import COUNTS, make_artifacts
 from disk.errors import ArtifactError
 from disk.features import Features
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, read_features
 
 
@@ -58,5 +59,5 @@ def test_descriptors_of_another_length_are_refused(artifacts, factor):
     with read_features(artifacts) as store:
         cache = FeatureCache(store, 1 << 20, False, as_they_are)
         assert len(cache["a"]) == COUNTS["a"]
-        with pytest.raises(ArtifactError, match="'b' are not of unit length"):
+        with pytest.raises(ArtifactError, match="'b' do not have unit length"):
             cache["b"]

@@ -166,7 +166,7 @@ def test_files_of_others_stay(video, tmp_path):
     folder.mkdir()
     (folder / "holiday.jpg").write_bytes(b"mine")
     for overwrite in (False, True):
-        with pytest.raises(ArtifactError, match=r"holds other files, such as holiday\.jpg"):
+        with pytest.raises(ArtifactError, match=r"contains other files, such as holiday\.jpg"):
             frames(video, folder, FramesOptions(overwrite=overwrite))
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["holiday.jpg"]
 
@@ -174,7 +174,7 @@ def test_files_of_others_stay(video, tmp_path):
 def test_other_frames_replace_the_former_ones_when_told_to(video, tmp_path):
     out = tmp_path / "out"
     frames(video, out, FramesOptions(fps=2.0))
-    with pytest.raises(ArtifactError, match="holds frames of 4 parts"):
+    with pytest.raises(ArtifactError, match="contains frames of 4 intervals"):
         frames(video, out, FramesOptions(fps=3.0))
     other = write_video(tmp_path / "other.mp4", panning_frames(40), rate=FPS)
     with pytest.raises(ArtifactError, match="another video"):
@@ -209,5 +209,5 @@ def test_the_command_says_what_it_wrote(video, tmp_path, capsys):
 
 def test_a_video_that_cannot_be_decoded_leaves_no_frames(tmp_path, monkeypatch, video):
     monkeypatch.setattr(stage, "decode_frames", lambda *arguments: iter(()))
-    with pytest.raises(VideoError, match="not one frame"):
+    with pytest.raises(VideoError, match="no frame can be decoded"):
         frames(video, tmp_path / "out")

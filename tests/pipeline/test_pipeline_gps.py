@@ -17,7 +17,8 @@ from disk.colmap.database import open_database
 from disk.errors import ArtifactError, PairsError
 from disk.geometry.pose import rotation_error
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.reconstruct import read_summary
 from disk.storage.artifacts import read_matches
 from geotagged import axes_at, geodetic, geotag, gps_tags, local, to_ecef
@@ -117,7 +118,7 @@ def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "GPS" in line]
     assert line.startswith("geo-registered by the GPS of 7 of 8 photos, residuals: median 0.00 m, max 0.0")
     assert "metres east, north and up of -33.9" in line
-    assert line.endswith("off their positions: c.jpg (500 m)")
+    assert line.endswith("far from their GPS positions: c.jpg (500 m)")
 
 
 def test_noise_is_told_as_residuals(place: Place) -> None:
@@ -195,7 +196,7 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     stamp = (place.out / "sparse" / "0" / "images.bin").stat().st_ino
     assert place.run(single_camera=True) == result
     assert (place.out / "sparse" / "0" / "images.bin").stat().st_ino == stamp
-    with pytest.raises(ArtifactError, match=r"gps auto there, off now\); .* map anew by remap=True"):
+    with pytest.raises(ArtifactError, match=r"gps auto there, off now\); .* map from scratch with remap=True"):
         place.run(single_camera=True, gps="off")
     assert place.run(single_camera=True, gps="off", remap=True).georegistration is None
     assert not (place.out / "sparse" / "0" / "georegistration.json").exists()
@@ -268,7 +269,7 @@ def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
         pairs = set(matches.pairs())
     assert {pair for pair in pairs if "h" not in pair} == wanted
     assert len([pair for pair in pairs if "h" in pair]) == 2  # by its looks
-    assert "1 photos without GPS are matched with those that look alike: h" in caplog.text
+    assert "1 photos without GPS are matched with similar ones: h" in caplog.text
     assert result.registered == 8
 
 

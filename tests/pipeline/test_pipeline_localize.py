@@ -175,7 +175,7 @@ def test_a_camera_that_is_not_the_models_is_noticed(place: Place) -> None:
         ({"focal_length": -1.0}, "more than 0"),
         ({"max_error": 0.0}, "more than 0"),
         ({"top_k": 0}, "at least 1"),
-        ({"ray": "local"}, "this machine alone"),
+        ({"ray": "local"}, "this machine only"),
         ({"rt": 2.0}, "at most 1"),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_model_is_refused(place: Place, monkeypatch: pytest.
 def test_a_model_of_other_features_is_refused(place: Place) -> None:
     with h5py.File(place.model / "artifacts" / "keypoints.h5", "r+") as file:
         file["a"][0] += 5
-    with pytest.raises(ColmapError, match="not made of the features"):
+    with pytest.raises(ColmapError, match="not made from the current features"):
         place.run()
 
 
@@ -214,7 +214,7 @@ def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixtu
     assert printed["photos"]["new.jpg"]["found"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 photos were found" in out
-    assert "not found: other.jpg" in out
+    assert "1 of 2 photos localized" in out
+    assert "not localized: other.jpg" in out
     Image.new("RGB", (64, 48)).save(place.queries / "x.txt", "PNG")  # no image by its name: not looked at
     assert main([*arguments, "--top-k", "0"]) == 2

@@ -17,7 +17,8 @@ from made_features import COUNTS, contents, expected, make_artifacts
 from disk.cli.main import main
 from disk.errors import ArtifactError
 from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, read_features, read_matches
 
 
@@ -203,7 +204,7 @@ def test_a_list_that_does_not_connect_and_options_that_are_not_used_are_said(art
     (tmp_path / "pairs.txt").write_text("a b\nsub/c sub/one\n")
     options = MatchOptions(pairs="list", pairs_file=tmp_path / "pairs.txt", overlap=3, device="cpu")
     assert match(artifacts, options).pairs == 2
-    assert "2 groups that nothing connects, such as those of a and of sub/c" in caplog.text
+    assert "2 unconnected groups, such as those of a and of sub/c" in caplog.text
     assert "overlap=3 is not used" in caplog.text
     caplog.clear()
     match(artifacts, MatchOptions(pairs="sequential", overlap=3, device="cpu"))
@@ -221,7 +222,7 @@ def test_the_command(artifacts, tmp_path, capsys):
     arguments = ["match", str(artifacts), "--rt", "0.9", "--u16", "--save-threshold", "3", "--device", "cpu"]
     assert main(arguments) == 0
     error = capsys.readouterr().err
-    assert "10 pairs: 10 matched now" in error
+    assert "10 pairs: 10 matched in this run" in error
     assert "pairs/s" in error
     assert main(["match", str(artifacts), "--rt", "0.8", "--u16", "--save-threshold", "3"]) == 2
     error = capsys.readouterr().err

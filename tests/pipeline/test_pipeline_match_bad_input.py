@@ -17,7 +17,8 @@ from disk.cli.main import main
 from disk.errors import ArtifactError, DiskError, PairsError
 from disk.matching.nearest import mutual_nearest_pairs
 from disk.options import spelt_as_flags
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, feature_writer, read_matches
 from disk.storage.shards import SHARD_BYTES
 
@@ -98,7 +99,7 @@ def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
     (artifacts / "matches.h5").unlink()
     with h5py.File(artifacts / DESCRIPTORS, "a") as file:
         file["b"][:] *= 512
-    with pytest.raises(ArtifactError, match="descriptors of 'b' are not of unit length"):
+    with pytest.raises(ArtifactError, match="descriptors of 'b' do not have unit length"):
         match(artifacts, MatchOptions(device="cpu"))
     (artifacts / DESCRIPTORS).unlink()
     with pytest.raises(ArtifactError, match=r"no descriptors\.h5"):

@@ -10,7 +10,8 @@ from made_features import COUNTS, contents, make_artifacts
 import disk.pipeline.match as stage
 from disk.features import Matches
 from disk.matching.nearest import _match_batch
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import read_features
 
 

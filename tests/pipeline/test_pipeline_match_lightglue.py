@@ -13,7 +13,8 @@ from made_features import contents, make_artifacts
 from disk.errors import ArtifactError, CheckpointError, DiskError
 from disk.features import Matches
 from disk.options import spelt_as_flags
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.storage.artifacts import read_features
 
 

@@ -15,7 +15,7 @@ import disk.pipeline.match_photos as stage
 from disk.cli.main import main
 from disk.errors import DiskError, ImageError
 from disk.geometry.chance import log10_false_alarms
-from disk.pipeline.match import MatchOptions
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, find_photo, match_photos
 from disk.viewing import canvas
 
@@ -66,7 +66,7 @@ def test_unrelated_photos_have_nothing_in_common(folder, caplog):
     with caplog.at_level(logging.INFO, "disk"):
         found = match_photos(folder / "first", folder / "other", CPU, PhotoOptions(n=200))
     assert not found.verified
-    assert "no more than chance" in caplog.text
+    assert "no more than expected by chance" in caplog.text
 
 
 def test_no_more_than_chance_is_not_verified_and_drawn_as_such(folder, tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_photos_go_by_their_name(folder, tmp_path):
     assert find_photo(tmp_path / "a") == tmp_path / "a.png"
     assert find_photo(tmp_path / "a.v2") == tmp_path / "a.v2.jpg"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.JPG")
-    with pytest.raises(ImageError, match=r"a may be a\.JPG or a\.png"):
+    with pytest.raises(ImageError, match=r"a is ambiguous: a\.JPG or a\.png"):
         find_photo(tmp_path / "a")
     for name in ("none", "no/where"):
         with pytest.raises(ImageError, match="no photo"):
@@ -116,10 +116,10 @@ def test_photos_go_by_their_name(folder, tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     photos = [str(folder / "first"), str(folder / "second")]
     assert main(["match", *photos, "--n", "150", "--save", str(tmp_path / "p.png"), "--device", "cpu"]) == 0
-    assert "agree with one geometry" in capsys.readouterr().err
+    assert "agree with the epipolar geometry" in capsys.readouterr().err
     assert (tmp_path / "p.png").is_file()
     for arguments, message in (
-        ([*photos, "--u16"], "--u16 is for a folder"),
+        ([*photos, "--u16"], "--u16 is for an artifacts folder"),
         ([*photos, "--rt", "2"], "--rt 2"),
         ([*photos, photos[0]], "not 3 names"),
         ([str(tmp_path), "--n", "5"], "--n is for two photos"),

@@ -10,7 +10,8 @@ import pytest
 from made_features import contents, expected
 
 from disk.errors import ArtifactError
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 
 
 def theirs(artifacts: Path, **groups: dict[str, list]) -> Path:

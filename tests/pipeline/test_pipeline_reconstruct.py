@@ -60,7 +60,7 @@ def unrelated(scene: Scene, name: str, count: int = 12) -> Scene:
     return scene
 
 
-def test_images_that_were_turned_are_matched_anew_and_named(
+def test_images_that_were_turned_are_matched_again_and_named(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two images have other keypoints after they were tried turned, the second as the first connects by then: they get
@@ -118,7 +118,7 @@ def test_from_photos_to_the_true_cameras(detector: Detector, tmp_path: Path, map
 def test_a_second_run_does_nothing(detector: Detector, tmp_path: Path) -> None:
     detector(make_scene(NAMES, points=100))
     first = run(tmp_path)
-    # a file that is written anew is another one under the same name
+    # a rewritten file is another one under the same name
     files = ("database.db", "points.ply", "summary.json", "sparse/0/images.bin", "artifacts/matches.h5")
     before = [(tmp_path / "out" / file).stat().st_ino for file in files]
     assert run(tmp_path, device="cpu", keep_going=True) == first  # these do not change the model
@@ -191,7 +191,7 @@ def test_images_that_do_not_connect_are_named(
     assert main(["reconstruct", photos, out, "--single-camera"]) == 0
     shown = capsys.readouterr().out
     assert "3 of 4" in shown
-    assert "images that do not connect to sparse/0, 1: b.jpg" in shown
+    assert "images not connected to sparse/0, 1: b.jpg" in shown
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["unconnected"] == ["b.jpg"]
     assert summary["models"][0]["images"] == ["a.jpg", "c.jpg", "sub/d.jpg"]
@@ -206,7 +206,7 @@ def test_nothing_connects(detector: Detector, tmp_path: Path, capsys: pytest.Cap
     for _ in range(2):  # the second time from what is there
         assert main(["reconstruct", photos, out]) == 2
         error = capsys.readouterr().err.splitlines()
-        assert "no two of the images" in error[-1]
+        assert "no two images have enough matches" in error[-1]
         assert not (tmp_path / "out" / "summary.json").exists()
         assert not (tmp_path / "out" / "sparse").exists()
 
@@ -214,7 +214,7 @@ def test_nothing_connects(detector: Detector, tmp_path: Path, capsys: pytest.Cap
 def test_a_list_of_pairs_that_see_nothing_in_common(detector: Detector, tmp_path: Path) -> None:
     detector(unrelated(make_scene(NAMES, points=100), "a"))
     (tmp_path / "pairs.txt").write_text("a.jpg b.jpg\na.jpg c.jpg\n")
-    with pytest.raises(ColmapError, match="no two of the images"):
+    with pytest.raises(ColmapError, match="no two images have enough matches"):
         run(tmp_path, pairs="list", pairs_file=tmp_path / "pairs.txt")
 
 
@@ -222,7 +222,7 @@ def test_many_images_are_matched_by_likeness(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector(make_scene(NAMES, points=100))
-    monkeypatch.setattr(stage, "ALL_PAIRS_UP_TO", 3)
+    monkeypatch.setattr("disk.pipeline.reconstruct_options.ALL_PAIRS_UP_TO", 3)
     caplog.set_level("INFO", "disk")
     asked: list[str] = []
     match = stage.match
@@ -231,7 +231,7 @@ def test_many_images_are_matched_by_likeness(
     )
     assert run(tmp_path).registered == 4
     assert asked == ["retrieval"]
-    assert "4 images: each is matched with the 20 that look most alike" in caplog.text
+    assert "4 images: matching each with the 20 most similar ones" in caplog.text
 
 
 def test_an_unreadable_image_is_reported_when_the_rest_is_done(

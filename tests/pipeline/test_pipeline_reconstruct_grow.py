@@ -17,7 +17,8 @@ from disk.colmap import mapping
 from disk.errors import ArtifactError, ColmapError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.map import MapOptions, map_models, read_summary
+from disk.pipeline.map import MapOptions, map_models
+from disk.pipeline.summary import read_summary
 from disk.pipeline.verify import VerifySummary, verify
 from disk.storage.artifacts import read_matches
 from synthetic_scene import make_scene, write_features
@@ -83,7 +84,7 @@ def assert_kept(before: dict[str, tuple[int, int, np.ndarray]], after: dict[str,
 
 
 def files_in(out: Path) -> dict[str, int]:
-    suffixes = {".bin", ".db", ".h5", ".ply"}  # a file that is written anew is another one under the same name
+    suffixes = {".bin", ".db", ".h5", ".ply"}  # a rewritten file is another one under the same name
     return {str(path): path.stat().st_ino for path in out.rglob("*") if path.suffix in suffixes}
 
 
@@ -109,9 +110,9 @@ def test_new_photos_join_and_the_record_says_what_did_not(
     assert verified[2:] == [0]
     show(result, folder.out)
     printed = capsys.readouterr().out
-    assert "joined the model that was there, 1: a.jpg\n" in printed
-    assert "new photos that did not join, 1: other.jpg (why: below)\n" in printed
-    assert f"its cameras moved by at most {result.moved:.2%} of the box around them" in printed
+    assert "added to the existing model, 1: a.jpg\n" in printed
+    assert "new photos that could not be added, 1: other.jpg (reasons below)\n" in printed
+    assert f"its cameras moved by at most {result.moved:.2%} of their bounding box" in printed
 
 
 def test_photos_that_are_gone_are_taken_out_and_named(
@@ -128,7 +129,7 @@ def test_photos_that_are_gone_are_taken_out_and_named(
     assert after.keys() == before.keys() - {"c.jpg"}
     assert_kept({name: place for name, place in before.items() if name != "c.jpg"}, after)
     show(result, folder.out)
-    assert "taken out of it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
+    assert "removed from it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
 
 
 def test_remap_maps_anew_and_keeps_what_is_verified(folder: SceneFolder, verified: list[int]) -> None:
@@ -147,7 +148,9 @@ def test_other_options_of_mapping_need_remap(folder: SceneFolder) -> None:
     move(folder, "a.jpg")
     before = files_in(folder.out)
     for changed in ({"mapper": "global"}, {"fix_intrinsics": True}):
-        with pytest.raises(ArtifactError, match=r"use the same options, or map anew by remap=True, which keeps feat"):
+        with pytest.raises(
+            ArtifactError, match=r"use the same options, or map from scratch with remap=True, which keeps feat"
+        ):
             folder.run(single_camera=True, **changed)
     with pytest.raises(ArtifactError, match=r"n 4096 there, 100 now.* or overwrite=True"):
         folder.run(single_camera=True, n=100, remap=True)
@@ -196,7 +199,7 @@ def test_where_hardly_a_photo_is_left_all_is_mapped_anew(folder: SceneFolder, ca
     move(folder, "a.jpg", "e.jpg")
     result = folder.run()
     assert (result.registered, result.moved) == (3, None)
-    assert "hardly a photo of the model" in caplog.text
+    assert "hardly any photo of the model" in caplog.text
 
 
 def test_pairs_that_look_alike_follow_the_folder(folder: SceneFolder, tmp_path: Path) -> None:
@@ -233,9 +236,9 @@ def test_stage_by_stage(folder: SceneFolder, tmp_path: Path, capsys: pytest.Capt
     for flags in (["--mapper", "global"], ["--seed", "1"], ["--fix-intrinsics"]):
         assert main(["map", str(artifacts), photos, *flags]) == 2
         error = capsys.readouterr().err
-        assert "or map anew by --remap, which keeps features and matches" in error
+        assert "or map from scratch with --remap, which keeps features and matches" in error
         assert error.count("\n") == 1
     assert main(["map", str(artifacts), photos]) == 0
-    assert "joined the model that was there, 1: a.jpg" in capsys.readouterr().out
+    assert "added to the existing model, 1: a.jpg" in capsys.readouterr().out
     assert_kept(before, places(tmp_path / "out"))
     assert map_models(artifacts, photos, MapOptions(remap=True, seed=1)).moved is None

@@ -83,7 +83,7 @@ def test_pairs_and_cameras_are_chosen_as_told(filmed):
 
 def test_another_rate_is_another_model(filmed):
     filmed.run(frames=4)
-    with pytest.raises(ArtifactError, match="holds frames of 4 parts"):
+    with pytest.raises(ArtifactError, match="contains frames of 4 intervals"):
         filmed.run(frames=5)
     assert filmed.run(frames=5, overwrite=True).images == 5
 
@@ -99,7 +99,7 @@ def test_the_rest_of_a_video_that_was_cut_short(filmed):
 
 
 def test_what_is_for_videos_and_what_is_not(filmed, tmp_path, caplog):
-    with pytest.raises(VideoError, match="is one video, and rig=True is for folders"):
+    with pytest.raises(VideoError, match="is a single video; rig=True needs one folder"):
         filmed.run(rig=True)
     with pytest.raises(VideoError, match="no file"):
         reconstruct(tmp_path / "none.mp4", tmp_path / "other")

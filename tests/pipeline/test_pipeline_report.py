@@ -114,11 +114,11 @@ def test_a_bare_colmap_model_with_and_without_its_photos(tmp_path: Path, caplog:
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (160, 120), "red").save(photos / name)
     alone = Texts(view(model)[0].read_text())
-    assert "no photos of" in caplog.text
+    assert "are not found, so its page shows none" in caplog.text
     assert "25 of 25" in alone.texts
     assert {photo["thumbnail"] for photo in json.loads(alone.data["photos"])} == {None}
     facts = gather(model, photos)
-    assert facts.missing == {"new.jpg": "unknown: the model does not tell"}
+    assert facts.missing == {"new.jpg": "unknown: not recorded in the model"}
     both = int(facts.links[0, 1])
     seen = [set(ids) for ids in _observations(model)]
     assert both == len(seen[0] & seen[1]) > 0
@@ -183,7 +183,7 @@ def test_a_report_by_another_program_stays(tmp_path: Path, caplog: pytest.LogCap
     with pytest.raises(ArtifactError, match="not written by this program"):
         write_model_page(out)
     keep_page(out, tmp_path / "photos")
-    assert "report.html is not written" in caplog.text
+    assert "cannot write" in caplog.text
     assert (out / "report.html").read_text() == "<html>mine</html>"
 
 

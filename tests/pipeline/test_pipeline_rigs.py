@@ -149,13 +149,13 @@ def test_mistakes_are_said_before_the_work(folder, tmp_path):
         (
             {"rig": True, "single_camera": True},
             ColmapError,
-            "have one camera of their own, but here left, right have 1",
+            "needs exactly one camera, not shared with others, but left, right have 1",
         ),
     ]:
         with pytest.raises(kind, match=message):
             folder.run(**options)
     (folder.photos / "right" / "0000.jpg").rename(folder.photos / "right" / "0000.jpeg")
-    with pytest.raises(ColmapError, match=r"0000 end in \.jpg and \.jpeg"):
+    with pytest.raises(ColmapError, match=r"0000 have extensions \.jpg and \.jpeg"):
         folder.run(rig=True)
     for path in (folder.photos / "right").iterdir():
         path.unlink()

@@ -13,7 +13,8 @@ from disk.features import Features
 from disk.images.listing import list_images
 from disk.pipeline.detect import DetectOptions, detect
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.match import MatchOptions, match
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.rotations import (
     Graph,
     View,

@@ -100,7 +100,7 @@ def test_images_that_are_gone_or_others_are_left_out_and_named(folder: SceneFold
     model = pycolmap.Reconstruction(tmp_path / "splat" / "sparse" / "0")
     assert [image.name for image in model.images.values()] == ["sub/c.jpg"]
     (folder.photos / "sub" / "c.jpg").unlink()
-    with pytest.raises(ImageError, match="not one image"):
+    with pytest.raises(ImageError, match="none of the model's images"):
         undistort(folder.out, tmp_path / "splat")
 
 
@@ -120,7 +120,7 @@ def test_mistakes(folder: SceneFolder, tmp_path: Path) -> None:
     assert (tmp_path / "splat" / "images" / "mine.jpg").read_bytes() == b"mine"
     assert undistort(folder.out, tmp_path / "splat", UndistortOptions(overwrite=True)).images == 3
     folder.photos.rename(tmp_path / "moved")
-    with pytest.raises(ImageError, match="tell where with images"):
+    with pytest.raises(ImageError, match="name the folder with images"):
         undistort(folder.out, tmp_path / "other")
     assert undistort(folder.out, tmp_path / "other", UndistortOptions(images=tmp_path / "moved")).images == 3
 

@@ -110,7 +110,7 @@ def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
     scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
     (tmp_path / "matches.h5").unlink()
     write_matches(scene, tmp_path)
-    with pytest.raises(ColmapError, match="is no export of"):
+    with pytest.raises(ColmapError, match="is not an up-to-date export of"):
         run(tmp_path, overwrite=True)
     assert (tmp_path / "inliers.h5").read_bytes() == before
 
@@ -200,7 +200,7 @@ def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tm
     write_matches(scene, tmp_path, options="otherwise")
     with pytest.raises(ArtifactError, match=r"inliers\.h5 was written with other options"):
         run(tmp_path)
-    with pytest.raises(ColmapError, match=r"is no export of .* run `disk export` again"):
+    with pytest.raises(ColmapError, match=r"is not an up-to-date export of .* run `disk export` again"):
         run(tmp_path, overwrite=True)
     export_again(tmp_path)
     assert run(tmp_path, overwrite=True).verified == 6
@@ -287,7 +287,7 @@ def test_other_cameras_are_verified_anew(scene: Scene, tmp_path: Path, caplog: p
     export(tmp_path, tmp_path / "photos", ExportOptions(database_path=path, overwrite=True, camera_model="pinhole"))
     summary = run(tmp_path)
     assert (summary.verified, summary.stale) == (6, 6)
-    assert "6 pairs in inliers.h5 were verified with other cameras or matches, and are again" in caplog.text
+    assert "6 pairs in inliers.h5 are out of date (cameras or matches changed): verifying again" in caplog.text
     assert run(tmp_path).stale == 0
     inliers_of(tmp_path)  # of the database and of inliers.h5 are the same
 

@@ -1,4 +1,4 @@
-"""What all commands share: parsing arguments into a function's parameters."""
+"""Shared by all commands: parsing arguments into the parameters of a function."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import tyro
 from disk.cli.panels import arranged
 from disk.storage.names import did_you_mean
 
-# `json: AsJson = False` gives a command --json, with which it prints its summary by `print_json` and nothing else
-AsJson = Annotated[bool, tyro.conf.arg(help="print the summary as JSON, for scripts.")]
+# `json: AsJson = False` gives a command --json; with it the command prints its summary by `print_json` and nothing else
+AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scripts.")]
 
-# options of a dataclass appear without its name as a prefix
+# flags for the fields of a dataclass have no prefix
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
 def run(command: Callable[..., Any], argv: list[str], name: str, example: str, switches_both_ways: bool = False) -> Any:
-    """Call `command` with its parameters read from argv; its docstring and the example are the help.
+    """Call `command` with parameters parsed from argv; its docstring and the example become the help.
 
-    switches_both_ways: switches have a --no- twin.
+    argv: arguments after the command
+    name: of the command
+    switches_both_ways: give every switch a --no- twin
     """
     summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
     return tyro.cli(
@@ -56,10 +58,10 @@ def run_group(
 
 
 def print_json(summary: Any) -> None:
-    """Print what a stage found, a dataclass or a dict, as one JSON object: the fields of its summary by name.
+    """Print the summary of a stage, a dataclass or a dict, as one JSON object.
 
-    Those that several stages have mean the same in each: `failed` {path: reason} of images that could not be used,
-    `stale` what was done again or left out because its input had changed, `unused` what was given but had no effect,
-    `rotated` {path: degrees} of images that were turned, `watermarks` the pairs that share nothing but a watermark.
+    Fields with the same name have the same meaning in all stages: `failed` {path: reason}: images that could not be
+    used; `stale`: items processed again or dropped because their input changed; `unused`: options or files that had no
+    effect; `rotated` {path: degrees}: images that were rotated; `watermarks`: pairs with only a watermark in common.
     """
     print(json.dumps(summary if isinstance(summary, dict) else asdict(summary), indent=2))

@@ -1,4 +1,4 @@
-"""`disk auc`: choose the best checkpoint from training logs."""
+"""`disk auc`: choosing the best checkpoint from training logs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ def _auc(
     legacy: bool = False,
     plot: Path | None = None,
 ) -> None:
-    """Accuracy of poses after each epoch, as mAA(10), and the best checkpoint, from the logs of trainings.
+    """Print the pose accuracy mAA(10) after each epoch and the best checkpoint, from training logs.
 
     Args:
-        logs: save dirs of `disk train`, or TensorBoard files, ours or the original's
-        validation_length: pairs in one validation; needed for logs of the original with other than 750
-        legacy: score as the original did: half the angle of rotation, and the sign of the translation counts, which
-            our own logs do not hold
-        plot: image file to draw the curves into
+        logs: Save dirs of `disk train`, or TensorBoard files, ours or the original's.
+        validation_length: Number of pairs per validation; required for the original's logs if it is not 750.
+        legacy: Score as the original: halved rotation angles, signed translations (the sign is not in our own logs).
+        plot: Image file for a plot of the curves.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""`disk dataset`: make, import, merge, check and download training data."""
+"""`disk dataset`: render, import, merge, check and download training data."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from disk.errors import PartialFailureError
 
 
 def import_colmap(workspace: Positional[Path], options: ImportOptions = ImportOptions()) -> None:
-    """Make a data set from a COLMAP workspace or from what `disk reconstruct` wrote.
+    """Make a data set from a COLMAP workspace or an output of `disk reconstruct`.
 
-    Writes calibrations, depth maps where COLMAP has them, and dataset.json with tuples of images that see the
-    same thing. Images of other cameras than pinhole ones are undistorted on the way.
+    Writes calibrations, depth maps if COLMAP has them, and dataset.json with tuples of overlapping images. Undistorts
+    images of cameras that are not pinhole cameras.
 
     Args:
-        workspace: folder with sparse/, and with images/ unless --images tells where they are.
-        options: how to import.
+        workspace: Folder with sparse/, and images/ unless --images is given.
+        options: Options of the import.
     """
     importing.import_colmap(workspace, options)
 
 
 def merge(jsons: Positional[list[Path]], out: Path = Path("merged.json"), relative: bool = False) -> None:
-    """Join several data sets into one dataset.json; their files stay where they are.
+    """Merge several data sets into one dataset.json; their files stay where they are.
 
     Args:
-        jsons: the dataset.json files, or the folders they are in.
-        out: the file to write; as DATA/train/dataset.json it is what `disk train DATA` reads.
-        relative: write folders relative to the new file, so that all can be moved together.
+        jsons: dataset.json files, or their folders.
+        out: File to write; `disk train DATA` reads DATA/train/dataset.json.
+        relative: Write folders relative to the new file, so that everything can be moved together.
     """
     scenes = merging.merge(jsons, out, relative)
     print(f"{out}: {len(scenes)} scenes, {sum(len(scene.tuples) for scene in scenes)} tuples")
 
 
 def check(data: Positional[Path]) -> None:
-    """Read a whole data set and report what is wrong with it; exit code 1 if anything is.
+    """Read a whole data set and report its problems; exit code 1 if there are any.
 
-    Missing and damaged files, matrices that are no rotations or not finite, tuples that do not overlap.
+    Finds missing and damaged files, invalid rotations, values that are not finite, tuples without overlap.
 
     Args:
-        data: a dataset.json, its folder, or a folder with train/ and test/.
+        data: dataset.json, its folder, or a folder with train/ and test/.
     """
     from rich.console import Console
     from rich.table import Table
@@ -68,22 +68,22 @@ def check(data: Positional[Path]) -> None:
 
 
 def download(out: Positional[Path], url: str = DISK_DATA_URL, list: bool = False) -> None:
-    """Fetch the authors' data set: 164 GB, 138 scenes; resumes where it stopped.
+    """Download the authors' data set: 164 GB, 138 scenes; an interrupted download resumes.
 
-    Every file is verified, unpacked and linked so that `disk train OUT` can start.
+    Verifies, unpacks and links every file so that `disk train OUT` can start.
 
     Args:
-        out: folder to write.
-        url: the server of the authors or a mirror.
-        list: only print what there is to fetch and what is here already.
+        out: Folder to write.
+        url: The authors' server or a mirror.
+        list: Only list the files and which of them are present.
     """
     if not list:
         download_disk_data(out, url)
         return
     files = list_files(out, url)
     for file in files:
-        print(f"{'here   ' if file.here else 'missing'}  {file.path}")
-    print(f"{sum(file.here for file in files)} of {len(files)} files are here")
+        print(f"{'present' if file.here else 'missing'}  {file.path}")
+    print(f"{sum(file.here for file in files)} of {len(files)} files are present")
 
 
 def synthesize(
@@ -92,9 +92,9 @@ def synthesize(
     """Render posed scenes with exact depth from a folder of photographs.
 
     Args:
-        photos: folder of images, searched with its sub-folders.
-        out: folder to write.
-        options: what to render.
+        photos: Folder of images, sub-folders included.
+        out: Folder to write.
+        options: Options of rendering.
     """
     writing.synthesize(photos, out, options)
 

@@ -1,4 +1,4 @@
-"""`disk demo`: the whole pipeline on photographs with ground truth."""
+"""`disk demo`: running the whole pipeline on photographs with ground truth."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from disk.pipeline.demo.page import Facts, scene_facts, stereo_facts
 
 
 def demo(options: DemoOptions = DemoOptions()) -> None:
-    """Match a real stereo pair and reconstruct a scene of twelve views, offline, and measure both against the truth.
+    """Match a real stereo pair and reconstruct a scene of twelve views, offline, and compare both with ground truth.
 
     The photographs come with scikit-image. Writes pictures, a 3D model and a report.
 
     Args:
-        options: where the results go and what to run with.
+        options: Options of the demo.
     """
     result = stage.demo(options)
     _print("A real stereo pair (Middlebury motorcycle)", stereo_facts(result.stereo))
     _print(f"A rendered scene of {result.scene.views} views", scene_facts(result.scene))
-    print(f"\n{result.seconds:.0f} s in all. Open these:")
+    print(f"\nDone in {result.seconds:.0f} s. Open these:")
     print(f"  {result.report}  everything on one page")
     print(f"  {result.stereo.matches_picture}  the matches of the stereo pair")
     if result.scene.model is None:

@@ -1,4 +1,4 @@
-"""`disk detect`: features of every image of a folder."""
+"""`disk detect`: detecting features in a folder of images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def detect(
     options: DetectOptions = DetectOptions(),
     json: AsJson = False,
 ) -> None:
-    """Find keypoints and descriptors in every image below a folder.
+    """Detect keypoints and compute descriptors in all images of a folder.
 
-    Writes keypoints.h5, descriptors.h5 and scores.h5. Images that are done and have not changed are skipped, so the
-    same command resumes after an interruption.
+    Writes keypoints.h5, descriptors.h5 and scores.h5. Finished, unchanged images are skipped: after an interruption the
+    same command resumes.
 
     Args:
-        artifacts: folder for the results, created when missing.
-        images: folder of images, sub-folders included; an image's name is its path without extension.
-        options: how to detect.
+        artifacts: Folder for the results, created if missing.
+        images: Folder of images, sub-folders included; an image's name is its path without extension.
+        options: Options of detection.
     """
     summary = stage.detect(artifacts, images, options)
     if json:

@@ -1,4 +1,4 @@
-"""`disk doctor`: what works on this machine."""
+"""`disk doctor`: diagnosing this machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from disk.pipeline.doctor import Diagnosis, Extra, Machine, SelfCheck, examine
 
 
 def doctor(json: AsJson = False) -> int:
-    """Say what works on this machine and what to install for the rest.
+    """Report what works on this machine and what to install for the rest.
 
-    Libraries, device, precision, memory, which way of computing is the fastest here, and a detection and matching
-    whose result is checked. Exit code 0 if those work, 1 if not.
+    Prints libraries, device, precision, memory and the fastest implementations, and checks the result of a detection
+    and matching. Exit code 0 if these work, 1 if not.
     """
     found = examine()
     if json:
@@ -47,7 +47,7 @@ def _machine(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "", gpu
     yield "CPU", f"{machine.cpu}; {machine.cores} cores usable, torch uses {machine.threads} threads"
     yield "", f"{' '.join(machine.instructions) or 'instructions unknown'}; torch uses {machine.torch_uses}"
-    yield "precision", f"auto is {machine.precision}; in half precision {' and '.join(machine.half) or 'emulated only'}"
+    yield "precision", f"auto is {machine.precision}; half precision: {' and '.join(machine.half) or 'emulated only'}"
     yield "Triton", machine.triton
     free, whole = (None if amount is None else f"{amount:.1f}" for amount in machine.memory)
     yield "memory", f"{free or '?'} of {whole or '?'} GiB free"

@@ -1,4 +1,4 @@
-"""`disk evaluate`: measure features by relative pose, homographies, the IMW benchmark, reconstruction."""
+"""`disk evaluate`: evaluating features by relative pose, homographies, the IMW benchmark, reconstruction."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ def pose(
     images: Positional[Path],
     options: PoseOptions = PoseOptions(),
 ) -> None:
-    """Relative pose on pairs with ground truth: AUC at 5, 10 and 20 degrees, mAA(10), precision.
+    """Evaluate relative pose on pairs with ground truth: AUC at 5, 10 and 20 degrees, mAA(10), precision.
 
     Args:
-        pairs: a line per pair: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16), as for MegaDepth-1500, ScanNet-1500, YFCC.
-        images: folder that the names are relative to.
-        options: what is measured, and how.
+        pairs: File with a line per pair: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16), as for MegaDepth-1500,
+            ScanNet-1500 and YFCC.
+        images: Folder that the names are relative to.
+        options: What to evaluate, and how.
     """
     pose_stage.evaluate_pose(pairs, images, options)
 
 
 def homography(root: Positional[Path], options: HomographyOptions = HomographyOptions()) -> None:
-    """Matching and homographies on HPatches: MMA, repeatability, matching score, corner error.
+    """Evaluate matching and homographies on HPatches: MMA, repeatability, matching score, corner error.
 
     Args:
-        root: folder of sequences i_* and v_*, each with 1.ppm to 6.ppm (or png, ...) and H_1_2 to H_1_6.
-        options: what is measured, and how.
+        root: Folder of sequences i_* and v_*, each with 1.ppm to 6.ppm (or png, ...) and H_1_2 to H_1_6.
+        options: What to evaluate, and how.
     """
     homography_stage.evaluate_homography(root, options)
 
@@ -47,11 +48,11 @@ def homography(root: Positional[Path], options: HomographyOptions = HomographyOp
 def imw(
     scenes: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCENES...")], options: ImwOptions = ImwOptions()
 ) -> None:
-    """Stereo mAA(10) on scenes of the Image Matching Workshop benchmark.
+    """Evaluate stereo mAA(10) on scenes of the Image Matching Workshop benchmark.
 
     Args:
-        scenes: scene folders with set_100/{images,calibration,new-vis-pairs}, or those set_100 folders.
-        options: what is measured, and how.
+        scenes: Scene folders with set_100/{images,calibration,new-vis-pairs}, or the set_100 folders themselves.
+        options: What to evaluate, and how.
     """
     imw_stage.evaluate_imw(scenes, options)
 
@@ -60,11 +61,11 @@ def reconstruction(
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES...")],
     options: ReconstructionOptions = ReconstructionOptions(),
 ) -> None:
-    """Sparse models of our features beside COLMAP's SIFT: registered images, points, tracks, error, seconds.
+    """Compare sparse models from our features and COLMAP's SIFT: registered images, points, tracks, error, seconds.
 
     Args:
-        images: folders of photos, a model each.
-        options: how the models are made.
+        images: Folders of photos, one model per folder.
+        options: Options of the reconstruction.
     """
     reconstruction_stage.evaluate_reconstruction(images, options)
 
@@ -78,4 +79,4 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 def main(argv: list[str]) -> int:
-    return run_group(COMMANDS, argv, "evaluate", "Measure features the way the field does.") or 0
+    return run_group(COMMANDS, argv, "evaluate", "Evaluate features on standard benchmarks.") or 0

@@ -1,4 +1,4 @@
-"""`disk export`: features and matches for other programs."""
+"""`disk export`: exporting features and matches to other programs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ def export(
 ) -> None:
     """Write features and matches as a COLMAP database, or in the layout of the IMW benchmark or hloc.
 
-    A camera's focal length is read from EXIF as COLMAP does, else guessed as 1.2 times the longer side; its distortion
-    starts at 0. Every COLMAP from 3.8 on opens the database. `disk verify` then finds the inliers, or
-    `colmap exhaustive_matcher`; the mapper needs them.
+    Reads focal lengths from EXIF as COLMAP does, or guesses 1.2 times the longer side; distortion starts at 0. COLMAP
+    3.8 and later open the database. The mapper needs inliers: run `disk verify` or `colmap exhaustive_matcher` next.
 
     Args:
-        artifacts: folder with keypoints.h5, descriptors.h5 and matches.h5.
-        images: folder of the images they were found in.
-        options: what to write.
+        artifacts: Folder with keypoints.h5, descriptors.h5 and matches.h5.
+        images: Folder of the images the features were detected in.
+        options: Options of the export.
     """
     stage.export(artifacts, images, options)
 

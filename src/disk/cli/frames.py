@@ -1,4 +1,4 @@
-"""`disk frames`: sharp frames of a video, as photos."""
+"""`disk frames`: extracting sharp frames of a video as photos."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def frames(
     options: FramesOptions = FramesOptions(),
     json: AsJson = False,
 ) -> None:
-    """Write sharp frames of a video, evenly spread over its time, as a folder of photos.
+    """Write sharp frames of a video, evenly spread, as a folder of photos.
 
-    The files are upright and are named by their time, frame-000012500.jpg at 12.5 s; OUT/frames.json has the times
-    as well. `disk reconstruct VIDEO OUT` does this by itself. After an interruption the same command resumes.
+    The frames are upright and named by time: frame-000012500.jpg is at 12.5 s. OUT/frames.json also lists the times.
+    `disk reconstruct VIDEO OUT` includes this step. After an interruption the same command resumes.
 
     Args:
-        video: any file that FFmpeg reads.
-        out: folder for the frames, created when missing; it must not hold other files.
-        options: how many frames.
+        video: Any file that FFmpeg can read.
+        out: Folder for the frames, created if missing; must not contain other files.
+        options: How many frames to write.
     """
     result = stage.frames(video, out, options)
     if json:

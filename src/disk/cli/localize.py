@@ -1,4 +1,4 @@
-"""`disk localize`: where photos were taken, by a model."""
+"""`disk localize`: localizing photos in a model."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def localize(
     options: LocalizeOptions = LocalizeOptions(),
     json: AsJson = False,
 ) -> None:
-    """Find where photos were taken, by a model of other photos.
+    """Localize photos in a model of other photos.
 
-    Writes OUT/poses.json (pose, camera, inliers and standard deviations of each photo, or why it was not found) and
-    OUT/sparse/0, a COLMAP model of the photos that were found. Photos that are done are skipped: after an interruption
-    the same command resumes.
+    Writes OUT/poses.json (pose, camera, inliers and standard deviations of each photo, or why it was not localized) and
+    OUT/sparse/0, a COLMAP model of the localized photos. Finished photos are skipped: after an interruption the same
+    command resumes.
 
     Args:
-        model: folder of `disk reconstruct`.
-        queries: folder of photos, sub-folders included, or one photo.
-        out: folder for the results, created when missing.
-        options: how to match, and what is known of the cameras.
+        model: Output folder of `disk reconstruct`.
+        queries: Folder of photos, sub-folders included, or one photo.
+        out: Folder for the results, created if missing.
+        options: Options of matching, and what is known about the cameras.
     """
     partial: PartialFailureError | None = None
     try:
         stage.localize(model, queries, out, options)
     except PartialFailureError as error:
-        partial = error  # the rest was done
+        partial = error  # the rest is done; raise after printing
     result = stage.read_poses(out)
     if json:
         print_json(result)
@@ -64,9 +64,9 @@ def _show(result: Localization, out: Path) -> None:
     console = Console(soft_wrap=True)
     if table.row_count:
         console.print(table)
-    lines = [f"{result.found} of {len(result.photos)} photos were found; poses in {out / stage.POSES}"]
-    lines += [f"not found: {name}: {photo.reason}" for name, photo in result.photos.items() if not photo.found]
-    lines += [f"not read: {reason}" for reason in result.failed.values()]
+    lines = [f"{result.found} of {len(result.photos)} photos localized; poses in {out / stage.POSES}"]
+    lines += [f"not localized: {name}: {photo.reason}" for name, photo in result.photos.items() if not photo.found]
+    lines += [f"could not be read: {reason}" for reason in result.failed.values()]
     for line in lines:
         console.print(line, highlight=False, markup=False)
 

@@ -1,4 +1,4 @@
-"""The `disk` command: finds the subcommand, runs it, turns a user's mistake into one line."""
+"""The `disk` command: finds and runs the subcommand, reports a user's error in one line."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import sys
 import threading
 from typing import Any
 
-# command -> (module, what it does); modules are imported only when their command runs
+# command -> (module, description); modules are imported only when their command runs
 COMMANDS = {
-    "frames": ("frames", "sharp frames of a video, as photos"),
+    "frames": ("frames", "extract sharp frames of a video as photos"),
     "detect": ("detect", "find keypoints and descriptors in a folder of images"),
     "match": ("match", "match the features of pairs of images"),
-    "view": ("view", "draw keypoints or matches"),
-    "export": ("export", "write features and matches for COLMAP, IMW or hloc"),
-    "verify": ("verify", "geometric verification of all matched pairs"),
-    "map": ("map", "from verified pairs to a sparse 3D model"),
-    "reconstruct": ("reconstruct", "from a folder of photos or a video to a sparse 3D model"),
-    "triangulate": ("triangulate", "points for known poses"),
-    "localize": ("localize", "find where photos were taken, by a model of others"),
-    "undistort": ("undistort", "undistorted images and a pinhole model, for splatting"),
-    "demo": ("demo", "the whole pipeline on photographs with ground truth"),
+    "view": ("view", "show the page of a model, or draw keypoints or matches"),
+    "export": ("export", "export features and matches to COLMAP, IMW or hloc"),
+    "verify": ("verify", "verify all matched pairs geometrically"),
+    "map": ("map", "map verified pairs into a sparse 3D model"),
+    "reconstruct": ("reconstruct", "reconstruct a folder of photos or a video as a sparse 3D model"),
+    "triangulate": ("triangulate", "triangulate points for known poses"),
+    "localize": ("localize", "localize photos in an existing model"),
+    "undistort": ("undistort", "undistort images and write a pinhole model, for splatting"),
+    "demo": ("demo", "run the whole pipeline on photographs with ground truth"),
     "train": ("train", "train the network"),
     "auc": ("auc", "choose the best checkpoint from training logs"),
-    "dataset": ("dataset", "make, import, merge, check and download training data"),
-    "evaluate": ("evaluate", "measure features: pose, homography, imw, reconstruction"),
+    "dataset": ("dataset", "render, import, merge, check and download training data"),
+    "evaluate": ("evaluate", "evaluate features: pose, homography, imw, reconstruction"),
     "weights": ("weights", "list, fetch, convert and export checkpoints"),
-    "doctor": ("doctor", "what works on this machine, and what to install for the rest"),
+    "doctor": ("doctor", "check what works on this machine, and what to install"),
 }
-# commands that resume without being asked to
+# commands that resume by default
 RESUMING = ("frames", "detect", "match", "verify", "map", "reconstruct", "triangulate", "localize", "undistort")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 partly done, 2 a mistake, 130 interrupted, 143 terminated."""
+    """Run one command; return the exit code: 0 done, 1 partly done, 2 user error, 130 interrupted, 143 terminated."""
     from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
     from disk.progress import printable, setup
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # consoles of Windows have not all letters that names may have
+        if isinstance(stream, io.TextIOWrapper):  # Windows consoles cannot show all characters in file names
             stream.reconfigure(errors="backslashreplace")
     quiet = "--quiet" in arguments
     if quiet:
@@ -79,12 +79,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"disk {name}: {explained}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        how = "; the same command goes on where it stopped" if name in RESUMING else ""
+        how = "; run the same command again to resume" if name in RESUMING else ""
         terminated = isinstance(error, _Terminated)
         print(f"disk {name}: {'terminated' if terminated else 'interrupted'}{how}", file=sys.stderr)
         return 143 if terminated else 130
     except BrokenPipeError:
-        # the reader (`| head`) has seen enough; keep Python from complaining again at exit
+        # the reader (such as `| head`) has closed the pipe; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, MemoryError) as error:
@@ -99,11 +99,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what keeps results at Ctrl-C keeps them at this as well."""
+    """SIGTERM; handled like Ctrl-C, so finished results are kept."""
 
 
 def _terminate_like_ctrl_c() -> Any:
-    """Let SIGTERM, which batch systems and containers send, end a command as Ctrl-C does; the former handler."""
+    """Make SIGTERM, which batch systems and containers send, act like Ctrl-C; return the previous handler."""
 
     def end(number: int, frame: Any) -> None:
         raise _Terminated
@@ -120,6 +120,6 @@ def _usage() -> str:
     lines += [
         "",
         "example:  disk reconstruct photos/ model/",
-        "`disk COMMAND --help` explains each; --version prints that of disk, torch, CUDA and pycolmap.",
+        "`disk COMMAND --help` explains each; --version prints the versions of disk, torch, CUDA and pycolmap.",
     ]
     return "\n".join(lines)

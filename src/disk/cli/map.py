@@ -1,4 +1,4 @@
-"""`disk map`: from verified pairs to a sparse 3D model."""
+"""`disk map`: mapping verified pairs into a sparse 3D model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def map_(
 ) -> None:
     """Map verified pairs into a COLMAP model: the last stage of `disk reconstruct`.
 
-    Writes sparse/0 (the largest model), points.ply and summary.json into the folder that ARTIFACTS lies in, or
-    --output. Run `disk verify` first. A model that was made of the same is kept, one of other photos is grown: new ones
-    join it, and it keeps its frame, its scale and its ids. After photos were added, run detect, match, export with
-    --overwrite, and verify again.
+    Writes sparse/0 (the largest model), points.ply and summary.json to the parent folder of ARTIFACTS, or --output. Run
+    `disk verify` first. Keeps a model that is current; adds new photos to an existing model, which keeps its frame,
+    scale and ids. After adding photos, first run detect, match, export with --overwrite, and verify again.
 
     Args:
-        artifacts: folder with inliers.h5. A model stands for its artifacts.
-        images: folder of the images, for the colours of points.
-        options: how to map.
+        artifacts: Folder with inliers.h5, or a model folder.
+        images: Folder of the images, for the colours of points.
+        options: Options of mapping.
     """
     result = stage.map_models(artifacts, images, options)
     if json:

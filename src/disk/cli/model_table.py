@@ -1,4 +1,4 @@
-"""What `disk reconstruct` and `disk map` print in the end."""
+"""The final output of `disk reconstruct`, `disk map` and `disk triangulate`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from disk.pipeline.map import Reconstruction
 from disk.pipeline.report import REPORT
+from disk.pipeline.summary import Reconstruction
 
-_NAMED = 5  # images or cameras of one kind; summary.json names all
-_WEAK = 0.25  # of the median number of points an image sees
+_NAMED = 5  # maximum number of images or cameras to list; summary.json has all
+_WEAK = 0.25  # of the median number of points that an image observes
 
 
 def show(result: Reconstruction, out: Path) -> None:
-    """Print the models, cameras, weakest images, what does not connect and why, and what to run next."""
+    """Print the models, cameras, weakest and unconnected images, remarks, and what to run next."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,19 +42,19 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
         lines.append(_place(result.georegistration))
     if result.unconnected:
         names = ", ".join(result.unconnected)
-        lines.append(f"images that do not connect to sparse/0, {len(result.unconnected)}: {names}")
+        lines.append(f"images not connected to sparse/0, {len(result.unconnected)}: {names}")
         reasons = [f"  {name}: {result.reasons[name]}" for name in result.unconnected if name in result.reasons]
         lines += _shortened(reasons, "  ... (all in summary.json)")
     if result.failed:
         lines.append(f"photos without features, {len(result.failed)}: {', '.join(result.failed)}")
     if result.stale:
-        lines.append(f"photos gone or changed since the last run, {len(result.stale)}: {', '.join(result.stale)}")
+        lines.append(f"photos removed or changed since the last run, {len(result.stale)}: {', '.join(result.stale)}")
     lines += [f"not used: {reason}" for reason in result.unused]
     lines += [f"note: {remark}" for remark in result.remarks]
-    lines.append(f"points to look at: {out / 'points.ply'}")
+    lines.append(f"point cloud: {out / 'points.ply'}")
     if (out / REPORT).is_file():
-        lines.append(f"page to look at: {out / REPORT}")
-    lines.append(f"next:  disk view {shlex.quote(str(out))}   (that page: the model in 3D, what connects, and why not)")
+        lines.append(f"report: {out / REPORT}")
+    lines.append(f"next:  disk view {shlex.quote(str(out))}   (opens the report: the model in 3D, what connects)")
     lines.append(f"       disk view {shlex.quote(str(out))} --save pictures   (the matches, as pictures)")
     lines.append(f"       disk undistort {shlex.quote(str(out))} splat   (undistorted images, for splatting)")
     lines.append(f'       python -c "import pycolmap; print(pycolmap.Reconstruction({str(out / "sparse" / "0")!r}))"')
@@ -62,21 +62,19 @@ def _lines(result: Reconstruction, out: Path) -> list[str]:
 
 
 def _growth(result: Reconstruction) -> list[str]:
-    """What became of the model that was there."""
+    """How an existing model was updated."""
     if result.moved is None:
         return []
     apart = [name for name in result.new if name not in result.added]
-    lines = [f"joined the model that was there, {len(result.added)}: {', '.join(result.added) or 'none'}"]
+    lines = [f"added to the existing model, {len(result.added)}: {', '.join(result.added) or 'none'}"]
     if apart:
-        lines.append(f"new photos that did not join, {len(apart)}: {', '.join(apart)} (why: below)")
+        lines.append(f"new photos that could not be added, {len(apart)}: {', '.join(apart)} (reasons below)")
     if result.removed:
-        lines.append(f"taken out of it, {len(result.removed)}:")
+        lines.append(f"removed from it, {len(result.removed)}:")
         lines += _shortened(
             [f"  {name}: {reason}" for name, reason in result.removed.items()], "  ... (all in summary.json)"
         )
-    lines.append(
-        f"its cameras moved by at most {result.moved:.2%} of the box around them; all is mapped anew with --remap"
-    )
+    lines.append(f"its cameras moved by at most {result.moved:.2%} of their bounding box; --remap maps from scratch")
     return lines
 
 
@@ -102,7 +100,7 @@ def _place(place: dict[str, Any]) -> str:
     return (
         f"geo-registered by the GPS of {place['used']} of {place['photos']} photos, residuals: median "
         f"{place['median']:.2f} m, max {place['max']:.2f} m; sparse/0 is in metres east, north and up of {origin}"
-    ) + (f"; off their positions: {named}" if named else "")
+    ) + (f"; far from their GPS positions: {named}" if named else "")
 
 
 def _rig(model: dict[str, Any]) -> list[str]:
@@ -116,7 +114,7 @@ def _rig(model: dict[str, Any]) -> list[str]:
 def _apart(pose: dict[str, Any]) -> str:
     distance = sum(value**2 for value in pose["translation"]) ** 0.5
     degrees = math.degrees(2 * math.acos(min(1.0, abs(pose["rotation"][0]))))
-    return f"{distance:.4g} away, turned by {degrees:.2f} degrees"
+    return f"{distance:.4g} away, rotated by {degrees:.2f} degrees"
 
 
 def _focal(camera: dict[str, Any]) -> str:
@@ -124,13 +122,13 @@ def _focal(camera: dict[str, Any]) -> str:
 
 
 def _weakest(model: dict[str, Any]) -> list[str]:
-    """The images that see far fewer points than most."""
+    """The images that observe far fewer points than most."""
     seen = sorted(model.get("observations", {}).items(), key=lambda image: (image[1], image[0]))
     if not seen:
         return []
     middle = seen[len(seen) // 2][1]
     weak = [f"{name} ({points:,})" for name, points in seen if points < _WEAK * middle][:_NAMED]
-    return [f"weakest images, by the points they see (median {middle:,}): {', '.join(weak)}"] if weak else []
+    return [f"weakest images, by number of points (median {middle:,}): {', '.join(weak)}"] if weak else []
 
 
 def _shortened(lines: list[str], rest: str) -> list[str]:

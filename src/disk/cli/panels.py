@@ -1,7 +1,7 @@
-"""How the help of a command reads: its options in panels by topic, what each takes and its default in words.
+"""The layout of a command's help: options in panels by topic, with their types and defaults.
 
-tyro makes the parser. It puts the fields of each nested record into a panel, so the options of a stage, one flat
-record, are handed to it as a record for each topic and put together again.
+tyro makes the parser, with one panel per nested record. The options of a stage are one flat record, so they are split
+into one record per topic for tyro and put together again afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-# the topic of an option, whichever commands have it; what is not here is in the panel of the command's own
+# topic -> options, for all commands; options not listed here are in the command's main panel
 TOPICS = {
     "image": ("image_extension", "mask_dir", "images", "max_size", "height", "width", "rotations", "fps", "frames"),
     "feature": (
@@ -43,21 +43,22 @@ TOPICS = {
     ),
 }  # fmt: skip
 _TOPIC_OF = {name: topic for topic, names in TOPICS.items() for name in names}
-_FEW = 8  # options that need no panels
-_LEAST = 3  # options that are worth one
+_FEW = 8  # up to this many options need no panels
+_LEAST = 3  # minimum number of options in a panel
 _WORDS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """What the panels are made of: a record for each topic."""
+    """Base of the records made for each topic."""
 
 
 def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> Callable[..., Any]:
-    """The command as tyro is to see it: the fields of its record `options` in panels by topic.
+    """Wrap a command for tyro, with the fields of its record `options` in panels by topic.
 
-    Any other record is a panel named like its parameter. A call makes the records and calls the command with them.
-    switches_both_ways: switches that are off by default have a --no- twin as well.
+    Any other record becomes a panel named after its parameter. Calling the wrapper builds the records and calls the
+    command with them.
+    switches_both_ways: also give switches that are off by default a --no- twin
     """
     hints: dict[str, Any] = get_type_hints(command, include_extras=True)
     hints.pop("return", None)
@@ -74,7 +75,7 @@ def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> C
                 continue
             members: Any = [(flag.name, flag.annotation, field(default=flag.default)) for flag in flags]
             panel: Any = make_dataclass("Panel", members, bases=(_Panel,), frozen=True)
-            panel.__doc__ = ""  # tyro would show it
+            panel.__doc__ = ""  # otherwise tyro shows it
             title = Annotated[panel, tyro.conf.arg(name=topic)]
             parameters.append(_keyword(f"panel {topic}".replace(" ", "_"), title, panel()))
 
@@ -90,12 +91,12 @@ def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> C
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__doc__ = command.__doc__
-    vars(call).pop("__wrapped__", None)  # of a decorator such as a type checker's: it has the signature of before
+    vars(call).pop("__wrapped__", None)  # set by decorators such as a type checker; it has the old signature
     return call
 
 
 def documentation(record: type) -> dict[str, str]:
-    """The text below each field of a record and of those it inherits from."""
+    """The docstring below each field of a record, including inherited fields."""
     found: dict[str, str] = {}
     for kind in reversed(record.__mro__):
         if not is_dataclass(kind):
@@ -122,7 +123,7 @@ def _keyword(name: str, hint: Any, default: Any) -> inspect.Parameter:
 
 
 def _topics(name: str, options: list[str]) -> dict[str, list[str]]:
-    """Options by the topic of their panel, in the order of TOPICS; under "" those of none, or of too small a one."""
+    """Options by topic, in the order of TOPICS; under "" those without a topic, or of too small a panel."""
     if name != "options":
         return {name.replace("_", " "): options}
     if len(options) <= _FEW:
@@ -133,10 +134,10 @@ def _topics(name: str, options: list[str]) -> dict[str, list[str]]:
 
 
 def _explained(name: str, hint: Any, default: Any, about: str | None, both_ways: bool) -> Any:
-    """The type of a flag or of a positional argument, with its metavar, its help and its default in words."""
+    """The type of a flag or positional argument, annotated with its metavar, help and default."""
     kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if kind is bool:
-        # a switch that is on by default has both flags: `--no-x` beside what x does would read inverted
+        # a switch that is on by default gets both flags: the help of x beside `--no-x` alone would read inverted
         one_way = [] if default or both_ways else get_args(tyro.conf.FlagCreatePairsOff[bool])[1:]
         words = "(default: on)" if default else ""
         return _annotated(kind, tyro.conf.arg(help=about, help_behavior_hint=words), *one_way, *extras)
@@ -146,18 +147,18 @@ def _explained(name: str, hint: Any, default: Any, about: str | None, both_ways:
             metavar = name.upper().replace("_", "-") + (" ..." if metavar.endswith("...") else "")
         metavar = metavar if default is inspect.Parameter.empty else f"[{metavar}]"
     words = _in_words(default)
-    # what is said of an argument where it is declared comes after, and counts
+    # annotations from the argument's declaration come last, so they take precedence
     return _annotated(kind, tyro.conf.arg(help=about, metavar=metavar, help_behavior_hint=words), *extras)
 
 
 def _annotated(kind: Any, *about: Any) -> Any:
-    form: Any = Annotated  # a type checker would take what is in its brackets for types
+    form: Any = Annotated  # hides the subscript from type checkers, which expect types in it
     parts = (kind, *about)
     return form[parts]
 
 
 def _metavar(kind: Any, default: Any = "") -> str:
-    """`INT`, `PATH`, `{mnn,lightglue}`, `INT|auto`, `TEXT ...`; None is named only where it is not the default."""
+    """`INT`, `PATH`, `{mnn,lightglue}`, `INT|auto`, `TEXT ...`; None is shown only if it is not the default."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _metavar(inner[0], default)
@@ -174,7 +175,7 @@ def _metavar(kind: Any, default: Any = "") -> str:
 
 
 def _in_words(default: Any) -> str:
-    """`(default: 5)`; nothing where an option is unset: its help says what happens then."""
+    """`(default: 5)`; empty for an unset option, whose help says what happens."""
     if default is inspect.Parameter.empty:
         return "(required)"
     if default is None or default == () or default == []:

@@ -1,4 +1,4 @@
-"""`disk reconstruct`: from a folder of photos or a video to a sparse 3D model."""
+"""`disk reconstruct`: reconstructing a folder of photos or a video as a sparse 3D model."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def reconstruct(
 ) -> None:
     """Reconstruct a folder of photos or a video: detect, match, verify and map in one command.
 
-    Writes OUT/sparse/0 (a COLMAP model, the largest of them), OUT/points.ply, OUT/summary.json and OUT/report.html, a
-    page to look at; features and matches are in OUT/artifacts. Stages that are done are skipped: after an interruption
-    the same command resumes. After photos were added, changed or removed, the same command brings the model up to date:
-    new photos join it, and it keeps its frame, its scale and its ids; --remap maps anew.
-    Of a video, OUT/frames gets sharp frames first, as by `disk frames`; with --rig, each folder in IMAGES is a camera
-    of a rig.
+    Writes OUT/sparse/0 (the largest COLMAP model), OUT/points.ply, OUT/summary.json and OUT/report.html (a page that
+    shows the model); features and matches are in OUT/artifacts. Finished stages are skipped: after an interruption the
+    same command resumes. If photos are added, changed or removed, the same command updates the model, which keeps its
+    frame, scale and ids; --remap maps from scratch.
+    For a video, first writes sharp frames to OUT/frames, as `disk frames`. With --rig, each folder in IMAGES is a
+    camera of a rig.
 
     Args:
-        images: folder of photos, sub-folders included, or a video.
-        out: folder for the results, created when missing.
-        options: of all stages.
+        images: Folder of photos, sub-folders included, or a video.
+        out: Folder for the results, created if missing.
+        options: Options of all stages.
     """
     partial: PartialFailureError | None = None
     try:
         stage.reconstruct(images, out, options)
     except PartialFailureError as error:
-        partial = error  # the rest was done
+        partial = error  # the rest is done; raise after printing
     result = stage.read_summary(out)
     if json:
         print_json(result)
@@ -49,8 +49,8 @@ def reconstruct(
 
 def main(argv: list[str]) -> int:
     examples = [
-        "disk reconstruct photos/ model/ --single-camera          (the same when there are more photos)",
-        "disk reconstruct photos/ model/ --single-camera --remap  (or all anew)",
+        "disk reconstruct photos/ model/ --single-camera          (again after adding photos)",
+        "disk reconstruct photos/ model/ --single-camera --remap  (to map from scratch)",
         "disk reconstruct photos/ model/ --pairs spatial",
         "disk reconstruct walk.mp4 model/ --fps 3",
         "disk reconstruct cameras/ model/ --rig",

@@ -1,4 +1,4 @@
-"""`disk train`: train the network."""
+"""`disk train`: training the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         argv,
         "train",
         "disk train --synthesize photos/ --save-dir run/ --height 256 --width 256",
-        switches_both_ways=True,  # to switch off in a resumed training what was on
+        switches_both_ways=True,  # so that a resumed training can switch options off
     )
     last = options.save_dir / "last.pth"
     if options.resume and last.exists():
@@ -35,19 +35,19 @@ def main(argv: list[str]) -> int:
 def _arguments(
     data: tyro.conf.Positional[Path | None] = None, options: TrainOptions = TrainOptions()
 ) -> tuple[Path | None, TrainOptions]:
-    """Train the network, on DATA, on scenes rendered from photographs, or both.
+    """Train the network on DATA, on scenes rendered from photographs, or both.
 
-    Ctrl-C saves and ends it. `disk train --save-dir run/ --resume` continues with the data and options it was started
-    with; what is given beside --resume replaces them. Several GPUs or machines: torchrun ... -m disk train ...
+    Ctrl-C saves and stops. `disk train --save-dir run/ --resume` resumes with the original data and options; options
+    given with --resume replace them. Several GPUs or machines: torchrun ... -m disk train ...
 
     Args:
-        data: folder with train/dataset.json and test/dataset.json.
-        options: how to train.
+        data: Folder with train/dataset.json and test/dataset.json.
+        options: Options of training.
     """
     return data, options
 
 
 def _given(argv: list[str]) -> set[str]:
-    """The fields of TrainOptions that arguments name."""
+    """The fields of TrainOptions given on the command line."""
     flags = {argument.split("=")[0][2:].replace("-", "_") for argument in argv if argument.startswith("--")}
     return {field.name for field in fields(TrainOptions)} & (flags | {flag.removeprefix("no_") for flag in flags})

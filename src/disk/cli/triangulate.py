@@ -1,4 +1,4 @@
-"""`disk triangulate`: points for known poses."""
+"""`disk triangulate`: triangulating points for known poses."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ def triangulate(
     options: TriangulateOptions = TriangulateOptions(),
     json: AsJson = False,
 ) -> None:
-    """Triangulate points for known poses and cameras, which stay as they are.
+    """Triangulate points for known, fixed poses and cameras.
 
-    Writes what `disk reconstruct` writes, OUT/sparse/0, OUT/points.ply and OUT/summary.json, and OUT/agreement.json:
-    whether the matches agree with the poses. Stages that are done are skipped: after an interruption the same command
-    resumes.
+    Writes OUT/sparse/0, OUT/points.ply and OUT/summary.json, as `disk reconstruct`, and OUT/agreement.json: how well
+    the matches agree with the poses. Finished stages are skipped: after an interruption the same command resumes.
 
     Args:
         model: COLMAP model (points3D may be empty), or transforms.json of nerfstudio or instant-ngp.
-        images: folder of the images.
-        out: folder for the results, created when missing.
-        options: how to detect and match.
+        images: Folder of the images.
+        out: Folder for the results, created if missing.
+        options: Options of detection and matching.
     """
     partial: PartialFailureError | None = None
     try:
         stage.triangulate(model, images, out, options)
     except PartialFailureError as error:
-        partial = error  # the rest was done
+        partial = error  # the rest is done; raise after printing
     result = stage.read_triangulation(out)
     if json:
         print_json(result)

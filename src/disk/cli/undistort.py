@@ -1,4 +1,4 @@
-"""`disk undistort`: undistorted images and a pinhole model, for splatting."""
+"""`disk undistort`: writing undistorted images and a pinhole model, for splatting."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def undistort(
     options: UndistortOptions = UndistortOptions(),
     json: AsJson = False,
 ) -> None:
-    """Write undistorted images and the model with pinhole cameras: what splatting codes start from.
+    """Write undistorted images and the model with pinhole cameras, the input of splatting code.
 
-    OUT holds images/ and sparse/0/, as gsplat, the original 3DGS code and nerfstudio open it; with --mask-dir masks/,
-    where the mask of a.jpg is a.jpg.png. After an interruption the same command resumes.
+    Writes OUT/images and OUT/sparse/0, the layout read by gsplat, the original 3DGS code and nerfstudio; with
+    --mask-dir also OUT/masks, where the mask of a.jpg is a.jpg.png. After an interruption the same command resumes.
 
     Args:
-        model: folder of `disk reconstruct`, or of another COLMAP model.
-        out: folder for the results, created when missing.
-        options: where images and masks are, and what else is written.
+        model: Output folder of `disk reconstruct`, or another COLMAP model.
+        out: Folder for the results, created if missing.
+        options: Images and masks to read, and what else to write.
     """
     result = stage.undistort(model, out, options)
     if json:

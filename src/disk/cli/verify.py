@@ -1,4 +1,4 @@
-"""`disk verify`: which matches agree with the geometry of two views."""
+"""`disk verify`: geometric verification of matches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def verify(
     options: VerifyOptions = VerifyOptions(),
     json: AsJson = False,
 ) -> None:
-    """Verify all matched pairs geometrically, into the COLMAP database and inliers.h5.
+    """Verify all matched pairs geometrically; write the COLMAP database and inliers.h5.
 
-    Run `disk export` first. Pairs that are done are skipped: after an interruption the same command goes on.
+    Run `disk export` first. Finished pairs are skipped: after an interruption the same command resumes.
 
     Args:
-        artifacts: folder with matches.h5; gets inliers.h5, laid out in the same way. A model stands for its artifacts.
-        options: how to verify.
+        artifacts: Folder with matches.h5, or a model folder; inliers.h5 is written beside matches.h5.
+        options: Options of verification.
     """
     summary = stage.verify(artifacts, options)
     if json:

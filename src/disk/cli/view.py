@@ -1,4 +1,4 @@
-"""`disk view`: the page of a model, pictures of keypoints or matches."""
+"""`disk view`: showing the page of a model, or pictures of keypoints or matches."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ def view(
     what: Positional[Kind | None] = None,
     options: ViewOptions = ViewOptions(),
 ) -> None:
-    """Show a model on a page, or draw keypoints coloured by score, or matches coloured by verified or not.
+    """Show the page of a model, or draw keypoints (coloured by score) or matches (coloured by whether verified).
 
     `disk view model/` writes model/report.html and opens it: numbers, the model in 3D with its photos, which photos
-    connect, and which do not and why. The model may be any COLMAP model. Of keypoints and matches, opens one window
-    after the other; without a display, or with --save, writes a .jpg for each image or pair.
+    connect, which do not and why. Any COLMAP model works. For keypoints and matches, opens one window after the other;
+    without a display, or with --save, writes a .jpg for each image or pair.
 
     Args:
-        artifacts: folder with keypoints.h5, and matches.h5 and inliers.h5 for matches; or a model, which stands for its
-            own.
-        images: folder of the images; of a model of `disk reconstruct`, those it was made of.
+        artifacts: Folder with keypoints.h5, and for matches matches.h5 and inliers.h5; or a model folder.
+        images: Folder of the images; default: the one recorded by `disk reconstruct`.
         what: page, keypoints or matches; default: page for a model, matches for artifacts or with options.
-        options: which pictures, and where they go.
+        options: Which pictures to draw, and where to save them.
     """
     for kind in KINDS:
-        if images == Path(kind) and not images.is_dir():  # the folder of images was left out
+        if images == Path(kind) and not images.is_dir():  # the image folder was omitted
             images, what = None, kind
     stage.view(artifacts, images, what, options)
 

@@ -1,4 +1,4 @@
-"""`disk weights`: list, fetch, convert and export checkpoints."""
+"""`disk weights`: listing, fetching, converting and exporting checkpoints."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from disk.model.onnx.options import ExportOptions
 
 
 def list_weights() -> None:
-    """List the weights known by name and whether they are here."""
+    """List the weights available by name, and whether they are downloaded."""
     print("default    ships with the package")
     for name, (file, _) in checkpoints.RELEASED.items():
         path = cache_folder() / file
-        print(f"{name:<10} {path if path.is_file() else f'fetched on first use, or by: disk weights fetch {name}'}")
+        print(f"{name:<10} {path if path.is_file() else f'downloaded on first use, or by: disk weights fetch {name}'}")
 
 
 def fetch(name: Positional[Literal["depth", "epipolar"]], url: str = checkpoints.RELEASED_URL) -> None:
-    """Download the authors' released weights (Apache-2.0, 4.4 MB), verified; goes on where it stopped.
+    """Download and verify the authors' weights (Apache-2.0, 4.4 MB); an interrupted download resumes.
 
     Args:
-        name: trained with the depth or with the epipolar reward.
-        url: the folder on a server that holds depth-save.pth and epipolar-save.pth.
+        name: Weights trained with the depth or the epipolar reward.
+        url: Server folder with depth-save.pth and epipolar-save.pth.
     """
     print(checkpoints.fetch(name, url))
 
 
 def convert(source: Positional[str], target: Positional[Path]) -> None:
-    """Convert a checkpoint to .safetensors, or to a .pth as the original's detect.py reads it.
+    """Convert a checkpoint to .safetensors, or to a .pth that the original's detect.py can read.
 
     Args:
-        source: a name (default, depth, epipolar) or a .pth or .safetensors file, also of our training.
-        target: the file to write; its ending chooses the format.
+        source: default, depth, epipolar, or a .pth or .safetensors file, including checkpoints of `disk train`.
+        target: File to write; its extension selects the format.
     """
     model = checkpoints.load(source, "cpu")
     _check_target(target)
@@ -56,11 +56,11 @@ def export_onnx(
     """Export to ONNX: one graph from an image to keypoints, scores and unit descriptors (docs/onnx.md).
 
     Args:
-        source: a name (default, depth, epipolar) or a .pth or .safetensors file.
-        target: the .onnx file to write; numbers and sizes of images stay free.
-        graph: detect: an image to its features; match: two images to their matches; dense: the network alone,
-            heatmap and raw descriptors at every pixel, sizes in multiples of 16.
-        program: opencv: the layout that cv2.DISK of OpenCV 5 reads; whole pixels.
+        source: default, depth, epipolar, or a .pth or .safetensors file.
+        target: .onnx file to write; batch and image sizes are dynamic.
+        graph: detect: from an image to its features; match: from two images to their matches; dense: the network only,
+            heatmap and raw descriptors at every pixel, image sizes in multiples of 16.
+        program: opencv: the layout of cv2.DISK in OpenCV 5, with whole-pixel keypoints.
     """
     from disk.model.onnx import export
 
@@ -85,7 +85,7 @@ def export_onnx(
 
 def _check_target(target: Path) -> None:
     if target.exists():
-        raise CheckpointError(f"{target} exists already; choose another name or delete it")
+        raise CheckpointError(f"{target} already exists; choose another name or delete it")
     if not target.absolute().parent.is_dir():
         raise CheckpointError(f"cannot write {target}: No such file or directory: {target.parent}")
 
@@ -99,4 +99,4 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 
 
 def main(argv: list[str]) -> int:
-    return run_group(COMMANDS, argv, "weights", "Checkpoints of the network.") or 0
+    return run_group(COMMANDS, argv, "weights", "Manage checkpoints of the network.") or 0

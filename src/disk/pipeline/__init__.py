@@ -1,4 +1,4 @@
-"""Stages over a whole collection of images: detect, match, verify, reconstruct, demo."""
+"""The stages that process a collection of images: detect, match, verify, reconstruct, demo and others."""
 
 from disk.errors import require
 

@@ -1,4 +1,4 @@
-"""The network over batches of images: here, where a GPU is never idle, or on the machines of a cluster."""
+"""Running the network over batches of images, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from disk.pipeline.loading import Loaded
 from disk.pipeline.options import Place
 from disk.pipeline.timing import timed
 
-_CORES = 4  # for a worker on a cluster without GPUs; the maps of a large image need memory that few cores come with
+_CORES = 4  # per worker on a cluster without GPUs: fewer, and large images would exceed the memory per worker
 
 
 class Waiting:
-    """The seconds a run has waited for each of its parts: what held it back."""
+    """The seconds a run has waited for each of its parts, to find the bottleneck."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {"decoding": 0.0, "the network": 0.0, "writing": 0.0}
@@ -35,7 +35,7 @@ class Waiting:
         return timed(self.seconds, part)
 
     def longest(self) -> str:
-        """The part that was waited for most; '' on a cluster, whose machines are not watched."""
+        """The part with the longest wait; '' on a cluster, where waits are not measured."""
         return max(self.seconds, key=self.seconds.__getitem__) if any(self.seconds.values()) else ""
 
 
@@ -45,7 +45,7 @@ Run = Callable[[Iterable[Batch], Waiting], Iterator[tuple[Batch, list[Features]]
 
 @contextlib.contextmanager
 def network(model: DISK, options: DetectionOptions, place: Place) -> Iterator[tuple[Run, int]]:
-    """What gives the features of batches as they come, here or on a cluster, and the images of a batch, 0 for any."""
+    """The function that turns batches into features, here or on a cluster, and the batch size (0: not fixed)."""
     if place.ray == "off":
         batch_size = 1 if model.device.type == "cpu" else 0
         yield lambda batches, waiting: _run_here(model, options, batches, waiting), batch_size
@@ -56,7 +56,7 @@ def network(model: DISK, options: DetectionOptions, place: Place) -> Iterator[tu
 
 
 def _make_run(model: DISK, options: DetectionOptions, device: str) -> Callable[[Batch], list[Features]]:
-    """What finds the features of a batch in a worker of a cluster."""
+    """The function that detects features of a batch in a cluster worker."""
     model.to(choose_device(device))
     return lambda batch: _start(model, batch, options)()
 
@@ -64,7 +64,7 @@ def _make_run(model: DISK, options: DetectionOptions, device: str) -> Callable[[
 def _run_here(
     model: DISK, options: DetectionOptions, batches: Iterable[Batch], waiting: Waiting
 ) -> Iterator[tuple[Batch, list[Features]]]:
-    """On a GPU a batch is started before the one ahead of it is waited for, so that the GPU is never idle."""
+    """Run batches on this machine. On a GPU, starts a batch before waiting for the previous one, to keep it busy."""
     started: deque[tuple[Batch, Callable[[], list[Features]]]] = deque()
     depth = 0 if model.device.type == "cpu" else 1
     upcoming = iter(batches)
@@ -84,7 +84,7 @@ def _run_here(
 
 
 def _start(model: DISK, batch: Batch, options: DetectionOptions) -> Callable[[], list[Features]]:
-    """Start detection in a batch; what is returned waits for its features, in pixels of the images as stored."""
+    """Start detection in a batch; the returned function waits for its features, in pixels of the images as stored."""
     generator = None
     if options.mode == "rng":
         seed = zlib.crc32(batch[0].file.name.encode())
@@ -96,14 +96,14 @@ def _start(model: DISK, batch: Batch, options: DetectionOptions) -> Callable[[],
         if _out_of_memory(error):
             height, width = canvases[0].pixels.shape[1:]
             raise DiskError(
-                f"{batch[0].file.path} at {width} x {height} in a batch of {len(batch)} does not fit into memory; "
+                f"{batch[0].file.path} ({width} x {height}, in a batch of {len(batch)}) does not fit into memory; "
                 f"use a smaller {option('max_size')} or {option('batch_size')}"
             ) from error
         raise
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # torch on a GPU, torch on a CPU and onnxruntime have nothing but words in common
+    # torch on a GPU, torch on a CPU and onnxruntime raise different types, so look at the message
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in text for words in ("out of memory", "can't allocate memory", "failed to allocate memory")

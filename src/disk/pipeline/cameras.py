@@ -1,4 +1,4 @@
-"""The cameras that an export starts from: guessed, or known by parameters or another model."""
+"""The cameras of an export: guessed, or known from parameters or another model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_cameras(options: CameraChoice) -> None:
-    """Raise DiskError for values that contradict each other, or cannot be parameters of the camera model."""
+    """Raise DiskError for options that contradict each other, or values that do not fit the camera model."""
     from disk.colmap.cameras import camera_model, parameters_of
 
     if options.single_camera and options.camera_per == "folder":
@@ -29,29 +29,30 @@ def check_cameras(options: CameraChoice) -> None:
         )
     if options.cameras is not None:
         if options.camera_params is not None:
-            raise DiskError(f"{option('cameras')} and {option('camera_params')} both tell the cameras; leave one out")
+            raise DiskError(f"{option('cameras')} and {option('camera_params')} both define the cameras; leave one out")
         if options.camera_model != CameraChoice.camera_model or who_shares_cameras(options) != "image":
-            raise DiskError(f"{option('cameras')} tells model and sharing of the cameras as well; leave those out")
+            raise DiskError(f"{option('cameras')} also defines camera models and sharing; leave those options out")
         if not options.cameras.exists():
             raise ColmapError(f"{options.cameras}: no such file or folder")
     if options.camera_params is not None:
         values, wanted = _parameters(options.camera_params), parameters_of(camera_model(options.camera_model))
         if len(values) != wanted:
             raise ColmapError(
-                f"{option('camera_params', options.camera_params)}: {len(values)} numbers, but a camera of model "
+                f"{option('camera_params', options.camera_params)}: {len(values)} numbers, but the camera model "
                 f"{options.camera_model} has {wanted}"
             )
 
 
 def who_shares_cameras(options: CameraChoice) -> Literal["image", "folder", "collection"]:
-    """The images that share a camera by the options."""
+    """Which images share a camera."""
     return "collection" if options.single_camera else options.camera_per
 
 
 def plan_of(files: Sequence[ImageFile], options: CameraChoice) -> list[PlannedImage]:
-    """The camera of each image by the options.
+    """Assign a camera to each image.
 
-    Raises ColmapError for images whose size is not their camera's, of unequal size under one camera, or without one.
+    Raises ColmapError for an image without a camera or not of its camera's size, and for images of different sizes
+    that share a camera.
     """
     from disk.colmap.cameras import camera_model, read_cameras
     from disk.colmap.database import plan_cameras, plan_known
@@ -73,9 +74,9 @@ def plan_of(files: Sequence[ImageFile], options: CameraChoice) -> list[PlannedIm
 
 
 def rig_of(files: Sequence[ImageFile], options: RigChoice) -> Rig | None:
-    """The rig whose images these are, if they are meant to be one's.
+    """The rig that took the images; None without the option.
 
-    Raises PairsError where folders and names are not those of a rig, ColmapError for a configuration that is not its.
+    Raises PairsError if folders and names are not those of a rig, ColmapError if the configuration does not fit them.
     """
     if not options.rig:
         if options.rig_config is not None:
@@ -90,14 +91,14 @@ def rig_of(files: Sequence[ImageFile], options: RigChoice) -> Rig | None:
         suffix = PurePosixPath(file.relative).suffix
         if suffixes.setdefault(instant, suffix) != suffix:
             raise ColmapError(
-                f"the images {instant} end in {suffixes[instant]} and {suffix}: COLMAP takes images of a rig for those "
-                "of one instant when their names are the same to the end; convert one kind"
+                f"the images {instant} have extensions {suffixes[instant]} and {suffix}: COLMAP groups the images of "
+                "an instant by name including the extension; convert them to one type"
             )
     return rig_to_find(list(cameras)) if options.rig_config is None else read_rig(options.rig_config, list(cameras))
 
 
 def check_plan(plan: Sequence[PlannedImage], options: RigChoice) -> None:
-    """Raise ColmapError where images are of a rig, but the folder of each camera has not one camera of its own."""
+    """Raise ColmapError unless each folder of a rig has exactly one camera, not shared with other folders."""
     if not options.rig:
         return
     used: dict[str, set[int]] = {}
@@ -106,9 +107,9 @@ def check_plan(plan: Sequence[PlannedImage], options: RigChoice) -> None:
     numbers = [number for several in used.values() for number in several]
     if len(numbers) > len(used) or len(set(numbers)) < len(numbers):
         raise ColmapError(
-            f"{option('rig', True)}: the images of each folder have one camera of their own, but here "
+            f"{option('rig', True)}: each folder needs exactly one camera, not shared with others, but "
             f"{', '.join(sorted(used))} have {len(set(numbers))}; use {option('camera_per', 'folder')}, which also "
-            f"takes {option('camera_params')} for all"
+            f"applies {option('camera_params')} to all"
         )
 
 
@@ -118,9 +119,7 @@ def _parameters(text: str) -> list[float]:
     except ValueError:
         values = []
     if not values or not all(map(math.isfinite, values)):
-        raise ColmapError(
-            f"{option('camera_params', text)}: must be numbers with commas between, such as 920.5,512,341"
-        )
+        raise ColmapError(f"{option('camera_params', text)}: must be comma-separated numbers, such as 920.5,512,341")
     return values
 
 
@@ -130,18 +129,18 @@ def _check_principal_point(image: PlannedImage, params: str) -> None:
         0 < camera.principal_point_x < camera.width and 0 < camera.principal_point_y < camera.height
     ):
         raise ColmapError(
-            f"{option('camera_params', params)}: the principal point is outside of {image.file.relative}, which is "
-            f"{camera.width} x {camera.height}; are they of images of another size?"
+            f"{option('camera_params', params)}: the principal point is outside {image.file.relative}, which is "
+            f"{camera.width} x {camera.height}; are the parameters for another image size?"
         )
 
 
 def _check_equal_sizes(files: Sequence[ImageFile], params: str) -> None:
-    """The parameters count pixels, so they are of images of one size, in which the principal point lies."""
+    """Raise ColmapError unless all images have one size: the parameters are in pixels."""
     first = image_size(files[0].path)
     for file in files:
         size = image_size(file.path)
         if size != first:
             raise ColmapError(
                 f"{file.relative} is {size[0]} x {size[1]} and {files[0].relative} {first[0]} x {first[1]}: "
-                f"{option('camera_params', params)} cannot be of both; use {option('cameras')}"
+                f"{option('camera_params', params)} cannot fit both; use {option('cameras')}"
             )

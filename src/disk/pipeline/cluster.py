@@ -1,4 +1,4 @@
-"""Spreading the work of a stage over the machines of a Ray cluster."""
+"""Distributing the work of a stage over the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ from disk.progress import log
 RayCluster = Literal["off", "auto", "local"]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
-_AHEAD = 3  # tasks that a worker has at a time: while it computes one, the next ones travel
-_PATIENCE = 30.0  # seconds without a free worker until a line says so
+_AHEAD = 3  # tasks queued at a worker, so that transfers overlap with computation
+_PATIENCE = 30.0  # seconds without a free worker before a warning
 
 
 class Cluster(Generic[Result]):
-    """Workers on the machines of a Ray cluster, which end with the `with` block.
+    """Workers on the machines of a Ray cluster, stopped at the end of the `with` block.
 
-    where: `auto` for the cluster that this machine belongs to, `local` for one of this machine alone.
-    There is a worker for each GPU; where there are none, or `device` is cpu, one for every `cores` cores of a machine.
-    make: called once in each worker, returns what the worker calls on each task. Machines need this package and ray,
-    no shared disk. Raises MissingExtraError without ray, DiskError when this machine belongs to no cluster.
+    The machines need this package and ray, but no shared disk.
+    where: `auto`: the cluster this machine belongs to; `local`: this machine only
+    make: called once in each worker; returns the function that the worker calls for each task
+    device: one worker per GPU, unless this is cpu or there are no GPUs
+    cores: otherwise one worker per this many cores
+
+    Raises MissingExtraError without ray, DiskError if this machine does not belong to a cluster.
     """
 
     def __init__(self, where: RayCluster, make: Callable[[], Callable[..., Result]], device: str, cores: int) -> None:
-        ray: Any  # the methods of an actor are not in its annotations
+        ray: Any  # actor methods are not in ray's annotations
         require("ray")
         if where == "local" and not os.environ.get("RAY_AUTH_MODE"):
-            # its ports are open to the network, and who may speak to them may run programs
+            # Ray's ports are open to the network, and anyone who reaches them can run programs
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray
 
         self._ray = ray
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray sends usage statistics
         alone = {"include_dashboard": False} if where == "local" else {}
         try:
             ray.init(where, log_to_driver=False, logging_level="ERROR", **alone)
@@ -50,8 +53,8 @@ class Cluster(Generic[Result]):
             ) from error
         if os.environ.get("RAY_AUTH_MODE") != "token":
             log.warning(
-                "this Ray cluster asks for no token: whoever reaches its ports can run programs on its machines; start "
-                "it with RAY_AUTH_MODE=token"
+                "this Ray cluster requires no token: anyone who reaches its ports can run programs on its machines; "
+                "start it with RAY_AUTH_MODE=token"
             )
         nodes = [node for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
@@ -73,14 +76,15 @@ class Cluster(Generic[Result]):
         self._ray.shutdown()
 
     def share(self, value: Any) -> Any:
-        """Store a value that several tasks need; what is returned stands for it among a task's arguments."""
+        """Store a value that several tasks need; returns a reference to pass as a task's argument."""
         return self._ray.put(value)
 
     def map(self, tasks: Iterable[tuple[Key, tuple[Any, ...]]]) -> Generator[tuple[Key, Result], None, None]:
-        """The key and the result of each (key, arguments), as they come; once in the life of a cluster.
+        """Run tasks (key, arguments); yields (key, result) as they finish. Call it once per cluster.
 
-        Tasks are taken only as workers become free. Those of a worker that dies go to the others. Raises what a task
-        raises, DiskError when no worker is left.
+        Takes tasks only as workers become free, and moves the tasks of a dead worker to the others.
+
+        Raises the errors of the tasks, DiskError if no worker is left.
         """
         ray = self._ray
         upcoming = iter(tasks)
@@ -99,7 +103,7 @@ class Cluster(Generic[Result]):
                 return
             if not running and not self._starting:
                 raise DiskError(
-                    "no worker of the Ray cluster is left; what is done is kept: run the same command again"
+                    "no worker of the Ray cluster is left; finished results are kept: run the same command again"
                 )
             ready, _ = ray.wait([*running, *self._starting], timeout=_PATIENCE)
             if not ready:
@@ -114,7 +118,7 @@ class Cluster(Generic[Result]):
                 raise error.cause from error
             except ray.exceptions.RayError as error:
                 if actor not in gone:
-                    log.warning("a worker of the Ray cluster is gone (%s)", " ".join(str(error).split()))
+                    log.warning("lost a worker of the Ray cluster (%s)", " ".join(str(error).split()))
                 gone.add(actor)
                 free = deque(other for other in free if other is not actor)
                 if task:
@@ -129,7 +133,7 @@ class Cluster(Generic[Result]):
 
 
 class _Worker:
-    """What runs on the machines; an actor of Ray."""
+    """The Ray actor that runs on the machines."""
 
     def start(self, make: Callable[[], Callable[..., Any]]) -> None:
         # not in the constructor, whose errors Ray reports as the death of the worker
@@ -140,7 +144,7 @@ class _Worker:
 
 
 def _cores(node: dict[str, Any], cores: int) -> list[dict[str, Any]]:
-    """What the workers of one machine ask for."""
+    """The resources of each worker on one machine."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     available = int(node["Resources"].get("CPU", 0))

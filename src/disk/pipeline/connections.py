@@ -1,4 +1,4 @@
-"""Why images are in a model or not: which pairs were matched, which are verified, how the camera moved between them."""
+"""Why images are in a model or not: which pairs are matched and verified, and how the camera moved between them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_match
 
 @dataclass(frozen=True)
 class Connections:
-    """What verification found, by names of images.
+    """The results of verification, by image name.
 
-    keypoints: of each image; pairs: all matched pairs; inliers: of each verified pair that has any; watermarks: pairs
-    that agree on a watermark alone; turning: verified pairs between which the camera turned, but hardly moved.
+    keypoints: number in each image; pairs: all matched pairs; inliers: number in each verified pair that has any;
+    watermarks: pairs that have only a watermark in common; turning: verified pairs with a (nearly) pure rotation.
     """
 
     keypoints: dict[str, int]
@@ -30,14 +30,14 @@ class Connections:
 
     @property
     def mostly_turning(self) -> str | None:
-        """What to say when most of the motion is a rotation."""
+        """The message if most pairs have a pure rotation; None otherwise."""
         if self.inliers and 2 * len(self.turning) >= len(self.inliers):
             return turning_message(len(self.turning), len(self.inliers))
         return None
 
 
 def read_connections(artifacts: Path, database: Path) -> Connections:
-    """Read what verification left in inliers.h5 and the database; the errors of reading either."""
+    """Read the results of verification from inliers.h5 and the database; raises the errors of reading them."""
     from disk.colmap.database import image_ids, open_database
     from disk.colmap.verification import kinds_of_pairs
 
@@ -54,7 +54,7 @@ def read_connections(artifacts: Path, database: Path) -> Connections:
 
 
 def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
-    """All matched pairs, and the number of inliers, maybe 0, of those that were verified; errors as of reading."""
+    """All matched pairs, and the number of inliers (possibly 0) of the verified ones; raises the errors of reading."""
     with read_matches(artifacts) as matches:
         pairs = matches.pairs()
     if (artifacts / UNMATCHED).is_file():
@@ -65,41 +65,39 @@ def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
 
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:
-    """Why an image is not in a model of the registered ones."""
+    """Why an image is not in the model of the registered images."""
     own = [pair for pair in found.pairs if name in pair]
     partners = {next(other for other in pair if other != name): n for pair, n in found.inliers.items() if name in pair}
     inside = {other: n for other, n in partners.items() if other in registered}
     if not found.keypoints.get(name):
         return "no keypoints: is it blank, out of focus or masked?"
     if not own:
-        return "in no pair that was matched"
+        return "not in any matched pair"
     if inside:
         best = max(inside, key=lambda other: inside[other])
         return f"verified with {best} ({inside[best]:,} inliers), but no pose fits the points"
     if partners:
         best = max(partners, key=lambda other: partners[other])
-        return (
-            f"verified only with images that are not in the model either, such as {best} ({partners[best]:,} inliers)"
-        )
+        return f"verified only with other images outside the model, such as {best} ({partners[best]:,} inliers)"
     if any(pair in found.watermarks for pair in own):
-        return "shares nothing but a watermark with the others"
+        return "has only a watermark in common with the others"
     return f"none of its {len(own)} pairs is verified"
 
 
 def why_no_model(found: Connections, listed: Path | None = None) -> str:
     """Why no model could be made, and what to do, in one line.
 
-    listed: the list that the pairs are from, if they are.
+    listed: the list of pairs, if there was one
     """
     groups = connected_groups(found.pairs)
     if not found.inliers:
         if found.watermarks:
             return (
-                "the images agree on a watermark alone, such as a date stamp or a frame "
-                f"({len(found.watermarks)} pairs); beside it {_remedy()}"
+                "the images have only a watermark in common, such as a date stamp or a frame "
+                f"({len(found.watermarks)} pairs); apart from it {_remedy()}"
             )
         hint = f" The list {listed} does not connect: {describe_groups(groups)}." if listed and len(groups) > 1 else ""
-        return f"no two of the images have enough matches that agree, and more than agree by chance: {_remedy()}.{hint}"
+        return f"no two images have enough matches that pass geometric verification: {_remedy()}.{hint}"
     if found.mostly_turning:
         return found.mostly_turning
     connected = connected_groups(list(found.inliers))
@@ -107,20 +105,20 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
     verified = f"{best[0]} and {best[1]} are verified ({found.inliers[best]:,} inliers)"
     if len(connected[0]) > 2:
         return (
-            f"{len(connected[0])} images are connected by verified pairs, but no pair is good to start from, not even "
-            f"{best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or keep "
-            f"more features ({option('n')})"
+            f"{len(connected[0])} images are connected by verified pairs, but no pair is suitable to start from, not "
+            f"even {best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or "
+            f"keep more features ({option('n')})"
         )
     if listed and len(groups) > 1:
         return f"the list {listed} does not connect: {describe_groups(groups)}; a model needs pairs that share images"
     if len(found.keypoints) == 2:
         return (
-            f"{verified}, but from almost the same place, which leaves their depth unknown; a model needs a third "
-            "photo, or two from further apart"
+            f"{verified}, but were taken from almost the same place, so depth cannot be estimated; a model needs a "
+            "third photo, or two from further apart"
         )
     return (
-        f"{verified}, but no third image is verified with either, and two from almost the same place do not make a "
-        f"model: {_remedy()}"
+        f"{verified}, but no third image is verified with either, and two from almost the same place are not enough "
+        f"for a model: {_remedy()}"
     )
 
 

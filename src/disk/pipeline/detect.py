@@ -1,4 +1,4 @@
-"""Detection over a folder of images: decode ahead, batch equal shapes, run the network, write behind."""
+"""Detection in a folder of images: decode ahead, batch equal shapes, run the network, write in the background."""
 
 from __future__ import annotations
 
@@ -33,38 +33,39 @@ from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
 from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
-# these decide what is found; a run only goes on with the same values
+# options that determine the features; a run resumes only with the same values
 _DECISIVE = ("height", "width", "max_size", "window", "subpixel", "mode", "f16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(Place, Network, MaskFolder, ChosenImages, DetectionOptions):
-    """How features are detected in a folder."""
+    """How to detect features in a folder."""
 
     desc_dim: int = 128
-    """Length of a descriptor; must be the checkpoint's."""
+    """Length of a descriptor; must match the checkpoint."""
     f16: bool = False
     """Store descriptors as float16, half the size."""
     detection_scores: bool = False
-    """Accepted for the original's sake: scores.h5 is always written."""
+    """Accepted for compatibility with the original: scores.h5 is always written."""
     backend: Backend = "auto"
     """auto: onnxruntime on a CPU in fp32, torch otherwise."""
     batch_size: int = 0
-    """Images of equal shape in one pass of the network; 0: one on a CPU, on a GPU what fits its free memory."""
+    """Number of equally sized images per pass of the network; 0: one on a CPU, as many as fit into memory on a GPU."""
     workers: int = 0
-    """Threads that decode images ahead of the network; 0: one per core, at most eight."""
+    """Number of threads that decode images; 0: one per core, at most eight."""
     overwrite: bool = False
-    """Delete the features in the folder, and the matches made of them, and start anew."""
+    """Delete the features in the folder and their matches, and start over."""
     keep_going: bool = False
     """Exit with 0 even when some images could not be read."""
 
 
 @dataclass(frozen=True)
 class DetectSummary:
-    """What a run did: images in the folder, those done now, and their keypoints.
+    """What a run did.
 
-    failed: why others could not be read; stale: images done again because they or their masks had changed; unused:
-    other files in the folder, by extension.
+    images: number in the folder; detected: images processed in this run; keypoints: their total; failed: images that
+    could not be read, and why; stale: images processed again because they or their masks changed; unused: other files
+    in the folder, by extension.
     """
 
     images: int
@@ -81,11 +82,14 @@ def detect(
     options: DetectOptions = DetectOptions(),
     only: Collection[str] | None = None,
 ) -> DetectSummary:
-    """Detect features in every image below a folder: keypoints.h5, descriptors.h5 and scores.h5.
+    """Detect features in all images of a folder; write keypoints.h5, descriptors.h5 and scores.h5.
 
-    only: names of images, where not all of the folder are wanted. Images that are done and have not changed are
-    skipped, so the same call resumes after an interruption. Raises PartialFailureError when some images could not be
-    read and the rest was done.
+    Skips finished, unchanged images, so the same call resumes after an interruption.
+    artifacts: folder for the results
+    images: folder of images, sub-folders included
+    only: names of the images to process; default: all
+
+    Raises PartialFailureError if some images could not be read and the rest is done.
     """
     check_detect(options)
     artifacts, images = artifacts_folder(artifacts), Path(images)
@@ -94,16 +98,16 @@ def detect(
     if only is not None:
         files = [file for file in files if file.name in only]
     if unused:
-        log.info("%s also holds files that are not used: %s", images, unused)
+        log.info("ignoring other files in %s: %s", images, unused)
     masks = {} if options.mask_dir is None else find_masks(options.mask_dir, files)
     device = choose_device(options.device if options.ray == "off" else "cpu")
     model = load(options.model_path, device, options.precision, options.backend)
     if model.desc_dim != options.desc_dim:
         raise CheckpointError(
-            f"{options.model_path} has descriptors of {model.desc_dim}: use {option('desc_dim', model.desc_dim)}"
+            f"{options.model_path} has descriptors of length {model.desc_dim}: use {option('desc_dim', model.desc_dim)}"
         )
     if options.ray == "off":
-        model.engine  # noqa: B018  # refuses what cannot run before anything is written
+        model.engine  # noqa: B018  # fails before anything is written if it cannot run
     decisive = {name: getattr(options, name) for name in _DECISIVE} | {
         "n": options.budget,
         "masks": options.mask_dir is not None,
@@ -129,11 +133,11 @@ def detect(
 
 
 def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: Path) -> list[str]:
-    """Take away what was found with another mask than an image has now; the names of these images."""
+    """Delete the features of images whose mask has changed; return the names of these images."""
     before = {name: digest or "" for name, digest in writer.values("mask").items()}
     stale = sorted(name for name, digest in before.items() if digest != mask_digest(masks.get(name)))
     if stale:
-        log.warning("the masks of %d images have changed: detecting these anew: %s", len(stale), named(stale))
+        log.warning("the masks of %d images have changed; detecting these again: %s", len(stale), named(stale))
         forget_images(artifacts, stale)
     return stale
 
@@ -150,7 +154,7 @@ def check_detect(options: DetectOptions) -> None:
 def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> None:
     for folder, name in images_in_images(done | {file.name for file in files}):
         raise ArtifactError(
-            f"{artifacts} cannot hold both images {folder!r} and {name!r}, and one is there from an earlier run; "
+            f"{artifacts} cannot store both images {folder!r} and {name!r}, and one exists from an earlier run; "
             f"use another folder, or {option('overwrite')}"
         )
 
@@ -159,7 +163,7 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: st
     rate = f", {summary.detected / seconds:.2f} images/s" if summary.detected else ""
     rate += f", limited by {slowest}" if slowest else ""
     log.info(
-        "%d images: %d detected now with %d keypoints%s; in %s",
+        "%d images: %d detected in this run with %d keypoints%s; in %s",
         summary.images, summary.detected, summary.keypoints, rate, artifacts,
     )  # fmt: skip
     if not summary.failed:
@@ -185,7 +189,7 @@ def _detect_all(
     options: DetectOptions,
     skipped: int,
 ) -> tuple[int, dict[str, str], str]:
-    """Number of keypoints found, the images that could not be read with the reasons, what was waited for most."""
+    """Detect in all files; return the number of keypoints, the unreadable images with reasons, and the bottleneck."""
     failed: dict[str, str] = {}
     keypoints = 0
     workers = options.workers or min(8, usable_cores())
@@ -200,14 +204,14 @@ def _detect_all(
     waiting = Waiting()
     bar = progress_bar("detect", "image", total=len(files) + skipped, initial=skipped)
     writing: deque[Future[None]] = deque()
-    # the flush comes last, when no thread writes any more
+    # the flush runs last, after the writing thread has ended
     with (
         network(model, options, options) as (run, images_at_once),
         keep_what_is_done(writer.flush),
         bar,
         ThreadPoolExecutor(1, "write") as pool,
     ):
-        # one at a time for rng, so that an image's draw depends on its name alone
+        # one at a time for rng, so that an image's draw depends only on its name
         batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once or model.images_at_once()
         loaded = load_ahead(files, loading, workers, workers + batch_size, failed, large)
         with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:

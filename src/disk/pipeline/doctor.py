@@ -1,6 +1,6 @@
-"""What works on this machine: libraries, device, precision, memory, and a detection and matching to prove it.
+"""Diagnosing this machine: libraries, device, precision, memory, and a self-check that detects and matches.
 
-Nothing here assumes that a library works: each is imported in a process beside this one first, which may crash.
+A broken library may crash Python, so each is first imported in a separate process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BASE = {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "safetensors": "saf
 _PATIENCE = 120  # seconds for imports
 _SHIFT = (32, 16)  # pixels in x and y between the images of the self-check, multiples of the network's stride
 
-# imports the modules it is given and says of each how that went, in lines of JSON
+# imports the given modules and reports on each in a line of JSON
 _PROBE = """
 import importlib, json, sys
 say = sys.stdout
@@ -41,7 +41,7 @@ for name in sys.argv[1:]:
 
 @dataclass(frozen=True)
 class Library:
-    """A library: its version, None where it is not installed; problem: why it cannot be imported."""
+    """A library; version: None if not installed; problem: why it cannot be imported."""
 
     name: str
     version: str | None
@@ -55,7 +55,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Extra:
-    """An extra of the package; install: the command that brings what is missing, None where all is there."""
+    """An extra of the package; install: the command to install what is missing, None if complete."""
 
     name: str
     libraries: list[Library]
@@ -64,12 +64,12 @@ class Extra:
 
 @dataclass(frozen=True)
 class Machine:
-    """What torch finds here.
+    """The hardware as seen by torch.
 
-    device: what `auto` chooses, and why. gpus: name and memory of each. cores: that this process may use; threads:
-    that torch uses. instructions: of the CPU; torch_uses: the best that torch makes use of. precision: what `auto`
-    chooses; half: which half precisions the device computes in. memory: in GiB, free and in all, None if unknown.
-    faster: seconds of each way to a task, as they were measured on this CPU.
+    device, why: the choice of `auto` and its reason. gpus: name and memory of each. cores: usable by this process;
+    threads: used by torch. instructions: of the CPU; torch_uses: the best set that torch uses. precision: the choice of
+    `auto`; half: supported half precisions. memory: free and total, in GiB, None if unknown. faster: measured seconds
+    of each implementation of a task on this CPU.
     """
 
     device: str
@@ -90,9 +90,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Features found in two overlapping images and their matches; correct: share of these at the right place.
+    """Features of two overlapping images and their matches; correct: share of correct matches.
 
-    seconds: of loading the weights, of detecting in both once all is warm, of matching. problem: what went wrong.
+    seconds: to load the weights, to detect in both images after a warm-up, to match. problem: what went wrong.
     """
 
     keypoints: int = 0
@@ -105,7 +105,7 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All there is to say; healthy: whether detection and matching work."""
+    """The whole diagnosis; healthy: whether detection and matching work."""
 
     version: str
     python: str
@@ -119,7 +119,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at everything; raises nothing."""
+    """Diagnose this machine; never raises."""
     found = _import([*BASE, *OPTIONAL])
     libraries = [found[module] for module in BASE]
     machine, check, problem = None, None, None
@@ -130,7 +130,7 @@ def examine() -> Diagnosis:
         check = _check()
         try:
             machine = _machine(found["triton"])
-        except Exception as error:  # whatever a driver that does not work raises
+        except Exception as error:  # a broken driver may raise anything
             problem = _described(error)
     return Diagnosis(
         installed(PACKAGE) or "not installed",
@@ -146,7 +146,7 @@ def examine() -> Diagnosis:
 
 
 def _import(modules: Iterable[str]) -> dict[str, Library]:
-    """What happens to each module when a process of its own imports it."""
+    """The result of importing each module in a separate process."""
     found: dict[str, Library] = {}
     names = BASE | {module: distribution for module, (distribution, _) in OPTIONAL.items()}
     left = []
@@ -162,17 +162,17 @@ def _import(modules: Iterable[str]) -> dict[str, Library]:
             done = subprocess.run(
                 command, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=_PATIENCE
             )
-            said, end = done.stdout, f"the process that imports it ends with {done.returncode}"
+            said, end = done.stdout, f"importing it ends the process with exit code {done.returncode}"
         except subprocess.TimeoutExpired as error:
             output = error.stdout or b""
             said = output.decode(errors="replace") if isinstance(output, bytes) else output
-            end = f"importing it takes over {_PATIENCE} s"
+            end = f"importing it takes more than {_PATIENCE} s"
         for line in said.splitlines():
             with contextlib.suppress(ValueError):
                 module, number, problem = json.loads(line)
                 found[module] = Library(names[module], installed(names[module]) or number or "?", problem)
         left = [module for module in left if module not in found]
-        if left:  # the first of them ended the process
+        if left:  # the first of them crashed the process
             found[left[0]] = Library(names[left[0]], installed(names[left[0]]) or "?", end)
             left = left[1:]
     return found
@@ -218,7 +218,7 @@ def _machine(triton: Library) -> Machine:
     if triton.problem:
         kernels = f"does not work: {triton.problem}"
     elif triton.version is None:
-        kernels = "not installed: plain torch runs on a GPU, more slowly"
+        kernels = "not installed: a GPU uses plain torch, which is slower"
     elif device.type != "cuda":
         kernels = f"{triton.version}, not needed without a CUDA GPU"
     else:
@@ -242,7 +242,7 @@ def _machine(triton: Library) -> Machine:
 
 
 def _memory() -> tuple[float | None, float | None]:
-    """GiB of memory that are free, and in all; of a container what it may use. None where the system does not say."""
+    """Free and total memory in GiB, within the limits of a container; None if unknown."""
     free, whole = None, None
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -251,7 +251,7 @@ def _memory() -> tuple[float | None, float | None]:
     if whole is None and hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):
             whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):  # ValueError for "max"
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) / 2**30
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")) / 2**30
         whole = min(limit, whole or limit)
@@ -260,7 +260,7 @@ def _memory() -> tuple[float | None, float | None]:
 
 
 def _check() -> SelfCheck:
-    """Detect in two images cut from one texture and match them: each match has to be the same shift."""
+    """Detect in two crops of one texture and match them: correct matches all have the same shift."""
     try:
         import numpy as np
         import torch
@@ -277,7 +277,7 @@ def _check() -> SelfCheck:
         start = perf_counter()
         model = disk.load("default")
         seconds = {"load": perf_counter() - start}
-        model.detect(images, n=256)  # measures, compiles and allocates
+        model.detect(images, n=256)  # warm-up: measures, compiles, allocates
         start = perf_counter()
         first, second = model.detect(images, n=256)
         seconds["detect"] = perf_counter() - start
@@ -290,7 +290,7 @@ def _check() -> SelfCheck:
         problem = None if len(right) >= 50 and correct > 0.9 else "detection runs, but its result is wrong"
         found = len(first) + len(second)
         return SelfCheck(found, len(right), correct, f"{model.engine.name} on {model.device}", seconds, problem)
-    except Exception as error:  # the one place where anything may go wrong
+    except Exception as error:  # report any failure
         return SelfCheck(problem=_described(error))
 
 

@@ -1,4 +1,4 @@
-"""Writing features and matches for other programs: COLMAP, the IMW benchmark, hloc."""
+"""Exporting features and matches to COLMAP, the IMW benchmark and hloc."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from disk.storage.artifacts import (
 from disk.storage.layouts import HLOC_FILES, IMW_FILES, write_hloc, write_imw
 from disk.storage.locks import file_lock
 
-MANY_PARAMETERS = 5  # of a camera; with more, each image should not have a camera of its own
+MANY_PARAMETERS = 5  # of a camera; with more, images should share cameras
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(CameraChoice, GpsChoice, ChosenImages, Options):
-    """What is written where."""
+    """Format and destination of an export."""
 
     format: Literal["colmap", "imw", "hloc"] = "colmap"
     """colmap: a database; imw: the benchmark's HDF5 files, a folder per sequence; hloc: its HDF5 files."""
     database_path: Path | None = None
-    """colmap: the database to write; one that exists is refused; default: database.db beside ARTIFACTS."""
+    """colmap: database to write; must not exist yet; default: database.db beside ARTIFACTS."""
     output: Path | None = None
-    """imw, hloc: the folder to write into; default: ARTIFACTS/imw or ARTIFACTS/hloc."""
+    """imw, hloc: folder to write to; default: ARTIFACTS/imw or ARTIFACTS/hloc."""
     overwrite: bool = False
-    """Replace what was exported before."""
+    """Replace an earlier export."""
 
 
 def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportOptions()) -> Path:
-    """Write the artifacts of a folder of images in another program's format; returns where.
+    """Write features and matches in another program's format; return the database or folder.
 
-    Raises ArtifactError without features or matches or when files would be replaced, ImageError when
-    an image is missing or was changed since it was detected, ColmapError when the database exists.
+    Raises ArtifactError without features or matches or if files would be replaced, ImageError if an image is missing or
+    has changed since detection, ColmapError if the database exists.
     """
     check_cameras(options)
     log_unused(unused_by_export(options))
@@ -71,7 +71,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
             files = files_of_features(features, images, options.image_extension)
             if options.cameras is None and options.camera_params is None:
                 _warn_of_many_parameters(model, who_shares_cameras(options))
-            with file_lock(out):  # whether it can be written is known first
+            with file_lock(out):  # fails early if it cannot be written
                 plan = plan_of(files, options)
             write_database(out, plan, features, matches)
             if options.gps == "auto":
@@ -86,7 +86,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
             if options.format == "imw":
                 across = write_imw(features, matches, out)
                 if across:
-                    log.warning("%d pairs of images in different folders have no place in the IMW layout", across)
+                    log.warning("skipped %d pairs of images in different folders: the IMW layout has no place", across)
             else:
                 paths = {file.name: file.relative for file in files}
                 sizes = {file.name: image_size(file.path) for file in files}
@@ -96,7 +96,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
 
 
 def unused_by_export(options: ExportOptions) -> list[str]:
-    """Flags that were given but are not for this format, with the reason."""
+    """Options that were given but are not for this format, with the reason."""
     of_colmap = ("database_path", "camera_model", "camera_per", "single_camera", "camera_params", "cameras", "gps")
     if options.format == "colmap":
         return unused_flags(options, {"output": option("format", "imw") + " or hloc"})
@@ -110,47 +110,49 @@ def _warn_of_many_parameters(model: str, per: str) -> None:
     if per == "image" and count > MANY_PARAMETERS:
         name = model.lower().replace("_", "-")
         log.warning(
-            "%s has %d parameters, and each image gets its own: too many to be found reliably from one "
+            "%s has %d parameters, and each image gets its own camera: too many to estimate reliably from one "
             "image; use %s or %s if the images were taken with one camera and zoom",
             option("camera_model", name), count, option("single_camera"), option("camera_per", "folder"),
         )  # fmt: skip
 
 
 def files_of_features(features: FeatureStore, images: Path, extension: str | None = None) -> list[ImageFile]:
-    """The image files that the features were found in, sorted by name.
+    """The image files that the features were detected in, sorted by name.
 
-    Raises ImageError when one is missing or has another size than it had then.
+    Raises ImageError if one is missing or has changed since.
     """
     by_name = {file.name: file for file in list_images(images, extension)}
     missing = [name for name in features.names if name not in by_name]
     if len(missing) == len(features.names):
-        raise ImageError(f"{images} holds none of the {len(missing)} images of {features.artifacts}: the wrong folder?")
+        raise ImageError(
+            f"{images} has none of the {len(missing)} images of {features.artifacts}; is it the wrong folder?"
+        )
     if missing:
         raise ImageError(
-            f"{images} has no image {missing[0]!r} of the features ({len(missing)} missing); put it back, or run "
-            f"`disk detect` anew with {option('overwrite', True)} (`disk reconstruct` follows the folder by itself)"
+            f"{images} has no image {missing[0]!r}, which has features ({len(missing)} missing); put it "
+            f"back, or run `disk detect` again with {option('overwrite', True)} (`disk reconstruct` does so itself)"
         )
     files = [by_name[name] for name in features.names]
     for file in files:
         then, now = _recorded_size(features, file.name), image_size(file.path)
         if then not in (None, now):
             raise ImageError(
-                f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were found; "
-                f"put the old one back, or start anew with {option('overwrite', True)} of detection"
+                f"{file.path} is {now[0]} x {now[1]}, but was {then[0]} x {then[1]} when its features were detected; "
+                f"put the old one back, or run `disk detect` again with {option('overwrite', True)}"
             )
     changed = changed_photos(features.artifacts, files)
     if changed:
         raise ImageError(
-            f"{len(changed)} photos in {images} are not those that the features were found in: {named(changed)}; run "
-            "`disk detect`, which does them again, and `disk match`"
+            f"{len(changed)} photos in {images} have changed since their features were detected: {named(changed)}; run "
+            "`disk detect` and `disk match` again"
         )
     if len(files) < len(by_name):
-        log.warning("%d images in %s have no features and are left out", len(by_name) - len(files), images)
+        log.warning("skipped %d images in %s that have no features", len(by_name) - len(files), images)
     return files
 
 
 def _check_matches(features: FeatureStore, matches: MatchStore, artifacts: Path) -> None:
-    """Raise ArtifactError for matches of other features: indices beyond them would crash their readers."""
+    """Raise ArtifactError for matches of other features: out-of-range indices would crash the readers."""
     counts = {name: len(features.keypoints(name)) for name in features.names}
     for pair in matches.pairs():
         for name, indices in zip(pair, matches[pair], strict=True):
@@ -158,7 +160,7 @@ def _check_matches(features: FeatureStore, matches: MatchStore, artifacts: Path)
                 raise ArtifactError(f"{artifacts} has matches of {name!r}, but no features; match again")
             if len(indices) and not 0 <= indices.min() <= indices.max() < counts[name]:
                 raise ArtifactError(
-                    f"{artifacts} has matches of other features: {name!r} has {counts[name]} keypoints, "
+                    f"the matches in {artifacts} are out of date: {name!r} has {counts[name]} keypoints, "
                     f"not {indices.max() + 1}; match again"
                 )
 
@@ -167,12 +169,12 @@ def _recorded_size(features: FeatureStore, name: str) -> tuple[int, int] | None:
     try:
         return features.image_size(name)
     except ArtifactError:
-        return None  # the original DISK does not record it
+        return None  # not recorded by the original DISK
 
 
 def _refuse_existing(out: Path, options: ExportOptions) -> None:
     names = IMW_FILES if options.format == "imw" else HLOC_FILES
-    # hloc's lie in the folder itself, the benchmark's in a folder per sequence
+    # hloc's files are in the folder itself, the benchmark's in a folder per sequence
     find = out.glob if options.format == "hloc" else out.rglob
     there = sorted(path for name in names for path in find(name))
     if there and not options.overwrite:

@@ -1,4 +1,4 @@
-"""The features of many images in bounded memory, and an order of pairs that makes the most of it."""
+"""A cache for the features of many images in bounded memory, and an order of pairs that suits it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from disk.shapes import Tensor
 from disk.storage.artifacts import FeatureStore
 
 Kept = TypeVar("Kept")
-_UNIT = 0.01  # how far from 1 the length of a stored descriptor may be; float16 is off by less than 0.001
+_UNIT = 0.01  # tolerance of the length of a stored descriptor; rounding to float16 changes it by less than 0.001
 
 
 class FeatureCache(Generic[Kept]):
-    """Features by image name, read when first asked for; the least recently used go beyond `limit` bytes.
+    """An LRU cache of features by image name, read from disk on demand; `reads` counts the images read.
 
-    Keypoints are in pixels of the upright image, as LightGlue has learned to see images, see `upright_image_size`.
-    Descriptors are in half precision with `half`; what is kept and given is what `keep` makes of the features. Raises
-    ArtifactError for descriptors that are not of unit length. `reads` counts the images read from disk.
+    Keypoints are in pixels of the upright image, as LightGlue is trained; see `upright_image_size`.
+    limit: size in bytes
+    half: descriptors in half precision
+    keep: converts the features to what is cached and returned
+
+    Raises ArtifactError for descriptors that are not of unit length.
     """
 
     def __init__(self, store: FeatureStore, limit: int, half: bool, keep: Callable[[Features], Kept]) -> None:
@@ -57,7 +60,7 @@ class FeatureCache(Generic[Kept]):
         lengths = torch.linalg.vector_norm(features.descriptors, dim=1)
         if not ((lengths - 1).abs() < _UNIT).all():
             raise ArtifactError(
-                f"the descriptors of {name!r} are not of unit length, so they are not DISK's; detect the images again"
+                f"the descriptors of {name!r} do not have unit length, so they are not DISK's; detect the images again"
             )
         descriptors = features.descriptors.half() if self._half else features.descriptors
         return Features(self._upright(name, features.keypoints), descriptors, features.scores)
@@ -70,7 +73,7 @@ class FeatureCache(Generic[Kept]):
 
 
 def upright_image_size(store: FeatureStore, name: str) -> tuple[int, int]:
-    """(width, height) of an image as the network saw it, in pixels; ArtifactError where the file does not say."""
+    """(width, height) of the upright image, in pixels. Raises ArtifactError if the file does not record it."""
     return upright_size(store.orientation(name), store.image_size(name))
 
 
@@ -82,10 +85,11 @@ def _size_in_bytes(features: Features) -> int:
 def order_for_cache(
     pairs: Sequence[tuple[str, str]], counts: Mapping[str, int], capacity: int
 ) -> list[tuple[str, str]]:
-    """The pairs in an order that reads few images twice from a cache of `capacity` features.
+    """Order pairs so that a cache of `capacity` features reads few images twice.
 
-    First images are taken in blocks that fill half of the cache; past each block, second images stream one by
-    one. When everything fits there is one block and every image is read once. counts: features of each image.
+    Blocks of first images fill half of the cache, and the second images stream past each block. If everything fits,
+    there is one block and each image is read once.
+    counts: number of features of each image
     """
     half = capacity // 2 if sum(counts.values()) > capacity else capacity
     block_of: dict[str, int] = {}

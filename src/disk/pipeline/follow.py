@@ -1,4 +1,4 @@
-"""Artifacts follow the folder of photos: what is gone or changed there is forgotten, and so made anew or left out."""
+"""Keeping artifacts in line with the folder of photos: results of removed and changed photos are deleted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from disk.storage.download import file_hash
 from disk.storage.forget import forget_images, known_images
 from disk.storage.new_file import write_json
 
-PHOTOS = "photos.json"  # what each photo was when its features were found
+PHOTOS = "photos.json"  # state of each photo when its features were detected
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Names of images: gone from the folder, changed in it, and new in it, since the features were found."""
+    """Names of images that were removed from the folder, changed or added since the features were detected."""
 
     gone: list[str]
     changed: list[str]
@@ -31,7 +31,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class _Photo:
-    """A file: its path below the folder, bytes, time of its last change, and hash of its content."""
+    """A file: path relative to the folder, size in bytes, modification time (ns), and hash of the content."""
 
     relative: str
     bytes: int
@@ -40,11 +40,13 @@ class _Photo:
 
 
 def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, keep_gone: bool = False) -> Changes:
-    """Forget the features, matches and inliers of images that are no longer in the folder, or are others there.
+    """Delete the features, matches and inliers of images that were removed from the folder or have changed.
 
-    A photo is the same while its size and time are, or else its content. keep_gone: photos that are not in the folder
-    keep what they have, so that artifacts may be made of several folders. Raises ArtifactError, before anything
-    changes, when the folder holds none of the known photos. The caller holds `folder_lock`.
+    A photo is unchanged if its size and modification time are the same, or else its content. The caller holds
+    `folder_lock`.
+    keep_gone: keep the results of photos that are not in the folder, so that artifacts may cover several folders
+
+    Raises ArtifactError, before anything changes, if the folder has none of the known photos.
     """
     known, before = known_images(artifacts), _read(artifacts / PHOTOS)
     if keep_gone:
@@ -58,25 +60,28 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
     if known and not keep_gone and len(gone) + len(changed) == len(known):
         raise ArtifactError(
-            f"{folder} holds none of the {len(known)} photos that {artifacts} was made of, such as {min(known)!r}: "
-            f"the wrong folder? Use another output, or {option('overwrite', True)}"
+            f"{folder} has none of the {len(known)} photos that {artifacts} was made from, such as {min(known)!r}; is "
+            f"it the wrong folder? Use another output, or {option('overwrite', True)}"
         )
     changes = Changes(gone, changed, sorted(set(now) - known))
-    # first what is stale goes, then the note of what the photos were: a run killed in between does it again
+    # delete results first, then update the record of the photos: if killed in between, the next run repeats it
     forget_images(artifacts, {*gone, *changed})
     noted = before | now if keep_gone else {name: photo for name, photo in (before | now).items() if name in by_name}
     if before != noted:
         write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(noted.items())})
-    for names, what in ((gone, "no longer in the folder, left out"), (changed, "changed, done again")):
+    for names, what in (
+        (gone, "are no longer in the folder; results deleted"),
+        (changed, "have changed; processing them again"),
+    ):
         if names:
-            log.warning("%d photos are %s: %s", len(names), what, _some(names))
+            log.warning("%d photos %s: %s", len(names), what, _some(names))
     if known and changes.new:
         log.info("%d photos are new: %s", len(changes.new), _some(changes.new))
     return changes
 
 
 def changed_photos(artifacts: Path, files: Sequence[ImageFile]) -> list[str]:
-    """Names of the files that are not the photos any more that their features were found in."""
+    """Names of the files whose content has changed since their features were detected."""
     before = _read(artifacts / PHOTOS)
     now = _photos([file for file in files if file.name in before], before)
     return sorted(name for name, photo in now.items() if photo.sha256 != before[name].sha256)
@@ -88,7 +93,7 @@ def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: 
         return (was.relative, was.sha256) != (is_.relative, is_.sha256)
     if not (artifacts / KEYPOINTS).is_file():
         return False
-    with read_features(artifacts) as features:  # found by `disk detect` alone, which notes the size
+    with read_features(artifacts) as features:  # no entry in photos.json: compare path and size
         try:
             return features.image_path(file.name) != file.relative or features.image_size(file.name) != image_size(
                 file.path
@@ -98,9 +103,9 @@ def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: 
 
 
 def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, _Photo]:
-    """What the files are now, by name; the content is read of those alone whose size or time is another.
+    """The current state of the files, by name; reads the content only if size or modification time differ.
 
-    Files that cannot be read, such as links to nowhere, are left out: detection names them.
+    Skips files that cannot be read, such as broken links: detection reports them.
     """
     found = {}
     unread = []

@@ -1,4 +1,4 @@
-"""From a video to a folder of photos: in each of equal parts of its time, the sharpest frame."""
+"""Extracting photos from a video: the sharpest frame of each of equal intervals."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOTE = "frames.json"
 _MADE_FROM = ".made-from.json"
 _NAME = re.compile(r"frame-(\d{9,})\.jpg")  # milliseconds
 _QUALITY = 95  # of JPEG
-_END = 1 << 20  # bytes at each end of a video by which it is known again
+_END = 1 << 20  # bytes at each end of a video that go into its fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class FramesOptions(FrameChoice, Options):
-    """Which frames are kept."""
+    """Which frames to keep."""
 
     overwrite: bool = False
     """Replace the frames of an earlier run."""
@@ -40,12 +40,16 @@ class FramesOptions(FrameChoice, Options):
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """What was written; also the content of frames.json.
+    """The frames written; also the content of frames.json.
 
-    folder: where; video: the file; recorded: when, as the camera noted it (UTC), or ''; seconds: of the video that
-    could be read; width, height: of the frames, upright, in pixels; times: of each file, in seconds since the first
-    frame of the video; other_sizes: frames left out because the video changes its size; problem: why a part of the
-    video is missing, or ''.
+    folder: of the frames
+    video: the video file
+    recorded: recording time according to the camera (UTC), or ''
+    seconds: duration of the readable part of the video
+    width, height: of the upright frames, in pixels
+    times: time of each file, in seconds since the first frame of the video
+    other_sizes: number of frames skipped because the video changes its size
+    problem: why a part of the video is missing, or ''
     """
 
     folder: str
@@ -61,7 +65,7 @@ class VideoFrames:
 
 @runtime_checkable
 class _Sharp(Protocol):
-    """What has a time in seconds and a sharpness."""
+    """A frame with a time in seconds and a sharpness."""
 
     @property
     def time(self) -> float: ...
@@ -75,10 +79,11 @@ T = TypeVar("T", bound=_Sharp)
 def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions()) -> VideoFrames:
     """Write sharp frames of a video, evenly spread, as out/frame-MILLISECONDS.jpg, and their times as out/frames.json.
 
-    The frames are upright and have square pixels; one is in memory at a time. An interrupted run is resumed. Raises
-    VideoError for a file that is no video or has no frames, ArtifactError where `out` holds other files or frames
-    chosen otherwise, MissingExtraError without PyAV; PartialFailureError, when the rest was done, for a video that is
-    cut short or damaged.
+    The frames are upright and have square pixels; one is in memory at a time. Resumes an interrupted run.
+
+    Raises VideoError for a file that is not a video or has no frames, ArtifactError if `out` contains other files or
+    frames chosen with other options, MissingExtraError without PyAV, PartialFailureError if the video is cut short or
+    damaged and the rest is done.
     """
     check_frames(options)
     if options.frames is not None:
@@ -90,25 +95,27 @@ def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions(
         _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options.overwrite)
         result = _read_note(out) or _write_frames(video, out, timeline, parts)
     if len(result.times) < parts:
-        log.info("%s has frames in %d of %d parts of its time", video, len(result.times), parts)
-    log.info("%d frames of %.1f s in %s", len(result.times), result.seconds, out)
+        log.info("%s has frames in %d of %d intervals", video, len(result.times), parts)
+    log.info("%d frames of %.1f s of video in %s", len(result.times), result.seconds, out)
     if result.problem:
-        raise PartialFailureError(f"{video} {result.problem}; the {len(result.times)} frames before are in {out}")
+        raise PartialFailureError(f"{video} {result.problem}; its {len(result.times)} readable frames are in {out}")
     return result
 
 
 def check_frames(options: FrameChoice) -> None:
-    """Raise DiskError for a rate or number that cannot be."""
+    """Raise DiskError for an invalid frame rate or number of frames."""
     if not 0 < options.fps < math.inf:
         raise DiskError(f"{option('fps', options.fps)}: must be above 0")
     check_at_least(options, frames=1)
 
 
 def sharpest(found: Iterable[T], part: float, parts: int) -> Iterator[T]:
-    """In each of `parts` parts of time, each `part` seconds long, the sharpest frame; none where there is none.
+    """Yield the sharpest frame of each interval that has frames.
 
-    found: in order of time. A frame at an end of its part has to be twice as sharp as one in the middle to be
-    preferred, so that frames stay apart.
+    A frame at the end of an interval has to be twice as sharp as one in the middle, so that frames stay apart.
+    found: frames in order of time
+    part: length of an interval in seconds
+    parts: number of intervals
     """
     best: tuple[int, float, T] | None = None
     for frame in found:
@@ -126,11 +133,11 @@ def sharpest(found: Iterable[T], part: float, parts: int) -> Iterator[T]:
 
 def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> VideoFrames:
     done, part, damage = _times(out), timeline.seconds / parts, Damage()
-    # frames are written in order, so the part of the last one is done
+    # frames are written in order, so the interval of the last one is done
     last = max(done.values(), default=None)
     begin = 0.0 if last is None else (int(last / part) + 1) * part
     if done:
-        log.info("%s: %d frames are there; resumed at %.1f s", out, len(done), begin)
+        log.info("%s: %d frames exist; resuming at %.1f s", out, len(done), begin)
     found = decode_frames(video, timeline, begin, damage)
     bar = progress_bar("frames", "frame", parts, len(done))
     with bar, contextlib.closing(sharpest(found, part, parts)) as chosen:  # type: ignore[type-var]
@@ -139,11 +146,11 @@ def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> Vid
             bar.update(1)
     times = _times(out)
     if not times:
-        raise VideoError(f"{video}: not one frame can be decoded; is it damaged or encrypted?")
+        raise VideoError(f"{video}: no frame can be decoded; is it damaged or encrypted?")
     with Image.open(out / next(iter(times))) as first:
         width, height = first.size
     if damage.other_sizes:
-        log.warning("%s changes its size: %d frames are not used", video, damage.other_sizes)
+        log.warning("%s changes its size: skipped %d frames", video, damage.other_sizes)
     result = VideoFrames(
         str(out.absolute()),
         str(video.absolute()),
@@ -166,29 +173,32 @@ def _problem(timeline: Timeline, damage: Damage) -> str:
 
 
 def _write(frame: Frame, out: Path) -> None:
-    # rounded down, so that a resumed run does not take a frame for one of the next part
+    # rounded down, so that a resumed run does not assign the frame to the next interval
     with new_file(out / f"frame-{int(frame.time * 1000):09d}.jpg") as temporary:
         Image.fromarray(frame.pixels()).save(temporary, "JPEG", quality=_QUALITY)
 
 
 def _times(out: Path) -> dict[str, float]:
-    """Seconds of the frames in a folder, by file, in order."""
+    """Times in seconds of the frames in a folder, by file, in order."""
     names = {path.name: _NAME.fullmatch(path.name) for path in out.iterdir()}
     times = {name: int(match[1]) / 1000 for name, match in names.items() if match}
     return dict(sorted(times.items(), key=lambda item: item[1]))
 
 
 def _take_up(out: Path, video: Path, made_from: dict[str, Any], overwrite: bool) -> None:
-    """Clear what an earlier run made where that is wanted; ArtifactError where it is not, or files are not ours."""
+    """Prepare the folder: delete the frames of an earlier run if `overwrite` is set.
+
+    Raises ArtifactError if it is not set and they were chosen with other options, or if the folder has other files.
+    """
     before = _read(out / _MADE_FROM)
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if before is None and others:
-        raise ArtifactError(f"{out} holds other files, such as {others[0]}; use another output for the frames")
+        raise ArtifactError(f"{out} contains other files, such as {others[0]}; use another output for the frames")
     if before not in (None, made_from) and not overwrite:
-        other = "another video" if before["video"] != made_from["video"] else f"{before['frames']} parts of {video}"
+        other = "another video" if before["video"] != made_from["video"] else f"{before['frames']} intervals of {video}"
         raise ArtifactError(
-            f"{out} holds frames of {other}; use another output, or {option('overwrite', True)} (here: "
-            f"{made_from['frames']} parts)"
+            f"{out} contains frames of {other}; use another output, or {option('overwrite', True)} (now: "
+            f"{made_from['frames']} intervals)"
         )
     if overwrite:
         (out / NOTE).unlink(missing_ok=True)
@@ -198,7 +208,7 @@ def _take_up(out: Path, video: Path, made_from: dict[str, Any], overwrite: bool)
 
 
 def _fingerprint(video: Path) -> str:
-    """Changes with a video's length, beginning or end; a file of gigabytes is not read whole."""
+    """The fingerprint of a video: its size, beginning and end, so that gigabytes need not be read."""
     size = video.stat().st_size
     with video.open("rb") as file:
         digest = hashlib.sha256(file.read(_END))
@@ -208,7 +218,7 @@ def _fingerprint(video: Path) -> str:
 
 
 def _read_note(out: Path) -> VideoFrames | None:
-    """What an earlier run wrote, if it came to its end and all its frames are still there."""
+    """The result of an earlier run, if it finished and all its frames still exist."""
     note = _read(out / NOTE)
     try:
         result = VideoFrames(**note) if note else None

@@ -1,4 +1,4 @@
-"""What GPS does for the stages: pairs of photos taken near each other, and the place of a model."""
+"""Uses of GPS: pairs of photos taken near each other, and remarks on a model's position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
-    """The positions of photos by their relative paths, at least two; PairsError for fewer."""
+    """The GPS positions of photos by relative path. Raises PairsError for fewer than two."""
     positions, faults = read_positions(files)
     if faults:
         log.warning(faults)
@@ -34,9 +34,13 @@ def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
 
 
 def spatial_pairs(features: FeatureSource, images: Path, top_k: int, max_distance: float | None) -> list[Pair]:
-    """Each image with the `top_k` nearest ones by GPS within `max_distance` metres; without GPS, with similar ones.
+    """Pairs of each image with the nearest ones by GPS, or with similar ones if it has no position.
 
-    images: folder of the photos. Raises PairsError when no two of them have a position, ImageError as `list_images`.
+    images: folder of the photos
+    top_k: number of partners of each image
+    max_distance: maximum distance of a pair, in metres; None: no limit
+
+    Raises PairsError if fewer than two photos have a position, ImageError as `list_images` does.
     """
     from disk.colmap.priors import local_map
 
@@ -48,18 +52,18 @@ def spatial_pairs(features: FeatureSource, images: Path, top_k: int, max_distanc
     pairs = set(spatial(places, top_k, max_distance))
     alone = sorted(set(places) - {name for pair in pairs for name in pair})
     if alone:
-        log.warning("%d photos have no other within %g m: %s", len(alone), max_distance, named(alone, 3))
+        log.warning("%d photos have no neighbour within %g m: %s", len(alone), max_distance, named(alone, 3))
     without = sorted(detected - set(places))
     if without:
-        log.info("%d photos without GPS are matched with those that look alike: %s", len(without), named(without, 3))
+        log.info("%d photos without GPS are matched with similar ones: %s", len(without), named(without, 3))
         pairs.update(retrieval(features, top_k, only=without))
     return sorted(pairs)
 
 
 def remarks_on_place(model: Model, gps: LocalMap | None) -> list[str]:
-    """What to say of a model's place by GPS, other than where it is."""
+    """Remarks on the geo-registration of a model."""
     if model.gps_unused is not None:
         return [f"not geo-registered: {model.gps_unused}"]
     if model.georegistration is not None and gps is not None and not gps.has_altitudes:
-        return ["GPS tells no altitudes: the model is placed as if all photos were taken at the same one"]
+        return ["GPS has no altitudes: the model is placed as if all photos were taken at the same altitude"]
     return []

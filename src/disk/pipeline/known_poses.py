@@ -1,4 +1,4 @@
-"""Known cameras and poses, from a COLMAP model or a transforms.json, for the images of a folder."""
+"""Known cameras and poses for the images of a folder, from a COLMAP model or a transforms.json."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TRANSFORMS = "transforms.json"
 
 @dataclass(frozen=True, eq=False)
 class PosedFiles:
-    """The images of a folder that have a pose, in the order of their names, and their poses by their paths.
+    """The images of a folder that have a pose, sorted by name, and their poses by path.
 
-    without_image: names in the model that the folder does not hold; without_pose: images that the model does not hold.
+    without_image: names in the model without a file in the folder; without_pose: images of the folder not in the model.
     """
 
     files: list[ImageFile]
@@ -34,18 +34,21 @@ class PosedFiles:
 
 
 def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> PosedFiles:
-    """Match the poses of a COLMAP model, or of a transforms.json or the folder that holds one, with image files.
+    """Assign poses to image files.
 
-    Raises ColmapError when the model cannot be read, or an image has another size than its camera, ImageError when no
-    image, or only one, has a pose.
+    model: a COLMAP model, a transforms.json, or the folder of one
+    images: the image folder; files: its images
+
+    Raises ColmapError if the model cannot be read or an image does not have the size of its camera, ImageError if fewer
+    than two images have a pose.
     """
     known = _read(model, images, files)
     by_path = {file.relative: file for file in files}
     found = [by_path[name] for name in sorted(known) if name in by_path]
     if len(found) < 2:
         raise ImageError(
-            f"{len(found)} of the {len(known)} images of {model} are in {images}; a model needs two: the wrong folder? "
-            f"It names {named(sorted(known), 3)}, the folder holds {named(sorted(by_path), 3)}"
+            f"{len(found)} of the {len(known)} images of {model} are in {images}; at least two are needed. Is this the "
+            f"wrong folder? The model names {named(sorted(known), 3)}, the folder has {named(sorted(by_path), 3)}"
         )
     wrong = []
     for file in found:
@@ -53,7 +56,7 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
         if size != (camera.width, camera.height):
             wrong.append(f"{file.relative} is {size[0]} x {size[1]} but its camera {camera.width} x {camera.height}")
     if wrong:
-        raise ColmapError(f"{len(wrong)} images are not those of {model}: {'; '.join(wrong[:3])}")
+        raise ColmapError(f"{len(wrong)} images do not have the size in {model}: {'; '.join(wrong[:3])}")
     without_image = sorted(set(known) - set(by_path))
     without_pose = sorted(set(by_path) - set(known))
     if without_pose:
@@ -62,7 +65,7 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
 
 
 def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, KnownPose]:
-    """Poses by the paths of images below their folder; those of images that are not there by the model's own names."""
+    """Poses by image path relative to the folder; poses of missing images by their name in the model."""
     from disk.colmap.cameras import KnownCamera
     from disk.colmap.triangulation import KnownPose, read_known_poses
     from disk.colmap.workspace import find_model
@@ -73,7 +76,7 @@ def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, Kn
     if not path.is_file():
         raise ColmapError(f"{model}: no such folder or file")
     if path.suffix.lower() != ".json":
-        raise ColmapError(f"{model} is neither the folder of a COLMAP model nor a transforms.json")
+        raise ColmapError(f"{model} is neither a COLMAP model folder nor a transforms.json")
     size = None
     try:
         frames = read_transforms(path)
@@ -94,7 +97,7 @@ def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, Kn
 
 
 class _Names:
-    """Finds the image that a frame's path means, which is below the json's folder, or below another one."""
+    """Finds the image that a frame's path refers to, relative to the json's folder or to another folder."""
 
     def __init__(self, start: Path, images: Path, files: Sequence[ImageFile]) -> None:
         self._start, self._images = start, images.resolve()
@@ -103,7 +106,7 @@ class _Names:
         }
 
     def find(self, frame: Frame) -> str:
-        """The path of the image below the folder of images, or the frame's own where it is not there."""
+        """The image's path relative to the image folder; the frame's own path if the image is missing."""
         given = PurePosixPath(frame.path.replace("\\", "/"))
         whole = (self._start / given).resolve()
         if self._images in whole.parents and whole.relative_to(self._images).as_posix() in self._paths:
@@ -117,8 +120,8 @@ class _Names:
 
 
 def missing_message(posed: PosedFiles, model: Path) -> str:
-    """What to say of poses without image."""
+    """The message for poses without an image."""
     return (
-        f"{len(posed.without_image)} images of {model} are not there: {named(posed.without_image)}; the rest is done "
-        f"({option('keep_going', True)} takes that for success)"
+        f"{len(posed.without_image)} images of {model} are missing: {named(posed.without_image)}; the rest is done "
+        f"({option('keep_going', True)} treats this as success)"
     )

@@ -1,4 +1,4 @@
-"""Decoding images ahead of the network in threads, and batching those of equal shape."""
+"""Decoding images ahead of the network in threads, and batching images of equal shape."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from disk.progress import log
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image, ready for the network. mask: the digest of its mask's file, empty where it has none."""
+    """A decoded image, ready for the network. mask: the digest of its mask file, empty without a mask."""
 
     file: ImageFile
     canvas: Canvas
@@ -37,9 +37,9 @@ def load_ahead(
     failed: dict[str, str],
     is_large: Callable[[ImageFile], bool],
 ) -> Iterator[Loaded]:
-    """Images in order, decoded in threads at most `ahead` images early; failures are noted and left out.
+    """Yield images in order, decoded in threads at most `ahead` images early; record failures in `failed`.
 
-    Large ones are decoded when it is their turn: the memory that others would take ahead is the network's.
+    Large images are decoded only when it is their turn, because the network needs the memory.
     """
 
     def attempt(file: ImageFile, is_next: bool) -> Loaded | DiskError | None:
@@ -58,11 +58,11 @@ def load_ahead(
             else:
                 failed[file.relative] = str(loaded)
                 log.warning("%s", loaded)
-            del loaded  # a decoded image lives no longer than its batch
+            del loaded  # so that a decoded image is freed with its batch
 
 
 def is_large(file: ImageFile, max_size: int, height: int | None, width: int | None) -> bool:
-    """Whether an image has more than LARGE_PIXELS when it is resized; ImageError when it cannot be read."""
+    """Whether an image has more than LARGE_PIXELS after resizing. Raises ImageError if it cannot be read."""
     placement = fit(image_size(file.path), max_size, height, width)
     return placement.width * placement.height > LARGE_PIXELS
 
@@ -70,9 +70,13 @@ def is_large(file: ImageFile, max_size: int, height: int | None, width: int | No
 def load_image(
     file: ImageFile, max_size: int, height: int | None, width: int | None, masks: Mapping[str, Path], turns: int = 0
 ) -> Loaded:
-    """Decode, resize and pad an image and its mask, if it has one; ImageError when either cannot be used.
+    """Decode, resize and pad an image and its mask, if it has one.
 
-    masks: by the names of their images. turns: quarter turns counter-clockwise after the image is upright.
+    max_size, height, width: as in DetectionOptions, in pixels
+    masks: mask files by image name
+    turns: quarter turns counter-clockwise, applied to the upright image
+
+    Raises ImageError if the image or its mask cannot be used.
     """
     try:
         with one_large_at_a_time(file.path):
@@ -85,13 +89,13 @@ def load_image(
             digest = mask_digest(path)
     except MemoryError:
         raise ImageError(f"{file.path} does not fit into memory") from None
-    # here, off the network's thread
+    # padded here, to keep this work off the network's thread
     pixels = pad_to_stride(torch.from_numpy(np.array(canvas.transpose(2, 0, 1))))
     return Loaded(file, Canvas(pixels, placement, size, mask), digest)
 
 
 def equal_shapes(images: Iterator[Loaded], batch_size: int) -> Generator[list[Loaded], None, None]:
-    """Batches of images with equal canvases; large ones alone. No more than two batches wait for their like."""
+    """Batch images with equal canvases, large ones alone; holds back at most two batches of images."""
     waiting: dict[tuple[int, ...], list[Loaded]] = {}
     for image in images:
         if image.canvas.pixels[0].numel() > LARGE_PIXELS:

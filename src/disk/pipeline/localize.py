@@ -1,4 +1,4 @@
-"""Where photos were taken: retrieval, matching and absolute pose against a model of `disk reconstruct`."""
+"""Localizing photos in a model of `disk reconstruct`: retrieval, matching and absolute pose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from disk.model.checkpoints import load, weights_hash
 from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of, shared_camera
-from disk.pipeline.match import check_match
+from disk.pipeline.match_options import check_match
 from disk.pipeline.precheck import check_matcher, read_sizes
 from disk.pipeline.verify import check_seed
 from disk.progress import log, progress_bar
@@ -49,10 +49,10 @@ _DETECTION = ("n", "height", "width", "max_size", "window", "subpixel", "mode")
 
 @dataclass(frozen=True)
 class Localization:
-    """What a run came to; also the content of poses.json.
+    """The result of a run; also the content of poses.json.
 
-    model: the folder; found: number of photos with a pose; photos: what is known of each; failed: why others could not
-    be read; localized: how many were localized now.
+    model: its folder; found: number of photos with a pose; photos: the result of each; failed: photos that could not be
+    read, and why; localized: number of photos processed in this run.
     """
 
     model: str
@@ -65,12 +65,16 @@ class Localization:
 def localize(
     model: AnyPath, queries: AnyPath, out: AnyPath, options: LocalizeOptions = LocalizeOptions()
 ) -> Localization:
-    """Find where photos were taken, against a model of `disk reconstruct`: out/poses.json and out/sparse/0.
+    """Localize photos in a model of `disk reconstruct`; write out/poses.json and out/sparse/0.
 
-    model: the folder of a reconstruction, with sparse/0 and artifacts/. queries: a folder of photos, or one. Photos
-    that are done are skipped, so the same command resumes. Raises ColmapError without a model or where it does
-    not belong to its features, ArtifactError when `out` was made with other options, and the errors of detection and
-    matching; PartialFailureError, when the rest was done, if some photos could not be read.
+    Skips finished photos, so the same call resumes.
+    model: folder of a reconstruction, with sparse/0 and artifacts/
+    queries: a folder of photos, or one photo
+    out: folder for the results
+
+    Raises ColmapError without a model or if it does not belong to its features, ArtifactError if `out` was made with
+    other options, PartialFailureError if some photos could not be read and the rest is done, and the errors of
+    detection and matching.
     """
     model, queries, out = Path(model), Path(queries), Path(out)
     _check(options)
@@ -106,14 +110,14 @@ def localize(
         str(model.absolute()), sum(photo.found for photo in photos.values()), photos, failed, len(todo)
     )
     write_json(out / POSES, asdict(result))
-    log.info("%d of %d photos were found in %s; in %s", result.found, len(photos), model, out / POSES)
+    log.info("%d of %d photos localized in %s; poses in %s", result.found, len(photos), model, out / POSES)
     if partial:
         raise partial
     return result
 
 
 def read_poses(out: Path) -> Localization:
-    """What `localize` came to, from out/poses.json; ColmapError when it did not finish."""
+    """Read out/poses.json. Raises ColmapError if `localize` has not finished or the file is not ours."""
     path = out / POSES
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -133,9 +137,9 @@ def _check(options: LocalizeOptions) -> None:
         if not 0 < options.focal_length < math.inf:
             raise DiskError(f"{option('focal_length', options.focal_length)}: must be more than 0, and finite")
         if options.camera != "auto":
-            raise DiskError(f"{option('focal_length')} takes the place of {option('camera')}; leave one out")
+            raise DiskError(f"{option('focal_length')} replaces {option('camera')}; leave one out")
     if options.ray != "off":
-        raise DiskError(f"{option('ray', options.ray)}: photos are localized on this machine alone; leave it out")
+        raise DiskError(f"{option('ray', options.ray)}: photos are localized on this machine only; leave it out")
     check_seed(options.seed)
     check_match(matching_of(options))
     check_matcher(options.matcher)
@@ -150,23 +154,23 @@ def _parts(model: Path, out: Path) -> tuple[Path, Path]:
     sparse = beside(artifacts) / "sparse" / "0"
     if not (artifacts / KEYPOINTS).is_file() or not sparse.is_dir():
         raise ColmapError(
-            f"{model} is no model of `disk reconstruct` or `disk triangulate`: it needs sparse/0, and the features it "
-            "was made of in artifacts/"
+            f"{model} was not made by `disk reconstruct` or `disk triangulate`: it needs sparse/0, and its features in "
+            "artifacts/"
         )
     if (out / "sparse").exists() and not ((out / POSES).exists() or (out / IN_MODEL / LOCALIZED).exists()):
-        raise ArtifactError(f"{out} holds a model that was not made by `disk localize`; use another output")
+        raise ArtifactError(f"{out} contains a model that was not made by `disk localize`; use another output")
     return artifacts, sparse
 
 
 def _names(posed: PosedModel, known: FeatureStore) -> dict[str, str]:
-    """The images of the model by the names of their features; ColmapError where the features are others."""
+    """Image names of the model by feature name. Raises ColmapError if the features are not those of the model."""
     paths = {known.image_path(name): name for name in known.names}
     for image, entry in posed.images.items():
         name = paths.get(image)
         if name is None or not np.allclose(known.keypoints(name), entry.keypoints, atol=1e-2):
             raise ColmapError(
-                f"{beside(known.artifacts)}: the model was not made of the features that are there now, such as those "
-                f"of {image}; run `disk map`, or `disk reconstruct` again"
+                f"{beside(known.artifacts)}: the model was not made from the current features, such as those of {image}"
+                "; run `disk map` or `disk reconstruct` again"
             )
     return {paths[image]: image for image in posed.images}
 
@@ -180,13 +184,13 @@ def _check_camera(options: LocalizeOptions, posed: PosedModel) -> None:
 
 
 def _detection(model_artifacts: Path, options: LocalizeOptions) -> DetectOptions:
-    """Detection as it was done for the model; ArtifactError where that was with other weights."""
+    """The options of detection used for the model. Raises ArtifactError if it used other weights."""
     with read_features(model_artifacts) as known:
         before, weights = known.options, known.attributes.get("weights")
     if weights is not None and weights != weights_hash(load(options.model_path, "cpu")):
         raise ArtifactError(
-            f"the features of {beside(model_artifacts)} were found with other weights than "
-            f"{option('model_path', options.model_path)}; name those of the model"
+            f"the features of {beside(model_artifacts)} were detected with other weights than "
+            f"{option('model_path', options.model_path)}; use those of the model"
         )
     detection = DetectOptions(
         **{key: before[key] for key in _DETECTION if key in before},
@@ -203,7 +207,7 @@ def _detection(model_artifacts: Path, options: LocalizeOptions) -> DetectOptions
 
 
 def _writer(artifacts: Path, options: LocalizeOptions, posed: PosedModel, known: FeatureStore) -> ShardWriter:
-    """What writes localized.h5; what an earlier model's was is done again."""
+    """The writer of localized.h5; results of an earlier model are discarded."""
     decisive = ("camera", "focal_length", "top_k", "max_error", "min_inliers", "seed", "rt", "matcher")
     digest = hashlib.sha256(posed.xyz.tobytes() + str(known.attributes).encode())
     for name, image in posed.images.items():
@@ -215,7 +219,7 @@ def _writer(artifacts: Path, options: LocalizeOptions, posed: PosedModel, known:
     }
     other = _model_of(artifacts) not in (None, attributes["model"])
     if other:
-        log.warning("the model is another one than before: all photos are localized again")
+        log.warning("the model has changed: localizing all photos again")
     return ShardWriter(artifacts, "localized", [LOCALIZED], attributes, other or options.overwrite, SHARD_BYTES)
 
 
@@ -242,7 +246,7 @@ def _localize_all(
 
 
 def _read(artifacts: Path, files: list[ImageFile]) -> tuple[dict[str, Located], dict[str, LocalizedImage]]:
-    """What is known of each photo, by its path, and those that were found for a model."""
+    """The result of each photo by path, and the localized photos as images of a model."""
     from disk.colmap.cameras import KnownCamera
     from disk.colmap.localization import LocalizedImage
 

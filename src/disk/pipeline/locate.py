@@ -1,4 +1,4 @@
-"""One photo against a model: matches with its 3D points, the camera that may have taken it, its pose."""
+"""Localizing one photo in a model: matches with 3D points, candidate cameras, pose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from disk.matching.matcher import Matcher, make_matcher
 from disk.options import Options
 from disk.pairs.retrieval import similar_images
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
-from disk.pipeline.match import MatchOptions, ratio_of, read_lightglue
+from disk.pipeline.match import read_lightglue
+from disk.pipeline.match_options import MatchOptions, ratio_of
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
 from disk.pipeline.precheck import Sizes
 from disk.storage.artifacts import FeatureStore
@@ -26,40 +27,43 @@ if TYPE_CHECKING:
     from disk.colmap.localization import AbsolutePose, Focal, PosedModel
 
 _CACHE = 2048 << 20  # bytes of descriptors
-_BETTER = 1.1  # times the inliers: then a photo was not taken by the camera that it seemed to be taken by
+_BETTER = 1.1  # a less certain camera is preferred if it has this many times the inliers
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Options):
-    """How photos are localized; their features are found as those of the model were."""
+    """How to localize photos; their features are detected with the options used for the model."""
 
     camera: Literal["auto", "model", "exif", "unknown"] = "auto"
-    """model: that of the model, where all its photos share one; exif: focal length from EXIF, refined; unknown: focal
-    length and distortion are found with the pose; auto: whichever of these most matches agree with."""
+    """model: the camera of the model, if all its photos share one; exif: focal length from EXIF, refined; unknown:
+    estimate focal length and distortion with the pose; auto: the one of these with the most inliers."""
     focal_length: float | int | None = None
-    """Focal length of all the photos in pixels, where it is known and they have no distortion."""
+    """Known focal length of all photos, in pixels; assumes no distortion."""
     top_k: int = 10
-    """Most similar images of the model that each photo is matched with."""
+    """Number of most similar images of the model to match each photo with."""
     max_error: float | int = 8.0
-    """How far a 3D point may be from its keypoint, in pixels."""
+    """Maximum reprojection error of an inlier, in pixels."""
     min_inliers: int = 15
-    """A photo with fewer inliers, or as few as chance brings, is not found."""
+    """Minimum number of inliers of a localized photo, which also has to pass an a-contrario test (NFA < 1)."""
     overwrite: bool = False
-    """Start anew."""
+    """Delete the results in OUT and start over."""
     keep_going: bool = False
     """Exit with 0 even when some photos could not be read."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """What is known of one photo.
+    """The result for one photo.
 
-    found: whether it has a pose; reason: why not. matches: with 3D points; inliers: those that agree with the pose;
-    images: of the model, with the number of matches with each, most first. rotation (quaternion w, x, y, z) and
-    translation take the world to the camera, as in COLMAP; centre: where the camera is, in units of the model. camera:
-    model, width, height and params as in COLMAP; camera_from: model, exif, unknown or given. error: median distance of
-    inliers, in pixels. position_sigma, rotation_sigma: standard deviations of the position, in units of the model, and
-    of the rotation in degrees, by the errors of the keypoints alone; None where they do not fix the pose.
+    found: whether it has a pose; reason: why not
+    matches: number of matches with 3D points; inliers: number of those that agree with the pose
+    images: number of matches with each image of the model, largest first
+    rotation (quaternion w, x, y, z), translation: camera from world, as in COLMAP
+    centre: position of the camera, in units of the model
+    camera: model, width, height and params, as in COLMAP; camera_from: model, exif, unknown or given
+    error: median reprojection error of the inliers, in pixels
+    position_sigma, rotation_sigma: standard deviations of the position (units of the model) and the rotation (degrees),
+        from keypoint errors only; None if the pose is not well determined
     """
 
     found: bool
@@ -78,7 +82,7 @@ class Located:
 
 
 class Locator:
-    """Matches photos with the images of a model that look alike, and estimates their poses."""
+    """Matches photos with the most similar images of a model and estimates their poses."""
 
     def __init__(
         self,
@@ -104,7 +108,7 @@ class Locator:
         self._similar = similar_images(asked, registered, options.top_k)
 
     def __call__(self, file: ImageFile) -> tuple[Located, np.ndarray]:
-        """What is known of a photo, and if it is found (k, 3) what it sees: keypoints, and the number of the point."""
+        """Localize a photo; also return its observations (k, 3): keypoint x, y and index of the 3D point."""
         nothing = np.empty((0, 3))
         keypoints = self._features.keypoints(file.name)
         if not len(keypoints):
@@ -135,7 +139,7 @@ class Locator:
         return located, np.column_stack([keypoints[rows[pose.inliers]], points[pose.inliers]])
 
     def _matches(self, name: str) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-        """Keypoints of a photo and the points of the model that they match, each once; how many by which image."""
+        """Distinct matches of a photo (keypoint index, point index), and the number by image of the model."""
         of_photo = self._of_photos[name]
         size = upright_image_size(self._features, name) if self._options.matcher == "lightglue" else None
         found, images = [np.empty((0, 2), np.int64)], dict[str, int]()
@@ -152,7 +156,7 @@ class Locator:
         return distinct[:, 0], distinct[:, 1], dict(sorted(images.items(), key=lambda item: (-item[1], item[0])))
 
     def _pose(self, file: ImageFile, keypoints: np.ndarray, xyz: np.ndarray) -> tuple[AbsolutePose | None, str, Focal]:
-        """The pose that most matches agree with, by the cameras that may be meant; the surest of them is preferred."""
+        """The pose with the most inliers over the candidate cameras; prefers the more certain camera."""
         from disk.colmap.localization import estimate_absolute_pose
 
         best: tuple[AbsolutePose | None, str, Focal] = None, "", "known"
@@ -166,7 +170,7 @@ class Locator:
         return best
 
     def _cameras(self, file: ImageFile) -> list[tuple[KnownCamera, str, Focal]]:
-        """The cameras that may have taken a photo, where they are from, the surest first."""
+        """Candidate cameras of a photo, with their origin, the most certain first."""
         from disk.colmap.cameras import DEFAULT_FOCAL_FACTOR, from_colmap, guess_camera, simple_camera
 
         width, height = self._sizes[file.name]
@@ -186,24 +190,24 @@ class Locator:
         return found
 
     def _doubt(self, file: ImageFile, keypoints: np.ndarray, xyz: np.ndarray, pose: AbsolutePose, focal: Focal) -> str:
-        """Why a pose is not to be believed; '' where it is."""
+        """Why a pose is rejected; '' if it is accepted."""
         from disk.colmap.localization import SAMPLE, SOLUTIONS
 
         matches = len(keypoints)
         width, height = self._sizes[file.name]
         chance = min(1.0, math.pi * self._options.max_error**2 / (width * height))
-        # a keypoint that matches several points, or the other way round, is one observation
+        # a keypoint that matches several points, or a point with several keypoints, counts as one observation
         agree = min(len(np.unique(rows, axis=0)) for rows in (keypoints[pose.inliers], xyz[pose.inliers]))
         if agree < self._options.min_inliers:
             return f"only {agree} of {matches} matches agree with a pose, fewer than {self._options.min_inliers}"
         if log10_false_alarms(matches, agree, chance, SAMPLE[focal], SOLUTIONS[focal]) >= 0:
-            return f"only {agree} of {matches} matches agree with a pose, no more than chance brings"
+            return f"only {agree} of {matches} matches agree with a pose, no more than expected by chance"
         return ""
 
 
 @dataclass(frozen=True)
 class _Some:
-    """Some images of a source of features."""
+    """A subset of the images in a cache."""
 
     source: FeatureCache[Features]
     names: list[str]
@@ -213,14 +217,14 @@ class _Some:
 
 
 def shared_camera(posed: PosedModel) -> KnownCamera | None:
-    """The camera that all images of a model share, if they do."""
+    """The camera shared by all images of a model; None if they have several."""
     cameras = {image.camera for image in posed.images.values()}
     return next(iter(cameras)) if len(cameras) == 1 else None
 
 
 def matching_of(options: LocalizeOptions) -> MatchOptions:
-    """The options of matching among ours."""
-    # the default ratio is for nearest neighbours; `match` refuses any other with lightglue
+    """The options of matching."""
+    # the default ratio is for nearest neighbours; with lightglue `match` refuses any other value
     rt = None if options.matcher == "lightglue" and options.rt == LocalizeOptions.rt else options.rt
     return MatchOptions(rt=rt, matcher=options.matcher, matcher_weights=options.matcher_weights, device=options.device)
 

@@ -1,12 +1,11 @@
-"""Mapping a verified database into a sparse model, with a summary that tells what connects and why not."""
+"""Mapping a verified database into a sparse model, with a summary of what connects and why not."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from disk.pipeline.connections import Connections, read_connections, why_no_mode
 from disk.pipeline.export import files_of_features
 from disk.pipeline.gps import remarks_on_place
 from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, RigChoice, Seed
+from disk.pipeline.summary import SUMMARY, Reconstruction, is_complete, read_summary
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -37,65 +37,20 @@ from disk.storage.shards import check_same
 if TYPE_CHECKING:
     from disk.colmap.mapping import Model
 
-SUMMARY = "summary.json"
-RIG = "rig_config.json"  # as COLMAP calls it: where the cameras of a rig are mounted, if it was found
-_OF_MAPPING = ("mapper", "seed", "fix_intrinsics")  # what `made_from` tells of the options
+RIG = "rig_config.json"  # COLMAP's name: poses of the cameras in the rig, if they were estimated
+_OF_MAPPING = ("mapper", "seed", "fix_intrinsics")  # options recorded by `made_from`
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapOptions(Seed, GpsChoice, MapperChoice, RigChoice, ChosenImages, Options):
-    """How verified pairs become a model."""
+    """How to map verified pairs."""
 
     database_path: Path | None = None
-    """The database that `disk verify` verified; default: database.db beside ARTIFACTS."""
+    """Database that `disk verify` has verified; default: database.db beside ARTIFACTS."""
     output: Path | None = None
-    """The folder that gets sparse/, points.ply and summary.json; default: the one that ARTIFACTS lies in."""
+    """Folder for sparse/, points.ply and summary.json; default: the parent folder of ARTIFACTS."""
     overwrite: bool = False
-    """Map anew as by --remap, also where a model by another program is in the way."""
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What came out; also the content of summary.json.
-
-    images: number of images with features; registered, points, track_length and reprojection_error (pixels) are of
-    the largest model; models: the same of every model, with its images, cameras and the points that each image
-    sees; unconnected: images that are not in the largest model; reasons: why; seconds: of each stage in the run that
-    made the model; connected, watermarks, turning: pairs with inliers, pairs that agree on a watermark alone, and pairs
-    between which the camera turned but hardly moved; remarks: what is doubtful about the model; photos: their folder;
-    failed: why photos have no features; stale: photos that were gone or changed since the run before;
-    unused: what was given but had no effect; rotated: degrees by which photos were turned for detection;
-    georegistration: where on earth the largest model is and by how many metres its cameras are off their GPS positions
-    (`disk.colmap.georegistration.Georegistration`), None where it is not geo-registered.
-
-    Where photos joined a model that was there: new: images that were not there when it was made; added: those of them,
-    and of the others, that joined; removed: images taken out, and why; moved: how far a camera that stayed moved at
-    most, as a share of the diagonal of the box around them. moved is None where all was mapped anew.
-    """
-
-    images: int
-    registered: int
-    points: int
-    track_length: float
-    reprojection_error: float
-    unconnected: list[str]
-    models: list[dict[str, Any]]
-    seconds: dict[str, float]
-    reasons: dict[str, str] = field(default_factory=dict)
-    connected: int = 0
-    watermarks: int = 0
-    turning: int = 0
-    remarks: list[str] = field(default_factory=list)
-    photos: str = ""
-    failed: dict[str, str] = field(default_factory=dict)
-    stale: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    rotated: dict[str, int] = field(default_factory=dict)
-    georegistration: dict[str, Any] | None = None
-    new: list[str] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
-    removed: dict[str, str] = field(default_factory=dict)
-    moved: float | None = None
+    """Map from scratch, as --remap, and replace even a model made by another program."""
 
 
 def map_models(
@@ -103,11 +58,12 @@ def map_models(
 ) -> Reconstruction:
     """Map a verified database into OUT/sparse/0 (the largest model), OUT/points.ply and OUT/summary.json.
 
-    A model that was made of the same, with the same options, is kept. One that was made of other images is grown: new
-    ones join it, those that are gone or changed are taken out. pairs_file: the list that the pairs are from, for the
-    message when it does not connect. Raises ArtifactError without inliers, where a model by another program would be
-    replaced, or one by other options without `remap`; ColmapError when no model can be made, ImageError when an image
-    is missing or changed.
+    Keeps a model that is current. Updates a model of other images: registers new images, removes those that are gone
+    or changed.
+    pairs_file: the list of pairs, if there was one, for the message if it does not connect
+
+    Raises ArtifactError without inliers, if a model by another program would be replaced, or one made with other
+    options without `remap`; ColmapError if no model can be made; ImageError if an image is missing or has changed.
     """
     from disk.colmap.growing import grow_models, model_folders, read_models
     from disk.colmap.mapping import NoModelError, made_from, map_images, put_back, write_ply
@@ -138,11 +94,11 @@ def map_models(
             made_of["gps"] = hashlib.sha256(repr(sorted(positions.items())).encode()).hexdigest()[:16]
         if not options.overwrite and sparse.exists() and not (made_from(sparse) or summary.exists()):
             raise ArtifactError(
-                f"{sparse} was made by another program; choose another {option('output')}, "
+                f"{sparse} was made by another program; choose a different {option('output')}, "
                 f"or use {option('overwrite', True)}"
             )
         folders = [] if options.remap or options.overwrite else model_folders(sparse)
-        # earlier versions did not note all of it
+        # not recorded by earlier versions
         unnoted: dict[str, Any] = {"fix_intrinsics": options.fix_intrinsics, "rig": "", "gps": ""}
         noted = unnoted | made_from(sparse) if folders else {}
         same = bool(folders) and noted == noted | made_of
@@ -158,7 +114,7 @@ def map_models(
                 then["gps"], now["gps"] = "auto", "off"
             check_same(sparse, then, now, remap_remedy())
         if folders and rig is not None and not same:
-            log.warning("the model of a rig does not grow: all is mapped anew")
+            log.warning("a model of a rig cannot be extended: mapping from scratch")
             folders = []
         connections = read_connections(artifacts, database)
         summary.unlink(missing_ok=True)
@@ -183,7 +139,7 @@ def map_models(
                 models, grown = grow_models(database, files, sparse, seed, note | {"new": new}, fixed, positions)
                 growth = asdict(grown)
                 if not models:
-                    log.warning("hardly a photo of the model in %s is left: all is mapped anew", sparse)
+                    log.warning("hardly any photo of the model in %s is left: mapping from scratch", sparse)
             if not models:
                 new, growth = [], {}
                 models = map_images(database, files, sparse, options.mapper, seed, note, fixed, rig, gps)
@@ -231,30 +187,19 @@ def map_models(
 
 
 def remap_remedy() -> str:
-    """What to do about a model by other options of mapping."""
-    return f"or map anew by {option('remap', True)}, which keeps features and matches"
-
-
-def read_summary(out: AnyPath) -> Reconstruction:
-    """What mapping came to, from out/summary.json; ColmapError when it did not finish."""
-    path = Path(out) / SUMMARY
-    try:
-        return Reconstruction(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ColmapError(f"no {path}; run `disk reconstruct` first") from None
-    except (ValueError, TypeError):
-        raise ColmapError(f"{path} was not written by `disk reconstruct`") from None
+    """The advice for a model made with other mapping options."""
+    return f"or map from scratch with {option('remap', True)}, which keeps features and matches"
 
 
 def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
     remarks = [connections.mostly_turning] if connections.mostly_turning else []
     if connections.watermarks:
         remarks.append(
-            f"{len(connections.watermarks)} pairs agree on a watermark alone, such as a date stamp or a frame, and "
-            "were not used"
+            f"{len(connections.watermarks)} pairs have only a watermark in common, such as a date stamp or a frame, "
+            "and were not used"
         )
     if len(registered) == 2:
-        remarks.append("the model is of two photos: its focal lengths are guesses; a third photo would tell")
+        remarks.append("the model has only two photos: its focal lengths are guesses; add a third photo")
     return remarks
 
 
@@ -267,11 +212,14 @@ def _rig_fingerprint(options: RigChoice) -> str:
 def _remark_of_rig(options: RigChoice, largest: Model) -> list[str]:
     if not options.rig or largest.rig:
         return []
-    return ["the rig was not used: its cameras do not connect at one instant, or are not rigid; see the log"]
+    return ["the rig was not used: its cameras do not connect at any instant, or are not rigid; see the log"]
 
 
 def database_fingerprint(artifacts: Path, database: Path) -> str:
-    """Changes with whatever decides a model: images, cameras, keypoints and inliers."""
+    """The fingerprint of everything that determines a model: images, cameras, keypoints and inliers.
+
+    Raises ColmapError if the database does not belong to the artifacts or is not verified.
+    """
     from disk.colmap.database import difference, fingerprint, open_database
 
     with (
@@ -283,7 +231,7 @@ def database_fingerprint(artifacts: Path, database: Path) -> str:
         other = difference(opened, features, matches)
         if other:
             raise ColmapError(
-                f"{database} is no export of {artifacts} as it is now ({other}); run `disk export --overwrite` and "
+                f"{database} is not an up-to-date export of {artifacts} ({other}); run `disk export --overwrite` and "
                 "`disk verify` again"
             )
         if opened.num_verified_image_pairs() < len(inliers.pairs()):
@@ -296,17 +244,7 @@ def database_fingerprint(artifacts: Path, database: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_complete(out: Path) -> bool:
-    """Whether the summary, all the models it tells of and points.ply are there."""
-    try:
-        summary = read_summary(out)
-    except ColmapError:
-        return False
-    models = [out / "sparse" / str(number) / "points3D.bin" for number in range(len(summary.models))]
-    return all(path.is_file() for path in (*models, out / "points.ply"))
-
-
 def _drop(out: Path) -> None:
-    """Take away the model of an earlier run, which is not of what is there now."""
+    """Delete the model of an earlier run, which is out of date."""
     shutil.rmtree(out / "sparse", ignore_errors=True)
     (out / "points.ply").unlink(missing_ok=True)

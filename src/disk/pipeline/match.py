@@ -1,16 +1,15 @@
-"""Matching the features of an image collection: choose pairs, read descriptors once, match, write behind."""
+"""Matching the features of an image collection: choose pairs, cache descriptors, match, write."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,57 +17,33 @@ import torch
 from disk.ahead import map_ahead
 from disk.cache import cache_folder
 from disk.devices import choose_device
-from disk.errors import ArtifactError, DiskError, PairsError
+from disk.errors import ArtifactError, DiskError
 from disk.features import Features, Matches
 from disk.matching.lightglue import fetch_weights
 from disk.matching.matcher import ImagePair, Matcher, make_matcher
 from disk.model.checkpoints import read_state
-from disk.options import AnyPath, Options, check_at_least, option
-from disk.pairs.choose import Pair, connected, exhaustive, from_file, order, sequential, tidy
-from disk.pairs.retrieval import loop_closures, retrieval
-from disk.pairs.rigs import along_and_across, instants
-from disk.pairs.spatial import check_distance
+from disk.options import AnyPath, option
+from disk.pairs.choose import Pair
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
-from disk.pipeline.gps import spatial_pairs
+from disk.pipeline.match_options import MatchOptions, check_match, ratio_of, threshold_of, warn_of_unused
 from disk.pipeline.match_writers import MatchWriters
-from disk.pipeline.options import MatcherChoice, PairChoice, Place
+from disk.pipeline.pair_choice import choose_pairs, forget_pairs_but
 from disk.progress import log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
-from disk.storage.forget import forget_pairs
 from disk.storage.locks import folder_lock
 from disk.storage.shards import keep_what_is_done
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatchOptions(Place, PairChoice, MatcherChoice, Options):
-    """How features are matched."""
-
-    f16: bool = False
-    """Match descriptors in half precision."""
-    u16: bool = False
-    """Store matches as uint16, a quarter of the size; for images of at most 65535 features."""
-    save_threshold: float | int = 0
-    """Do not store pairs with fewer matches; they are remembered in unmatched.h5."""
-    max_full_matrix: int = 10000**2
-    """At most this many similarities are held at once; never changes the result."""
-    pairs: Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"] = "exhaustive"
-    """Which images are matched: all pairs, neighbours by name, neighbours of each camera and the cameras of each
-    instant (rig: a folder is a camera, and images of one instant share a name), those of --pairs-file, those that look
-    alike, or those taken near each other by GPS."""
-    images: Path | None = None
-    """spatial: folder of the photos, whose EXIF has their positions."""
-    cache_mb: int = 2048
-    """Memory for descriptors in megabytes; if all fit, each is read once."""
-    overwrite: bool = False
-    """Delete the matches in the folder and start anew."""
-
-
 @dataclass(frozen=True)
 class MatchSummary:
-    """What a run did: pairs chosen, those matched now, those of them stored, their matches, images read."""
+    """What a run did.
+
+    pairs: chosen pairs; matched: pairs matched in this run; stored: those of them with enough matches; matches: total
+    over the stored pairs; images_read: number of times an image's features were read.
+    """
 
     pairs: int
     matched: int
@@ -77,31 +52,25 @@ class MatchSummary:
     images_read: int
 
 
-# the ways to choose pairs that an option is for
-_USED_BY = {
-    "overlap": ("sequential", "rig"),
-    "loops": ("sequential", "rig"),
-    "top_k": ("retrieval", "spatial"),
-    "max_distance": ("spatial",),
-}
-_APART = 2  # times the overlap: similar images that are nearer in a sequence close no loop
-_BATCH = 64  # pairs that a GPU matches at once, if their similarities fit
+_BATCH = 64  # pairs matched at once on a GPU, if their similarities fit
 
 LightGlueWeights = tuple[dict[str, Tensor], Path]
-# the features of both images, or what stands for them on a cluster, and for lightglue their sizes
+# the features of both images (on a cluster references to them) and, for lightglue, the image sizes
 Task = tuple[Pair, ImagePair]
 Run = Callable[[Iterable[Task]], Generator[tuple[Pair, Matches], None, None]]
 
 
 def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_others: bool = False) -> MatchSummary:
-    """Match pairs of images of a folder of artifacts: matches.h5.
+    """Match pairs of images in an artifacts folder and write matches.h5 there.
 
-    Pairs already done are skipped, so the same command goes on after an interruption. forget_others: pairs of earlier
-    runs that are not chosen any more are taken out of the matches and inliers. Raises ArtifactError when
-    there are no features or the matches there were made otherwise, PairsError when pairs cannot be chosen.
+    Skips finished pairs, so the same call resumes after an interruption.
+    forget_others: delete matches and inliers of pairs that earlier runs chose but this one does not
+
+    Raises ArtifactError if there are no features or the matches were made with other options, PairsError if pairs
+    cannot be chosen.
     """
     check_match(options)
-    _warn_of_unused(options)
+    warn_of_unused(options)
     lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
     artifacts = artifacts_folder(artifacts)
@@ -109,15 +78,20 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
         counts = {name: len(store.keypoints(name)) for name in store.names}
         _check_u16(options, counts)
         writers = MatchWriters(
-            artifacts, _decisive(options, lightglue, store), _threshold(options), options.u16, options.overwrite, counts
+            artifacts,
+            _decisive(options, lightglue, store),
+            threshold_of(options),
+            options.u16,
+            options.overwrite,
+            counts,
         )
-        # on a cluster this machine's own device is for the choice of pairs alone
+        # on a cluster this machine only chooses the pairs
         device = choose_device(options.device if options.ray == "off" else "cpu")
         limit = options.cache_mb << 20
         cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
-        pairs = _choose_pairs(options, cache)
+        pairs = choose_pairs(options, cache)
         if forget_others:
-            _forget_others(artifacts, set(pairs))
+            forget_pairs_but(artifacts, set(pairs))
         todo = [pair for pair in pairs if not writers.is_done(pair)]
         if todo:
             with _workers(options, device, lightglue) as (run, share):
@@ -132,102 +106,22 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
     return summary
 
 
-def check_match(options: MatchOptions) -> None:
-    """Raise DiskError for a value that cannot be used."""
-    check_at_least(options, max_full_matrix=1, overlap=1, loops=0, top_k=1, cache_mb=1)
-    if not 0 <= options.save_threshold < math.inf:
-        raise DiskError(f"{option('save_threshold', options.save_threshold)}: must be at least 0")
-    if options.rt is not None and not 0 < options.rt <= 1:
-        raise DiskError(f"{option('rt', options.rt)}: must be above 0 and at most 1, or None for no ratio test")
-    lightglue = option("matcher", "lightglue")
-    if options.matcher == "lightglue" and options.rt not in (None, MatchOptions.rt):
-        raise DiskError(f"{option('rt')} is for nearest neighbours; leave it out with {lightglue}")
-    if options.matcher != "lightglue" and options.matcher_weights is not None:
-        raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
-    if (options.pairs == "list") != (options.pairs_file is not None):
-        raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
-    if (options.pairs == "spatial") != (options.images is not None):
-        raise PairsError(f"{option('pairs', 'spatial')} and {option('images')} go together")
-    check_distance(options.max_distance)
-    if options.pairs_file is not None and not options.pairs_file.is_file():
-        raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
-
-
-def _warn_of_unused(options: MatchOptions) -> None:
-    for name in options_not_for(options.pairs):
-        value = getattr(options, name)
-        if value != getattr(MatchOptions, name):
-            log.warning("%s is not used: it is for %s", option(name, value), used_by(name))
-
-
-def used_by(name: str) -> str:
-    """The ways to choose pairs that an option is for."""
-    first, *others = _USED_BY[name]
-    return " or ".join([option("pairs", first), *others])
-
-
-def options_not_for(pairs: str) -> list[str]:
-    """The options that only other ways to choose pairs use."""
-    return [name for name, ways in _USED_BY.items() if pairs not in ways]
-
-
-def ratio_of(options: MatchOptions) -> float | None:
-    """The ratio of the test; LightGlue has none, and the default is for nearest neighbours."""
-    return None if options.matcher == "lightglue" else options.rt
-
-
-def _threshold(options: MatchOptions) -> int:
-    """Fewer than 2.5 matches are fewer than 3."""
-    return math.ceil(options.save_threshold)
-
-
 def _check_u16(options: MatchOptions, counts: dict[str, int]) -> None:
     for name, count in counts.items():
         if options.u16 and count > np.iinfo(np.uint16).max:
-            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can number; leave it out")
+            raise ArtifactError(f"{name!r} has {count} features, more than {option('u16')} can index; leave it out")
 
 
 def _capacity(cache: FeatureCache[Any], counts: dict[str, int], limit: int) -> int:
-    """How many features fit into the cache."""
+    """The number of features that fit into the cache."""
     largest = max(counts, key=lambda name: counts[name])
     return limit * counts[largest] // max(1, cache.size_in_bytes(largest))
 
 
-def _choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
-    if options.pairs_file is not None:
-        pairs = from_file(options.pairs_file, cache.names)
-        groups = connected(pairs)
-        if len(groups) > 1:
-            log.warning(
-                "the pairs of %s leave the images in %d groups that nothing connects, such as those of %s and of %s: "
-                "each becomes a model for itself",
-                options.pairs_file, len(groups), groups[0][0], groups[1][0],
-            )  # fmt: skip
-        return pairs
-    if options.pairs in ("sequential", "rig"):
-        of_rig = options.pairs == "rig"
-        near = along_and_across(cache.names, options.overlap) if of_rig else sequential(cache.names, options.overlap)
-        if not options.loops:
-            return near
-        places = instants(cache.names) if of_rig else order(cache.names)
-        return tidy([*near, *loop_closures(cache, places, _APART * options.overlap, options.loops)])
-    if options.pairs == "retrieval":
-        return retrieval(cache, options.top_k)
-    if options.images is not None:
-        return spatial_pairs(cache, options.images, options.top_k, options.max_distance)
-    return exhaustive(cache.names)
-
-
-def _forget_others(artifacts: Path, chosen: set[Pair]) -> None:
-    count = forget_pairs(artifacts, lambda pair: pair not in chosen)
-    if count:
-        log.info("%d pairs are no longer asked for and are left out", count)
-
-
 def _decisive(options: MatchOptions, lightglue: LightGlueWeights | None, store: FeatureStore) -> str:
-    """What decides the matches of a pair, as JSON: a run only goes on with the same values."""
+    """The options that determine the matches of a pair, as JSON; a run resumes only with the same values."""
     chosen = {name: getattr(options, name) for name in ("f16", "u16", "matcher")}
-    chosen |= {"rt": ratio_of(options), "save_threshold": _threshold(options)}
+    chosen |= {"rt": ratio_of(options), "save_threshold": threshold_of(options)}
     if lightglue:
         chosen["matcher_weights"] = file_hash(lightglue[1], "sha256")[:16]
     detected = {"weights": store.attributes.get("weights"), **store.options}
@@ -244,7 +138,7 @@ def _tasks(pairs: list[Pair], cache: FeatureCache[Any], store: FeatureStore, siz
 def _workers(
     options: MatchOptions, device: torch.device, lightglue: LightGlueWeights | None
 ) -> Iterator[tuple[Run, Callable[[Features], Any] | None]]:
-    """What matches pairs, and where they are not matched here, what hands the features of an image over."""
+    """The function that matches pairs and, on a cluster, the function that sends features to it."""
     if options.ray != "off":
         with Cluster(options.ray, partial(_one_pair, options, lightglue), options.device, cores=1) as cluster:
             yield cluster.map, cluster.share
@@ -264,20 +158,23 @@ def _matcher(options: MatchOptions, lightglue: LightGlueWeights | None, entries:
 
 
 def _one_pair(options: MatchOptions, lightglue: LightGlueWeights | None) -> Callable[..., Matches]:
-    """What matches one pair in a worker of a cluster, which is handed the parts of an ImagePair."""
+    """The function that matches one pair in a cluster worker; its arguments are the parts of an ImagePair."""
     matcher = _matcher(options, lightglue, options.max_full_matrix)
     return lambda *pair: matcher([pair])[0]
 
 
 def read_lightglue(path: Path | None) -> LightGlueWeights:
-    """LightGlue's weights and the file they are from; without one they are fetched. Raises CheckpointError."""
+    """Read LightGlue's weights; return them with their file. Downloads them if no file is given.
+
+    Raises CheckpointError if they cannot be read.
+    """
     path = path or fetch_weights(cache_folder())
     return read_state(path), path
 
 
 @contextlib.contextmanager
 def _one_core_each(workers: int) -> Iterator[None]:
-    """Let each worker compute on one core: faster than many cores on each of the small steps of one pair."""
+    """Let each worker use one core: faster than spreading the small steps of one pair over many cores."""
     before = torch.get_num_threads()
     if workers > 1:
         torch.set_num_threads(1)
@@ -288,7 +185,7 @@ def _one_core_each(workers: int) -> Iterator[None]:
 
 
 def _batches(tasks: Iterable[Task], most: int, entries: int) -> Iterator[list[Task]]:
-    """At most so many tasks, of no more similarities together, unless it is one."""
+    """Batches of at most `most` tasks and at most `entries` similarities; a larger task is a batch by itself."""
     batch: list[Task] = []
     held = 0
     for task in tasks:
@@ -327,15 +224,15 @@ def _match_all(
                 bar.update(1)
     except torch.OutOfMemoryError as error:
         what = f"{option('max_full_matrix')} or {option('cache_mb')}"
-        message = f"the GPU's memory does not suffice; lower {what}"
+        message = f"out of GPU memory; lower {what}"
         raise DiskError(message) from error
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
     if summary.pairs == 0:
-        log.warning("%s has no two images to match", artifacts)
+        log.warning("%s has fewer than two images to match", artifacts)
     rate = f" at {summary.matched / seconds:.1f} pairs/s" if summary.matched else ""
     log.info(
-        "%d pairs: %d matched now%s, %d stored with %d matches; in %s",
+        "%d pairs: %d matched in this run%s, %d stored with %d matches; in %s",
         summary.pairs, summary.matched, rate, summary.stored, summary.matches, artifacts / MATCHES,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Two photos at once: detect, match, verify by the geometry of two views, draw; without a folder of artifacts."""
+"""Matching two photos without an artifacts folder: detect, match, verify, draw."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from disk.matching.matcher import make_matcher
 from disk.model.checkpoints import load
 from disk.model.options import DetectionOptions
 from disk.options import AnyPath, Options, option
-from disk.pipeline.match import MatchOptions, check_match, ratio_of, read_lightglue
+from disk.pipeline.match import read_lightglue
+from disk.pipeline.match_options import MatchOptions, check_match, ratio_of
 from disk.pipeline.verify import VerifyOptions
 from disk.progress import log
 from disk.shapes import Bool
@@ -29,26 +30,26 @@ from disk.shapes import Bool
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions(Options):
-    """What two photos need beside the options of matching."""
+    """Options for two photos, beside those of matching."""
 
     save: Path | None = None
-    """Two photos: file for a picture of their matches (.jpg, .png, .svg or .pdf), or a folder that is there."""
+    """File for a picture of the matches (.jpg, .png, .svg or .pdf), or an existing folder."""
     n: int | Literal["auto"] | None = DetectionOptions.n
-    """Two photos: keypoint budget of each, the best by score; auto: 4096; None: all."""
+    """Keypoint budget of each photo, best scores first; auto: 4096; None: all."""
     max_size: int = DetectionOptions.max_size
-    """Two photos: shrink them before detection if their long side is longer, in pixels; 0: never."""
+    """Shrink photos whose long side exceeds this many pixels; 0: never."""
     model_path: str = "default"
-    """Two photos: weights: default, depth, epipolar, or a .pth or .safetensors file."""
+    """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     max_error: float | int = VerifyOptions.max_error
-    """Two photos: how far a match may be off the geometry of both views, in pixels."""
+    """Maximum distance of an inlier from the epipolar geometry, in pixels."""
 
 
 @dataclass(frozen=True)
 class PhotoMatch:
-    """What two photos have in common.
+    """The matches of two photos.
 
-    keypoints: number in each photo. inliers: which of the matches agree with one epipolar geometry. verified: whether
-    more of them do than chance brings. picture: the file that was drawn.
+    keypoints: number in each photo. inliers: (k,), whether each match agrees with the epipolar geometry. verified:
+    whether the inliers pass the a-contrario test (NFA < 1). picture: the file that was drawn.
     """
 
     keypoints: tuple[int, int]
@@ -64,10 +65,12 @@ def match_photos(
     matching: MatchOptions = MatchOptions(),
     options: PhotoOptions = PhotoOptions(),
 ) -> PhotoMatch:
-    """Match two photos, named with or without extension. Points are in pixels of the photos as stored.
+    """Match two photos; points are in pixels of the photos as stored.
 
-    Of `matching` rt, matcher, matcher_weights and device count. Raises ImageError for a photo that is not there or
-    cannot be read, and the errors of detection and matching.
+    first, second: paths, with or without extension
+    matching: of these only rt, matcher, matcher_weights and device are used
+
+    Raises ImageError for a photo that is missing or cannot be read, and the errors of detection and matching.
     """
     paths = find_photo(first), find_photo(second)
     check_match(matching)
@@ -101,12 +104,12 @@ def match_photos(
 
 
 def find_photo(path: AnyPath) -> Path:
-    """The photo of this name, with or without extension. Raises ImageError where there is none, or more than one."""
+    """Find a photo named with or without extension. Raises ImageError if there is none, or more than one."""
     path = Path(path)
     if path.is_file():
         return path
     if path.is_dir():
-        raise ImageError(f"{path} is a folder; name two photos, or one folder of artifacts")
+        raise ImageError(f"{path} is a folder; give two photos, or one artifacts folder")
     folder = path.parent
     there = sorted(
         file
@@ -114,14 +117,14 @@ def find_photo(path: AnyPath) -> Path:
         if file.is_file() and file.suffix.lower() in EXTENSIONS and file.stem == path.name
     )
     if len(there) > 1:
-        raise ImageError(f"{path} may be {' or '.join(file.name for file in there)}; add the extension")
+        raise ImageError(f"{path} is ambiguous: {' or '.join(file.name for file in there)}; add the extension")
     if not there:
         raise ImageError(f"no photo {path}, with or without extension")
     return there[0]
 
 
 def _upright(features: Features, photo: Upright) -> Features:
-    """The features in pixels of the photo as it is looked at, and as LightGlue has learned to see photos."""
+    """The features in pixels of the upright photo; LightGlue is trained on upright photos."""
     points = upright_points(features.keypoints.cpu().numpy(), photo.orientation, photo.stored_size)
     return replace(features, keypoints=torch.from_numpy(points).to(features.keypoints))
 
@@ -156,9 +159,9 @@ def _draw(
 def _report(found: PhotoMatch, paths: tuple[Path, Path]) -> None:
     count, agree = len(found.matches), int(found.inliers.sum())
     share = f" ({agree / count:.0%})" if count else ""
-    verdict = "" if found.verified else ", no more than chance brings: the photos show nothing in common that was found"
+    verdict = "" if found.verified else ", no more than expected by chance: no overlap was found"
     log.info(
-        "%s: %d keypoints, %s: %d; %d matches, of which %d agree with one geometry of both views%s%s%s",
+        "%s: %d keypoints, %s: %d; %d matches, of which %d agree with the epipolar geometry%s%s%s",
         paths[0], found.keypoints[0], paths[1], found.keypoints[1], count, agree, share, verdict,
         f"; drawn in {found.picture}" if found.picture else "",
     )  # fmt: skip

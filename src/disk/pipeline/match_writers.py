@@ -1,4 +1,4 @@
-"""Where matches go: stored pairs, and pairs with too few matches."""
+"""Writing matches: stored pairs, and pairs with too few matches."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from disk.storage.shards import SHARD_BYTES, ShardWriter, remove_artifacts
 
 
 class MatchWriters:
-    """matches.h5, and the pairs with fewer matches than `threshold` in unmatched.h5: for each, how many there were.
+    """Writes matches.h5, and to unmatched.h5 the match counts of pairs with fewer than `threshold` matches.
 
-    `decisive`, a JSON text, is what decides the matches: a run only goes on with the same. counts: features of each
-    image. A matches.h5 of the original, which does not tell how it was made, is continued as the original does.
+    A matches.h5 by the original DISK does not record its options; it is resumed, as by the original.
+    decisive: JSON of the options that determine the matches; a run resumes only with the same
+    counts: number of features of each image
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class MatchWriters:
         self.stored = self.matches = 0
 
     def is_done(self, pair: Pair) -> bool:
-        """Whether an earlier run matched this pair."""
+        """Whether an earlier run has matched this pair."""
         return pair_key(*pair) in self._done
 
     def add(self, pair: Pair, matches: Matches) -> None:
-        """Store or count the matches of a pair."""
-        # or an interruption would leave matches of now beside pairs without them, or inliers, of then
+        """Store the matches of a pair, or only their number if they are too few."""
+        # delete old results first: an interruption must not leave new matches beside old counts or inliers
         self._unmatched.remove_old()
         if self._overwrites:
             remove_artifacts(self._path.parent, Path(INLIERS).stem, [INLIERS])
@@ -64,7 +65,7 @@ class MatchWriters:
         self.matches += len(matches)
 
     def flush(self) -> None:
-        """Make everything added so far survive a crash."""
+        """Write everything added so far to disk, so that it survives a crash."""
         self._matches.flush()
         self._unmatched.flush()
 
@@ -72,13 +73,13 @@ class MatchWriters:
         """Complete the artifacts."""
         self._matches.finish()
         self._unmatched.finish()
-        if not self._path.exists():  # not one pair was stored; those who read matches shall find that
+        if not self._path.exists():  # no pair was stored; readers still expect the file
             with new_h5(self._path) as file:
                 file.attrs.update(self._attributes)
 
 
 def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int]) -> None:
-    """Make a matches.h5 of the original one of ours, if its matches are of these features."""
+    """Convert a matches.h5 by the original DISK to ours, if its matches belong to these features."""
     if not path.exists():
         return
     with open_h5(path) as file:
@@ -86,14 +87,14 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
             return
         keys = dataset_keys(file)
         if not keys or not all(_is_of(stored_dataset(file, key), key.split("/"), counts) for key in keys):
-            return  # the writer says that it is another program's
+            return  # ShardWriter will refuse it as another program's
     with new_file(path) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "a", locking=False) as file:
             file.attrs.update(attributes)
     log.warning(
-        "%s is the original's, which does not tell its options: its %d pairs are kept as they are; %s "
-        "matches them anew", path, len(keys), option("overwrite", True),
+        "%s was written by the original DISK, which does not record its options: its %d pairs are kept; %s "
+        "matches them again", path, len(keys), option("overwrite", True),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Options that several stages share, each written once."""
+"""Options shared by several stages."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ from disk.pipeline.cluster import RayCluster
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenImages:
-    """Which files of a folder are its images."""
+    """Which files of a folder are used as images."""
 
     image_extension: str | None = None
-    """Only images with this extension, any case; default: every supported type."""
+    """Use only images with this extension, any case; default: all supported types."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameChoice:
-    """Which frames of a video are its photos."""
+    """Which frames of a video are used as photos."""
 
     fps: float = 2.0
-    """Frames a second of a video: it is cut into equal parts, and the sharpest frame of each is kept."""
+    """Frames per second of video, the sharpest of each interval."""
     frames: int | None = None
-    """Frames of the whole video, in place of --fps."""
+    """Number of frames to keep from the whole video, instead of --fps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFolder:
-    """Where no features may be."""
+    """Where features are masked out."""
 
     mask_dir: Path | None = None
-    """Folder of masks, 0 where no features may be: that of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
+    """Folder of masks: no features are kept where a mask is 0. The mask of image.jpg is image.jpg.png, as in COLMAP,
+    or image.png."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The network, and how it computes."""
+    """The network's weights and precision."""
 
     model_path: str = "default"
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     precision: Precision = "auto"
-    """Arithmetic of the network; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
+    """Network precision; auto: fp16 on a CUDA GPU, fp32 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Which devices and machines do the work."""
+    """Where to compute."""
 
     device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     ray: RayCluster = "off"
-    """auto: on all machines of the Ray cluster this one belongs to; local: on all GPUs of this one, by Ray."""
+    """Distribute the work with Ray. auto: over the cluster this machine belongs to; local: over this machine's GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairChoice:
-    """What the ways to choose pairs need."""
+    """Parameters of the pairing strategies."""
 
     overlap: int = 10
-    """sequential, rig: images after each one that it is matched with; rig: of the same camera."""
+    """sequential, rig: number of following images to match with."""
     loops: int = 0
-    """sequential, rig: similar images further off that each one is matched with as well, to close loops."""
+    """sequential, rig: similar images to match with, to close loops."""
     pairs_file: Path | None = None
-    """list: text file of `name0 name1` lines, names with or without extension."""
+    """list: text file with lines `name0 name1`, names with or without extension."""
     top_k: int = 20
-    """retrieval: most similar images that each one is matched with; spatial: nearest ones."""
+    """retrieval, spatial: similar or near images to match with."""
     max_distance: float | None = None
-    """spatial: metres beyond which images are not matched; default: no limit."""
+    """spatial: maximum distance of matched images in metres; default: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,72 +80,74 @@ class MatcherChoice:
     """How the features of two images are matched."""
 
     rt: float | None = DEFAULT_RATIO
-    """mnn: keep a match if it is closer than this times the second nearest, both ways; None: no such test."""
+    """mnn: threshold of the ratio test, both ways; None: no test."""
     matcher: MatcherName = "mnn"
-    """mnn: exact mutual nearest neighbours; lightglue: the learned matcher, from the extra of that name."""
+    """mnn: exact mutual nearest neighbours; lightglue: learned matcher, needs the extra lightglue."""
     matcher_weights: Path | None = None
-    """lightglue: file of its weights; default: fetched."""
+    """lightglue: weights file; default: downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraChoice:
-    """The cameras that COLMAP starts from."""
+    """The initial cameras for COLMAP."""
 
     camera_model: str = "simple-radial"
-    """Any of COLMAP's models, such as simple-pinhole, pinhole, opencv or opencv-fisheye; distortion starts at 0."""
+    """Any COLMAP camera model, such as simple-pinhole, pinhole, opencv or opencv-fisheye; distortion starts at 0."""
     camera_per: Literal["image", "folder", "collection"] = "image"
-    """Which images share a camera: none, those in one folder, or all."""
+    """Images that share a camera: none, those of a folder, or all."""
     single_camera: bool = False
-    """The same as --camera-per collection."""
+    """Same as --camera-per collection."""
     camera_params: str | None = None
-    """Parameters of the camera where they are known, in COLMAP's order for its model: 920.5,512,341,-0.02"""
+    """Known parameters, in COLMAP's order for the model: 920.5,512,341,-0.02"""
     cameras: Path | None = None
-    """Known cameras: a COLMAP model of these images, or cameras.txt or .bin with the one camera of all."""
+    """Known cameras: a COLMAP model, or a cameras.txt or .bin with one for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViews:
-    """When matches agree with the geometry of two views."""
+    """Thresholds of two-view verification, which also runs an a-contrario test (NFA < 1)."""
 
     max_error: float = 4.0
-    """How far a match may be off the geometry of its two views, in pixels."""
+    """Maximum error of an inlier of two-view geometry, in pixels."""
     min_inliers: int = 15
-    """A pair with fewer inliers, or as few as chance brings, keeps none."""
+    """Minimum number of inliers, besides the a-contrario test."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapperChoice:
-    """How verified pairs become a model."""
+    """How to map verified pairs."""
 
     mapper: Literal["incremental", "global"] = "incremental"
-    """incremental: image after image, as COLMAP; global: all at once, as GLOMAP, faster on many images."""
+    """incremental: one image after the other, as COLMAP; global: all at once, as GLOMAP, faster for many images."""
     fix_intrinsics: bool = False
-    """Keep focal lengths and distortion as they are known; default: they are refined."""
+    """Keep the given focal lengths and distortion; default: refine them."""
     remap: bool = False
-    """Map anew; default: new photos join the model that is there, which keeps its frame, its scale and its ids."""
+    """Map from scratch; default: add new photos to the existing model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpsChoice:
-    """Whether the photos' positions on earth count."""
+    """Whether to use the photos' GPS positions."""
 
     gps: Literal["auto", "off"] = "auto"
-    """auto: positions in EXIF are pose priors; a model they agree with is in metres east, north, up; off: not used."""
+    """auto: use EXIF positions as pose priors; a model that agrees with them is in metres east, north, up; off: ignore
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RigChoice:
-    """Cameras that are mounted together and fire together."""
+    """Cameras mounted together and triggered at the same time."""
 
     rig: bool = False
-    """Each folder in IMAGES is a camera of a rig; images of one instant share a name: left/0001.jpg, right/0001.jpg."""
+    """Treat each folder in IMAGES as one camera of a rig; images of one instant share a name: left/0001.jpg,
+    right/0001.jpg."""
     rig_config: Path | None = None
-    """--rig: where the cameras are mounted, as COLMAP's rig_config.json; default: found from the images."""
+    """--rig: camera poses, as COLMAP's rig_config.json; default: estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
-    """Where chance plays a part."""
+    """The random seed: the same seed gives the same result, with the global mapper up to rounding."""
 
     seed: int = 0
-    """Of robust estimation and mapping: the same seed gives the same result (global: up to rounding)."""
+    """Seed of robust estimation and mapping, for reproducible results."""

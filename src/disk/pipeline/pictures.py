@@ -1,4 +1,4 @@
-"""What draws the pictures of artifacts: keypoints over their photo, and the matches of two photos."""
+"""Drawing artifacts: the keypoints of a photo and the matches of two photos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def draw_keypoints_of(features: FeatureStore, paths: dict[str, Path], name: str) -> Callable[[Figure], None]:
-    """What draws the keypoints of an image over it. paths: files by names."""
+    """A function that draws the keypoints of an image over it.
+
+    paths: image files by name
+    """
 
     def draw(figure: Figure) -> None:
         from disk.viewing.keypoints import draw_keypoints
@@ -36,7 +39,10 @@ def draw_matches_of(
     paths: dict[str, Path],
     pair: tuple[str, str],
 ) -> Callable[[Figure], None]:
-    """What draws the matches of a pair, coloured by verified or not. paths: files by names."""
+    """A function that draws the matches of a pair, coloured by whether they are verified.
+
+    paths: image files by name
+    """
 
     def draw(figure: Figure) -> None:
         from disk.viewing import matches as drawing
@@ -45,7 +51,7 @@ def draw_matches_of(
         keypoints = [_shown(features, image, name) for image, name in zip(images, pair, strict=True)]
         found = matches[pair]
         if any((row >= len(points)).any() for row, points in zip(found, keypoints, strict=True)):
-            raise ArtifactError(f"the matches of {' and '.join(pair)} are of other features; run `disk match` again")
+            raise ArtifactError(f"the matches of {' and '.join(pair)} are out of date; run `disk match` again")
         everything = np.ones(found.shape[1], bool)
         if inliers is None:
             groups = [drawing.Group("matches, not verified yet", drawing.NEUTRAL, everything)]
@@ -68,5 +74,5 @@ def _read(paths: dict[str, Path], name: str) -> Upright:
 
 
 def _shown(features: FeatureStore, image: Upright, name: str) -> np.ndarray:
-    """Keypoints in pixels of the upright image, which is what people want to see."""
+    """Keypoints in pixels of the upright image."""
     return upright_points(features.keypoints(name), image.orientation, image.stored_size)

@@ -1,4 +1,4 @@
-"""What can be known before the work: damaged files, shared cameras, lists of pairs, room on the disk."""
+"""Checks before the work starts: damaged files, shared cameras, lists of pairs, disk space."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from disk.pairs.choose import Pair, from_file
 from disk.storage.new_file import free_bytes
 
 _PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
-_PIXELS_PER_KEYPOINT = 100  # photos have more keypoints than this, blank walls fewer
+_PIXELS_PER_KEYPOINT = 100  # photos have a higher density of keypoints, blank walls a lower one
 _GROUPS_NAMED = 3
 Sizes = dict[str, tuple[int, int]]  # (width, height) by name
 
 
 def read_sizes(files: Sequence[ImageFile]) -> tuple[Sizes, dict[str, str]]:
-    """The sizes of all images, from their headers, and why others cannot be read, by their relative paths.
+    """Read image sizes from the headers; return them by name, and by relative path why others cannot be read.
 
-    Raises ImageError when none can be read.
+    Raises ImageError if none can be read.
     """
     sizes, failed = Sizes(), dict[str, str]()
     for file in files:
@@ -37,12 +37,12 @@ def read_sizes(files: Sequence[ImageFile]) -> tuple[Sizes, dict[str, str]]:
 
 
 def check_output(files: Sequence[ImageFile], out: Path, overwrite: bool) -> None:
-    """Raise ArtifactError for an output that holds photos, or a model by another program, or cannot be written."""
+    """Raise ArtifactError for an output that contains photos or another program's model, or cannot be written."""
     place = out.resolve()
     inside = [file.relative for file in files if place in file.path.resolve().parents]
     if inside:
         raise ArtifactError(
-            f"{out} holds {len(inside)} of the photos, such as {inside[0]}: pictures made from a model would be taken "
+            f"{out} contains {len(inside)} of the photos, such as {inside[0]}: pictures of the model would be taken "
             "for photos; use another output"
         )
     ours = any((out / name).exists() for name in ("options.json", "artifacts/keypoints.h5"))
@@ -57,9 +57,11 @@ def check_output(files: Sequence[ImageFile], out: Path, overwrite: bool) -> None
 
 
 def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
-    """Raise ArtifactError when the features of images of these sizes do not fit on the disk.
+    """Raise ArtifactError if the features of the images do not fit on the disk.
 
-    n: keypoints an image at most; max_size: of the long side, in pixels, 0 for any.
+    sizes: of the images, in pixels
+    n: keypoint budget of an image
+    max_size: of the long side of an image, in pixels; 0: unlimited
     """
     need = 0
     for width, height in sizes.values():
@@ -71,25 +73,28 @@ def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
     free = free_bytes(next(folder for folder in (place, *place.parents) if folder.exists()))
     if free < need:
         raise ArtifactError(
-            f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where {free / 1e9:.2f} GB "
-            f"are free; make room, use another disk, or keep fewer keypoints ({option('n')})"
+            f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where only {free / 1e9:.2f} "
+            f"GB are free; free disk space, use another disk, or keep fewer keypoints ({option('n')})"
         )
 
 
 def check_pairs_file(path: Path, names: Collection[str]) -> list[Pair]:
-    """The pairs of a list; PairsError for unknown images, ColmapError when no image is in two pairs of several."""
+    """Read and check a list of pairs.
+
+    Raises PairsError for unknown images, ColmapError if there are several pairs but no image is in two of them.
+    """
     pairs = from_file(path, names)
     groups = connected_groups(pairs)
     if len(groups) > 1 and len(groups[0]) == 2:
         raise ColmapError(
-            f"the list {path} does not connect: {len(pairs)} pairs, and no image is in two of them; "
+            f"the list {path} does not connect: none of its {len(pairs)} pairs share an image; "
             "a model needs pairs that share images"
         )
     return pairs
 
 
 def connected_groups(pairs: Collection[Pair]) -> list[set[str]]:
-    """The images that pairs connect, the largest group first."""
+    """The connected components of the graph of pairs, largest first."""
     group_of: dict[str, set[str]] = {}
     for first, second in pairs:
         merged = group_of.get(first, {first}) | group_of.get(second, {second})
@@ -106,7 +111,7 @@ def describe_groups(groups: Sequence[set[str]]) -> str:
 
 
 def check_shared(files: Sequence[ImageFile], sizes: Sizes, per: Literal["image", "folder", "collection"]) -> None:
-    """Raise ColmapError where images of unequal size would share a camera."""
+    """Raise ColmapError if images of different sizes would share a camera."""
     from disk.colmap.database import check_shared_cameras
 
     check_shared_cameras([file for file in files if file.name in sizes], per)

@@ -1,4 +1,4 @@
-"""Images that connect to no others because they are turned: detected again at the other quarter turns."""
+"""Retrying unconnected images at other quarter turns: they may be rotated."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
 from disk.storage.shards import ShardWriter
 
-TRIED = "rotations.json"  # the state of verification after which there was nothing more to turn
-_PARTNERS = 20  # images that a turned one is compared with
+TRIED = "rotations.json"  # the state of verification for which no turn helped any more
+_PARTNERS = 20  # images to compare a turned image with
 _SAMPLE, _NEIGHBOURS, _GOOD_FIT, _ALIKE = 300, 4, 0.75, 2 / 3
-_SURE = 50  # inliers; below, the few matches that turned images have may agree by luck, at any angle
+_SURE = 50  # inliers; below, the few matches of rotated images may agree by chance at any angle
 
 
 @dataclass(frozen=True)
 class View:
-    """Features of an image as the network saw it: keypoints in pixels of that upright image, its (width, height)."""
+    """Features of an image in the orientation given to the network: keypoints in its pixels, size (width, height)."""
 
     keypoints: Float[np.ndarray, "n 2"]
     features: Features
@@ -66,11 +66,13 @@ def turn_unconnected(
     min_inliers: int = 15,
     seed: int = 0,
 ) -> list[str]:
-    """Find images that `disk verify` connected to no others, or only turned, and store their features at better turns.
+    """Detect unconnected images again at turns of 90, 180 and 270 degrees; keep turns that connect them.
 
-    Returns their names; the matches of their pairs are gone, so match, export and verify are to run again. options: how
-    the features were detected. ratio: of the nearest neighbours that are tried. max_error, in pixels, and min_inliers:
-    as of `disk verify`. Turns are by 90, 180 and 270 degrees. Raises the errors of reading images and artifacts.
+    Returns the names of the turned images. Deletes their matches, so match, export and verify have to run again.
+    options: as in the first detection
+    ratio: threshold of the ratio test; max_error (pixels), min_inliers, seed: as in `disk verify`
+
+    Raises the errors of reading images and artifacts.
     """
     with folder_lock(artifacts):
         with read_features(artifacts) as store:
@@ -91,7 +93,7 @@ def turn_unconnected(
             for name, turns in found.items():
                 loaded, features = loading(name, turns)
                 write_features(writer, [loaded], [features], options.f16)
-                log.info("%s connects when it is turned by %d degrees", name, 90 * turns)
+                log.info("%s connects when rotated by %d degrees", name, 90 * turns)
             writer.finish()
         else:
             write_json(artifacts / TRIED, _state(graph))
@@ -99,7 +101,7 @@ def turn_unconnected(
 
 
 def rotated_images(artifacts: Path, files: Sequence[ImageFile]) -> dict[str, int]:
-    """How far images were turned counter-clockwise, in degrees, beyond what EXIF says, by path; others are left out."""
+    """Counter-clockwise rotation of images beyond EXIF, in degrees, by path; unrotated images are omitted."""
     degrees = {}
     with read_features(artifacts) as store:
         there = set(store.names)
@@ -112,10 +114,10 @@ def rotated_images(artifacts: Path, files: Sequence[ImageFile]) -> dict[str, int
 
 @dataclass(frozen=True)
 class Graph:
-    """What verification found.
+    """The results of verification.
 
-    names: of all images with features; pairs: all that were matched; links: of each verified pair the number of its
-    inliers, and whether its images stand alike.
+    names: all images with features; pairs: all matched pairs; links: number of inliers of each verified pair, and
+    whether its images have the same orientation.
     """
 
     names: Sequence[str]
@@ -129,10 +131,12 @@ def choose_turns(
     detect: Callable[[str, int], View],
     agreement: Callable[[View, View], int],
 ) -> dict[str, int]:
-    """The quarter turns, counter-clockwise, at which images connect to the largest group of images that stand alike.
+    """The quarter turns, counter-clockwise, that connect images to the largest group of equally oriented images.
 
-    stored: the features of an image as they are; detect: those after quarter turns; agreement: the inliers of two
-    views, 0 if they are turned to each other. An image that was turned may connect others in its turn.
+    A turned image joins the group, so further images may connect to it.
+    stored: returns the current features of an image
+    detect: returns its features after a number of quarter turns
+    agreement: number of inliers of two views, 0 if their orientations differ
     """
     group, rest = _largest_group(graph)
     if not rest:
@@ -160,7 +164,7 @@ def choose_turns(
 
 
 def _largest_group(graph: Graph) -> tuple[frozenset[str], frozenset[str]]:
-    """The largest set of images that are connected by pairs that stand alike, and all others."""
+    """The largest set of images connected by pairs of equal orientation, and all other images."""
     root = {name: name for name in graph.names}
 
     def find(name: str) -> str:
@@ -183,7 +187,7 @@ def _degree(graph: Graph, name: str) -> int:
 
 
 def _partners(graph: Graph, name: str, group: frozenset[str]) -> list[str]:
-    """Images of the group to compare with: those it was matched with, evenly thinned out."""
+    """Images of the group to compare with: an even sample of those it was matched with."""
     matched = {other for pair in graph.pairs if name in pair for other in pair} - {name}
     partners = sorted(matched & group) or sorted(group)
     return [partners[i] for i in np.unique(np.linspace(0, len(partners) - 1, min(_PARTNERS, len(partners)), dtype=int))]
@@ -194,7 +198,7 @@ def _pair(first: str, second: str) -> Pair:
 
 
 def _agreement(view: View, other: View, ratio: float | None, max_error: float, min_inliers: int, seed: int) -> int:
-    """The inliers of two views; 0 where they are too few, or chance, or the views are turned to each other."""
+    """The number of inliers of two views; 0 if too few, not significant (NFA >= 1), or their orientations differ."""
     matches = mutual_nearest(view.features.descriptors, other.features.descriptors, ratio).indices.numpy()
     p0, p1 = view.keypoints[matches[:, 0]], other.keypoints[matches[:, 1]]
     inliers = estimate_fundamental(p0, p1, threshold=max_error, seed=seed)
@@ -206,10 +210,11 @@ def _agreement(view: View, other: View, ratio: float | None, max_error: float, m
 
 
 def stand_alike(p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"]) -> bool:
-    """Whether two upright views stand alike, to an eighth of a turn, by points of one and their matches in the other.
+    """Whether two views have the same orientation, to 45 degrees, by points of one and their matches in the other.
 
-    Either the similarity that fits all of them best turns by less (Umeyama 1991) and fits well, or, as on surfaces seen
-    from far apart, over two thirds of the steps from a point to its nearest neighbours do. Wrong matches do neither.
+    True if the best similarity over all points (Umeyama 1991) fits well and rotates by less than 45 degrees; or, for
+    wide baselines, if more than two thirds of the vectors from points to their nearest neighbours rotate by less. Wrong
+    matches do neither.
     """
     rows = np.unique(np.linspace(0, len(p0) - 1, min(_SAMPLE, len(p0)), dtype=int))
     z0, z1 = ((p[rows] - p.mean(axis=0)).astype(np.float64) @ [1, 1j] for p in (p0, p1))
@@ -224,7 +229,7 @@ def stand_alike(p0: Float[np.ndarray, "n 2"], p1: Float[np.ndarray, "n 2"]) -> b
 
 
 class _Loading:
-    """Images and their features after quarter turns."""
+    """Loads images after quarter turns and detects their features."""
 
     def __init__(self, images: Path, options: DetectOptions) -> None:
         self._files = {file.name: file for file in list_images(images, options.image_extension)}

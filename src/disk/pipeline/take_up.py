@@ -1,4 +1,4 @@
-"""Taking up the output of an earlier `disk reconstruct`, or clearing it away, whenever that one was killed."""
+"""Resuming in the output of an earlier `disk reconstruct`, or clearing it, even if that run was killed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from pathlib import Path
 from disk.errors import ArtifactError
 from disk.options import option
 from disk.pipeline.follow import PHOTOS
-from disk.pipeline.map import RIG, SUMMARY, remap_remedy
+from disk.pipeline.map import RIG, remap_remedy
 from disk.pipeline.options import MapperChoice
+from disk.pipeline.summary import SUMMARY
 from disk.storage.artifacts import IN_MODEL
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
 
 OPTIONS = "options.json"
 UNDISTORTED = "undistorted"
-_CLEARING = "overwriting"  # noted among the options while what was there is taken away
-_LEFT_OUT = ("pairs_file",)  # noted by earlier versions
+_CLEARING = "overwriting"  # recorded among the options while the old output is being deleted
+_LEFT_OUT = ("pairs_file",)  # recorded by earlier versions only
 
 
 def take_up(out: Path, options: Mapping[str, str], overwrite: bool, remap: bool = False) -> None:
-    """Clear an output where `overwrite` says so, or a run that did was killed in the middle of it.
+    """Clear an output if `overwrite` is set, or if a run with it was killed while clearing.
 
-    Raises ArtifactError, before anything changes, when the output was made with other options; those of mapping alone
-    may be others with `remap`. The caller holds `folder_lock`, and notes the options when the rest fits as well.
+    The caller holds `folder_lock`, and calls `note_options` once all other checks have passed.
+    options: of this run; remap: accept other options of mapping
+
+    Raises ArtifactError, before anything changes, if the output was made with other options.
     """
     path = out / OPTIONS
     before = _read(path) if path.exists() and not overwrite else {}
@@ -38,7 +41,7 @@ def take_up(out: Path, options: Mapping[str, str], overwrite: bool, remap: bool 
         if not remap:
             check_same(out, known, options, remap_remedy())
     if overwrite or _CLEARING in before:
-        # noted first, so that a run killed in between is taken up by the next
+        # recorded first, so that the next run finishes the clearing if this one is killed
         write_json(path, {**options, _CLEARING: "yes"})
         _clear(out)
 
@@ -49,7 +52,7 @@ def _but_mapping(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def note_options(out: Path, options: Mapping[str, str]) -> None:
-    """Note with which options an output is being made; ArtifactError when it cannot be written."""
+    """Record the options an output is made with. Raises ArtifactError if they cannot be written."""
     write_json(out / OPTIONS, dict(options))
 
 
@@ -62,7 +65,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _clear(out: Path) -> None:
-    """Take away what an earlier run made, the last stage first."""
+    """Delete what an earlier run wrote, last stage first."""
     for file in (SUMMARY, RIG, "agreement.json", "report.html", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The seconds that the parts of a run take."""
+"""Timing the parts of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Add the time of the block to that of a part."""
+    """Add the duration of the block to `seconds[part]`."""
     start = perf_counter()
     yield
     seconds[part] = seconds.get(part, 0.0) + perf_counter() - start

@@ -1,4 +1,4 @@
-"""Points for known poses: detect, match, verify and triangulate, and whether poses and images agree."""
+"""Triangulating points for known poses: detect, match, verify, triangulate, check that poses and images agree."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from disk.pipeline.connections import read_connections
 from disk.pipeline.detect import DetectOptions, check_detect, detect
 from disk.pipeline.follow import follow_folder
 from disk.pipeline.known_poses import PosedFiles, missing_message, read_posed_files
-from disk.pipeline.map import SUMMARY, Reconstruction, database_fingerprint, is_complete, read_summary
-from disk.pipeline.match import MatchOptions, check_match, match
+from disk.pipeline.map import database_fingerprint
+from disk.pipeline.match import match
+from disk.pipeline.match_options import MatchOptions, check_match
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed, TwoViews
 from disk.pipeline.precheck import check_matcher, check_output, check_room
+from disk.pipeline.summary import SUMMARY, Reconstruction, is_complete, read_summary
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from disk.colmap.triangulation import KnownPose
 
 AGREEMENT = "agreement.json"
-_ALL_PAIRS_UP_TO = 200  # images; above, those that look alike are matched
+_ALL_PAIRS_UP_TO = 200  # images; above, pairs are chosen by retrieval
 _AGREES, _DOUBTFUL = 0.8, 0.5  # share of verified matches on their epipolar lines
 _FREE = ("device", "ray", "keep_going", "overwrite")
 T = TypeVar("T")
@@ -44,24 +46,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class TriangulateOptions(Seed, TwoViews, MatcherChoice, Place, Network, MaskFolder, ChosenImages, Budget, Options):
-    """How features are found and matched."""
+    """How to detect and match features."""
 
     top_k: int = 20
-    """Of more than 200 images: most similar images that each one is matched with."""
+    """Above 200 images: number of most similar images to match each image with; up to 200, all pairs are matched."""
     keep_going: bool = False
     """Exit with 0 even when images of the model are missing or could not be read."""
     overwrite: bool = False
-    """Start anew."""
+    """Delete the results in OUT and start over."""
 
 
 @dataclass(frozen=True)
 class Triangulation:
-    """What came out; agreement.json holds all but the model, which is in summary.json.
+    """The result; agreement.json has all of it but the model, which is in summary.json.
 
-    model: as of `disk reconstruct`. agreement: share of the verified matches that lie within --max-error of each
-    other's epipolar lines by the given poses, from 0 to 1: near 1 when poses and images agree; epipolar_error: median
-    distance to these lines, in pixels; by_image: the share for each image that has verified matches; doubtful: images
-    of a share below a half; verdict: the same in words; failed: why other images of the model are not used.
+    model: as from `disk reconstruct`
+    agreement: share of verified matches within --max-error of the epipolar lines of the given poses; near 1 if poses
+        and images agree
+    epipolar_error: median distance to these lines, in pixels
+    by_image: the agreement of each image that has verified matches
+    doubtful: images with an agreement below one half
+    verdict: the agreement in words
+    failed: images of the model that were not used, and why
     """
 
     model: Reconstruction
@@ -76,11 +82,13 @@ class Triangulation:
 def triangulate(
     model: AnyPath, images: AnyPath, out: AnyPath, options: TriangulateOptions = TriangulateOptions()
 ) -> Triangulation:
-    """Triangulate points for known poses, which stay as they are: out/sparse/0 and points.ply, as of `reconstruct`.
+    """Triangulate points for known, fixed poses; write out/sparse/0 and points.ply, as `reconstruct` does.
 
-    model: a COLMAP model, or a transforms.json of nerfstudio or instant-ngp. Stages that are done are skipped. Raises
-    ColmapError for a model that cannot be used, images of another size than their cameras, or when no point fits,
-    the errors of the stages, and PartialFailureError, when the rest was done, for images that could not be used.
+    Skips finished stages.
+    model: a COLMAP model, or a transforms.json of nerfstudio or instant-ngp
+
+    Raises ColmapError for an unusable model, images that do not have the size of their camera, or if no point fits;
+    PartialFailureError if some images could not be used and the rest is done; and the errors of the stages.
     """
     model, images, out = Path(model), Path(images), Path(out)
     _check(options)
@@ -113,7 +121,7 @@ def triangulate(
 
 
 def read_triangulation(out: Path) -> Triangulation:
-    """What `triangulate` came to; ColmapError when it did not finish."""
+    """Read the result of `triangulate`. Raises ColmapError if it has not finished or the files are not ours."""
     path = out / AGREEMENT
     try:
         return Triangulation(model=read_summary(out), **json.loads(path.read_text(encoding="utf-8")))
@@ -132,30 +140,30 @@ def _check(options: TriangulateOptions) -> None:
 
 
 def _options_of(kind: type[T], options: TriangulateOptions, **others: Any) -> T:
-    """The options of one stage: those it shares with ours by name, and others."""
+    """The options of one stage: the fields it shares with `options` by name, and `others`."""
     names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
     return kind(**{name: getattr(options, name) for name in names} | others)
 
 
 def _ratio(options: TriangulateOptions) -> float | None:
-    # the default is for nearest neighbours; `match` refuses any other with lightglue
+    # the default is for nearest neighbours; with lightglue `match` refuses any other value
     return None if options.matcher == "lightglue" and options.rt == TriangulateOptions.rt else options.rt
 
 
 def _features(artifacts: Path, images: Path, posed: PosedFiles, options: TriangulateOptions) -> dict[str, str]:
-    """Find features; why images have none, by their paths."""
+    """Detect features; return why images have none, by path."""
     names = {file.name for file in posed.files}
     detection = _options_of(DetectOptions, options, overwrite=False, keep_going=True)
     detect(artifacts, images, detection, only=names)
     with read_features(artifacts) as features:
         known = set(features.names)
     if len(known) < 2:
-        raise ColmapError(f"{len(known)} image in {images} has features; a model needs at least two images")
+        raise ColmapError(f"only {len(known)} of the images in {images} have features; a model needs at least two")
     return {file.relative: "could not be decoded" for file in posed.files if file.name not in known}
 
 
 def _export(artifacts: Path, database: Path, posed: PosedFiles) -> None:
-    """Write the database with the known cameras, unless it is there."""
+    """Write the database with the known cameras, unless it is current."""
     from disk.colmap.database import (
         difference,
         fingerprint,
@@ -218,7 +226,7 @@ def _map(
         unconnected=blind,
         models=[asdict(found)],
         seconds={"triangulate": round(perf_counter() - start, 3)},
-        reasons=dict.fromkeys(blind, "sees no point by its pose"),
+        reasons=dict.fromkeys(blind, "observes no point with its pose"),
         connected=len(connections.inliers),
         watermarks=len(connections.watermarks),
         turning=len(connections.turning),
@@ -233,7 +241,7 @@ def _map(
 
 
 def _agreement(artifacts: Path, posed: PosedFiles, max_error: float) -> tuple[float, float, dict[str, float]]:
-    """Share of the verified matches that lie on their epipolar lines, their median distance, and the share by image."""
+    """The share of verified matches on their epipolar lines, their median distance, and the share by image."""
     from disk.colmap.database import COLMAP_SHIFT
     from disk.colmap.triangulation import epipolar_errors
 
@@ -254,8 +262,8 @@ def _agreement(artifacts: Path, posed: PosedFiles, max_error: float) -> tuple[fl
                 by_image.setdefault(paths[name], []).append(errors)
     if not everything or not sum(map(len, everything)):
         raise ColmapError(
-            "no two of the images have enough matches that agree, and more than agree by chance: they need more "
-            f"overlap, more features ({option('n')}), or {option('max_size', 0)}"
+            "no two images have enough matches that pass geometric verification: they need more overlap, more features "
+            f"({option('n')}), or {option('max_size', 0)}"
         )
     whole = np.concatenate(everything)
     shares = {name: np.concatenate(errors) for name, errors in sorted(by_image.items())}
@@ -274,9 +282,9 @@ def _verdict(agreement: float, error: float, doubtful: list[str], images: int) -
             "poses x_cam = R x_world + t with y down, or OpenGL's in transforms.json?"
         )
     if doubtful and 2 * len(doubtful) < images:
-        return f"{share}, but hardly those of {', '.join(doubtful[:5])}: their poses are doubtful"
+        return f"{share}, but few of those in {', '.join(doubtful[:5])}: their poses are doubtful"
     if agreement < _AGREES:
-        return f"{share}: the poses are imprecise, or the cameras' parameters are"
+        return f"{share}: the poses or the camera parameters are imprecise"
     return share
 
 

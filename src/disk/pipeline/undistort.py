@@ -1,4 +1,4 @@
-"""Undistorted images and a pinhole model, in the folder that splatting codes open."""
+"""Undistorting images and their model, in the folder layout that splatting code reads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from disk.errors import ArtifactError, ImageError, PartialFailureError
 from disk.images.listing import ImageFile
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
-from disk.pipeline.map import SUMMARY, read_summary
 from disk.pipeline.options import MaskFolder
+from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import log
 from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
@@ -30,24 +30,24 @@ _WRITTEN = ("images", "masks", "sparse", "transforms.json", _POINTS)
 
 @dataclass(frozen=True, kw_only=True)
 class UndistortOptions(MaskFolder, Options):
-    """What is written beside undistorted images and the model."""
+    """What to undistort and what to write."""
 
     images: Path | None = None
-    """Folder of the model's images; default: that of `disk reconstruct`, or MODEL/images."""
+    """Folder of the model's images; default: the one used by `disk reconstruct`, or MODEL/images."""
     max_size: int = 0
-    """Shrink images whose long side is longer, in pixels; 0: never."""
+    """Shrink images whose long side exceeds this many pixels; 0: never."""
     transforms: bool = False
-    """Write transforms.json and sparse_pc.ply as well, for nerfstudio and instant-ngp."""
+    """Also write transforms.json and sparse_pc.ply, for nerfstudio and instant-ngp."""
     overwrite: bool = False
-    """Replace what is in the way, also by another program."""
+    """Replace existing results, even those of another program."""
 
 
 @dataclass(frozen=True)
 class Undistorted:
-    """What was written.
+    """The files written.
 
-    folder: where; images: number of them; masks: number of those with a mask; width, height: of the largest image, in
-    pixels; cameras: the models that were undistorted; failed: why other images of the model were left out, by name.
+    folder: of the results; images: number of images; masks: number of masks; width, height: of the largest image, in
+    pixels; cameras: the camera models that were undistorted; failed: images of the model that were skipped, and why.
     """
 
     folder: str
@@ -60,12 +60,14 @@ class Undistorted:
 
 
 def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = UndistortOptions()) -> Undistorted:
-    """Write out/images, out/sparse/0 with PINHOLE cameras, and as asked out/masks and out/transforms.json.
+    """Write out/images, out/sparse/0 with PINHOLE cameras and, on request, out/masks and out/transforms.json.
 
-    model: folder of `disk reconstruct`, or another COLMAP model. An interrupted run is resumed; when the model, the
-    images or the masks have changed, all is written anew. Raises ColmapError for a model that cannot be used,
-    ArtifactError where files of another program are in the way, ImageError without images; PartialFailureError, when
-    the rest was done, for images that are missing or not of their camera's size.
+    Resumes an interrupted run; starts over if the model, the images or the masks have changed.
+    model: folder of `disk reconstruct`, or another COLMAP model
+
+    Raises ColmapError for an unusable model, ArtifactError if files of another program would be replaced, ImageError
+    without images, PartialFailureError if images are missing or do not have the size of their camera and the rest is
+    done.
     """
     from disk.colmap.mapping import write_ply
     from disk.colmap.undistortion import undistort as undistort_images
@@ -79,7 +81,7 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     usable, failed = usable_images(source)
     if not usable:
         raise ImageError(
-            f"{source.image_folder}: not one image of the model can be used: {next(iter(failed.values()))}"
+            f"{source.image_folder}: none of the model's images can be used: {next(iter(failed.values()))}"
         )
     masks = _masks(source, usable, options.mask_dir)
     fingerprint = _fingerprint(source, usable, masks, options)
@@ -107,14 +109,16 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
 
 
 def _image_folder(model: Path) -> Path | None:
-    """The photos that a model of `disk reconstruct` was made of, where it says so and they are still there."""
+    """The photo folder recorded by `disk reconstruct`; None if unknown. Raises ImageError if it no longer exists."""
     if (model / "images").is_dir() or not (model / SUMMARY).is_file():
         return None
     photos = read_summary(model).photos
     if not photos:
         return None
     if not Path(photos).is_dir():
-        raise ImageError(f"{photos}, which {model} was made of, is not there; tell where with {option('images')}")
+        raise ImageError(
+            f"{photos}, from which {model} was made, does not exist; name the folder with {option('images')}"
+        )
     return Path(photos)
 
 
@@ -122,7 +126,7 @@ def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
     place = out.resolve()
     if place == source.image_folder.resolve() or source.image_folder.resolve() in place.parents:
         raise ArtifactError(
-            f"{out} lies in {source.image_folder}: undistorted images would be taken for photos; use another output"
+            f"{out} is in {source.image_folder}: undistorted images would be taken for photos; use another output"
         )
     if source.model.resolve() in (place, *(place / "sparse" / sub for sub in (".", "0"))):
         raise ArtifactError(f"{out} is the model itself; use another output")
@@ -147,7 +151,7 @@ def _masks(source: Workspace, usable: list[WorkspaceImage], folder: Path | None)
 def _fingerprint(
     source: Workspace, usable: list[WorkspaceImage], masks: dict[str, Path], options: UndistortOptions
 ) -> str:
-    """Changes with whatever decides what is written: the model, files of images and masks, the size."""
+    """The fingerprint of everything that determines the output: the model, image and mask files, the size."""
     digest = hashlib.sha256(json.dumps([str(options.max_size), str(source.image_folder.resolve())]).encode())
     for path in sorted(source.model.glob("*.*")):
         if path.suffix in (".bin", ".txt"):
@@ -178,7 +182,7 @@ def _clear(out: Path) -> None:
 
 def _frame(image: WorkspaceImage, has_mask: bool) -> Frame:
     K = image.K
-    # the principal point is that of COLMAP again
+    # +0.5: principal point in COLMAP's convention
     params = float(K[0, 0]), float(K[1, 1]), float(K[0, 2] + 0.5), float(K[1, 2] + 0.5)
     mask = f"masks/{image.name}.png" if has_mask else None
     return Frame(f"images/{image.name}", "PINHOLE", image.width, image.height, params, image.R, image.t, mask)

@@ -1,4 +1,4 @@
-"""What was given to a command but has no effect beside the other options: said, never dropped in silence."""
+"""Reporting options that have no effect in combination with the others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from disk.progress import log
 
 
 def unused_flags(options: Any, only_for: Mapping[str, str]) -> list[str]:
-    """Those of the named options that are not at their defaults, as `overlap is for pairs=.sequential.`.
+    """Texts such as `overlap is for pairs='sequential'` for the named options that do not have their default value.
 
-    only_for: what each option is for, when it is known not to be used.
+    only_for: purpose of each option that is not used
     """
     defaults = {field.name: field.default for field in fields(options)}
     return [
@@ -24,6 +24,6 @@ def unused_flags(options: Any, only_for: Mapping[str, str]) -> list[str]:
 
 
 def log_unused(unused: list[str]) -> None:
-    """Say what is not used."""
+    """Log a warning for each option without effect."""
     for reason in unused:
         log.warning("not used: %s", reason)

@@ -1,4 +1,4 @@
-"""Geometric verification of every matched pair, resumed where it stopped."""
+"""Geometric verification of all matched pairs."""
 
 from __future__ import annotations
 
@@ -34,22 +34,21 @@ from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(Seed, TwoViews, Options):
-    """How matches are verified."""
+    """How to verify matches."""
 
     database_path: Path | None = None
-    """The database that `disk export` wrote; default: database.db beside ARTIFACTS."""
+    """Database that `disk export` wrote; default: database.db beside ARTIFACTS."""
     overwrite: bool = False
-    """Verify all pairs anew."""
+    """Verify all pairs again."""
 
 
 @dataclass(frozen=True)
 class VerifySummary:
     """What a run did.
 
-    pairs: matched pairs; verified: those verified now; connected: those with inliers; matches, inliers: of all
-    pairs; watermarks: pairs that agree on a watermark alone, and so have no inliers; turning: connected pairs
-    between which the camera turned, but hardly moved; stale: pairs verified anew because their cameras or matches had
-    changed.
+    pairs: matched pairs; verified: pairs verified in this run; connected: pairs with inliers; matches, inliers: totals
+    of all pairs; watermarks: pairs that have only a watermark in common, and so no inliers; turning: connected pairs
+    with a (nearly) pure rotation of the camera; stale: pairs verified again because their cameras or matches changed.
     """
 
     pairs: int
@@ -63,11 +62,12 @@ class VerifySummary:
 
 
 def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> VerifySummary:
-    """Verify all matched pairs into the database and inliers.h5, which is laid out as matches.h5 is.
+    """Verify all matched pairs into the database and inliers.h5, which has the layout of matches.h5.
 
-    Pairs already done are skipped, also where images were added or taken out since. Raises ArtifactError without
-    matches or when inliers.h5 was made with other options, ColmapError without a database or when it holds other
-    matches than the artifacts.
+    Skips finished pairs, even if images were added or removed since.
+
+    Raises ArtifactError without matches or if inliers.h5 was made with other options, ColmapError without a database or
+    if its matches are not those of the artifacts.
     """
     from disk.colmap.database import difference, image_ids, open_database
     from disk.colmap.verification import is_verified, kinds_of_pairs, verify_pairs
@@ -83,30 +83,30 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
     ):
         pairs = matches.pairs()
         if not pairs:
-            raise ArtifactError(f"{artifacts} holds no matched pairs; there is nothing to verify")
+            raise ArtifactError(f"{artifacts} has no matched pairs to verify; run `disk match` first")
         attributes = _attributes(matches, options)
         anew = options.overwrite or _is_of_earlier_version(artifacts, attributes)
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
-                f"{path} is no export of {artifacts} as it is now ({other}); run `disk export` again, "
+                f"{path} is not an up-to-date export of {artifacts} ({other}); run `disk export` again, "
                 f"with {option('overwrite', True)}"
             )
         writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
         if anew:
-            # first the inliers, then the geometries, so that what is in both is always of one run
+            # inliers first, then geometries, so that a pair present in both always comes from one run
             writer.remove_old()
             database.clear_two_view_geometries()
-        writer.finish()  # what an interrupted run left
+        writer.finish()  # merge the shards of an interrupted run
         by_name = image_ids(database)
         ids = {pair: (by_name[pair[0]], by_name[pair[1]]) for pair in pairs}
         known = set(_inlier_counts(artifacts, pairs))
-        # a database has geometries of its own cameras, keypoints and matches alone, see `write_database`
+        # the geometries in a database always belong to its cameras, keypoints and matches, see `write_database`
         done = _chosen(artifacts, known, lambda pair, inliers: is_verified(database, ids[pair], inliers))
         todo = [pair for pair in pairs if pair not in done]
         stale = len(known - done)
         if stale:
-            log.warning("%d pairs in %s were verified with other cameras or matches, and are again", stale, INLIERS)
+            log.warning("%d pairs in %s are out of date (cameras or matches changed): verifying again", stale, INLIERS)
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)
@@ -134,13 +134,13 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
 
 def _report(summary: VerifySummary) -> None:
     log.info(
-        "%d pairs: %d verified now; %d have inliers, %d of %d matches",
+        "%d pairs: %d verified in this run; %d have inliers, %d of %d matches",
         summary.pairs, summary.verified, summary.connected, summary.inliers, summary.matches,
     )  # fmt: skip
     if summary.watermarks:
         log.warning(
-            "%d pairs agree on a watermark alone, such as a date stamp or a frame: they have no inliers, and are not "
-            "mapped",
+            "%d pairs have only a watermark in common, such as a date stamp or a frame: they get no inliers and are "
+            "not mapped",
             summary.watermarks,
         )
     if summary.turning and 2 * summary.turning >= summary.connected:
@@ -148,10 +148,10 @@ def _report(summary: VerifySummary) -> None:
 
 
 def turning_message(turning: int, connected: int) -> str:
-    """What to say of photos that were mostly taken from one place."""
+    """The message for photos that were mostly taken from one place."""
     return (
-        f"in {turning} of {connected} verified pairs the motion is a rotation: the camera turned, but hardly moved, so "
-        "there is no depth to be seen; take the photos from different places"
+        f"in {turning} of {connected} verified pairs the motion is a pure rotation: the camera turned but hardly "
+        "moved, so depth cannot be estimated; take the photos from different places"
     )
 
 
@@ -165,7 +165,7 @@ def check_verify(options: VerifyOptions) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise DiskError for a seed that the robust estimators do not take."""
+    """Raise DiskError for a seed that the robust estimators do not accept."""
     if not 0 <= seed < 2**31:
         raise DiskError(f"{option('seed', seed)}: must be at least 0 and below 2^31")
 
@@ -173,7 +173,7 @@ def check_seed(seed: int) -> None:
 def _attributes(matches: MatchStore, options: VerifyOptions) -> dict[str, str]:
     made = json.dumps(matches.attributes, sort_keys=True).encode()
     return {
-        # 1 kept inliers that chance explains, 2 those of watermarks, 3 had one fingerprint of all cameras
+        # 1 had no a-contrario test, 2 kept inliers of watermarks, 3 had one fingerprint for all cameras
         "format": "disk inliers 4",
         "matches": hashlib.sha1(made).hexdigest()[:12],
         "options": json.dumps({key: getattr(options, key) for key in ("max_error", "min_inliers", "seed")}),
@@ -181,9 +181,9 @@ def _attributes(matches: MatchStore, options: VerifyOptions) -> dict[str, str]:
 
 
 def _is_of_earlier_version(artifacts: Path, attributes: dict[str, str]) -> bool:
-    """Whether the inliers that are there were found by an older version.
+    """Whether existing inliers were written by an older version.
 
-    Raises ArtifactError when they were made with other options.
+    Raises ArtifactError if they were made with other options.
     """
     shards = sorted(artifacts.glob(".inliers-*.h5"))
     found = [path for path in (artifacts / INLIERS, *shards) if path.is_file() and h5py.is_hdf5(path)]
@@ -196,7 +196,7 @@ def _is_of_earlier_version(artifacts: Path, attributes: dict[str, str]) -> bool:
 
 
 def _chosen(artifacts: Path, known: Collection[Pair], condition: Callable[[Pair, np.ndarray], bool]) -> set[Pair]:
-    """Those of the pairs in inliers.h5 whose inliers meet a condition."""
+    """The known pairs whose inliers in inliers.h5 satisfy a condition."""
     if not known:
         return set()
     with read_matches(artifacts, INLIERS) as inliers:
@@ -204,7 +204,7 @@ def _chosen(artifacts: Path, known: Collection[Pair], condition: Callable[[Pair,
 
 
 def _inlier_counts(artifacts: Path, pairs: Iterable[Pair]) -> dict[Pair, int]:
-    """Number of inliers of those pairs that are in inliers.h5."""
+    """The number of inliers of each of the pairs that is in inliers.h5."""
     if not (artifacts / INLIERS).exists():
         return {}
     with read_matches(artifacts, INLIERS) as inliers:

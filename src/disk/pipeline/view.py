@@ -1,4 +1,4 @@
-"""What came of photos, to be looked at: the page of a model, and pictures of keypoints or matches."""
+"""Viewing results: the page of a model, and pictures of keypoints or matches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from disk.images.listing import list_images, named, path_of
 from disk.options import AnyPath, Options, as_meant, check_at_least, option
 from disk.pairs.choose import from_file
 from disk.pipeline.follow import changed_photos
-from disk.pipeline.map import read_summary
 from disk.pipeline.pictures import draw_keypoints_of, draw_matches_of
 from disk.pipeline.report import write_model_page
+from disk.pipeline.summary import read_summary
 from disk.progress import log, track
 from disk.storage.artifacts import (
     INLIERS,
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 What = Literal["page", "keypoints", "matches"]
-_LONGEST = 200  # bytes of a file's name; file systems take 255, of which suffixes need some
+_LONGEST = 200  # bytes of a file name; file systems allow 255, including suffixes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions(Options):
-    """Which pictures to draw and where they go."""
+    """Which pictures to draw and where to save them."""
 
     save: Path | None = None
-    """Folder for the pictures (.jpg), which else open in windows or, without a display, go to ARTIFACTS/view; of page,
-    for report.html, which else is written into the model's folder and opened."""
+    """Folder for the pictures (.jpg); default: open windows or, without a display, ARTIFACTS/view. For page: folder for
+    report.html; default: the model's folder, and open it in a browser."""
     image_extension: str | None = None
-    """Only images with this extension, any case; default: every supported type."""
+    """Use only images with this extension, any case; default: all supported types."""
     pairs: tuple[str, ...] = ()
-    """Only these: names `A B [C D ...]` two by two, with or without extension, or one file of `name0 name1` lines."""
+    """Draw only these pairs: names `A B [C D ...]`, with or without extension, or a file with lines `name0 name1`."""
     limit: int | None = None
-    """At most so many pictures: of matches the pairs with most of them, of keypoints the first by name."""
+    """Maximum number of pictures: of matches, the pairs with the most matches; of keypoints, the first by name."""
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture to come: its name as a path without suffix, and what draws it."""
+    """A picture to draw: its name as a path without suffix, and the function that draws it."""
 
     name: str
     draw: Callable[[Figure], None]
@@ -67,11 +67,14 @@ def view(
     what: What | None = None,
     options: ViewOptions = ViewOptions(),
 ) -> list[Path]:
-    """Show a model on a page, draw keypoints coloured by score, or matches coloured by verified or not.
+    """Show the page of a model, or draw keypoints (coloured by score) or matches (coloured by whether verified).
 
-    artifacts: their folder, or a model. images: the folder of photos; None: the one that the model was made of. what:
-    None means the page for a model, and matches for artifacts or where options ask for pictures. Returns the files
-    saved. Raises PartialFailureError when some images are missing or damaged and the rest was done.
+    Returns the saved files.
+    artifacts: an artifacts folder, or a model
+    images: folder of the photos; None: the one recorded in the model
+    what: None: the page for a model; matches for artifacts, or with options for pictures
+
+    Raises PartialFailureError if some images are missing or damaged and the rest is done.
     """
     what = _usual(Path(artifacts), options) if what is None else as_meant("what", what, What)
     if what == "page":
@@ -85,13 +88,13 @@ def view(
     paths = {file.name: file.path for file in files}
     with read_features(artifacts) as features:
         if not set(features.names) & set(paths):
-            raise ImageError(f"{images} holds none of the {len(features)} images of {artifacts}")
+            raise ImageError(f"{images} has none of the {len(features)} images of {artifacts}; is it the wrong folder?")
         changed = changed_photos(artifacts, [file for file in files if file.name in features.names])
         if changed:
-            log.warning("%d photos have changed since their features were found: %s", len(changed), named(changed))
+            log.warning("%d photos have changed since their features were detected: %s", len(changed), named(changed))
         pairs = _chosen_pairs(options.pairs, features.names)
         if what == "keypoints":
-            # one image in place of a folder is what is wanted of all that have features
+            # a single image instead of a folder selects that image
             wanted = [name for name in features.names if name in paths] if images.is_file() else features.names
             names = wanted if pairs is None else sorted({name for pair in pairs for name in pair})
             pictures = [_Picture(name, draw_keypoints_of(features, paths, name)) for name in names[: options.limit]]
@@ -100,7 +103,7 @@ def view(
             chosen = _strongest(matches, pairs, options.limit)
             inliers = read_matches(artifacts, INLIERS) if (artifacts / INLIERS).is_file() else None
             if inliers is None:
-                log.info("no %s in %s: matches are not verified yet; `disk verify` does", INLIERS, artifacts)
+                log.info("no %s in %s: matches are not verified yet; run `disk verify`", INLIERS, artifacts)
             pictures = [
                 _Picture(picture_name(pair), draw_matches_of(features, matches, inliers, paths, pair))
                 for pair in chosen
@@ -109,16 +112,16 @@ def view(
 
 
 def _usual(folder: Path, options: ViewOptions) -> What:
-    """What is shown of a folder when nobody says."""
+    """The default view of a folder."""
     places = (folder, folder / "sparse", *folder.glob("sparse/*"))
     is_model = any((place / f"images.{kind}").is_file() for place in places for kind in ("bin", "txt"))
     return "page" if is_model and options == ViewOptions() else "matches"
 
 
 def _show_page(model: Path, images: AnyPath | None, options: ViewOptions) -> Path:
-    """Write the page of a model; open it where there is a display, unless it is to be saved."""
+    """Write the page of a model; open it if there is a display and no folder to save to."""
     if options.pairs or options.limit is not None or options.image_extension is not None:
-        raise DiskError(f"the page of a model is of all its photos; {option('save')} is the one option that it takes")
+        raise DiskError(f"the page of a model shows all its photos; {option('save')} is the only option it takes")
     page = write_model_page(model, images, options.save)
     log.info("wrote %s", page)
     if options.save is None and _has_browser():
@@ -127,37 +130,37 @@ def _show_page(model: Path, images: AnyPath | None, options: ViewOptions) -> Pat
 
 
 def _has_browser() -> bool:
-    """Whether a browser would open in a window: the ones of a terminal keep it."""
+    """Whether a browser would open in a window; a text browser would block the terminal."""
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _photos_of(artifacts: Path) -> Path:
-    """The folder of photos that is noted in the summary of the model that the artifacts belong to."""
+    """The folder of photos recorded in the summary of the artifacts' model."""
     try:
         photos = Path(read_summary(beside(artifacts)).photos)
     except ColmapError:
         photos = Path()
     if photos == Path() or not photos.is_dir():
-        raise ImageError(f"which photos are those of {artifacts}? Give their folder: disk view {artifacts} IMAGES")
+        raise ImageError(f"the photos of {artifacts} are not found; give their folder: disk view {artifacts} IMAGES")
     return photos
 
 
 def picture_name(pair: tuple[str, str]) -> str:
-    """The name of a pair's picture, all in one folder: a/1 and b/2 make `a%2F1--b%2F2`; no two pairs share one."""
+    """A unique file name for the picture of a pair: a/1 and b/2 give `a%2F1--b%2F2`."""
     return "--".join(map(_escaped, pair))
 
 
-_REFUSED = re.compile(r'[%/\\:*?"<>|]')  # '%' itself, and what a file's name cannot hold on Windows
+_REFUSED = re.compile(r'[%/\\:*?"<>|]')  # '%' itself, and characters not allowed in file names on Windows
 
 
 def _escaped(name: str) -> str:
     name = _REFUSED.sub(lambda found: f"%{ord(found[0]):02X}", name)
-    # two hyphens are between the two names of a pair, and nowhere else
+    # '--' may only separate the two names of a pair
     return name.replace("-", "%2D") if "--" in f"-{name}-" else name
 
 
 def _fitting(name: str) -> str:
-    """A path whose last part is no longer than a file system takes, told apart by a hash where it is cut."""
+    """Shorten the last part of a path to what file systems allow; a hash keeps shortened names distinct."""
     folder, _, last = name.rpartition("/")
     if len(last.encode()) > _LONGEST:
         digest = hashlib.sha256(last.encode()).hexdigest()[:12]
@@ -166,18 +169,18 @@ def _fitting(name: str) -> str:
 
 
 def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, str]] | None:
-    """The pairs asked for, each in the order of the names; None for all."""
+    """The requested pairs, names sorted within each; None for all."""
     if not wanted:
         return None
     known = set(names)
     if len(wanted) == 1 and (Path(wanted[0]).is_file() or find_name(wanted[0], known) is None):
         return from_file(Path(wanted[0]), names)
     if len(wanted) % 2:
-        raise PairsError(f"{option('pairs')} takes names two by two, or one file; got {len(wanted)} names")
+        raise PairsError(f"{option('pairs')} needs an even number of names, or one file; got {len(wanted)} names")
     found = {word: find_name(word, known) for word in wanted}
     unknown = [f"{word}{did_you_mean(word, known)}" for word, name in found.items() if name is None]
     if unknown:
-        raise PairsError(f"no features of {', '.join(unknown)}; names are paths below the folder of images")
+        raise PairsError(f"no features of {', '.join(unknown)}; names are paths relative to the image folder")
     chosen = [found[word] or "" for word in wanted]
     pairs = {(min(a, b), max(a, b)) for a, b in zip(chosen[::2], chosen[1::2], strict=True)}
     alone = [a for a, b in pairs if a == b]
@@ -187,7 +190,7 @@ def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, 
 
 
 def _strongest(matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: int | None) -> list[tuple[str, str]]:
-    """The pairs to draw; if there are more than the limit, those with most matches, in their order."""
+    """The pairs to draw, sorted; above the limit, those with the most matches."""
     stored = matches.pairs()
     if pairs is not None:
         known = set(stored)
@@ -201,33 +204,33 @@ def _strongest(matches: MatchStore, pairs: list[tuple[str, str]] | None, limit: 
 
 
 def _target(artifacts: Path, save: Path | None) -> Path | None:
-    """Where pictures are saved; None to show them."""
+    """The folder to save pictures to; None to show them."""
     if save is not None or _has_display():
         return save
-    log.info("no display here: saving the pictures to %s", artifacts / "view")
+    log.info("no display: saving the pictures to %s", artifacts / "view")
     return artifacts / "view"
 
 
 def _refuse_among_photos(target: Path | None, images: Path) -> None:
-    """Raise ArtifactError for a place where pictures would replace photos, or be taken for photos later."""
+    """Raise ArtifactError for a folder where pictures would replace photos, or be taken for photos later."""
     photos = (images if images.is_dir() else images.parent).resolve()
     if target is not None and photos in (target.resolve(), *target.resolve().parents):
         raise ArtifactError(
-            f"{target} is in the folder of photos {images}, where pictures would be taken for photos; choose another "
+            f"{target} is in the photo folder {images}, where pictures would be taken for photos; choose a different "
             f"{option('save')}"
         )
 
 
 def _has_display() -> bool:
-    """Whether matplotlib finds a way to open windows."""
+    """Whether matplotlib can open windows."""
     from matplotlib import pyplot
 
-    # asking resolves the automatic choice: Agg, which cannot show, when there is no display
+    # get_backend() resolves the automatic choice, which is Agg without a display
     return pyplot.get_backend().lower() not in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
 
 
 def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
-    """Save the pictures into a folder, or show them one after the other."""
+    """Save the pictures to a folder, or show them one by one."""
     saved, failed = [], []
     for picture in pictures if folder is None else track(pictures, "drawing", "picture"):
         try:
@@ -240,7 +243,7 @@ def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
     if folder is not None:
         log.info("saved %d of %d pictures to %s", len(saved), len(pictures), folder)
     if failed:
-        raise PartialFailureError(f"{len(failed)} of {len(pictures)} not drawn: {'; '.join(failed)}")
+        raise PartialFailureError(f"{len(failed)} of {len(pictures)} pictures not drawn: {'; '.join(failed)}")
     return saved
 
 
@@ -249,7 +252,7 @@ def _save(picture: _Picture, folder: Path) -> Path:
 
     figure = canvas.new_figure()
     picture.draw(figure)
-    # a name may hold a dot, so the suffix is appended, not replaced
+    # append the suffix instead of replacing one: a name may contain a dot
     return canvas.save(figure, folder / path_of(f"{_fitting(picture.name)}.jpg"))
 
 

@@ -161,7 +161,7 @@ stage_has_display = stage._has_display  # before the fixture above replaces it
 
 def test_a_model_stands_for_its_artifacts_and_its_photos(artifacts: Path, images: Path) -> None:
     model = artifacts.parent
-    with pytest.raises(ImageError, match="which photos are those of"):
+    with pytest.raises(ImageError, match="give their folder"):
         view(model)
     summary = {
         "images": 3, "registered": 3, "points": 1, "track_length": 2.0, "reprojection_error": 0.0, "unconnected": [],

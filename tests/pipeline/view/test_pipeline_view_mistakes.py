@@ -17,14 +17,18 @@ from disk.pipeline.view import ViewOptions, view
 def test_missing_and_damaged_images_are_named_and_the_rest_drawn(artifacts: Path, images: Path, tmp_path: Path) -> None:
     (images / "a.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
     (images / "sub" / "c.JPG").unlink()
-    with pytest.raises(PartialFailureError, match=r"2 of 3 not drawn: .*a\.jpg.*sub/c"):
+    with pytest.raises(PartialFailureError, match=r"2 of 3 pictures not drawn: .*a\.jpg.*sub/c"):
         view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.v1.jpg"]
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
-    [(("a", "z"), "no features of z"), (("a", "b.v1", "sub/c"), "two by two"), (("nowhere.txt",), "nowhere.txt")],
+    [
+        (("a", "z"), "no features of z"),
+        (("a", "b.v1", "sub/c"), "an even number of names"),
+        (("nowhere.txt",), "nowhere.txt"),
+    ],
 )
 def test_wrong_pairs(artifacts: Path, images: Path, pairs: tuple[str, ...], message: str) -> None:
     with pytest.raises((PairsError, OSError), match=message):
@@ -39,7 +43,7 @@ def test_pairs_that_were_not_matched(artifacts: Path, images: Path) -> None:
 
 def test_matches_of_other_features(artifacts: Path, images: Path) -> None:
     write_pairs(artifacts / "matches.h5", {("a", "b.v1"): 9})
-    with pytest.raises(ArtifactError, match=r"a and b\.v1 are of other features"):
+    with pytest.raises(ArtifactError, match=r"a and b\.v1 are out of date"):
         view(artifacts, images, "matches")
 
 
@@ -70,7 +74,7 @@ def test_names_with_extension_spaces_and_typos(artifacts: Path, images: Path, tm
         drawn("a", "sub/cc")
     with pytest.raises(PairsError, match="'a' is paired with itself"):
         drawn("a", "a.jpg")
-    with pytest.raises(PairsError, match="two by two"):
+    with pytest.raises(PairsError, match="an even number of names"):
         drawn("a.jpg")
 
 
@@ -87,4 +91,4 @@ def test_photos_that_are_others_now_are_named(artifacts, images, tmp_path, caplo
         json.dumps({"a": {"relative": "a.jpg", "bytes": 1, "modified": 1, "sha256": "another"}})
     )
     view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
-    assert "1 photos have changed since their features were found: a" in caplog.text
+    assert "1 photos have changed since their features were detected: a" in caplog.text

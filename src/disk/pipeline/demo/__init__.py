@@ -16,31 +16,31 @@ from disk.pipeline.demo.stereo import StereoResult, run_stereo
 from disk.pipeline.reconstruct import ReconstructOptions
 from disk.progress import log
 
-MARK = ".disk-demo"  # tells a folder of ours, which a new run may empty
+MARK = ".disk-demo"  # marks an output folder that a new run may clear
 PARTS = ("stereo", "scene", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    """Where the demo goes and what it runs with."""
+    """The options of the demo."""
 
     output: Path = Path("disk-demo")
-    """Folder for the results; a demo that is already there is replaced."""
+    """Folder for the results; an earlier demo is replaced."""
     model_path: str = "default"
     """Weights: default, depth, epipolar, or a .pth or .safetensors file."""
     n: int = 2048
-    """Keep this many best keypoints of an image."""
+    """Keypoint budget of an image."""
     device: str = "auto"
-    """Where to detect and match: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1, mps; auto: a GPU if there is one."""
     views: int = 12
-    """Views of the rendered scene."""
+    """Number of views of the rendered scene."""
     width: int = 800
-    """Width of a view in pixels; its height is three quarters of it."""
+    """Width of a view in pixels; the height is three quarters of it."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Both halves of the demo, the page that shows them, and the time they took in seconds."""
+    """The results of both halves of the demo, the report, and the duration in seconds."""
 
     stereo: StereoResult
     scene: SceneResult
@@ -49,10 +49,10 @@ class DemoResult:
 
 
 def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
-    """Run both halves and write the page.
+    """Run both halves and write the report.
 
-    Raises ArtifactError where the output folder holds something else, and whatever the weights or a missing
-    scikit-image raise, before an earlier demo is removed.
+    Raises ArtifactError if the output folder contains something else, and the errors of loading the weights or a
+    missing scikit-image, before an earlier demo is deleted.
     """
     from disk.model.checkpoints import load
 
@@ -74,9 +74,9 @@ def demo(options: DemoOptions = DemoOptions()) -> DemoResult:
 
 
 def _prepare(out: Path) -> None:
-    """Make the folder, or empty it of an earlier demo."""
+    """Create the folder, or delete an earlier demo in it."""
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
-        raise ArtifactError(f"{out} holds something else than a demo; choose another folder with {option('output')}")
+        raise ArtifactError(f"{out} contains files that are not a demo; choose another folder with {option('output')}")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""Estimated cameras laid over the true ones."""
+"""Aligning estimated cameras to the true ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Pose = tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) of x_cam = R x_world
 
 @dataclass(frozen=True)
 class Alignment:
-    """A model in the world of the true cameras.
+    """The similarity from a model to the true world, and the remaining errors.
 
-    rotation: angle in degrees between estimated and true orientation, by image; position: distance of the
-    camera centres in percent of the distance from the cameras to the scene. scale, R, t: the similarity.
+    rotation: angle between estimated and true orientation, in degrees, by image; position: distance between estimated
+    and true centre, in percent of the distance from the cameras to the scene. scale, R, t: the similarity.
     """
 
     rotation: dict[str, float]
@@ -32,9 +32,9 @@ class Alignment:
 
 
 def align(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Alignment | None:
-    """Bring estimated poses into the true world by the similarity between their centres, and measure the rest.
+    """Align estimated to true poses by the similarity between their centres, and measure the errors.
 
-    None where the centres fix no similarity: fewer than three, or all in one place.
+    Returns None if the centres do not determine a similarity: fewer than three, or all in one place.
     """
     names = sorted(estimated)
     centres = np.array([-R.T @ t for R, t in (estimated[name] for name in names)]).reshape(-1, 3)
@@ -50,7 +50,7 @@ def align(estimated: Mapping[str, Pose], truth: Mapping[str, Pose]) -> Alignment
 
 
 def aligned_camera(pose: Pose, K: Float[Tensor, "3 3"], alignment: Alignment) -> Camera:
-    """An estimated camera in the true world: x_true = s R x + t, so its rotation is R_cam R^T."""
+    """Transform an estimated camera to the true world: x_true = s R x + t, so its rotation is R_cam R^T."""
     R = pose[0] @ alignment.R.T
     centre = alignment.scale * alignment.R @ (-pose[0].T @ pose[1]) + alignment.t
     return Camera(K, torch.from_numpy(R), torch.from_numpy(-R @ centre))

@@ -22,10 +22,10 @@ from disk.viewing.sheet import save_sheet
 
 @dataclass(frozen=True)
 class SceneResult:
-    """What became of the rendered photographs.
+    """The result of reconstructing the rendered photographs.
 
-    model: None when no images could be connected, which `problem` explains. alignment: None with fewer than
-    three registered images. pictures: (file, caption) in the order to be shown.
+    model: None if no images could be connected; `problem` says why. alignment: None with fewer than three registered
+    images. pictures: (file, caption), in display order.
     """
 
     views: int
@@ -36,7 +36,7 @@ class SceneResult:
 
 
 def run_scene(folder: Path, views: int, size: tuple[int, int], options: ReconstructOptions) -> SceneResult:
-    """Render the views into folder/images, reconstruct them into folder/model, compare, save pictures to folder."""
+    """Render views to folder/images, reconstruct them in folder/model, compare with the truth, save pictures."""
     width, height = size
     cameras = {f"view{i:02d}.jpg": camera for i, camera in enumerate(orbit(views, width, height))}
     images, out = folder / "images", folder / "model"
@@ -57,7 +57,7 @@ def run_scene(folder: Path, views: int, size: tuple[int, int], options: Reconstr
 
 
 def read_poses(out: Path) -> dict[str, Pose]:
-    """The poses of the largest model that `reconstruct` wrote, by file name."""
+    """The poses of the largest model written by `reconstruct`, by file name."""
     from disk.colmap.workspace import open_workspace
 
     workspace = open_workspace(out, out.parent / "images")
@@ -75,10 +75,10 @@ def _render(cameras: Mapping[str, Camera], folder: Path, size: tuple[int, int], 
 
 
 def _draw_matches(artifacts: Path, images: Path, files: list[str]) -> list[tuple[Path, str]]:
-    """Two neighbours in the middle of the arc."""
+    """Draw the matches of two neighbouring views in the middle of the arc."""
     pair = tuple(Path(file).stem for file in files[len(files) // 2 - 1 : len(files) // 2 + 1])
     drawn = view(artifacts, images, "matches", ViewOptions(save=artifacts.parent.parent, pairs=pair))
-    caption = "Matches of two neighbouring views, and which of them the geometry of the two views confirms."
+    caption = "Matches of two neighbouring views, and which of them agree with the two-view geometry."
     return [(path, caption) for path in drawn]
 
 

@@ -1,4 +1,4 @@
-"""The demo's results in words: for the terminal and for the page."""
+"""The demo's results as text, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def write_page(path: Path, weights: str, stereo: StereoResult, scene: SceneResul
 def _stereo_section(result: StereoResult) -> Section:
     text = (
         "Two photographs of a motorcycle (Middlebury 2014 stereo benchmark, quarter size). For every pixel of the "
-        "left one, but a few, structured light has measured where it is in the right one. A match is right if it "
-        f"ends within {TOLERANCE:g} pixels of that place; no geometric check has been applied to the matches."
+        "left one, except a few, its position in the right one was measured with structured light. A match is correct "
+        f"if it ends within {TOLERANCE:g} pixels of that position; the matches are not verified geometrically."
     )
     pictures = [
         Picture(result.matches_picture, "All mutual nearest neighbours, coloured by the measured disparity."),
-        Picture(result.keypoints_picture, "The keypoints of the left photograph by their score."),
+        Picture(result.keypoints_picture, "The keypoints of the left photograph, coloured by score."),
     ]
     return Section("A stereo pair with ground truth", text, stereo_facts(result), pictures)
 
 
 def _scene_section(result: SceneResult) -> Section:
     text = (
-        f"A room rendered from {result.views} cameras, its surfaces covered with real photographs. Nothing but the "
-        "images is given to the pipeline: detection, matching of all pairs, geometric verification and incremental "
-        "mapping with an unknown focal length. The model is then laid over the true cameras by a similarity; "
-        "position errors are in percent of the cameras' distance to the scene."
+        f"A room rendered from {result.views} cameras, its surfaces covered with real photographs. The pipeline gets "
+        "only the images: detection, matching of all pairs, geometric verification and incremental mapping with an "
+        "unknown focal length. The model is then aligned to the true cameras by a similarity; position errors are in "
+        "percent of the cameras' distance to the scene."
     )
     if result.model is None:
-        text += f" This time it came to nothing: {result.problem}."
+        text += f" This time no model could be made: {result.problem}."
     elif result.alignment is None:
         text += " Too few views were registered to compare them with the true cameras."
     pictures = [Picture(path, caption) for path, caption in result.pictures]

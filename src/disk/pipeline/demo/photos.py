@@ -1,4 +1,4 @@
-"""The photographs inside scikit-image's wheel, read without any download."""
+"""The photographs in scikit-image's wheel, which need no download."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from disk.shapes import UInt8
 
 
 def photo_folder() -> Path:
-    """The folder of the wheel that holds the photographs. Raises MissingExtraError without scikit-image."""
+    """The folder of the photographs in the wheel. Raises MissingExtraError without scikit-image."""
     require("skimage")
     import skimage.data
 
@@ -20,12 +20,12 @@ def photo_folder() -> Path:
 
 
 def load_photo(file: str) -> UInt8[np.ndarray, "h w 3"]:
-    """One photograph by its file name; grey ones in three equal channels."""
+    """Read a photograph by file name, grey ones as RGB."""
     return read_image(photo_folder() / file)
 
 
 def centre_crop(image: UInt8[np.ndarray, "h w 3"], aspect: float) -> UInt8[np.ndarray, "u v 3"]:
-    """The largest middle part of an image with a given width / height."""
+    """The largest centre crop of an image with a given width / height."""
     height, width = image.shape[:2]
     new_width, new_height = min(width, round(height * aspect)), min(height, round(width / aspect))
     left, top = (width - new_width) // 2, (height - new_height) // 2

@@ -1,4 +1,4 @@
-"""Pictures of the demo's model in the world of the true cameras."""
+"""Pictures of the demo's model with the true cameras."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def draw_model(
     size: tuple[int, int],
     folder: Path,
 ) -> list[tuple[Path, str]]:
-    """Save the points and the true and estimated cameras as seen from behind the cameras and from above."""
+    """Save pictures of the points and both sets of cameras, from behind the cameras and from above.
+
+    Returns (file, caption) of each.
+    """
     from disk.colmap.points import read_points
 
     xyz, colours = read_points(out / "sparse" / "0")

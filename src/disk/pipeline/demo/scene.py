@@ -1,7 +1,7 @@
-"""A rendered room of photographs: boxes covered with them on a patchwork floor, seen from an arc of cameras.
+"""A rendered room: boxes covered with photographs on a patchwork floor, seen from an arc of cameras.
 
-The world is right-handed with z up, its unit about a metre; the floor is z = 0 and the boxes stand around
-the origin. The renderer is that of the training scenes.
+The world is right-handed with z up, its unit is about a metre; the floor is z = 0 and the boxes stand around the
+origin. Uses the renderer of the training scenes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from disk.viewing.cloud import looking_at
 
 FLOOR = (("gravel.png", "grass.png"), ("brick.png", "moon.png"))
 WALLS = ("hubble_deep_field.jpg", "retina.jpg", "ihc.png", "motorcycle_left.png")  # north, east, south, west
-# where a box stands (x, y), its yaw in degrees, its size, and the photos on its front, right, back, left and
-# top; the front faces the middle camera at yaw 0. No two faces that the cameras see well have the same photo:
-# a matcher would be right to take one for the other
+# position (x, y) of a box, its yaw in degrees, its size, and the photos on its front, right, back, left and top; the
+# front faces the middle camera at yaw 0. Clearly visible faces all have different photos, as equal ones would match
 BOXES = (
     ((-0.1, 0.6), 15.0, (1.3, 0.5, 1.2), ("astronaut.png", "ihc.png", "grass.png", "rocket.jpg", "brick.png")),
     ((-0.9, -0.3), -30.0, (0.8, 0.6, 0.6), ("chelsea.png", "text.png", "grass.png", "page.png", "gravel.png")),
@@ -37,16 +36,16 @@ BOXES = (
 )
 WALL_DISTANCE, WALL_HEIGHT = 4.6, 3.6
 ROOM_YAW = 10.0  # degrees
-STEP = 15.0  # degrees from one camera to the next, around the boxes
+STEP = 15.0  # degrees between neighbouring cameras, around the boxes
 DISTANCE = 3.3
-LIGHT = np.array([-0.3, -0.55, 0.78])  # the direction to it
-SUPERSAMPLING = 2  # rays along a pixel's side
+LIGHT = np.array([-0.3, -0.55, 0.78])  # direction towards the light
+SUPERSAMPLING = 2  # rays per pixel along each axis
 FAR = 1e3  # metres
 
 
 @dataclass(frozen=True)
 class Face:
-    """A flat rectangle: its centre, half its sides, to the right and down as one sees it, and its photo."""
+    """A rectangle: its centre, half of its sides pointing right and down as seen by the viewer, and its photo."""
 
     centre: np.ndarray
     right: np.ndarray
@@ -62,14 +61,14 @@ class Face:
 
 @dataclass(frozen=True)
 class Room:
-    """Faces, and their photos as textures in the same order."""
+    """Faces, and their photos as textures, in the same order."""
 
     faces: list[Face]
     photos: PhotoStore
 
 
 def build_room() -> Room:
-    """The room of the demo: a floor, four walls, no ceiling, and the boxes."""
+    """Build the room of the demo: a floor, four walls, no ceiling, and the boxes."""
     faces = _floor_and_walls()
     for place, yaw, size, files in BOXES:
         faces += _box(place, yaw, size, files)
@@ -77,7 +76,7 @@ def build_room() -> Room:
 
 
 def orbit(count: int, width: int, height: int) -> list[Camera]:
-    """`count` cameras along an arc, one low and one high in turn, all looking at the boxes."""
+    """`count` cameras along an arc, alternately low and high, all looking at the boxes."""
     focal = 0.9 * width
     K = torch.tensor([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=torch.float64)
     cameras = []
@@ -90,7 +89,7 @@ def orbit(count: int, width: int, height: int) -> list[Camera]:
 
 @torch.no_grad()
 def render_view(room: Room, camera: Camera, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The room from one camera: each pixel the mean over a grid of rays. What no face covers is black."""
+    """Render the room from one camera; a pixel is the mean over a grid of rays. Uncovered areas are black."""
     scale = float(SUPERSAMPLING)
     finer = Placement(width * SUPERSAMPLING, height * SUPERSAMPLING, scale, scale)
     K = torch.from_numpy(finer.from_original()) @ camera.K
@@ -113,7 +112,7 @@ def render_view(room: Room, camera: Camera, width: int, height: int) -> UInt8[np
 
 
 def _scene(faces: list[Face]) -> Scenes:
-    """The faces as one scene for the renderer, of rectangles alone."""
+    """The faces as one scene for the renderer, of rectangles only."""
     centre, right, down, outward = (
         torch.from_numpy(np.stack([getattr(face, name) for face in faces])[None]).double()
         for name in ("centre", "right", "down", "outward")
@@ -126,7 +125,7 @@ def _scene(faces: list[Face]) -> Scenes:
 
 
 def _backdrop(camera: Camera) -> Face:
-    """What every ray meets in the end."""
+    """A black face behind everything, so that every ray hits something."""
     right, down, forward = camera.R.numpy()
     away = camera.centre.numpy() + FAR * forward
     return Face(away, FAR * FAR * right, FAR * FAR * down, np.zeros((1, 1, 3), np.uint8))
@@ -150,7 +149,7 @@ def _box(
     axes = _turned_axes(yaw)
     x, y, z = (side / 2 * axis for side, axis in zip(size, axes, strict=True))
     middle = np.array([*place, 0]) + z
-    sides = ((-y, x), (x, y), (y, -x), (-x, -y))  # to the face, and to its right
+    sides = ((-y, x), (x, y), (y, -x), (-x, -y))  # direction to the face, and to its right side
     faces = [_covered(middle + to, right, -z, file) for (to, right), file in zip(sides, files[:4], strict=True)]
     return [*faces, _covered(middle + z, x, -y, files[4])]
 
@@ -161,6 +160,6 @@ def _covered(centre: np.ndarray, right: np.ndarray, down: np.ndarray, file: str)
 
 
 def _turned_axes(yaw: float) -> np.ndarray:
-    """The axes x, y, z, turned about z."""
+    """The axes x, y, z, rotated about z."""
     cos, sin = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
     return np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1.0]])

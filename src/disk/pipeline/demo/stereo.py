@@ -24,10 +24,10 @@ TOLERANCE = 3.0  # pixels
 
 @dataclass(frozen=True)
 class StereoResult:
-    """Counts of the pair, and the pictures made of it.
+    """The counts and pictures of the stereo pair.
 
-    truth: matches at a place whose disparity was measured; right: those of them that agree with it.
-    error: the median distance from the true place, in pixels, of those that agree; nan without any.
+    truth: number of matches with a measured disparity; right: number of those that agree with it. error: median
+    distance of the correct matches from the true position, in pixels; nan without any.
     """
 
     keypoints: tuple[int, int]
@@ -40,7 +40,7 @@ class StereoResult:
 
 
 def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
-    """Detect and match the pair, compare with the disparities, save the pictures to a folder."""
+    """Detect and match the pair, compare with the disparities, save pictures to a folder."""
     left, right = load_photo("motorcycle_left.png"), load_photo("motorcycle_right.png")
     first, second = (features.cpu() for features in model.detect([left, right], n=n))
     found = match(first, second, ratio=None).indices.numpy()
@@ -61,7 +61,7 @@ def run_stereo(model: DISK, folder: Path, n: int) -> StereoResult:
 
 
 def load_disparity() -> Float[np.ndarray, "h w"]:
-    """The disparity of every pixel of the left image; not finite where it was not measured."""
+    """The disparity of each pixel of the left image; not finite where it was not measured."""
     with np.load(photo_folder() / "motorcycle_disp.npz") as archive:
         return archive["arr_0"]
 
@@ -69,10 +69,11 @@ def load_disparity() -> Float[np.ndarray, "h w"]:
 def disparity_errors(
     left: Float[np.ndarray, "k 2"], right: Float[np.ndarray, "k 2"], disparity: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, " k"]:
-    """How far the right end of each match is from where its left end truly is, in pixels.
+    """The distance of each match's right end from the true position of its left end, in pixels; nan where unknown.
 
-    disparity: of the left image: its point (x, y) is (x - disparity, y) in the right one; nan or inf where
-    unknown, as is the error there. It is read at the pixel nearest to the left end.
+    left, right: ends of the matches, in pixels
+    disparity: of the left image, whose point (x, y) is (x - disparity, y) in the right one; nan or inf where unknown;
+        read at the pixel nearest to the left end
     """
     height, width = disparity.shape
     columns = np.clip(np.rint(left[:, 0]).astype(int), 0, width - 1)
@@ -90,7 +91,7 @@ def draw_checked(
     names: tuple[str, str],
     path: Path,
 ) -> Path:
-    """Save a picture of matches, coloured by their errors in pixels, nan where the truth is unknown."""
+    """Save a picture of matches, coloured by their errors in pixels (nan: unknown)."""
     known, good = np.isfinite(errors), errors <= TOLERANCE
     figure = canvas.new_figure()
     groups = [

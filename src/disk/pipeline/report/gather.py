@@ -1,4 +1,4 @@
-"""What a page tells of a model, gathered from the model, its summary, its artifacts and its photos."""
+"""Gathering the facts for a model's page from the model, its summary, its artifacts and its photos."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from disk.errors import ColmapError, ImageError
 from disk.images.listing import list_images, path_of
 from disk.pipeline.connections import read_pairs
-from disk.pipeline.map import SUMMARY, Reconstruction, read_summary
 from disk.pipeline.report.links import link_matrix
+from disk.pipeline.summary import SUMMARY, Reconstruction, read_summary
 from disk.progress import log
 from disk.shapes import Float
 from disk.storage.artifacts import INLIERS, KEYPOINTS, artifacts_folder
@@ -22,17 +22,21 @@ from disk.storage.names import leads_out
 if TYPE_CHECKING:
     from disk.colmap.overview import Overview
 
-_NOT_TOLD = "unknown: the model does not tell"
+_NOT_TOLD = "unknown: not recorded in the model"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
-    """A model as its page shows it.
+    """The facts on a model's page.
 
-    folder: what was asked for; overview: the model itself; summary: what `disk reconstruct` noted, if it made it;
-    artifacts: what it was made of, if that is there; photos: folder of the photos, if it is there; names: all photos,
-    registered or not, sorted; missing: why some of them are not in the model; links: how strongly each two photos
-    connect, 0 where they were matched in vain and nan where they were not matched; unit: what links are counted in.
+    folder: the folder given by the user
+    overview: the model itself
+    summary: the summary of `disk reconstruct`, if it made the model
+    artifacts, photos: their folders, if they exist
+    names: all photos, registered or not, sorted
+    missing: photos that are not in the model, and why
+    links: strength of the link of each two photos; 0 if they were matched but not verified, nan if not matched
+    unit: unit of the links
     """
 
     folder: Path
@@ -46,7 +50,7 @@ class ModelFacts:
     unit: str
 
     def files(self) -> dict[str, Path]:
-        """The files of photos that are there, by name; of no name that leads out of their folder."""
+        """Existing photo files by name; ignores names that lead out of the folder."""
         if self.photos is None:
             return {}
         inside = {name: self.photos / path_of(name) for name in self.names if not leads_out(name)}
@@ -54,10 +58,12 @@ class ModelFacts:
 
 
 def gather(folder: Path, images: Path | None = None) -> ModelFacts:
-    """Read all there is about a model: an output of `disk reconstruct`, a COLMAP workspace or a model folder.
+    """Gather the facts about a model.
 
-    images: the folder of photos, if it is not the one that the summary names, or `images` in the folder. Raises
-    ColmapError where there is no model, ImageError for a folder of photos that is given and is not there.
+    folder: an output of `disk reconstruct`, a COLMAP workspace or a model folder
+    images: folder of the photos; default: the one recorded in the summary, or folder/images
+
+    Raises ColmapError without a model, ImageError if the given folder of photos is missing.
     """
     from disk.colmap.overview import read_overview
     from disk.colmap.workspace import find_model
@@ -66,7 +72,7 @@ def gather(folder: Path, images: Path | None = None) -> ModelFacts:
         raise ImageError(f"image folder {images} does not exist")
     summary = None
     if (folder / SUMMARY).is_file():
-        with contextlib.suppress(ColmapError):  # another program's
+        with contextlib.suppress(ColmapError):  # written by another program
             summary = read_summary(folder)
     overview = read_overview(folder / "sparse" / "0" if summary else find_model(folder))
     photos = images or _photos(folder, summary)
@@ -88,7 +94,7 @@ def _photos(folder: Path, summary: Reconstruction | None) -> Path | None:
     places = [Path(summary.photos)] if summary and summary.photos else []
     found = [place for place in (*places, folder / "images") if place.is_dir()]
     if not found:
-        log.warning("no photos of %s are here, so its page shows none; name their folder to `disk view`", folder)
+        log.warning("the photos of %s are not found, so its page shows none; give their folder to `disk view`", folder)
     return found[0] if found else None
 
 

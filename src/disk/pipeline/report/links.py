@@ -1,4 +1,4 @@
-"""How photos hold together: the strength of each link, and where a model would fall apart first."""
+"""How strongly photos are linked, and where a model would break apart first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from disk.shapes import Float
 
 @dataclass(frozen=True)
 class Link:
-    """Two photos, by their places, and how many inliers or points they share; joins: photos on its two sides."""
+    """Two photos, by index, and the number of inliers or points they share; joins: number of photos on either side."""
 
     first: int
     second: int
@@ -21,10 +21,12 @@ class Link:
 
 
 def weakest_links(links: Float[np.ndarray, "n n"], photos: Collection[int], most: int) -> list[Link]:
-    """The weakest links that hold photos together, the weakest first.
+    """The weakest links that hold the photos together, weakest first.
 
-    They are of the maximum spanning tree (Kruskal 1956): what lies on the two sides of one is joined by no stronger
-    link. links: symmetric, 0 or nan where two photos do not connect.
+    They are edges of the maximum spanning tree (Kruskal 1956): no stronger link joins the two sides of one.
+    links: symmetric, 0 or nan where two photos do not connect
+    photos: indices of the photos
+    most: maximum number of links
     """
     group_of = {photo: {photo} for photo in photos}
     rows, columns = np.nonzero(np.triu(np.nan_to_num(links), 1))
@@ -44,7 +46,7 @@ def weakest_links(links: Float[np.ndarray, "n n"], photos: Collection[int], most
 
 
 def strongest_link(links: Float[np.ndarray, "n n"], photo: int) -> tuple[int, int] | None:
-    """The photo that one is linked to most strongly, and how strongly; None where it has no link."""
+    """The photo with the strongest link to a photo, and its strength; None if there is no link."""
     row = np.nan_to_num(links[photo])
     best = int(row.argmax())
     return (best, int(row[best])) if row[best] > 0 else None

@@ -15,15 +15,17 @@ from disk.storage.artifacts import INLIERS, MatchStore, read_features, read_matc
 from disk.viewing import canvas
 from disk.viewing.report import Picture
 
-_LOOKED_AT = 500  # pairs in vain, of which the one with the most matches is drawn
-_DPI = 65  # of pictures that a page shows at some 1100 pixels
+_LOOKED_AT = 500  # sample of unverified pairs; the one with the most matches is drawn
+_DPI = 65  # of pictures that the page shows at about 1100 pixels
 Pair = tuple[str, str]
 
 
 def draw_pairs(facts: ModelFacts, files: dict[str, Path], folder: Path) -> list[Picture]:
-    """Draw the best pair, the weakest link of the model and a pair that does not connect, where there are such.
+    """Draw the best pair, the weakest link of the model and a pair that does not connect, if there are such.
 
-    files: photos by name; folder: gets the pictures. What cannot be drawn is left out, with a warning.
+    Skips pairs that cannot be drawn, with a warning.
+    files: photos by name
+    folder: folder for the pictures
     """
     if facts.artifacts is None:
         return []
@@ -39,14 +41,14 @@ def draw_pairs(facts: ModelFacts, files: dict[str, Path], folder: Path) -> list[
             try:
                 draw_matches_of(features, matches, inliers, paths, pair)(figure)
             except (ImageError, ArtifactError) as error:
-                log.warning("the matches of %s and %s are not shown: %s", *pair, error)
+                log.warning("cannot draw the matches of %s and %s: %s", *pair, error)
                 continue
             drawn.append(Picture(canvas.save(figure, folder / f"{number}.jpg", _DPI), caption))
     return drawn
 
 
 def _chosen(facts: ModelFacts, matches: MatchStore) -> dict[Pair, str]:
-    """Pairs to draw, and what they are."""
+    """Pairs to draw, and their captions."""
     chosen: dict[Pair, str] = {}
     links = np.nan_to_num(np.triu(facts.links, 1))
     best = divmod(int(links.argmax()), len(links))
@@ -64,7 +66,7 @@ def _chosen(facts: ModelFacts, matches: MatchStore) -> dict[Pair, str]:
 
 
 def _in_vain(facts: ModelFacts) -> list[Pair]:
-    """Pairs that were matched but are not verified, evenly drawn; those of unregistered photos if there are any."""
+    """An even sample of matched but unverified pairs; only those of unregistered photos if there are any."""
     places = np.argwhere(np.triu(facts.links == 0, 1)).tolist()
     missing = {index for index, name in enumerate(facts.names) if name in facts.missing}
     places = [place for place in places if missing & set(place)] or places

@@ -1,4 +1,4 @@
-"""The sections of a model's page: numbers, the model in 3D, which photos connect, which do not, and matches."""
+"""The sections of a model's page: numbers, the model in 3D, connections, unregistered photos, matches."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from disk.viewing.frame import camera_length, near, upright_rotation
 from disk.viewing.plots import MAX_POINTS, ShownPhoto, matrix_plot, model_plot, photos_data
 from disk.viewing.report import Picture, Section, Table
 
-_WEAKEST = 10  # rows of what is weak, at most
+_WEAKEST = 10  # maximum number of weak links or photos to list
 
 
 def model_sections(facts: ModelFacts, thumbnails: dict[str, bytes], pictures: Sequence[Picture]) -> list[Section]:
-    """All sections, in the order of the page; those with nothing to tell are left out."""
+    """All sections in the order of the page, without empty ones."""
     weakest = weakest_links(facts.links, _registered(facts), _few(facts))
     sections = [_numbers(facts), _space(facts, thumbnails), _connections(facts, weakest)]
     if facts.missing:
         sections.append(_unregistered(facts))
     sections.append(_weak_photos(facts))
     if pictures:
-        sections.append(Section("Matches", "Green matches agree with the geometry of the two views.", (), pictures))
+        sections.append(Section("Matches", "Green matches agree with the two-view geometry.", (), pictures))
     return sections
 
 
 def _few(facts: ModelFacts) -> int:
-    """How many of the photos to call weak."""
+    """The number of photos to list as weak."""
     return min(_WEAKEST, 1 + len(facts.overview.views) // 4)
 
 
@@ -71,7 +71,7 @@ def _space(facts: ModelFacts, thumbnails: dict[str, bytes]) -> Section:
     far = len(points) - len(shown)
     if len(shown) > MAX_POINTS:
         shown = np.sort(np.random.default_rng(0).choice(shown, MAX_POINTS, replace=False))
-    # 32 bits, which the browser draws with, are too few far from the origin
+    # the browser draws in float32, which is too coarse far from the origin
     middle = np.median(points, axis=0) if len(points) else centres.mean(0)
     length = camera_length(centres, points[shown])
     text = "Drag to turn, scroll to zoom; cameras are orange."
@@ -111,14 +111,14 @@ def _photos(facts: ModelFacts, thumbnails: dict[str, bytes]) -> list[ShownPhoto]
 def _connections(facts: ModelFacts, weakest: Sequence[Link]) -> Section:
     if facts.artifacts is not None:
         text = (
-            "Each cell is a pair of photos, by name; its colour is the number of matches that agree with the geometry "
-            "of the two views. Grey pairs were matched, but not verified; empty ones were not matched."
+            "Each cell is a pair of photos, by name; its colour is the number of matches that agree with the two-view "
+            "geometry. Grey pairs were matched but not verified; empty ones were not matched."
         )
     else:
         text = "Each cell is a pair of photos, by name; its colour is the number of points that both see."
     text += (
-        " The table has the links by which the model would fall apart first: no stronger link joins what is on the two "
-        "sides of one."
+        " The table lists the links at which the model would break apart first: no stronger link joins the two sides "
+        "of one."
     )
     rows = [
         (facts.names[link.first], facts.names[link.second], f"{link.strength:,}", "{:,} + {:,}".format(*link.joins))
