@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
-from disk.colmap.mapping import Mapper, Model, map_images, write_ply
+from disk.colmap.mapping import Mapper, map_images
+from disk.colmap.models import Model, write_ply
 from disk.colmap.verification import verify_pairs
 from disk.errors import ColmapError
 from disk.geometry.pose import align_similarity, rotation_error

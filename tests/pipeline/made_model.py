@@ -12,7 +12,7 @@ import numpy as np
 import pycolmap
 from PIL import Image, ImageDraw
 
-from disk.colmap.mapping import describe
+from disk.colmap.models import describe
 from disk.pipeline.summary import Reconstruction
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0

@@ -14,15 +14,8 @@ import pycolmap
 
 from disk.colmap.database import clear_errors, open_database
 from disk.colmap.georegistration import Placed, kept_place
-from disk.colmap.mapping import (
-    Model,
-    describe,
-    incremental_options,
-    place_of,
-    run_incremental,
-    scratch_beside,
-    write_models,
-)
+from disk.colmap.mapping import incremental_options, place_of, run_incremental
+from disk.colmap.models import Model, describe, scratch_beside, write_models
 from disk.colmap.priors import local_map
 from disk.colmap.schema import keep_readable
 from disk.colmap.workspace import open_model

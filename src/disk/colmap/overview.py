@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from disk.colmap.mapping import Model, describe
+from disk.colmap.models import Model, describe
 from disk.colmap.workspace import open_model
 from disk.geometry.camera import Camera
 from disk.shapes import Float, Int, UInt8

@@ -12,7 +12,8 @@ import pycolmap
 
 from disk.colmap.cameras import KnownCamera, from_colmap, to_colmap
 from disk.colmap.database import clear_errors, open_database
-from disk.colmap.mapping import Model, NoModelError, scratch_beside, write_models
+from disk.colmap.mapping import NoModelError
+from disk.colmap.models import Model, scratch_beside, write_models
 from disk.colmap.schema import keep_readable
 from disk.colmap.workspace import open_model
 from disk.shapes import Float

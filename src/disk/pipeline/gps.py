@@ -16,7 +16,7 @@ from disk.pairs.spatial import spatial
 from disk.progress import log
 
 if TYPE_CHECKING:
-    from disk.colmap.mapping import Model
+    from disk.colmap.models import Model
     from disk.colmap.priors import LocalMap
 
 

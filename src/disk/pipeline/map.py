@@ -35,7 +35,7 @@ from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
 
 if TYPE_CHECKING:
-    from disk.colmap.mapping import Model
+    from disk.colmap.models import Model
 
 RIG = "rig_config.json"  # COLMAP's name: poses of the cameras in the rig, if they were estimated
 _OF_MAPPING = ("mapper", "seed", "fix_intrinsics")  # options recorded by `made_from`
@@ -66,7 +66,8 @@ def map_models(
     options without `remap`; ColmapError if no model can be made; ImageError if an image is missing or has changed.
     """
     from disk.colmap.growing import grow_models, model_folders, read_models
-    from disk.colmap.mapping import NoModelError, made_from, map_images, put_back, write_ply
+    from disk.colmap.mapping import NoModelError, map_images
+    from disk.colmap.models import made_from, put_back, write_ply
     from disk.colmap.priors import local_map, write_priors
     from disk.colmap.rigs import write_rig
 

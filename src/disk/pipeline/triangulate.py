@@ -192,7 +192,8 @@ def _map(
     failed: dict[str, str],
     start: float,
 ) -> Triangulation:
-    from disk.colmap.mapping import NoModelError, made_from, write_ply
+    from disk.colmap.mapping import NoModelError
+    from disk.colmap.models import made_from, write_ply
     from disk.colmap.triangulation import triangulate as triangulate_points
 
     database, sparse = out / "database.db", out / "sparse"

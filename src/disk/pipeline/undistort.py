@@ -69,7 +69,7 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     without images, PartialFailureError if images are missing or do not have the size of their camera and the rest is
     done.
     """
-    from disk.colmap.mapping import write_ply
+    from disk.colmap.models import write_ply
     from disk.colmap.undistortion import undistort as undistort_images
     from disk.colmap.undistortion import undistorted_name
     from disk.colmap.workspace import open_workspace, usable_images
