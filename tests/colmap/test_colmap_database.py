@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disk.colmap.database import difference, image_ids, open_database, plan_cameras, write_database
+from disk.colmap.database import difference, image_ids, open_database, write_database
+from disk.colmap.plan import plan_cameras
 from disk.errors import ArtifactError, ColmapError
 from disk.images.listing import list_images
 from disk.storage.artifacts import read_features, read_matches

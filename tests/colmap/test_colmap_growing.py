@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
+from disk.colmap.database import image_ids, open_database, write_database
 from disk.colmap.growing import CHANGED, GONE, Growth, _keep_point_ids, _move_back, grow_models, model_folders
 from disk.colmap.mapping import Mapper, map_images
 from disk.colmap.models import Model, put_back
+from disk.colmap.plan import plan_cameras
 from disk.colmap.verification import verify_pairs
 from disk.errors import ColmapError
 from disk.geometry.pose import align_similarity, rotation_error

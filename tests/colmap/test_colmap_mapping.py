@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
+from disk.colmap.database import image_ids, open_database, write_database
 from disk.colmap.mapping import Mapper, map_images
 from disk.colmap.models import Model, write_ply
+from disk.colmap.plan import plan_cameras
 from disk.colmap.verification import verify_pairs
 from disk.errors import ColmapError
 from disk.geometry.pose import align_similarity, rotation_error

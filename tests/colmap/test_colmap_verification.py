@@ -9,7 +9,8 @@ import numpy as np
 import pycolmap
 import pytest
 
-from disk.colmap.database import image_ids, open_database, plan_cameras, write_database
+from disk.colmap.database import image_ids, open_database, write_database
+from disk.colmap.plan import plan_cameras
 from disk.colmap.verification import _estimate, verify_pairs
 from disk.geometry.chance import log10_false_alarms
 from disk.images.listing import list_images

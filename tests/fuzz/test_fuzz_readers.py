@@ -207,7 +207,8 @@ def test_models_of_colmap(tmp_path: Path, kind: str) -> None:
 
 
 def test_databases_of_colmap(tmp_path: Path) -> None:
-    from disk.colmap.database import difference, fingerprint, open_database, plan_cameras, write_database
+    from disk.colmap.database import difference, fingerprint, open_database, write_database
+    from disk.colmap.plan import plan_cameras
 
     artifacts = make_artifacts(tmp_path / "artifacts")
     (tmp_path / "photos" / "sub").mkdir(parents=True)

@@ -13,7 +13,7 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.cli.model_table import show
-from disk.colmap import mapping
+from disk.colmap import models
 from disk.errors import ArtifactError, ColmapError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.export import ExportOptions, export
@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_loses_neither_the_model_nor_what_joined(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(mapping, victim, killed)
+        patch.setattr(models, victim, killed)
         with pytest.raises(Killed):
             folder.run(single_camera=True)
     assert before.keys() <= places(folder.out).keys()

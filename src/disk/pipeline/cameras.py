@@ -15,7 +15,7 @@ from disk.pairs.rigs import cameras_of
 from disk.pipeline.options import CameraChoice, RigChoice
 
 if TYPE_CHECKING:
-    from disk.colmap.database import PlannedImage
+    from disk.colmap.plan import PlannedImage
     from disk.colmap.rigs import Rig
 
 
@@ -55,7 +55,7 @@ def plan_of(files: Sequence[ImageFile], options: CameraChoice) -> list[PlannedIm
     that share a camera.
     """
     from disk.colmap.cameras import camera_model, read_cameras
-    from disk.colmap.database import plan_cameras, plan_known
+    from disk.colmap.plan import plan_cameras, plan_known
 
     if options.cameras is not None:
         known = read_cameras(options.cameras, [file.relative for file in files])

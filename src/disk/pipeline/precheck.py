@@ -112,7 +112,7 @@ def describe_groups(groups: Sequence[set[str]]) -> str:
 
 def check_shared(files: Sequence[ImageFile], sizes: Sizes, per: Literal["image", "folder", "collection"]) -> None:
     """Raise ColmapError if images of different sizes would share a camera."""
-    from disk.colmap.database import check_shared_cameras
+    from disk.colmap.plan import check_shared_cameras
 
     check_shared_cameras([file for file in files if file.name in sizes], per)
 

@@ -164,14 +164,8 @@ def _features(artifacts: Path, images: Path, posed: PosedFiles, options: Triangu
 
 def _export(artifacts: Path, database: Path, posed: PosedFiles) -> None:
     """Write the database with the known cameras, unless it is current."""
-    from disk.colmap.database import (
-        difference,
-        fingerprint,
-        fingerprint_of_plan,
-        open_database,
-        plan_known,
-        write_database,
-    )
+    from disk.colmap.database import difference, fingerprint, fingerprint_of_plan, open_database, write_database
+    from disk.colmap.plan import plan_known
 
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         files = [file for file in posed.files if file.name in features.names]
