@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -114,10 +115,10 @@ def _free_in_system() -> float:
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
             return 1024.0 * int(line.split()[1])
-    try:  # macOS does not tell how much is in use: assume half
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    except (AttributeError, ValueError, OSError):
-        return math.inf
+    if hasattr(os, "sysconf"):  # macOS does not tell how much is in use: assume half
+        with contextlib.suppress(ValueError, OSError):
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return math.inf
 
 
 def _free_in_groups(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
@@ -156,6 +157,6 @@ def _free_in_process() -> float:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []

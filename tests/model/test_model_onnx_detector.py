@@ -211,6 +211,6 @@ def test_what_cannot_be_exported_is_refused(model, tmp_path):
         exported(export_detector, model, tmp_path, n=0)
     with pytest.raises(DiskError, match="at most 1"):
         exported(export_pair, model, tmp_path, ratio=1.5)
-    with pytest.raises(DiskError, match="these weights have 16"):
+    with pytest.raises(DiskError, match="these weights give 16"):
         exported(export_for_opencv, DISK(desc_dim=16), tmp_path)
     assert not list(tmp_path.iterdir())

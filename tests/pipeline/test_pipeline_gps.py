@@ -149,7 +149,7 @@ def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplo
     [
         ("2 photos of the model have a position, and three are needed", lambda place: place.tag(names=["a", "b"])),
         ("all 8 photos have the same position", lambda place: same(place)),
-        ("the positions do not agree with the model: over", lambda place: place.tag(shuffled(place))),
+        ("the positions do not agree with the model: they are off by", lambda place: place.tag(shuffled(place))),
     ],
     ids=["two", "same", "shuffled"],
 )

@@ -121,7 +121,7 @@ def test_the_command(folder, tmp_path, capsys):
     for arguments, message in (
         ([*photos, "--u16"], "--u16 is for an artifacts folder"),
         ([*photos, "--rt", "2"], "--rt 2"),
-        ([*photos, photos[0]], "not 3 names"),
+        ([*photos, photos[0]], "not 3 paths"),
         ([str(tmp_path), "--n", "5"], "--n is for two photos"),
         ([str(tmp_path), str(tmp_path)], "is a folder"),
         ([photos[0], str(tmp_path / "nobody.jpg")], "no photo"),

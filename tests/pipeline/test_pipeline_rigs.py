@@ -145,7 +145,7 @@ def test_mistakes_are_said_before_the_work(folder, tmp_path):
     other.write_text(json.dumps([{"cameras": [{"image_prefix": "up/", "ref_sensor": True}]}]))
     for options, kind, message in [
         ({"rig_config": other}, DiskError, "is for rig"),
-        ({"rig": True, "rig_config": other}, ColmapError, "of cameras up, but the folders of the images are left, r"),
+        ({"rig": True, "rig_config": other}, ColmapError, "for cameras up, but the folders of the images are left, r"),
         (
             {"rig": True, "single_camera": True},
             ColmapError,

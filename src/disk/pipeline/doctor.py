@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -14,7 +15,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from time import perf_counter
 
 from disk.errors import OPTIONAL
@@ -242,21 +242,18 @@ def _machine(triton: Library) -> Machine:
 
 
 def _memory() -> tuple[float | None, float | None]:
-    """Free and total memory in GiB, within the limits of a container; None if unknown."""
+    """Memory in GiB that this process can still allocate, and that of the machine; None if unknown."""
     free, whole = None, None
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        amounts = {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines if line.endswith("kB")}
-        free, whole = amounts.get("MemAvailable"), amounts.get("MemTotal")
-    if whole is None and hasattr(os, "sysconf"):
+    with contextlib.suppress(Exception):  # a broken torch is reported elsewhere
+        import torch
+
+        from disk.devices import free_memory
+
+        free = free_memory(torch.device("cpu")) / 2**30
+    if hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):
             whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    with contextlib.suppress(OSError, ValueError):  # ValueError for "max"
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")) / 2**30
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")) / 2**30
-        whole = min(limit, whole or limit)
-        free = min(limit - used, free if free is not None else limit)
-    return free, whole
+    return free if free is not None and math.isfinite(free) else None, whole
 
 
 def _check() -> SelfCheck:

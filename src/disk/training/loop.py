@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def train(data: AnyPath | None = None, options: TrainOptions = TrainOptions()) -
 
 def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, cleanup: ExitStack) -> Path:
     folder, last = options.save_dir, options.save_dir / "last.pth"
-    if group.leads:
+    if group.leads and find_spec("filelock"):  # a machine that only trains may lack it
         cleanup.enter_context(folder_lock(folder))
     resumed = last.exists()
     if resumed and not options.resume:
