@@ -152,7 +152,7 @@ def map_models(
         if rig is not None and not rig.is_known and largest.rig:
             write_rig(out / RIG, largest.rig)
         unconnected = sorted(set(files) - set(largest.images))
-        registered = [PurePosixPath(name).with_suffix("").as_posix() for name in largest.images]
+        registered = {PurePosixPath(name).with_suffix("").as_posix() for name in largest.images}
         result = Reconstruction(
             images=len(files),
             registered=len(largest.images),
