@@ -99,17 +99,6 @@ class Machine:
             self._first = None
             _ip("netns", "delete", self._namespace)
 
-    def cpu_seconds(self, program: str) -> float:
-        """CPU seconds of those of its processes that now run and have this in their title."""
-        namespace, ticks = os.readlink(f"/proc/{self._inside()}/ns/pid"), 0
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if os.readlink(process / "ns" / "pid") == namespace and program in (process / "cmdline").read_text():
-                    ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
-            except OSError:
-                continue  # it has just ended
-        return ticks / os.sysconf("SC_CLK_TCK")
-
     def _inside(self) -> int:
         assert self._first is not None
         return int(Path(f"/proc/{self._first.pid}/task/{self._first.pid}/children").read_text().split()[0])

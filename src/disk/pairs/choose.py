@@ -73,8 +73,8 @@ def connected(pairs: Iterable[Pair]) -> list[list[str]]:
         if small is not large:
             large |= small
             group_of.update(dict.fromkeys(small, large))
-    groups = {id(group): sorted(group) for group in group_of.values()}
-    return sorted(groups.values(), key=lambda names: (-len(names), names))
+    groups = {id(group): group for group in group_of.values()}
+    return sorted(map(sorted, groups.values()), key=lambda names: (-len(names), names))
 
 
 def _parse(line: str, known: set[str], where: str) -> Pair:
