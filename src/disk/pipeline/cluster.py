@@ -80,7 +80,7 @@ class Cluster(Generic[Result]):
         """Start workers on the machines that have none yet; returns how many."""
         self._looked = monotonic()
         worker = self._ray.remote(_Worker)
-        needs = []
+        needs: list[dict[str, Any]] = []
         for node in self._ray.nodes():
             if node["Alive"] and node["NodeID"] not in self._machines:
                 self._machines.add(node["NodeID"])
