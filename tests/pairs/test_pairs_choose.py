@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -112,3 +113,11 @@ def test_groups_hold_every_image_once_and_no_pair_leaves_its_group(pairs):
     assert sorted(names) == sorted({name for pair in pairs for name in pair})
     for first, second in pairs:
         assert any(first in group and second in group for group in groups)
+
+
+def test_a_long_chain_is_followed_in_less_than_quadratic_time():
+    pairs = [(f"{i:06}", f"{i + 1:06}") for i in range(10_000)]
+    start = process_time()
+    (group,) = connected(pairs)
+    assert process_time() - start < 2  # copying the group at each pair takes 10
+    assert group == [f"{i:06}" for i in range(10_001)]

@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _two_machines() -> Iterator[None]:
+def machines() -> Iterator[Any]:
     from ray.cluster_utils import Cluster as Machines
 
     patch = pytest.MonkeyPatch()
@@ -32,7 +32,7 @@ def _two_machines() -> Iterator[None]:
     machines = Machines(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     machines.add_node(num_cpus=1)
     patch.setenv("RAY_ADDRESS", machines.address)
-    yield
+    yield machines
     machines.shutdown()
     patch.undo()
 
@@ -84,6 +84,47 @@ def test_the_tasks_of_a_worker_that_dies_go_to_the_other(tmp_path: Path, caplog:
     assert on_workers(deadly, [(number,) for number in range(10)]) == {number: number for number in range(10)}
     assert died.exists()
     assert "lost a worker of the Ray cluster" in caplog.text
+
+
+def test_a_machine_that_joins_meanwhile_gets_work(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("disk.pipeline.cluster._LOOK", 0.1)
+    there = tmp_path / "there"
+
+    def where(number: int) -> str:
+        import time
+
+        time.sleep(0.05)
+        node = ray.get_runtime_context().get_node_id()
+        if node not in before:
+            there.touch()
+        return str(node)
+
+    def tasks() -> Iterator[tuple[int, tuple[int]]]:
+        for number in range(1000):
+            if number == 10:
+                joined.append(machines.add_node(num_cpus=1))
+            if there.exists():
+                return
+            yield number, (number,)
+
+    joined: list[Any] = []
+    before = {node["NodeID"] for node in _alive()}
+    with caplog.at_level("INFO", "disk"), Cluster("auto", lambda: where, "cpu", cores=1) as cluster:
+        found = list(cluster.map(tasks()))
+    machines.remove_node(*joined)
+    assert [number for number, _ in sorted(found)] == list(range(len(found)))
+    assert {node for _, node in found} - before
+    assert "1 more workers on machines that joined" in caplog.text
+
+
+def _alive() -> list[dict[str, Any]]:
+    ray.init("auto", log_to_driver=False, logging_level="ERROR")
+    try:
+        return [node for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
 
 
 def test_without_workers_it_ends_with_one_line() -> None:

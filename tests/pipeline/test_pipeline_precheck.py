@@ -15,14 +15,15 @@ from scipy.sparse.csgraph import connected_components
 
 from disk.errors import ArtifactError, ImageError
 from disk.images.listing import list_images
-from disk.pipeline.precheck import check_output, check_room, connected_groups, describe_groups, read_sizes
+from disk.pairs.choose import connected
+from disk.pipeline.precheck import check_output, check_room, describe_groups, read_sizes
 
 PAIRS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda pair: pair[0] < pair[1]), max_size=20)
 
 
 @given(PAIRS)
 def test_groups_are_the_connected_components(numbers: list[tuple[int, int]]) -> None:
-    groups = connected_groups([(f"{a:02d}", f"{b:02d}") for a, b in numbers])
+    groups = connected([(f"{a:02d}", f"{b:02d}") for a, b in numbers])
     used = sorted({number for pair in numbers for number in pair})
     rows, columns = np.array(numbers, int).reshape(-1, 2).T
     _, labels = connected_components(coo_matrix((np.ones(len(rows)), (rows, columns)), (13, 13)), directed=False)
@@ -32,7 +33,7 @@ def test_groups_are_the_connected_components(numbers: list[tuple[int, int]]) -> 
 
 
 def test_groups_in_words() -> None:
-    groups = connected_groups([("a", "b"), ("b", "c"), ("c", "d"), ("e", "f"), ("g", "h"), ("i", "j")])
+    groups = connected([("a", "b"), ("b", "c"), ("c", "d"), ("e", "f"), ("g", "h"), ("i", "j")])
     assert describe_groups(groups) == "4 groups: a, b, c, ...; e, f; g, h; ..."
 
 

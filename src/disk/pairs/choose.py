@@ -68,11 +68,13 @@ def from_file(path: Path, names: Collection[str]) -> list[Pair]:
 def connected(pairs: Iterable[Pair]) -> list[list[str]]:
     """Connected components of the images by the pairs: groups of sorted names, the largest group first."""
     group_of: dict[str, set[str]] = {}
-    for first, second in pairs:
-        group = group_of.get(first, {first}) | group_of.get(second, {second})
-        group_of.update(dict.fromkeys(group, group))
-    groups = {id(group): sorted(group) for group in group_of.values()}
-    return sorted(groups.values(), key=lambda names: (-len(names), names))
+    for pair in pairs:
+        small, large = sorted((group_of.setdefault(name, {name}) for name in pair), key=len)
+        if small is not large:
+            large |= small
+            group_of.update(dict.fromkeys(small, large))
+    groups = {id(group): group for group in group_of.values()}
+    return sorted(map(sorted, groups.values()), key=lambda names: (-len(names), names))
 
 
 def _parse(line: str, known: set[str], where: str) -> Pair:

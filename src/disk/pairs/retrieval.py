@@ -109,15 +109,15 @@ def _words(features: FeatureSource, seed: int) -> Float[Tensor, "k d"] | None:
 def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[list[str], Float[Tensor, "b kd"]]:
     """The names of the images that have features, sorted, and a unit vector for each."""
     names: list[str] = []
-    vectors = [words.new_empty(0, words.numel())]
     everything = sorted(features.names)
+    vectors = words.new_empty(len(everything), words.numel())
     for some in track(blocks(len(everything), _BATCH), "describe images", "batch"):
         read = {name: features[name].descriptors.float() for name in everything[some]}
         batch = {name: descriptors for name, descriptors in read.items() if len(descriptors)}
         if batch:
+            vectors[len(names) : len(names) + len(batch)] = vlad(list(batch.values()), words)
             names += batch
-            vectors.append(vlad(list(batch.values()), words))
-    return names, torch.cat(vectors)
+    return names, vectors[: len(names)]
 
 
 def _nearest_images(

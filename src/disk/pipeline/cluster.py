@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
@@ -17,6 +18,7 @@ RayCluster = Literal["off", "auto", "local"]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 _AHEAD = 3  # tasks queued at a worker, so that transfers overlap with computation
+_LOOK = 5.0  # seconds between checks for new machines
 _PATIENCE = 30.0  # seconds without a free worker before a warning
 
 
@@ -56,18 +58,13 @@ class Cluster(Generic[Result]):
                 "this Ray cluster requires no token: anyone who reaches its ports can run programs on its machines; "
                 "start it with RAY_AUTH_MODE=token"
             )
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node["Resources"].get("GPU", 0) for node in nodes))
-        self.has_gpus = gpus > 0 and device != "cpu"
-        if self.has_gpus:
-            needs: list[dict[str, Any]] = [{"num_gpus": 1}] * gpus
-        else:
-            needs = [need for node in nodes for need in _cores(node, cores)]
-        worker = ray.remote(_Worker)
-        shared = ray.put(make)
-        workers = [worker.options(**need).remote() for need in needs]
-        self._starting = {actor.start.remote(shared): actor for actor in workers}
-        log.info("%d workers on %d machines", len(needs), len(nodes))
+        self.has_gpus = device != "cpu" and any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"])
+        self._cores = cores
+        self._make = ray.put(make)
+        self._machines: set[str] = set()  # those that have their workers, by Ray's ids
+        self._starting: dict[Any, Any] = {}
+        workers = self._take_machines()
+        log.info("%d workers on %d machines", workers, len(self._machines))
 
     def __enter__(self) -> Cluster[Result]:
         return self
@@ -79,10 +76,26 @@ class Cluster(Generic[Result]):
         """Store a value that several tasks need; returns a reference to pass as a task's argument."""
         return self._ray.put(value)
 
+    def _take_machines(self) -> int:
+        """Start workers on the machines that have none yet; returns how many."""
+        self._looked = monotonic()
+        worker = self._ray.remote(_Worker)
+        needs: list[dict[str, Any]] = []
+        for node in self._ray.nodes():
+            if node["Alive"] and node["NodeID"] not in self._machines:
+                self._machines.add(node["NodeID"])
+                gpus = int(node["Resources"].get("GPU", 0))
+                needs += [{"num_gpus": 1}] * gpus if self.has_gpus else _cores(node, self._cores)
+        for need in needs:
+            actor = worker.options(**need).remote()
+            self._starting[actor.start.remote(self._make)] = actor
+        return len(needs)
+
     def map(self, tasks: Iterable[tuple[Key, tuple[Any, ...]]]) -> Generator[tuple[Key, Result], None, None]:
         """Run tasks (key, arguments); yields (key, result) as they finish. Call it once per cluster.
 
-        Takes tasks only as workers become free, and moves the tasks of a dead worker to the others.
+        Takes tasks only as workers become free, and moves the tasks of a dead worker to the others. Machines that join
+        the cluster meanwhile get workers too.
 
         Raises the errors of the tasks, DiskError if no worker is left.
         """
@@ -93,6 +106,8 @@ class Cluster(Generic[Result]):
         again: deque[tuple[Key, tuple[Any, ...]]] = deque()
         running: dict[Any, tuple[Any, tuple[Key, tuple[Any, ...]]]] = {}
         while True:
+            if monotonic() - self._looked > _LOOK and (joined := self._take_machines()):
+                log.info("%d more workers on machines that joined the Ray cluster", joined)
             while free:
                 task = again.popleft() if again else next(upcoming, None)
                 if task is None:

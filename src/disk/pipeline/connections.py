@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from disk.options import option
-from disk.pairs.choose import Pair
-from disk.pipeline.precheck import connected_groups, describe_groups
+from disk.pairs.choose import Pair, connected
+from disk.pipeline.precheck import describe_groups
 from disk.pipeline.verify import turning_message
 from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_matches
 
@@ -27,6 +28,15 @@ class Connections:
     inliers: dict[Pair, int]
     watermarks: set[Pair]
     turning: set[Pair]
+
+    @cached_property
+    def pairs_of(self) -> dict[str, list[Pair]]:
+        """The pairs that each image is in."""
+        found: dict[str, list[Pair]] = defaultdict(list)
+        for pair in self.pairs:
+            for name in pair:
+                found[name].append(pair)
+        return dict(found)
 
     @property
     def mostly_turning(self) -> str | None:
@@ -66,8 +76,8 @@ def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:
     """Why an image is not in the model of the registered images."""
-    own = [pair for pair in found.pairs if name in pair]
-    partners = {next(other for other in pair if other != name): n for pair, n in found.inliers.items() if name in pair}
+    own = found.pairs_of.get(name, [])
+    partners = {pair[pair[0] == name]: found.inliers[pair] for pair in own if pair in found.inliers}
     inside = {other: n for other, n in partners.items() if other in registered}
     if not found.keypoints.get(name):
         return "no keypoints: is it blank, out of focus or masked?"
@@ -89,7 +99,7 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
 
     listed: the list of pairs, if there was one
     """
-    groups = connected_groups(found.pairs)
+    groups = connected(found.pairs)
     if not found.inliers:
         if found.watermarks:
             return (
@@ -100,12 +110,12 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         return f"no two images have enough matches that pass geometric verification: {_remedy()}.{hint}"
     if found.mostly_turning:
         return found.mostly_turning
-    connected = connected_groups(list(found.inliers))
+    together = connected(found.inliers)[0]
     best = max(found.inliers, key=lambda pair: found.inliers[pair])
     verified = f"{best[0]} and {best[1]} are verified ({found.inliers[best]:,} inliers)"
-    if len(connected[0]) > 2:
+    if len(together) > 2:
         return (
-            f"{len(connected[0])} images are connected by verified pairs, but no pair is suitable to start from, not "
+            f"{len(together)} images are connected by verified pairs, but no pair is suitable to start from, not "
             f"even {best[0]} and {best[1]} ({found.inliers[best]:,} inliers): take the photos from further apart, or "
             f"keep more features ({option('n')})"
         )

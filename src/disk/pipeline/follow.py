@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from disk.images.listing import ImageFile
 from disk.images.reading import image_size
 from disk.options import option
 from disk.progress import log, track
-from disk.storage.artifacts import KEYPOINTS, read_features
+from disk.storage.artifacts import KEYPOINTS, FeatureStore, read_features
 from disk.storage.download import file_hash
 from disk.storage.forget import forget_images, known_images
 from disk.storage.new_file import write_json
@@ -57,7 +57,7 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     now = _photos(files, before)
     by_name = {file.name: file for file in files}
     gone = sorted(known - set(by_name))
-    changed = sorted(name for name in known & set(now) if _is_other(artifacts, by_name[name], before, now))
+    changed = sorted(_others(artifacts, [by_name[name] for name in known & set(now)], before, now))
     if known and not keep_gone and len(gone) + len(changed) == len(known):
         raise ArtifactError(
             f"{folder} has none of the {len(known)} photos that {artifacts} was made from, such as {min(known)!r}; is "
@@ -87,19 +87,31 @@ def changed_photos(artifacts: Path, files: Sequence[ImageFile]) -> list[str]:
     return sorted(name for name, photo in now.items() if photo.sha256 != before[name].sha256)
 
 
-def _is_other(artifacts: Path, file: ImageFile, before: dict[str, _Photo], now: dict[str, _Photo]) -> bool:
-    if file.name in before:
+def _others(
+    artifacts: Path, files: Sequence[ImageFile], before: dict[str, _Photo], now: dict[str, _Photo]
+) -> Iterator[str]:
+    """Names of the files that changed since their features were detected."""
+    unnoted = []
+    for file in files:
+        if file.name not in before:
+            unnoted.append(file)
+            continue
         was, is_ = before[file.name], now[file.name]
-        return (was.relative, was.sha256) != (is_.relative, is_.sha256)
-    if not (artifacts / KEYPOINTS).is_file():
+        if (was.relative, was.sha256) != (is_.relative, is_.sha256):
+            yield file.name
+    if unnoted and (artifacts / KEYPOINTS).is_file():
+        with read_features(artifacts) as features:  # no entry in photos.json: compare path and size
+            yield from (file.name for file in unnoted if _has_other_size(features, file))
+
+
+def _has_other_size(features: FeatureStore, file: ImageFile) -> bool:
+    try:
+        return (features.image_path(file.name), features.image_size(file.name)) != (
+            file.relative,
+            image_size(file.path),
+        )
+    except (ArtifactError, ImageError):
         return False
-    with read_features(artifacts) as features:  # no entry in photos.json: compare path and size
-        try:
-            return features.image_path(file.name) != file.relative or features.image_size(file.name) != image_size(
-                file.path
-            )
-        except (ArtifactError, ImageError):
-            return False
 
 
 def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, _Photo]:

@@ -94,8 +94,9 @@ def localize(
         except PartialFailureError as error:
             partial = error
         with folder_lock(artifacts), read_features(artifacts) as features:
-            here = [file for file in files if file.name in features.names]
-            undecoded = [f.relative for f in files if f.name not in features.names and f.relative not in failed]
+            detected = set(features.names)
+            here = [file for file in files if file.name in detected]
+            undecoded = [f.relative for f in files if f.name not in detected and f.relative not in failed]
             failed |= dict.fromkeys(undecoded, "could not be decoded")
             writer = _writer(artifacts, options, posed, known)
             done = writer.done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from time import perf_counter
@@ -152,7 +152,7 @@ def map_models(
         if rig is not None and not rig.is_known and largest.rig:
             write_rig(out / RIG, largest.rig)
         unconnected = sorted(set(files) - set(largest.images))
-        registered = [PurePosixPath(name).with_suffix("").as_posix() for name in largest.images]
+        registered = {PurePosixPath(name).with_suffix("").as_posix() for name in largest.images}
         result = Reconstruction(
             images=len(files),
             registered=len(largest.images),
@@ -192,7 +192,7 @@ def remap_remedy() -> str:
     return f"or map from scratch with {option('remap', True)}, which keeps features and matches"
 
 
-def _remarks(connections: Connections, registered: Sequence[str]) -> list[str]:
+def _remarks(connections: Connections, registered: Collection[str]) -> list[str]:
     remarks = [connections.mostly_turning] if connections.mostly_turning else []
     if connections.watermarks:
         remarks.append(

@@ -11,7 +11,7 @@ from disk.errors import ArtifactError, ColmapError, ImageError, require
 from disk.images.listing import ImageFile
 from disk.images.reading import image_size
 from disk.options import option
-from disk.pairs.choose import Pair, from_file
+from disk.pairs.choose import Pair, connected, from_file
 from disk.storage.new_file import free_bytes
 
 _PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
@@ -84,7 +84,7 @@ def check_pairs_file(path: Path, names: Collection[str]) -> list[Pair]:
     Raises PairsError for unknown images, ColmapError if there are several pairs but no image is in two of them.
     """
     pairs = from_file(path, names)
-    groups = connected_groups(pairs)
+    groups = connected(pairs)
     if len(groups) > 1 and len(groups[0]) == 2:
         raise ColmapError(
             f"the list {path} does not connect: none of its {len(pairs)} pairs share an image; "
@@ -93,20 +93,9 @@ def check_pairs_file(path: Path, names: Collection[str]) -> list[Pair]:
     return pairs
 
 
-def connected_groups(pairs: Collection[Pair]) -> list[set[str]]:
-    """The connected components of the graph of pairs, largest first."""
-    group_of: dict[str, set[str]] = {}
-    for first, second in pairs:
-        merged = group_of.get(first, {first}) | group_of.get(second, {second})
-        for name in merged:
-            group_of[name] = merged
-    groups = {id(group): group for group in group_of.values()}
-    return sorted(groups.values(), key=lambda group: (-len(group), min(group)))
-
-
-def describe_groups(groups: Sequence[set[str]]) -> str:
+def describe_groups(groups: Sequence[Sequence[str]]) -> str:
     """`3 groups: a, b, c; d, e; f, g`, shortened."""
-    shown = ["{}{}".format(", ".join(sorted(g)[:3]), ", ..." if len(g) > 3 else "") for g in groups[:_GROUPS_NAMED]]
+    shown = ["{}{}".format(", ".join(g[:3]), ", ..." if len(g) > 3 else "") for g in groups[:_GROUPS_NAMED]]
     return f"{len(groups)} groups: {'; '.join(shown)}{'; ...' if len(groups) > _GROUPS_NAMED else ''}"
 
 

@@ -168,7 +168,8 @@ def _export(artifacts: Path, database: Path, posed: PosedFiles) -> None:
     from disk.colmap.plan import plan_known
 
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
-        files = [file for file in posed.files if file.name in features.names]
+        detected = set(features.names)
+        files = [file for file in posed.files if file.name in detected]
         plan = plan_known(files, {name: pose.camera for name, pose in posed.poses.items()})
         if database.exists():
             with open_database(database) as opened:

