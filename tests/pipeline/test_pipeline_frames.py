@@ -171,6 +171,22 @@ def test_files_of_others_stay(video, tmp_path):
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == ["holiday.jpg"]
 
 
+def test_the_output_of_another_stage_is_not_taken_for_frames(video, tmp_path):
+    folder = tmp_path / "undistorted"
+    (folder / "images").mkdir(parents=True)
+    note = json.dumps({"made of": "0123456789abcdef"})  # as `disk undistort` and `disk map` note it
+    (folder / ".made-from.json").write_text(note)
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError, match="contains other files, such as images"):
+            frames(video, folder, FramesOptions(overwrite=overwrite))
+    assert (folder / ".made-from.json").read_text() == note
+
+
+def test_a_rate_beyond_all_frames_gives_each_of_them(video, tmp_path):
+    result = frames(video, tmp_path / "out", FramesOptions(fps=1e308))
+    assert len(result.times) == 60
+
+
 def test_other_frames_replace_the_former_ones_when_told_to(video, tmp_path):
     out = tmp_path / "out"
     frames(video, out, FramesOptions(fps=2.0))

@@ -27,6 +27,7 @@ NOTE = "frames.json"
 _MADE_FROM = ".made-from.json"
 _NAME = re.compile(r"frame-(\d{9,})\.jpg")  # milliseconds
 _QUALITY = 95  # of JPEG
+_MOST = 1 << 53  # intervals that are counted exactly
 _END = 1 << 20  # bytes at each end of a video that go into its fingerprint
 
 
@@ -90,7 +91,7 @@ def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions(
         log_unused(unused_flags(options, {"fps": f"a video without {option('frames')}"}))
     video, out = Path(video), Path(out)
     timeline = read_timeline(video)
-    parts = options.frames or max(1, round(timeline.seconds * options.fps))
+    parts = options.frames or max(1, round(min(timeline.seconds * options.fps, _MOST)))
     with folder_lock(out):
         _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options.overwrite)
         result = _read_note(out) or _write_frames(video, out, timeline, parts)
@@ -191,6 +192,8 @@ def _take_up(out: Path, video: Path, made_from: dict[str, Any], overwrite: bool)
     Raises ArtifactError if it is not set and they were chosen with other options, or if the folder has other files.
     """
     before = _read(out / _MADE_FROM)
+    if before is not None and before.keys() != made_from.keys():  # other stages have a file of this name as well
+        before = None
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
     if before is None and others:
         raise ArtifactError(f"{out} contains other files, such as {others[0]}; use another output for the frames")
