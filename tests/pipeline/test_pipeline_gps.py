@@ -13,6 +13,7 @@ import pytest
 from scene_folder import SceneFolder
 
 from disk.cli.main import main
+from disk.cli.model_table import _place
 from disk.colmap.database import open_database
 from disk.errors import ArtifactError, PairsError
 from disk.geometry.pose import rotation_error
@@ -110,6 +111,12 @@ def test_wrong_positions_are_named_and_do_no_harm(place: Place, mapper: str) -> 
     assert list(outliers) == ["a.jpg", "f.jpg"]
     assert outliers["f.jpg"] == pytest.approx(np.hypot(9, 5), rel=0.01)
     assert result.georegistration["used"] == 6
+
+
+@pytest.mark.parametrize(("metres", "printed"), [(0.256, "0.26 m"), (12.3, "12 m"), (4567.8, "4,568 m")])
+def test_small_distances_are_told_in_centimetres(metres: float, printed: str) -> None:
+    place = {"latitude": 1.0, "longitude": 2.0, "altitude": 3.0, "photos": 9, "used": 8, "median": 0.0, "max": 0.1}
+    assert _place({**place, "outliers": {"c.jpg": metres}}).endswith(f"c.jpg ({printed})")
 
 
 def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +227,25 @@ def test_a_placed_model_stays_in_its_place_when_it_grows(place: Place, tmp_path:
     assert place.run(single_camera=True).georegistration == result.georegistration
 
 
+@pytest.mark.parametrize("left", [0, 2])
+def test_a_placed_model_stays_in_its_place_without_the_photos_that_tell_it(place: Place, left: int) -> None:
+    """With no position at all, or with too few to determine where it is."""
+    place.tag(names=NAMES[:4])
+    first = place.run(single_camera=True)
+    written = json.loads((place.out / "sparse" / "0" / "georegistration.json").read_text())
+    for name in NAMES[left:4]:
+        (place.photos / f"{name}.jpg").unlink()
+    result = place.run(single_camera=True)
+    assert set(result.removed) == {f"{name}.jpg" for name in NAMES[left:4]}
+    assert result.georegistration == first.georegistration
+    assert json.loads((place.out / "sparse" / "0" / "georegistration.json").read_text()) == written
+    place.scene.names[:4] = NAMES[:left]
+    place.truth = np.delete(place.truth, range(left, 4), 0)
+    position, scale, rotation = place.errors(origin_of(result))
+    assert max(position, scale) < 1e-3
+    assert rotation < 0.05
+
+
 def test_the_database_has_the_priors(place: Place, tmp_path: Path) -> None:
     import pycolmap
 
@@ -286,6 +312,16 @@ def test_spatial_pairs_within_a_distance(place: Place) -> None:
     assert main([*command, "--images", str(place.photos), "--max-distance", "0"]) == 2
     with pytest.raises(PairsError, match="pairs='spatial' and images go together"):
         match(place.out, MatchOptions(images=place.photos))
+
+
+def test_spatial_pairs_of_one_file_type(place: Place) -> None:
+    """A raw converter's folder: photos and their copies have the same names."""
+    place.tag()
+    write_features(place.scene, place.out)
+    (place.photos / "a.png").write_bytes((place.photos / "a.jpg").read_bytes())
+    assert main(["match", str(place.out), "--pairs", "spatial", "--images", str(place.photos)]) == 0
+    with read_matches(place.out) as matches:
+        assert matches.pairs()
 
 
 def test_spatial_pairs_need_positions(place: Place) -> None:

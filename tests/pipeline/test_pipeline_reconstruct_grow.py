@@ -14,7 +14,7 @@ from scene_folder import SceneFolder
 from disk.cli.main import main
 from disk.cli.model_table import show
 from disk.colmap import models
-from disk.errors import ArtifactError, ColmapError
+from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.export import ExportOptions, export
 from disk.pipeline.map import MapOptions, map_models
@@ -130,6 +130,23 @@ def test_photos_that_are_gone_are_taken_out_and_named(
     assert_kept({name: place for name, place in before.items() if name != "c.jpg"}, after)
     show(result, folder.out)
     assert "removed from it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
+
+
+def test_a_photo_that_cannot_be_read_any_more_is_not_called_gone(
+    folder: SceneFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.run(single_camera=True)
+    (folder.photos / "c.jpg").write_bytes(b"damaged")
+
+    def detect(*arguments: Any) -> None:
+        raise PartialFailureError("1 of 4 images could not be read")
+
+    monkeypatch.setattr(stage, "detect", detect)
+    with pytest.raises(PartialFailureError):
+        folder.run(single_camera=True)
+    result = read_summary(folder.out)
+    assert result.removed == result.failed
+    assert list(result.failed) == ["c.jpg"]
 
 
 def test_remap_maps_anew_and_keeps_what_is_verified(folder: SceneFolder, verified: list[int]) -> None:

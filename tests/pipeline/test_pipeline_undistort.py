@@ -90,6 +90,17 @@ def test_what_is_done_is_kept_and_changes_are_followed(folder: SceneFolder, tmp_
     assert not (out / "masks").exists()
 
 
+def test_the_place_on_earth_is_kept(folder: SceneFolder, tmp_path: Path) -> None:
+    there, copied = (place / "sparse" / "0" / "georegistration.json" for place in (folder.out, tmp_path / "splat"))
+    for content in ("{}", '{"format": "disk georegistration 1"}'):
+        there.write_text(content)
+        undistort(folder.out, tmp_path / "splat")
+        assert copied.read_text() == content
+    there.unlink()
+    undistort(folder.out, tmp_path / "splat")
+    assert not copied.exists()
+
+
 def test_images_that_are_gone_or_others_are_left_out_and_named(folder: SceneFolder, tmp_path: Path) -> None:
     (folder.photos / "a.jpg").unlink()
     Image.new("RGB", (64, 48)).save(folder.photos / "b.jpg")

@@ -94,7 +94,7 @@ def _cameras(model: dict[str, Any]) -> list[str]:
 
 
 def _place(place: dict[str, Any]) -> str:
-    outliers = [f"{name} ({metres:,.0f} m)" for name, metres in place["outliers"].items()]
+    outliers = [f"{name} ({metres:,.{0 if metres >= 10 else 2}f} m)" for name, metres in place["outliers"].items()]
     named = ", ".join(outliers[:_NAMED]) + (", ..." if len(outliers) > _NAMED else "")
     origin = f"{place['latitude']:.7f}, {place['longitude']:.7f}, {place['altitude']:.2f} m"
     return (

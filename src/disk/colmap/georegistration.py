@@ -71,24 +71,40 @@ def kept_place(
 ) -> Placed | str | None:
     """The georegistration of a model in the frame of the one in a folder, or why it has none; None without positions.
 
-    Neither the model nor its origin moves, whichever photos have joined.
+    Neither the model nor its origin moves, whichever photos have joined. If the positions that are left do not
+    determine where it is, the residuals are those of before.
     """
-    if not positions:
-        return None
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         latitude, longitude, altitude = (float(content["origin"][key]) for key in _ORIGIN)
         scale, R, t = (np.array(content["model_from_mapping"][key]) for key in ("scale", "rotation", "translation"))
+        before = _read(content)
     except (OSError, ValueError, LookupError, TypeError):
-        return f"the model was made without; {option('remap', True)} maps from scratch"
+        return f"the model was made without; {option('remap', True)} maps from scratch" if positions else None
+    if not positions:
+        return before
     on_map = local_map(positions, (latitude, longitude, altitude))
     names, centres, there = _on_map(model, on_map)
     try:
         used = fit_positions(centres, there).used
-    except NotFixedError as reason:
-        return str(reason)
+    except NotFixedError:
+        return before
     residuals = np.linalg.norm(centres - there, axis=1)
     return _placed(names, PositionFit(float(scale), R, t, residuals, used), on_map)
+
+
+def _read(content: dict[str, Any]) -> Placed:
+    """What `_placed` wrote into georegistration.json."""
+    off, outliers = content["residuals"]["photos"], content["outliers"]
+    place = Georegistration(
+        *(float(content["origin"][key]) for key in _ORIGIN),
+        photos=len(off),
+        used=len(off) - len(outliers),
+        median=float(content["residuals"]["median"]),
+        max=float(content["residuals"]["max"]),
+        outliers={name: float(off[name]) for name in outliers},
+    )
+    return Placed(place, content)
 
 
 def _on_map(model: pycolmap.Reconstruction, on_map: LocalMap) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disk.errors import PairsError
 from disk.images.gps import GpsPosition, read_positions
-from disk.images.listing import ImageFile, list_images, named
+from disk.images.listing import ImageFile, named
 from disk.options import option
 from disk.pairs.choose import Pair
 from disk.pairs.retrieval import FeatureSource, retrieval
@@ -33,19 +32,20 @@ def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
     return positions
 
 
-def spatial_pairs(features: FeatureSource, images: Path, top_k: int, max_distance: float | None) -> list[Pair]:
+def spatial_pairs(
+    features: FeatureSource, files: Sequence[ImageFile], top_k: int, max_distance: float | None
+) -> list[Pair]:
     """Pairs of each image with the nearest ones by GPS, or with similar ones if it has no position.
 
-    images: folder of the photos
+    files: the photos
     top_k: number of partners of each image
     max_distance: maximum distance of a pair, in metres; None: no limit
 
-    Raises PairsError if fewer than two photos have a position, ImageError as `list_images` does.
+    Raises PairsError if fewer than two photos have a position.
     """
     from disk.colmap.priors import local_map
 
     detected = set(features.names)
-    files = [file for file in list_images(images) if file.name in detected]
     positions = positions_for_pairs(files)
     names = {file.relative: file.name for file in files}
     places = {names[path]: place for path, place in local_map(positions).positions.items()}

@@ -89,7 +89,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
         device = choose_device(options.device if options.ray == "off" else "cpu")
         limit = options.cache_mb << 20
         cache: FeatureCache[Any] = FeatureCache(store, limit, options.f16, lambda features: features.to(device))
-        pairs = choose_pairs(options, cache)
+        pairs = choose_pairs(options, cache, store)
         if forget_others:
             forget_pairs_but(artifacts, set(pairs))
         todo = [pair for pair in pairs if not writers.is_done(pair)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from disk.errors import ArtifactError
 from disk.features import Features
+from disk.images.listing import ImageFile, list_images
 from disk.pairs.choose import Pair, connected, exhaustive, from_file, order, sequential, tidy
 from disk.pairs.retrieval import loop_closures, retrieval
 from disk.pairs.rigs import along_and_across, instants
@@ -12,12 +14,13 @@ from disk.pipeline.feature_cache import FeatureCache
 from disk.pipeline.gps import spatial_pairs
 from disk.pipeline.match_options import MatchOptions
 from disk.progress import log
+from disk.storage.artifacts import FeatureStore
 from disk.storage.forget import forget_pairs
 
 _APART = 2  # times the overlap: images closer than this in the sequence do not close a loop
 
 
-def choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[Pair]:
+def choose_pairs(options: MatchOptions, cache: FeatureCache[Features], store: FeatureStore) -> list[Pair]:
     """The pairs of names to match. Raises PairsError if a list or the positions cannot be used."""
     if options.pairs_file is not None:
         pairs = from_file(options.pairs_file, cache.names)
@@ -39,8 +42,18 @@ def choose_pairs(options: MatchOptions, cache: FeatureCache[Features]) -> list[P
     if options.pairs == "retrieval":
         return retrieval(cache, options.top_k)
     if options.images is not None:
-        return spatial_pairs(cache, options.images, options.top_k, options.max_distance)
+        files = _photos_of(store, options.images)
+        return spatial_pairs(cache, files, options.top_k, options.max_distance)
     return exhaustive(cache.names)
+
+
+def _photos_of(store: FeatureStore, folder: Path) -> list[ImageFile]:
+    """The photos of a folder, of the features' file type if they share one; ImageError as `list_images`."""
+    try:
+        suffixes = {PurePosixPath(store.image_path(name)).suffix.lower() for name in store.names}
+    except ArtifactError:  # of another program
+        suffixes = set()
+    return list_images(folder, suffixes.pop() if len(suffixes) == 1 else None)
 
 
 def forget_pairs_but(artifacts: Path, chosen: set[Pair]) -> None:

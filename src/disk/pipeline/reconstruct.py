@@ -194,7 +194,8 @@ def _complete(
 ) -> Reconstruction:
     """Add the facts of the whole run to the summary; the file is rewritten only if something changed."""
     stale = sorted({*changes.gone, *changes.changed})
-    whole = replace(result, failed=failed, unused=unused, stale=stale, rotated=rotated)
+    removed = {name: failed.get(name, reason) for name, reason in result.removed.items()}
+    whole = replace(result, failed=failed, unused=unused, stale=stale, rotated=rotated, removed=removed)
     if list(result.seconds) == ["map"]:  # mapped now
         whole = replace(whole, seconds={stage: round(value, 3) for stage, value in seconds.items()})
     if whole != result:

@@ -17,7 +17,7 @@ from disk.pipeline.options import MaskFolder
 from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import log
 from disk.storage.locks import folder_lock
-from disk.storage.new_file import write_json
+from disk.storage.new_file import new_file, write_json
 from disk.storage.transforms import Frame, write_transforms
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     without images, PartialFailureError if images are missing or do not have the size of their camera and the rest is
     done.
     """
+    from disk.colmap.georegistration import FILE as PLACE
     from disk.colmap.models import write_ply
     from disk.colmap.undistortion import undistort as undistort_images
     from disk.colmap.undistortion import undistorted_name
@@ -91,6 +92,9 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
             _clear(out)
             write_json(out / _MADE_FROM, {"made of": fingerprint})
         written = undistort_images(source, names, out, options.max_size, masks)
+        if (source.model / PLACE).is_file():  # the poses are the same
+            with new_file(out / "sparse" / "0" / PLACE) as temporary:
+                shutil.copyfile(source.model / PLACE, temporary)
         if options.transforms:
             write_ply(out / "sparse" / "0", out / _POINTS)
             with_mask = {undistorted_name(name) for name in masks}
@@ -154,7 +158,7 @@ def _fingerprint(
     """The fingerprint of everything that determines the output: the model, image and mask files, the size."""
     digest = hashlib.sha256(json.dumps([str(options.max_size), str(source.image_folder.resolve())]).encode())
     for path in sorted(source.model.glob("*.*")):
-        if path.suffix in (".bin", ".txt"):
+        if path.suffix in (".bin", ".txt", ".json"):
             digest.update(path.name.encode() + path.read_bytes())
     for image in usable:
         for path in [source.image_folder / image.name, *([masks[image.name]] if image.name in masks else [])]:
