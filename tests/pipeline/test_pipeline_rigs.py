@@ -12,9 +12,10 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.colmap.rigs import Mounted, write_rig
-from disk.errors import ArtifactError, ColmapError, DiskError, PairsError
+from disk.errors import ArtifactError, ColmapError, DiskError, PairsError, PartialFailureError
 from disk.geometry.pose import align_similarity, rotation_error
 from disk.pipeline.map import MapOptions, map_models
+from disk.pipeline.undistort import undistort
 from disk.storage.artifacts import read_matches
 from synthetic_scene import make_rig_scene
 
@@ -128,6 +129,23 @@ def test_cameras_that_are_not_rigid_are_mapped_without_a_rig(tmp_path, monkeypat
     assert result.models[0]["rig"] == {}
     assert any("the rig was not used" in remark for remark in result.remarks)
     assert not (folder.out / "rig_config.json").exists()
+
+
+def test_an_image_that_cannot_be_undistorted_does_not_take_those_of_its_instant_along(folder, tmp_path):
+    folder.run(rig=True, overlap=2)
+    before = poses(folder.out)
+    (folder.photos / "left" / "0002.jpg").unlink()
+    with pytest.raises(PartialFailureError, match="without 1 images"):
+        undistort(folder.out, tmp_path / "splat")
+    after = poses(tmp_path / "splat")
+    assert after.keys() == before.keys() - {"left/0002"}
+    assert after.keys() == {
+        path.relative_to(tmp_path / "splat" / "images").with_suffix("").as_posix()
+        for path in (tmp_path / "splat" / "images").rglob("*.jpg")
+    }
+    for name, (R, t) in after.items():
+        np.testing.assert_allclose(R, before[name][0], atol=1e-12)
+        np.testing.assert_allclose(t, before[name][1], atol=1e-12)
 
 
 def test_mapping_alone_takes_the_rig_too(folder, capsys):

@@ -16,6 +16,8 @@ from disk.colmap.triangulation import KnownPose, epipolar_errors
 from disk.datasets.import_colmap import ImportOptions, import_colmap
 from disk.errors import ArtifactError, ColmapError, DatasetError, ImageError, PartialFailureError
 from disk.pipeline import triangulate as stage
+from disk.pipeline.map import MapOptions, map_models
+from disk.pipeline.reconstruct import reconstruct
 from disk.pipeline.triangulate import TriangulateOptions, Triangulation, read_triangulation, triangulate
 from disk.pipeline.undistort import undistort
 from disk.storage.forget import known_images
@@ -192,6 +194,18 @@ def test_what_it_writes_is_a_model_for_the_other_commands(place: Place) -> None:
     options = ImportOptions(images=place.photos, out=place.folder / "data", max_overlap=1.0)
     assert len(import_colmap(place.out, options).images) >= 3
     assert undistort(place.out, place.folder / "splat").images == 4
+
+
+def test_other_commands_do_not_move_the_known_poses(place: Place) -> None:
+    place.run(place.model())
+    there = {path.name: path.read_bytes() for path in (place.out / "sparse" / "0").iterdir()}
+    with pytest.raises(ArtifactError, match=r"was made by `disk triangulate`; use another output, or overwrite=True"):
+        reconstruct(place.photos, place.out)
+    with pytest.raises(ArtifactError, match="has the known poses of `disk triangulate`"):
+        map_models(place.out, place.photos)
+    assert {path.name: path.read_bytes() for path in (place.out / "sparse" / "0").iterdir()} == there
+    assert read_triangulation(place.out).model.registered == len(NAMES)
+    assert map_models(place.out, place.photos, MapOptions(remap=True)).registered == len(NAMES)
 
 
 def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

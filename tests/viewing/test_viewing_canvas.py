@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def test_a_suffix_of_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"a\.xls: name it"):
         canvas.save(canvas.new_figure(), tmp_path / "a.xls")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_script_that_the_font_lacks_is_drawn_without_warnings(tmp_path: Path) -> None:
+    figure = canvas.new_figure()
+    figure.text(0, 0, "日本")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        canvas.save(figure, tmp_path / "a.jpg")

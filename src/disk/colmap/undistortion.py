@@ -122,12 +122,9 @@ def _make_pinhole(
 ) -> None:
     """Replace the cameras by pinhole ones, move the observations, rename the images, and deregister unnamed ones."""
     pinhole = {number: pycolmap.undistort_camera(options, camera) for number, camera in model.cameras.items()}
-    left_out = set()
+    _leave_out(model, {image_id for image_id in model.reg_image_ids() if model.image(image_id).name not in names})
     for image_id in model.reg_image_ids():
         image = model.image(image_id)
-        if image.name not in names:
-            left_out.add(image.frame_id)
-            continue
         before, after = model.camera(image.camera_id), pinhole[image.camera_id]
         seen = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
         if len(seen):
@@ -135,8 +132,6 @@ def _make_pinhole(
             for point, xy in zip(image.points2D, after.img_from_cam(rays), strict=True):
                 point.xy = xy
         image.name = names[image.name]
-    for frame_id in left_out:
-        model.deregister_frame(frame_id)
     for number, after in pinhole.items():
         camera = model.camera(number)
         camera.model, camera.width, camera.height, camera.params = (
@@ -146,3 +141,27 @@ def _make_pinhole(
             list(after.params),
         )
     model.update_point_3d_errors()
+
+
+def _leave_out(model: pycolmap.Reconstruction, left_out: set[int]) -> None:
+    """Remove images from a model; the others of their frame, if they are of a rig, stay."""
+    frames = []
+    for frame_id, frame in model.frames.items():
+        kept = [one for one in frame.data_ids if one.id not in left_out]
+        if len(kept) == len(list(frame.data_ids)):
+            frames.append(frame)
+            continue
+        smaller = pycolmap.Frame(frame_id=frame_id, rig_id=frame.rig_id)
+        for one in kept:
+            smaller.add_data_id(one)
+        if frame.has_pose():
+            smaller.rig_from_world = frame.rig_from_world
+        if kept:
+            frames.append(smaller)
+    for image_id in left_out:
+        for index in model.image(image_id).get_observation_point2D_idxs():
+            if model.image(image_id).point2D(index).has_point3D():  # not deleted with the rest of its track
+                model.delete_observation(image_id, index)
+        del model.images[image_id]
+    if left_out:
+        model.set_rigs_and_frames(list(model.rigs.values()), frames)

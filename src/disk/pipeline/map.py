@@ -106,6 +106,11 @@ def map_models(
         if same and is_complete(out):
             log.info("%s is complete", sparse)
             return read_summary(out)
+        if "poses" in noted:
+            raise ArtifactError(
+                f"{sparse} has the known poses of `disk triangulate`, which mapping would move; choose another "
+                f"{option('output')}, {remap_remedy()}"
+            )
         if "mapper" in noted:
             then, now = (
                 {key: str(note[key]) for key in _OF_MAPPING} | {"rig": str(bool(note["rig"]))}

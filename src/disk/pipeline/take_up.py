@@ -36,6 +36,9 @@ def take_up(out: Path, options: Mapping[str, str], overwrite: bool, remap: bool 
     before = _read(path) if path.exists() and not overwrite else {}
     if before:
         known = {key: value for key, value in before.items() if key != _CLEARING}
+        if known.get("poses") != options.get("poses"):
+            made = "triangulate" if "poses" in known else "reconstruct"
+            raise ArtifactError(f"{out} was made by `disk {made}`; use another output, or {option('overwrite', True)}")
         if _but_mapping(known) != _but_mapping(options):
             check_same(out, known, options)
         if not remap:

@@ -5,6 +5,7 @@ The caller makes the figure: `new_figure()` for a file, which needs no display, 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
     # full chroma resolution: thin coloured lines smear otherwise
     of_jpeg = {"quality": 90, "subsampling": 0, "comment": _MARK}
     jpeg: dict[str, Any] = {"pil_kwargs": of_jpeg} if kind in ("jpg", "jpeg") else {}
-    with new_file(path) as temporary:
+    with new_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # names may be in any script; the font draws boxes for others
         figure.savefig(temporary, format=kind, dpi=dpi, **jpeg)
     return path
 
