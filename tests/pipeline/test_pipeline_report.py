@@ -125,6 +125,8 @@ def test_a_bare_colmap_model_with_and_without_its_photos(tmp_path: Path, caplog:
     told = Texts(view(model, photos)[0].read_text())
     assert "25 of 26" in told.texts
     assert all(photo["thumbnail"] for photo in json.loads(told.data["photos"]))
+    saved = view(model, photos, options=ViewOptions(save=tmp_path / "there"))  # without features, a page is all there is
+    assert saved == [tmp_path / "there" / "report.html"]
     with pytest.raises(ImageError, match="does not exist"):
         view(model, tmp_path / "nowhere")
 
@@ -198,9 +200,15 @@ def test_reconstruct_writes_it_when_the_model_is_newer(tmp_path: Path) -> None:
     assert (out / "report.html").stat().st_ino != first.st_ino
 
 
-def test_no_model_no_page(tmp_path: Path) -> None:
+def test_no_model_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pycolmap
+
     with pytest.raises(ColmapError, match="no COLMAP model"):
         view(tmp_path, what="page")
+    pycolmap.Reconstruction().write(tmp_path)
+    assert main(["view", str(tmp_path)]) == 2
+    assert "has no image with a pose" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
     assert issubclass(ColmapError, DiskError)
 
 

@@ -23,6 +23,7 @@ from disk.pipeline.summary import read_summary
 from disk.progress import log, track
 from disk.storage.artifacts import (
     INLIERS,
+    KEYPOINTS,
     MatchStore,
     artifacts_folder,
     beside,
@@ -116,7 +117,8 @@ def _usual(folder: Path, options: ViewOptions) -> What:
     """The default view of a folder."""
     places = (folder, folder / "sparse", *folder.glob("sparse/*"))
     is_model = any((place / f"images.{kind}").is_file() for place in places for kind in ("bin", "txt"))
-    return "page" if is_model and options == ViewOptions() else "matches"
+    has_features = (artifacts_folder(folder) / KEYPOINTS).is_file()  # else there are no other pictures
+    return "page" if is_model and (options == ViewOptions() or not has_features) else "matches"
 
 
 def _show_page(model: Path, images: AnyPath | None, options: ViewOptions) -> Path:

@@ -75,6 +75,8 @@ def gather(folder: Path, images: Path | None = None) -> ModelFacts:
         with contextlib.suppress(ColmapError):  # written by another program
             summary = read_summary(folder)
     overview = read_overview(folder / "sparse" / "0" if summary else find_model(folder))
+    if not overview.views:
+        raise ColmapError(f"the model in {folder} has no image with a pose, so there is nothing to show")
     photos = images or _photos(folder, summary)
     artifacts: Path | None = artifacts_folder(folder)
     if artifacts is None or not all((artifacts / file).is_file() for file in (KEYPOINTS, INLIERS)):
