@@ -125,7 +125,7 @@ def test_a_bare_colmap_model_with_and_without_its_photos(tmp_path: Path, caplog:
     told = Texts(view(model, photos)[0].read_text())
     assert "25 of 26" in told.texts
     assert all(photo["thumbnail"] for photo in json.loads(told.data["photos"]))
-    saved = view(model, photos, options=ViewOptions(save=tmp_path / "there"))  # without features, a page is all there is
+    saved = view(model, photos, options=ViewOptions(save=tmp_path / "there"))
     assert saved == [tmp_path / "there" / "report.html"]
     with pytest.raises(ImageError, match="does not exist"):
         view(model, tmp_path / "nowhere")

@@ -96,8 +96,11 @@ def kept_place(
 def _read(content: dict[str, Any]) -> Placed:
     """What `_placed` wrote into georegistration.json."""
     off, outliers = content["residuals"]["photos"], content["outliers"]
+    latitude, longitude, altitude = (float(content["origin"][key]) for key in _ORIGIN)
     place = Georegistration(
-        *(float(content["origin"][key]) for key in _ORIGIN),
+        latitude,
+        longitude,
+        altitude,
         photos=len(off),
         used=len(off) - len(outliers),
         median=float(content["residuals"]["median"]),
