@@ -62,6 +62,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_types_hold_for_users(tmp_path: Path) -> None:
     """Under mypy --strict, right use passes and wrong use is found."""
     (tmp_path / "use.py").write_text(USE)

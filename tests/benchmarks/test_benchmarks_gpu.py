@@ -29,6 +29,7 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *tables:
     return script.main()
 
 
+@pytest.mark.slow
 def test_every_table_is_printed(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

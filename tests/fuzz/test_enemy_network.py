@@ -222,6 +222,7 @@ def test_a_browser_runs_nothing_in_a_report(tmp_path: Path) -> None:
     assert title(hostile_report(tmp_path)) not in ("run", "")
 
 
+@pytest.mark.slow
 def test_a_local_ray_lets_nobody_in_without_its_token(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     inside = """

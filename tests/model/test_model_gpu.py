@@ -93,6 +93,7 @@ def check(model, engine, images, options, tolerance=1e-4):
         torch.testing.assert_close(features.descriptors.double(), descriptors, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize(
     "options",
@@ -104,12 +105,14 @@ def test_a_batch_equals_the_dense_network(model, options):
     check(model, BatchEngine(model, "fp32"), images, options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("shape", [(16, 16), (16, 80)])
 def test_grids_of_one_pixel_at_the_bottom(model, shape):
     check(model, BatchEngine(model, "fp32"), canvases(shape, shape=shape), DetectionOptions())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.15)])
 def test_half_precision_finds_nearly_the_same(model, precision, tolerance):
@@ -126,6 +129,7 @@ def test_half_precision_finds_nearly_the_same(model, precision, tolerance):
         assert (features.descriptors[mine] - descriptors[theirs]).norm(dim=1).max() < 2 * tolerance
 
 
+@pytest.mark.slow
 def test_kernels_and_plain_torch_find_the_same(model, choose):
     found = []
     for name in ("torch", "triton"):

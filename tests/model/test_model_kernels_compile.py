@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 from disk.model.kernels import fused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "capability", "shared"), [("float16", "75", 64), ("float32", "80", 99)])
 def test_every_kernel_compiles_and_fits_the_shared_memory(dtype, capability, shared, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

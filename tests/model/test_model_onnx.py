@@ -21,6 +21,7 @@ def model():
     return DISK(desc_dim=16).eval()
 
 
+@pytest.mark.slow
 def test_the_shipped_graph_is_that_of_the_network():
     shipped, fresh = onnx.load(GRAPH, load_external_data=False).graph, export_coarse_graph().graph
     assert [n.op_type for n in shipped.node] == [n.op_type for n in fresh.node]
@@ -55,6 +56,7 @@ print(model.engine.name, len(model.detect(torch.rand(3, 64, 64), n=5)))
     assert done.stdout == "onnx 5\n"
 
 
+@pytest.mark.slow
 def test_the_dense_export_equals_torch_at_another_size(model, tmp_path):
     export_dense(model, tmp_path / "disk.onnx")
     session = import_onnxruntime().InferenceSession(tmp_path / "disk.onnx", session_options(1))

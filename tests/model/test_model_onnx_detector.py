@@ -62,6 +62,7 @@ def assert_equal(got, image, model, n=N, subpixel=True):
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (75, 129), (17, 31), (16, 16), (9, 40), (1, 1)])
 def test_equals_detection_in_torch_at_any_size(detector, model, height, width):
     image = textured_photo(height, width, seed=3)
@@ -182,6 +183,7 @@ def for_opencv(model, tmp_path_factory):
     return exported(export_for_opencv, model, tmp_path_factory.mktemp("opencv"), n=None)
 
 
+@pytest.mark.slow
 def test_opencv_reads_ours_and_finds_our_keypoints(for_opencv, model):
     cv2 = pytest.importorskip("cv2", reason="the extra `baselines` is not installed")
     if not hasattr(cv2, "DISK"):

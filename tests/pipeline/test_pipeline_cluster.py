@@ -46,6 +46,7 @@ def on_workers(task: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> di
     return dict(found)
 
 
+@pytest.mark.slow
 def test_every_task_is_done_once_on_both_machines() -> None:
     def where(number: int) -> tuple[int, str]:
         import time
@@ -140,6 +141,7 @@ def test_errors_of_a_task_come_as_they_are() -> None:
         on_workers(refuse, [("x.jpg",)])
 
 
+@pytest.mark.slow
 def test_detection_and_matching_are_those_of_one_machine(photo_folder: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     options = {"n": 60, "max_size": 64, "backend": "torch"}

@@ -234,6 +234,7 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_demo_prints_numbers_and_what_to_open(small_demo: tuple[Path, str]) -> None:
     _, printed = small_demo
     agree = re.search(r"agree within 3 px +(\d+) \((\d+\.\d) %\)", printed)

@@ -46,6 +46,7 @@ for shards in map(int, sys.argv[2:]):
 MOMENTS = (0, 1, 5, 11)  # shards of one image each, of twelve
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_the_same_command_ends_with_the_same_contents(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()

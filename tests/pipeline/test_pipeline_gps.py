@@ -35,7 +35,7 @@ class Place(SceneFolder):
     """A scene at a known place on earth; `truth` are the cameras' positions in metres there."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene | None = None) -> None:
-        super().__init__(tmp_path, scene or make_scene(NAMES, points=120, wrong=0), monkeypatch)
+        super().__init__(tmp_path, scene or make_scene(list(NAMES), points=120, wrong=0), monkeypatch)
         self.truth = SCALE * self.scene.centres(self.scene.names) @ TURN.T + [3, -2, 30]
 
     def tag(self, moved: dict[str, list[float]] | None = None, names: list[str] | None = None) -> None:
@@ -191,6 +191,7 @@ def test_photos_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert remark.startswith("not geo-registered: the photos are in a line")
 
 
+@pytest.mark.slow
 def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     place.tag()
     assert place.run(single_camera=True, gps="off").georegistration is None
@@ -209,6 +210,7 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
     assert not (place.out / "sparse" / "0" / "georegistration.json").exists()
 
 
+@pytest.mark.slow
 def test_a_placed_model_stays_in_its_place_when_it_grows(place: Place, tmp_path: Path) -> None:
     """The median of all positions is another one then, but the origin is not."""
     place.tag()

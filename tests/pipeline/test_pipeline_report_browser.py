@@ -63,6 +63,7 @@ def shown(tmp_path: Path, page: Path) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.mark.slow
 def test_in_a_browser(shown: Browser, page: Path, count: int, tmp_path: Path) -> None:
     assert page.stat().st_size < 40e6
     photos = shown.value("JSON.parse(document.getElementById('photos').textContent).map(photo => photo.name)")

@@ -48,6 +48,7 @@ def test_synthetic_training_needs_few_libraries(photos: Path, tmp_path: Path) ->
     assert (tmp_path / "final.pth").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_group_saves_and_exits_with_0(
     number: signal.Signals, data: Path, photos: Path, tmp_path: Path

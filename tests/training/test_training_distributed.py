@@ -40,6 +40,7 @@ def one_and_two(
     return run(1, 2, data, photos, folder / "one"), run(2, 1, data, photos, folder / "two"), folder
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(
     one_and_two: tuple[dict[str, Any], dict[str, Any], Path],
 ) -> None:

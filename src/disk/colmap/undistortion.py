@@ -148,16 +148,15 @@ def _leave_out(model: pycolmap.Reconstruction, left_out: set[int]) -> None:
     frames = []
     for frame_id, frame in model.frames.items():
         kept = [one for one in frame.data_ids if one.id not in left_out]
-        if len(kept) == len(list(frame.data_ids)):
-            frames.append(frame)
+        if not kept:
             continue
+        # a new one each: the model's own frames point to rigs that are replaced below
         smaller = pycolmap.Frame(frame_id=frame_id, rig_id=frame.rig_id)
         for one in kept:
             smaller.add_data_id(one)
         if frame.has_pose():
             smaller.rig_from_world = frame.rig_from_world
-        if kept:
-            frames.append(smaller)
+        frames.append(smaller)
     for image_id in left_out:
         for index in model.image(image_id).get_observation_point2D_idxs():
             if model.image(image_id).point2D(index).has_point3D():  # not deleted with the rest of its track
