@@ -109,6 +109,29 @@ def test_what_is_in_panels_reaches_the_command_as_one_record():
         parse("a", "--no-overwrite")
 
 
+def test_line_breaks_of_a_docstring_are_not_in_the_help(monkeypatch, capsys):
+    def broken(photos: Positional[Path]) -> None:
+        """Do a thing.
+
+        A paragraph with a break before
+        --an-option. Another
+        /sentence.
+
+        Args:
+            photos: one that goes
+                on here, with
+                (more).
+        """
+
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    with pytest.raises(SystemExit):
+        run(broken, ["--help"], "try", "disk try\n          disk try --other")
+    out = capsys.readouterr().out
+    assert "break before --an-option. Another /sentence.\n" in out
+    assert "one that goes on here, with (more). (required)" in out
+    assert "example:  disk try\n          disk try --other\n" in out
+
+
 def test_metavars_and_defaults_in_words(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     monkeypatch.setenv("NO_COLOR", "1")

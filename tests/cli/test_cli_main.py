@@ -1,5 +1,6 @@
 """The command itself: help, exit codes, one line for a mistake."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,18 @@ def test_an_interruption_while_a_command_is_imported(monkeypatch, capsys):
     assert main(["detect", "artifacts", "photos"]) == 130
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["disk demo: interrupted", "disk detect: interrupted; run the same command again to resume"]
+
+
+@pytest.mark.parametrize("arguments", ["--help", "weights list", "auc --help"])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    code = f"import sys; from disk.cli.main import main; sys.exit(main({arguments.split()}))"
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_lists_every_command(capsys):

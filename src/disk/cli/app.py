@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -29,6 +30,8 @@ def run(command: Callable[..., Any], argv: list[str], name: str, example: str, s
     switches_both_ways: give every switch a --no- twin
     """
     summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
+    # tyro would keep a line break before a word that does not begin with a letter, such as an option
+    summary = re.sub(r"(?<=\S)\n(?=\S)", " ", summary)
     return tyro.cli(
         arranged(command, switches_both_ways),
         args=argv,

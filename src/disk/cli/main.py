@@ -37,12 +37,23 @@ RESUMING = ("frames", "detect", "match", "verify", "map", "reconstruct", "triang
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code: 0 done, 1 partly done, 2 user error, 130 interrupted, 143 terminated."""
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader (such as `| head`) has closed the pipe; keep Python from complaining again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
     from disk.errors import DiskError, explain_missing
     from disk.options import spelt_as_flags
     from disk.progress import printable, setup
     from disk.storage.names import did_you_mean
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Windows consoles cannot show all characters in file names
             stream.reconfigure(errors="backslashreplace")
@@ -84,9 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"disk {name}: {'terminated' if terminated else 'interrupted'}{how}", file=sys.stderr)
         return 143 if terminated else 130
     except BrokenPipeError:
-        # the reader (such as `| head`) has closed the pipe; keep Python from complaining again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except (OSError, MemoryError) as error:
         # `photos/a.jpg: File exists` in place of `[Errno 17] File exists: 'photos/a.jpg'`
         file = getattr(error, "filename", None)

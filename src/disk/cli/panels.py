@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Callable, Iterable
@@ -90,7 +91,8 @@ def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> C
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    call.__doc__ = command.__doc__
+    # tyro would keep the line breaks within the text of an argument
+    call.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(command.__doc__ or ""))
     vars(call).pop("__wrapped__", None)  # set by decorators such as a type checker; it has the old signature
     return call
 

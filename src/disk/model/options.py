@@ -26,7 +26,7 @@ class DetectionOptions(Budget, Options):
     """How features are detected in an image."""
 
     height: int | None = None
-    """Instead of max-size: fit images into a box of this height and width, padded on the right and below; without
+    """Instead of --max-size: fit images into a box of this height and width, padded on the right and below; without
     width, resize to this height."""
     width: int | None = None
     """Width of that box; without height, resize to this width."""
