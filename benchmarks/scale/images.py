@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from made import street
+from made import OVERLAP, street
 from measure import cost_of, disk
 
 from disk.pairs.retrieval import retrieval
@@ -64,13 +64,14 @@ def _walk(folder: Path, count: int, options: argparse.Namespace) -> None:
 
 
 def _check(artifacts: Path) -> None:
-    """Print how many of the pairs are of neighbours in the street, and how many of these hold in verification."""
+    """Print how many of the pairs see the same part of the street, and how many of these hold in verification."""
     with read_matches(artifacts) as matches, read_matches(artifacts, INLIERS) as inliers:
         pairs = matches.pairs()
-        near = [pair for pair in pairs if abs(int(pair[0]) - int(pair[1])) <= 10]
+        near = [pair for pair in pairs if abs(int(pair[0]) - int(pair[1])) <= OVERLAP]
         holding = sum(inliers.count(pair) >= 15 for pair in near)
         far = sum(inliers.count(pair) > 0 for pair in set(pairs) - set(near))
-    print(f"\n{len(near)} of {len(pairs)} pairs within 2 m, {holding} of them verified; {far} of the others\n")
+    others = len(pairs) - len(near)
+    print(f"\n{len(near)} of {len(pairs)} pairs overlap, {holding} of them verified; {far} of {others} others\n")
 
 
 def _nothing(artifacts: Path) -> None:

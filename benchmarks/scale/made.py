@@ -13,6 +13,7 @@ from disk.storage.shards import SHARD_BYTES
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 500.0
 _STEP = 0.2  # metres from one camera of the street to the next; a view is 5 to 10 metres wide
+OVERLAP = 25  # images from one to the last that sees some of the same
 _NOISE = 0.05  # of each value of a descriptor of unit length
 
 

@@ -42,8 +42,8 @@ def test_a_street_through_all_stages(
     assert stages == [
         "nothing", "retrieval", "match", "export", "verify", "export, nothing new", "verify, nothing new",
     ]  # fmt: skip
-    found = next(line for line in printed if "within 2 m" in line).split()
-    assert found[0] == found[2] == found[7] != "0"  # all pairs are near, and verified
+    found = next(line for line in printed if "overlap" in line).split()
+    assert found[0] == found[2] == found[5] != "0"  # all pairs are near, and verified
     assert not list(tmp_path.iterdir())
 
 
