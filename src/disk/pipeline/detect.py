@@ -160,12 +160,11 @@ def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> Non
 
 
 def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: str, keep_going: bool) -> None:
-    rate = f", {summary.detected / seconds:.2f} images/s" if summary.detected else ""
-    rate += f", limited by {slowest}" if slowest else ""
-    log.info(
-        "%d images: %d detected in this run with %d keypoints%s; in %s",
-        summary.images, summary.detected, summary.keypoints, rate, artifacts,
-    )  # fmt: skip
+    done = "nothing left to detect"
+    if summary.detected:
+        done = f"{summary.detected} detected in this run with {summary.keypoints} keypoints"
+        done += f", {summary.detected / seconds:.2f} images/s" + (f", limited by {slowest}" if slowest else "")
+    log.info("%d images: %s; in %s", summary.images, done, artifacts)
     if not summary.failed:
         return
     if len(summary.failed) == summary.images:

@@ -231,8 +231,8 @@ def _match_all(
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
     if summary.pairs == 0:
         log.warning("%s has fewer than two images to match", artifacts)
-    rate = f" at {summary.matched / seconds:.1f} pairs/s" if summary.matched else ""
-    log.info(
-        "%d pairs: %d matched in this run%s, %d stored with %d matches; in %s",
-        summary.pairs, summary.matched, rate, summary.stored, summary.matches, artifacts / MATCHES,
-    )  # fmt: skip
+    done = "nothing left to match"
+    if summary.matched:
+        done = f"{summary.matched} matched in this run at {summary.matched / seconds:.1f} pairs/s"
+        done += f", {summary.stored} stored with {summary.matches} matches"
+    log.info("%d pairs: %s; in %s", summary.pairs, done, artifacts / MATCHES)

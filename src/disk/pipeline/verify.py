@@ -133,9 +133,10 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
 
 
 def _report(summary: VerifySummary) -> None:
+    done = f"{summary.verified} verified in this run" if summary.verified else "nothing left to verify"
     log.info(
-        "%d pairs: %d verified in this run; %d have inliers, %d of %d matches",
-        summary.pairs, summary.verified, summary.connected, summary.inliers, summary.matches,
+        "%d pairs: %s; %d have inliers, %d of %d matches",
+        summary.pairs, done, summary.connected, summary.inliers, summary.matches,
     )  # fmt: skip
     if summary.watermarks:
         log.warning(
