@@ -46,14 +46,7 @@ def retrieval(features: FeatureSource, top_k: int, seed: int = 0, only: Collecti
 
     Raises DiskError for top_k below 1.
     """
-    check_minimum("top_k", top_k, 1)
-    words = _words(features, seed)
-    if words is None:
-        return []
-    names, vectors = _describe(features, words)
-    if len(names) < 2:
-        return []
-    return _nearest_images(names, vectors, top_k, torch.arange(len(names)), 0, names if only is None else only)
+    return _most_similar(features, top_k, seed, only=only)
 
 
 def loop_closures(
@@ -65,12 +58,7 @@ def loop_closures(
 
     Raises DiskError for top_k below 1.
     """
-    check_minimum("top_k", top_k, 1)
-    words = _words(features, seed)
-    if words is None:
-        return []
-    names, vectors = _describe(features, words)
-    return _nearest_images(names, vectors, top_k, torch.tensor([places[name] for name in names]), apart, names)
+    return _most_similar(features, top_k, seed, places, apart)
 
 
 def similar_images(queries: FeatureSource, database: FeatureSource, top_k: int, seed: int = 0) -> dict[str, list[str]]:
@@ -118,6 +106,25 @@ def _describe(features: FeatureSource, words: Float[Tensor, "k d"]) -> tuple[lis
             vectors[len(names) : len(names) + len(batch)] = vlad(list(batch.values()), words)
             names += batch
     return names, vectors[: len(names)]
+
+
+def _most_similar(
+    features: FeatureSource,
+    top_k: int,
+    seed: int,
+    places: Mapping[str, int] | None = None,
+    apart: int = 0,
+    only: Collection[str] | None = None,
+) -> list[Pair]:
+    check_minimum("top_k", top_k, 1)
+    words = _words(features, seed)
+    if words is None:
+        return []
+    names, vectors = _describe(features, words)
+    order = range(len(names)) if places is None else [places[name] for name in names]
+    return _nearest_images(
+        names, vectors, top_k, torch.tensor(order, dtype=torch.long), apart, names if only is None else only
+    )
 
 
 def _nearest_images(
