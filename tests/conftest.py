@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import interpreted  # isort: skip  # noqa: F401  # before anything imports triton
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,14 @@ def _log_as_at_the_start() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _random_numbers_of_the_test_alone() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads that torch uses, for the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,18 +1,13 @@
 """Work that is shared among threads comes back in order, and training can use what they made."""
 
+import threading
+
 import pytest
 import torch
 
-from disk.workers import share
+from disk.workers import share, start_each
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -44,3 +39,35 @@ def test_an_error_reaches_the_caller(threads):
     threads(2)
     with pytest.raises(ZeroDivisionError):
         share(lambda part: 1 // part, [1, 0], CPU)
+
+
+def test_parts_run_while_the_caller_does_something_else(threads):
+    threads(2)
+    caller_is_ready, both_run = threading.Event(), threading.Barrier(2, timeout=60)
+
+    def work(part):
+        assert caller_is_ready.wait(60)
+        both_run.wait()
+        return part, torch.get_num_threads()
+
+    finish = start_each(work, [3, 1, 2, 4])
+    caller_is_ready.set()
+    assert finish() == [(3, 1), (1, 1), (2, 1), (4, 1)]
+
+
+def test_after_an_error_no_further_part_starts(threads):
+    threads(2)
+    done, error_raised = [], threading.Event()
+
+    def work(part):
+        if part == 0:
+            raise ValueError("the first part")
+        assert error_raised.wait(60)
+        done.append(part)
+
+    finish = start_each(work, list(range(20)))
+    with pytest.raises(ValueError, match="the first part"):
+        finish()
+    error_raised.set()
+    share(lambda part: None, [0, 1], CPU)  # comes after all parts that were not cancelled
+    assert len(done) <= 2

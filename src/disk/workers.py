@@ -20,17 +20,34 @@ def share(function: Callable[[Part], Result], parts: Sequence[Part], device: tor
 
     device: of the tensors; on a CPU the parts run in parallel, on as many cores as torch uses
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or len(parts) == 1:
+    if device.type != "cpu" or torch.get_num_threads() == 1 or len(parts) == 1:
         with torch.no_grad():
             return [function(part) for part in parts]
+    return start_each(function, parts)()
+
+
+def start_each(function: Callable[[Part], Result], parts: Sequence[Part]) -> Callable[[], list[Result]]:
+    """Start applying a function to CPU tensors, without gradients and on one core per part.
+
+    Returns a function that waits for the results, in order, or raises the first error.
+    """
     inference = torch.is_inference_mode_enabled()
 
     def run(part: Part) -> Result:
         with torch.inference_mode(inference), torch.no_grad():
             return function(part)
 
-    return list(_pool(threads, os.getpid()).map(run, parts))
+    pool = _pool(torch.get_num_threads(), os.getpid())
+    started = [pool.submit(run, part) for part in parts]
+
+    def finish() -> list[Result]:
+        try:
+            return [each.result() for each in started]
+        finally:
+            for each in started:
+                each.cancel()
+
+    return finish
 
 
 @functools.cache

@@ -187,13 +187,6 @@ def test_cores_share_the_work_and_agree(threads):
     assert as_list(alone) == reference(d0, d1, 0.99)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5, float("nan")])
 def test_an_impossible_ratio_is_refused(ratio):
     with pytest.raises(DiskError, match="ratio"):

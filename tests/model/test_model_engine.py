@@ -11,7 +11,7 @@ from disk import devices
 from disk.errors import DiskError
 from disk.features import Features
 from disk.images.resizing import Placement
-from disk.model import engine
+from disk.model import engine, memory
 from disk.model.canvas import Canvas, pad_to_stride
 from disk.model.disk import DISK
 from disk.model.engine import resolve_precision
@@ -101,6 +101,42 @@ def test_bytes_are_the_floats_they_stand_for(model):
     (one,), (other,) = found(model, [image], 32, 48), found(model, [image / 255], 32, 48)
     assert torch.equal(one.keypoints, other.keypoints)
     torch.testing.assert_close(one.descriptors, other.descriptors)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_images_in_parallel_give_what_each_gives_alone(threads, backend):
+    threads(2)
+    model, images = network(backend), torch.rand(5, 3, 48, 64)
+    together = found(model, images, 45, 64, subpixel=True)
+    for features, image in zip(together, images, strict=True):
+        (alone,) = found(model, [image], 45, 64, subpixel=True)
+        for a, b in zip(by_position(features), by_position(alone), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("cores", "room", "batch", "at_once", "cores_each"),
+    [
+        (4, 100, 4, 4, 1),  # images in parallel
+        (4, 100, 9, 4, 1),
+        (4, 100, 3, 4, 1),
+        (4, 100, 2, 4, 4),  # too few to use the cores well
+        (4, 3.5, 4, 3, 4),  # four do not fit into memory together
+        (4, 0.5, 1, 1, 4),
+        (1, 100, 3, 1, 1),
+    ],
+)
+def test_cores_work_on_one_image_each_if_there_are_enough(
+    monkeypatch, threads, cores, room, batch, at_once, cores_each
+):
+    threads(cores)
+    monkeypatch.setattr(memory, "free_memory", lambda device: room * 32 * 48 * 250 / 0.8)
+    model, seen = network(), []
+    real = model.engine._coarse
+    model.engine._coarse = lambda image: (seen.append((len(image), torch.get_num_threads())), real(image))[1]
+    assert model.images_at_once(32, 48) == at_once
+    found(model, torch.rand(batch, 3, 32, 48), 32, 48)
+    assert seen == [(1, cores_each)] * batch
 
 
 def test_masks_apply_before_the_best_are_taken(model):

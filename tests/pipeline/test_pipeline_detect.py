@@ -87,7 +87,9 @@ def test_files_are_the_originals_format(photo_folder: Path, tmp_path: Path) -> N
             np.testing.assert_allclose(norms, 1, atol=2e-3)
 
 
-def test_a_batch_gives_what_single_images_give(photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_batch_gives_what_single_images_give(photo_folder: Path, tmp_path: Path, threads: Any, cores: int) -> None:
+    threads(cores)
     detect(tmp_path / "one", photo_folder, DetectOptions(n=40, batch_size=1))
     detect(tmp_path / "many", photo_folder, DetectOptions(n=40, batch_size=3, workers=2))
     with read_features(tmp_path / "one") as one, read_features(tmp_path / "many") as many:

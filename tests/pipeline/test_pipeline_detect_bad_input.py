@@ -220,18 +220,20 @@ def test_checkpoints_that_are_none(photo_folder: Path, tmp_path: Path, capsys: A
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory: you")]
 )
 def test_too_large_for_the_memory(
-    photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, error: Exception
+    photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, threads: Any, error: Exception, cores: int
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(StripEngine, "start", fail)
+    threads(cores)
+    monkeypatch.setattr(StripEngine, "_detect", fail)
     line = refuses(capsys, tmp_path / "out", photo_folder)
-    assert "a.jpg (96 x 64, in a batch of 1) does not fit into memory; use a smaller --max-size" in line
+    assert f"a.jpg (96 x 64, in a batch of {cores}) does not fit into memory; use a smaller --max-size" in line
 
 
 def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

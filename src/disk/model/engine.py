@@ -16,12 +16,14 @@ from disk.fastest import fastest
 from disk.features import Features
 from disk.model.canvas import Canvas
 from disk.model.detection import best_allowed, nms, refine, sample_grid
+from disk.model.memory import pixels_that_fit
 from disk.model.options import DetectionOptions
 from disk.model.statistics import encode
 from disk.model.strips import large
 from disk.options import Precision, option
 from disk.progress import log
 from disk.shapes import Tensor
+from disk.workers import start_each
 
 if TYPE_CHECKING:
     from disk.model.disk import DISK
@@ -85,8 +87,10 @@ def make_engine(model: DISK, precision: Precision, backend: Backend) -> Engine:
 
 
 class StripEngine:
-    """The engine for a CPU: up blocks and heatmap in strips that fit the cache, one image at a time.
+    """The engine for a CPU: up blocks and heatmap in strips that fit the cache.
 
+    Images of a batch run in parallel, each on one core, because cores share the work of one image less efficiently.
+    A batch of much fewer images than cores runs one image after the other, on all cores.
     onnx: whether the layers before the up blocks run in onnxruntime; None: whichever is faster
     """
 
@@ -103,16 +107,16 @@ class StripEngine:
             onnx = _onnx_is_faster(self._model)
         self.name = "onnx" if onnx else "torch"
         self.bytes_per_pixel = _BYTES_PER_PIXEL[self.name]
+        # once, because images that run in parallel take their memory bit by bit
+        self._room = pixels_that_fit(self.bytes_per_pixel, self._device)
         if onnx:
             require("onnxruntime")
-            from disk.model.onnx import coarse_session
-
-            session = coarse_session(self._model, torch.get_num_threads())
-            self._coarse = lambda images: [torch.from_numpy(m) for m in session.run(None, {"images": images.numpy()})]
+            self._coarse = _in_onnxruntime(self._model, torch.get_num_threads())
 
     def images_at_once(self, height: int, width: int) -> int:
-        """One: more images share no work and take more memory."""
-        return 1
+        """On a CPU as many as it has cores, if they fit into memory; otherwise one."""
+        threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        return max(1, int(min(threads, self._room // (height * width))))
 
     def start(
         self,
@@ -121,30 +125,32 @@ class StripEngine:
         generator: torch.Generator | None,
         to: torch.device,
     ) -> Callable[[], list[Features]]:
-        """Detect at once; the function that it returns does not wait."""
-        found = [features.to(to) for features in self._detect(canvases, options, generator)]
+        """Start detection; images that do not run in parallel are finished when it returns."""
+
+        def detect(canvas: Canvas) -> Features:
+            return self._detect(canvas, options, generator).to(to)
+
+        height, width = canvases[0].pixels.shape[1:]
+        threads = torch.get_num_threads()
+        fit = self.images_at_once(height, width) >= min(len(canvases), threads)
+        if fit and len(canvases) > max(1, threads // 2) and options.mode != "rng":
+            return start_each(detect, canvases)
+        found = [detect(canvas) for canvas in canvases]
         return lambda: found
 
     @torch.no_grad()
-    def _detect(
-        self, canvases: Sequence[Canvas], options: DetectionOptions, generator: torch.Generator | None
-    ) -> list[Features]:
-        images = torch.stack([canvas.pixels for canvas in canvases]).to(self._device)
-        images = images.to(self._dtype).div_(255) if images.dtype == torch.uint8 else images.to(self._dtype)
-        encoding = encode(*self._model.unet.fine(*self._coarse(images.contiguous())))
+    def _detect(self, canvas: Canvas, options: DetectionOptions, generator: torch.Generator | None) -> Features:
+        image = canvas.pixels[None].to(self._device)
+        image = image.to(self._dtype).div_(255) if image.dtype == torch.uint8 else image.to(self._dtype)
+        encoding = encode(*self._model.unet.fine(*self._coarse(image.contiguous())))
         logits = self._model.heatmap(encoding)
-        areas = [logits[i, : c.placement.height, : c.placement.width] for i, c in enumerate(canvases)]
-        if options.mode == "nms":
-            found = [nms(area, options.window) for area in areas]
-        else:
-            found = sample_grid(logits, generator)
-        kept = [best_allowed(*points, canvas, options.budget) for points, canvas in zip(found, canvases, strict=True)]
-        descriptors = self._model.describe(encoding, [points for points, _ in kept])
+        area = logits[0, : canvas.placement.height, : canvas.placement.width]
+        found = nms(area, options.window) if options.mode == "nms" else sample_grid(logits, generator)[0]
+        points, scores = best_allowed(*found, canvas, options.budget)
+        (descriptors,) = self._model.describe(encoding, [points])
         subpixel = options.subpixel and options.mode == "nms"
-        return [
-            Features(refine(area, points) if subpixel else points.float(), descriptor.float(), scores.float())
-            for area, (points, scores), descriptor in zip(areas, kept, descriptors, strict=True)
-        ]
+        keypoints = refine(area, points) if subpixel else points.float()
+        return Features(keypoints, descriptors.float(), scores.float())
 
 
 def _has_onnxruntime() -> bool:
@@ -173,6 +179,19 @@ def _onnx_is_faster(model: DISK) -> bool:
     with torch.no_grad():
         ways = {"torch": lambda: lambda: model.unet.coarse(images), "onnxruntime": by_onnx}
         return fastest(f"layers up to an eighth, {_MEASURED[3]}x{_MEASURED[2]}", ways) == "onnxruntime"
+
+
+def _in_onnxruntime(model: DISK, threads: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The coarse part in onnxruntime, on all cores or, in a thread that uses one core, on one."""
+    from disk.model.onnx import coarse_session
+
+    sessions = {count: coarse_session(model, count) for count in {1, threads}}
+
+    def coarse(images: Tensor) -> Sequence[Tensor]:
+        maps = sessions[torch.get_num_threads()].run(None, {"images": images.numpy()})
+        return [torch.from_numpy(each) for each in maps]
+
+    return coarse
 
 
 def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:

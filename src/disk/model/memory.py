@@ -33,7 +33,12 @@ def fits(pixels: int, bytes_per_pixel: int, device: torch.device) -> bool:
     """Whether the maps of an image with this number of pixels fit into the free memory."""
     if pixels <= _ALWAYS_WHOLE:
         return True
-    return pixels <= _NEVER_WHOLE and pixels * bytes_per_pixel <= _SHARE * free_memory(device)
+    return pixels <= min(_NEVER_WHOLE, pixels_that_fit(bytes_per_pixel, device))
+
+
+def pixels_that_fit(bytes_per_pixel: int, device: torch.device) -> float:
+    """The number of pixels whose maps fit into the free memory together."""
+    return _SHARE * free_memory(device) / bytes_per_pixel
 
 
 def tile_side(pixels: int, device: torch.device) -> int:

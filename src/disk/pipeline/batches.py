@@ -22,7 +22,9 @@ from disk.pipeline.loading import Loaded
 from disk.pipeline.options import Place
 from disk.pipeline.timing import timed
 
-_CORES = 4  # per worker on a cluster without GPUs: fewer, and large images would exceed the memory per worker
+# per worker on a cluster without GPUs: fewer, and large images would exceed the memory per worker
+_CORES = 4
+_CLUSTER_BATCH = 4  # images; one for each of these cores
 
 
 class Waiting:
@@ -45,42 +47,45 @@ Run = Callable[[Iterable[Batch], Waiting], Iterator[tuple[Batch, list[Features]]
 
 @contextlib.contextmanager
 def network(model: DISK, options: DetectionOptions, place: Place) -> Iterator[tuple[Run, int]]:
-    """The function that turns batches into features, here or on a cluster, and the batch size (0: not fixed)."""
+    """The function that turns batches into features, here or on a cluster, and the best batch size."""
     if place.ray == "off":
-        batch_size = 1 if model.device.type == "cpu" else 0
-        yield lambda batches, waiting: _run_here(model, options, batches, waiting), batch_size
+        yield lambda batches, waiting: _run_here(model, options, batches, waiting), model.images_at_once()
         return
     with Cluster(place.ray, partial(_make_run, model, options, place.device), place.device, _CORES) as cluster:
-        batch_size = 4 if cluster.has_gpus else 1
-        yield lambda batches, waiting: cluster.map((batch, (batch,)) for batch in batches), batch_size
+        yield lambda batches, waiting: cluster.map((batch, (batch,)) for batch in batches), _CLUSTER_BATCH
 
 
 def _make_run(model: DISK, options: DetectionOptions, device: str) -> Callable[[Batch], list[Features]]:
     """The function that detects features of a batch in a cluster worker."""
     model.to(choose_device(device))
-    return lambda batch: _start(model, batch, options)()
+
+    def run(batch: Batch) -> list[Features]:
+        with _explained(batch):
+            return _start(model, batch, options)()
+
+    return run
 
 
 def _run_here(
     model: DISK, options: DetectionOptions, batches: Iterable[Batch], waiting: Waiting
 ) -> Iterator[tuple[Batch, list[Features]]]:
-    """Run batches on this machine. On a GPU, starts a batch before waiting for the previous one, to keep it busy."""
+    """Run batches on this machine; starts a batch before it waits for the previous one, to keep the device busy."""
     started: deque[tuple[Batch, Callable[[], list[Features]]]] = deque()
-    depth = 0 if model.device.type == "cpu" else 1
     upcoming = iter(batches)
     while True:
         with waiting("decoding"):
             batch = next(upcoming, None)
-        if batch is not None:
-            with waiting("the network"):
-                started.append((batch, _start(model, batch, options)))
-        while len(started) > (depth if batch is not None else 0):
+        # a single image takes all cores of a CPU, and may take most of the memory
+        alone = batch is None or (len(batch) == 1 and model.device.type == "cpu")
+        while len(started) > (0 if alone else 1):
             done, finish = started.popleft()
-            with waiting("the network"):
+            with waiting("the network"), _explained(done):
                 features = finish()
             yield done, features
         if batch is None:
             return
+        with waiting("the network"), _explained(batch):
+            started.append((batch, _start(model, batch, options)))
 
 
 def _start(model: DISK, batch: Batch, options: DetectionOptions) -> Callable[[], list[Features]]:
@@ -89,12 +94,17 @@ def _start(model: DISK, batch: Batch, options: DetectionOptions) -> Callable[[],
     if options.mode == "rng":
         seed = zlib.crc32(batch[0].file.name.encode())
         generator = torch.Generator(model.device).manual_seed(seed)
-    canvases = [image.canvas for image in batch]
+    return model.start([image.canvas for image in batch], options, generator, "cpu")
+
+
+@contextlib.contextmanager
+def _explained(batch: Batch) -> Iterator[None]:
+    """Turn errors for lack of memory into a DiskError that names the image."""
     try:
-        return model.start(canvases, options, generator, "cpu")
+        yield
     except Exception as error:
         if _out_of_memory(error):
-            height, width = canvases[0].pixels.shape[1:]
+            height, width = batch[0].canvas.pixels.shape[1:]
             raise DiskError(
                 f"{batch[0].file.path} ({width} x {height}, in a batch of {len(batch)}) does not fit into memory; "
                 f"use a smaller {option('max_size')} or {option('batch_size')}"

@@ -50,7 +50,7 @@ class DetectOptions(Place, Network, MaskFolder, ChosenImages, DetectionOptions):
     backend: Backend = "auto"
     """auto: onnxruntime on a CPU in fp32, torch otherwise."""
     batch_size: int = 0
-    """Number of equally sized images per pass of the network; 0: one on a CPU, as many as fit into memory on a GPU."""
+    """Number of equally sized images at once; 0: one per core on a CPU, as many as pay on a GPU, if memory allows."""
     workers: int = 0
     """Number of threads that decode images; 0: one per core, at most eight."""
     overwrite: bool = False
@@ -211,7 +211,7 @@ def _detect_all(
         ThreadPoolExecutor(1, "write") as pool,
     ):
         # one at a time for rng, so that an image's draw depends only on its name
-        batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once or model.images_at_once()
+        batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once
         loaded = load_ahead(files, loading, workers, workers + batch_size, failed, large)
         with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
             for batch, features in run(batches, waiting):
