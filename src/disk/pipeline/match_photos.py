@@ -86,7 +86,7 @@ def match_photos(
         refuse_other_picture(picture)
     weights = read_lightglue(matching.matcher_weights) if matching.matcher == "lightglue" else None
     model = load(options.model_path, matching.device)
-    f0, f1 = (model.detect(path, detection) for path in paths)
+    f0, f1 = model.detect(paths, detection)
     photos = [read_upright(path) for path in paths]
     upright = [_upright(features, photo) for features, photo in zip((f0, f1), photos, strict=True)]
     sizes = [(photo.pixels.shape[1], photo.pixels.shape[0]) for photo in photos]
