@@ -119,6 +119,15 @@ def test_what_is_in_the_padding_does_not_matter() -> None:
         assert torch.equal(getattr(found, name), value), name
 
 
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="pair_gradients runs the kernels on a GPU")
+@pytest.mark.parametrize("counts", [(9, 9, 5), (5, 9, 9), (6, 6, 6)])
+def test_pairs_together_where_one_side_or_none_is_padded(counts: tuple[int, ...]) -> None:
+    pairs = Pairs(counts)
+    sides = [pairs.counts[side].tolist() for side in (pairs.first, pairs.second)]
+    found = loss.pair_gradients(pairs.d[pairs.first], pairs.d[pairs.second], *sides, pairs.terms, THETA, together=True)
+    assert_close(found, pairs.by_torch(pairs.d), 1e-5)
+
+
 def test_equal_descriptors_have_no_gradient_towards_each_other() -> None:
     pairs = Pairs((2, 2))
     pairs.d = torch.zeros_like(pairs.d)

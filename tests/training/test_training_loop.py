@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from tiny import TINY, records, weights
+from torch._dynamo.exc import TorchDynamoException
 
-from disk.errors import ArtifactError
+from disk.errors import ArtifactError, TrainingError
 from disk.model import engine
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
@@ -127,6 +128,15 @@ def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_pat
     assert all(torch.equal(before[key], value) for key, value in weights(tmp_path / "last.pth").items())
     train(None, replace(options, resume=True, lr=1e-2))
     assert any((before[key] - value).abs().max() > 5e-3 for key, value in weights(tmp_path / "last.pth").items())
+
+
+def test_a_compiler_that_does_not_work_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise TorchDynamoException("\nno C++ compiler\nhere is a page of advice\n")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    with pytest.raises(TrainingError, match=r"torch.compile does not work here \(no C\+\+ compiler\); leave it out$"):
+        loop._compiled(len)("text")
 
 
 def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

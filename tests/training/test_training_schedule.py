@@ -9,7 +9,8 @@ from disk.training.schedule import Weights, learning_rate, weights_at
 
 
 @pytest.mark.parametrize(
-    ("epoch", "ramp", "theta"), [(0, 0, 15), (1, 0.1, 16.75), (2, 0.5, 18.5), (4, 0.9, 22), (5, 1, 23.75), (20, 1, 50)]
+    ("epoch", "ramp", "theta"),
+    [(0, 0, 15), (1, 0.1, 16.75), (2, 0.5, 18.5), (4, 0.9, 22), (5, 1, 23.75), (20, 1, 50), (60, 1, 50)],
 )
 def test_default_is_the_authors_script(epoch: int, ramp: float, theta: float) -> None:
     weights = weights_at("default", epoch)
