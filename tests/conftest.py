@@ -16,13 +16,13 @@ from PIL import Image
 from disk.progress import log
 from textured import textured_photo
 
-# the machines that run the tests are busy
+# CI machines are busy
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped where there is none."""
+    """Skip tests marked `gpu` on machines without a CUDA GPU."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is measured or fetched does not go to the user's cache folder."""
+    """Keep measurements and downloads out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISK_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -39,7 +39,7 @@ def _cache_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(autouse=True)
 def _log_as_at_the_start() -> Iterator[None]:
-    """What a command does to the log ends with the test that runs it."""
+    """Undo a test's changes to the log."""
     handlers, level, propagate = log.handlers[:], log.level, log.propagate
     yield
     log.handlers[:], log.propagate = handlers, propagate

@@ -1,4 +1,4 @@
-"""GPS tags for photos: positions in metres on a map of one's own, as a receiver would write them."""
+"""GPS tags for photos: local positions in metres, written as a receiver would write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _E2 = _FLATTENING * (2 - _FLATTENING)
 
 
 def geotag(photo: Path, tags: Mapping[int, Any]) -> None:
-    """Give a photo these tags in the GPS directory of its EXIF."""
+    """Write these GPS tags into the EXIF of a photo."""
     with Image.open(photo) as image:
         image.load()
         if photo.suffix == ".tif":
@@ -28,7 +28,7 @@ def geotag(photo: Path, tags: Mapping[int, Any]) -> None:
 
 
 def gps_tags(latitude: float, longitude: float, altitude: float | None = None) -> dict[int, Any]:
-    """A position in degrees and metres as EXIF has it: degrees, minutes, seconds, to a third of a millimetre."""
+    """EXIF tags of a position in degrees and metres: degrees, minutes and seconds, to a third of a millimetre."""
     tags: dict[int, Any] = {
         1: "N" if latitude >= 0 else "S", 2: _sexagesimal(abs(latitude)),
         3: "E" if longitude >= 0 else "W", 4: _sexagesimal(abs(longitude)),
@@ -45,7 +45,7 @@ def _sexagesimal(degrees: float) -> tuple[IFDRational, ...]:
 
 
 def to_ecef(latitude: float, longitude: float, altitude: float) -> np.ndarray:
-    """WGS84 in degrees and metres -> metres in the earth's own frame (Hofmann-Wellenhof, GNSS, 8.1)."""
+    """WGS84 degrees and metres -> earth-centred coordinates in metres (Hofmann-Wellenhof, GNSS, 8.1)."""
     phi, lam = np.radians([latitude, longitude])
     radius = _A / np.sqrt(1 - _E2 * np.sin(phi) ** 2)
     return np.array(
@@ -58,7 +58,7 @@ def to_ecef(latitude: float, longitude: float, altitude: float) -> np.ndarray:
 
 
 def axes_at(latitude: float, longitude: float) -> np.ndarray:
-    """Unit vectors to the east, north and up, in the earth's own frame; a row each."""
+    """Unit vectors to the east, north and up in earth-centred coordinates, one per row."""
     phi, lam = np.radians([latitude, longitude])
     return np.array(
         [
@@ -70,7 +70,7 @@ def axes_at(latitude: float, longitude: float) -> np.ndarray:
 
 
 def from_ecef(point: np.ndarray) -> tuple[float, float, float]:
-    """Metres in the earth's own frame -> degrees and metres, by fixed-point iteration."""
+    """Earth-centred coordinates in metres -> degrees and metres, by fixed-point iteration."""
     across = np.hypot(point[0], point[1])
     phi = np.arctan2(point[2], across * (1 - _E2))
     for _ in range(20):

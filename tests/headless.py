@@ -1,4 +1,4 @@
-"""A real browser, without a window: Chromium, spoken to by its DevTools protocol over a pipe."""
+"""A real headless browser: Chromium, driven over a pipe by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--no-first-run",
     "--enable-unsafe-swiftshader", "--disable-extensions", "--disable-background-networking", "--mute-audio",
 ]  # fmt: skip
-# the protocol is spoken over the numbers 3 and 4
+# the protocol uses file descriptors 3 and 4
 _START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
@@ -30,7 +30,7 @@ _PATIENCE = 60  # seconds, on a busy machine
 
 
 class Browser:
-    """One page. errors: what scripts and console complained of; requests: addresses that it asked for, data aside."""
+    """One page. errors: from scripts and the console; requests: requested addresses, except data URLs."""
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._buffer, self._number = send, receive, b"", 0
@@ -43,7 +43,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """What a method of the protocol answers."""
+        """Call a method of the protocol and return its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -65,7 +65,7 @@ class Browser:
         self.wait("document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
-        """What an expression of JavaScript comes to, a promise when it is kept."""
+        """The value of a JavaScript expression; waits for promises."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -78,7 +78,7 @@ class Browser:
             self.value("new Promise(done => setTimeout(done, 50))")
 
     def move(self, x: float, y: float) -> None:
-        """Move the mouse to a place of the window."""
+        """Move the mouse to a position in the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, x: float, y: float) -> None:
@@ -88,7 +88,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def picture(self, path: Path, whole: bool = False) -> Path:
-        """Save what the window shows, or the whole page."""
+        """Save a screenshot of the window, or of the whole page."""
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
         return path
@@ -116,7 +116,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """Chromium with its profile in a folder; the test is skipped where there is none."""
+    """Chromium with its profile in a folder; skips the test where Chromium is missing."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None or os.name != "posix":
         pytest.skip("needs chromium")

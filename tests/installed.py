@@ -1,4 +1,4 @@
-"""The installed wheel, with what it requires and nothing else, matches an image and says what the commands need."""
+"""The installed wheel, with only its required dependencies, matches an image and names what the commands need."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ image = np.random.default_rng(0).integers(0, 256, (128, 160, 3), dtype=np.uint8)
 first, second = disk.load().detect([image, image[:, 16:]], n=200)
 matches = disk.match(first, second)
 shifts = matches.points0 - matches.points1
-assert len(matches) > 20, f"{len(matches)} matches between an image and its own cut-out"
-assert np.abs(np.median(shifts.numpy(), axis=0) - (16, 0)).max() < 0.5, "the cut-out starts 16 pixels to the right"
+assert len(matches) > 20, f"{len(matches)} matches between an image and a crop of it"
+assert np.abs(np.median(shifts.numpy(), axis=0) - (16, 0)).max() < 0.5, "the crop starts 16 pixels to the right"
 
 command = [str(Path(sys.executable).with_name("disk")), "detect", "--help"]
 answer = subprocess.run(command, capture_output=True, text=True, check=False)

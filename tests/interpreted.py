@@ -1,4 +1,4 @@
-"""Import this before triton: where there is no GPU its kernels are interpreted, on the CPU."""
+"""Import this before triton: without a GPU, it makes Triton interpret its kernels on the CPU."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import os
 import torch
 
 if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, those of triton itself included
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, including triton's own
 
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -14,7 +14,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     multiply = InterpreterBuilder.create_dot
 
     def multiply_bfloat16(self, a, b, *arguments):
-        """The interpreter keeps bfloat16 as integers and multiplies those."""
+        """The interpreter keeps bfloat16 as integers and would multiply those."""
         if a.dtype.scalar == tl.bfloat16:
             a, b = (TensorHandle(self.cast_impl(x, tl.float32).data, tl.float32) for x in (a, b))
         return multiply(self, a, b, *arguments)

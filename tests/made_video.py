@@ -19,7 +19,7 @@ UPRIGHT = (1, 0, 0, 1)
 def panning_frames(
     count: int, sharp: Sequence[int] | None = None, size: tuple[int, int] = (160, 96)
 ) -> list[np.ndarray]:
-    """RGB frames of (width, height); all but the sharp ones are blurred along x, as by a fast turn."""
+    """RGB frames of (width, height); all but the sharp ones are blurred along x, as by fast camera motion."""
     width, height = size
     wall = textured_photo(height, width + 2 * count)
     frames = [wall[:, 2 * i : 2 * i + width] for i in range(count)]
@@ -37,7 +37,7 @@ def write_video(
     aspect: Fraction | None = None,
     quality: int = 18,
 ) -> Path:
-    """H.264 in what the suffix says. stamps: when frames are shown, in ms, if not at the rate.
+    """H.264 in the container of the suffix. stamps: when frames are shown, in ms, if not at the rate.
 
     matrix: (a, b, c, d) of an MP4's display matrix: the stored pixel (x, y) is shown at (a x + c y, b x + d y).
     """
@@ -60,7 +60,7 @@ def write_video(
     if matrix != UPRIGHT:
         a, b, c, d = (value << 16 for value in matrix)
         content = bytearray(path.read_bytes())
-        place = content.index(b"tkhd") + 44  # where ISO 14496-12 has the matrix of a track
+        place = content.index(b"tkhd") + 44  # where ISO 14496-12 puts the matrix of a track
         content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
         path.write_bytes(content)
     return path

@@ -1,4 +1,4 @@
-"""Mutation testing: of small faults put into a room's code, how many its own tests notice. See docs/testing.md.
+"""Mutation testing: how many small faults in a room's code its own tests notice. See docs/testing.md.
 
     python tests/mutants.py [--rooms ROOM ...] [--each N] [--again]
 
@@ -71,7 +71,7 @@ OPERATORS = [
         "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt", "Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt", "Eq_NotEq", "NotEq_Eq",
         "Is_IsNot", "IsNot_Is")),
 ]  # fmt: skip
-# what the tests import, but for the package itself, which is imported anew for each mutant
+# what the tests import, except the package itself, which is imported again for each mutant
 PRELOADED = [
     "numpy", "scipy.spatial", "scipy.optimize", "PIL.Image", "h5py", "hypothesis", "jaxtyping", "beartype", "triton",
     "kornia.feature", "poselib", "cv2", "pycolmap", "matplotlib.figure", "rich.table", "tyro", "tensorboard",
@@ -81,7 +81,7 @@ PRELOADED = [
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: what a line is `before` and `after`. outcome: untried, killed, time-out, survived or not run."""
+    """A fault: a line `before` and `after`. outcome: untried, killed, time-out, survived or not run."""
 
     room: str
     module: str
@@ -95,7 +95,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is, wherever its line has moved."""
+        """Identifies the fault even if its line has moved."""
         return self.module, self.before, self.after
 
 
@@ -107,7 +107,7 @@ def modules(room: str) -> list[Path]:
 
 
 def mutants_of(room: str, file: Path, each: int) -> Iterator[Mutant]:
-    """A sample of the faults of a file, always the same: at most `each`, not in messages and annotations."""
+    """A sample of at most `each` faults of a file, always the same, none in messages or annotations."""
     source = file.read_text()
     name = str(file.relative_to(PROJECT))
     left_out = list(_left_out(ast.parse(source)))
@@ -133,7 +133,7 @@ def mutants_of(room: str, file: Path, each: int) -> Iterator[Mutant]:
 
 
 def _left_out(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where no faults are put: messages, and annotations, which change nothing when the program runs."""
+    """Where no faults are put: messages, and annotations, which have no effect at run time."""
     for node in ast.walk(tree):
         log = isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
         if log or isinstance(node, (ast.Raise, ast.JoinedStr)):
@@ -146,18 +146,18 @@ def _left_out(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a room's tests: the seconds each takes, and by file and line which of them run it."""
+    """A room's tests: the seconds each takes and, by file and line, which tests run the line."""
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, list[str]]]
 
     def tests(self, module: str, line: int) -> list[str]:
-        """The tests that run the statement of a line, fastest first; of what an import runs, all files of them."""
+        """The tests that run the statement of a line, fastest first; for code that runs on import, all tests of those files."""
         runs = self.lines.get(module, {})
         around, compiled = range(line, line + 1), False
         for node in ast.walk(ast.parse((PROJECT / module).read_text())):
             if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno:
-                # Triton runs a copy of a kernel, whose lines are not seen
+                # Triton runs a copy of a kernel, so coverage does not see its lines
                 compiled |= any("jit" in ast.unparse(each) for each in getattr(node, "decorator_list", []))
                 body = getattr(node, "body", None)
                 end = body[0].lineno if body else node.end_lineno + 1
@@ -172,7 +172,7 @@ class Measured:
 
 
 class _Watch:
-    """A plugin of pytest's: the time of each test, what it runs, and which one failed."""
+    """A pytest plugin that records the time of each test, the lines it runs, and which one failed."""
 
     def __init__(self, measuring: coverage.Coverage | None = None) -> None:
         self.seconds: Counter[str] = Counter()
@@ -181,7 +181,7 @@ class _Watch:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if self._coverage:  # a fixture may be that of all tests of a file
+        if self._coverage:  # a fixture may belong to all tests of a file
             self._coverage.switch_context(f"{item.nodeid.split('::')[0]}::*")
 
     @pytest.hookimpl(tryfirst=True)
@@ -196,7 +196,7 @@ class _Watch:
 
 
 def measure(room: str, tree: Path) -> Measured:
-    """Run a room's tests as they are. Exits where they fail."""
+    """Run a room's tests without faults. Exits if they fail."""
     target = WORK / f"{room}.json"
 
     def run() -> int:
@@ -222,7 +222,7 @@ def measure(room: str, tree: Path) -> Measured:
 
 
 def _forked(tree: Path, function: Any) -> int:
-    """Run a function in a process of its own that imports the package from a tree; its id."""
+    """Run a function in a forked process that imports the package from a tree; returns the process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -240,11 +240,11 @@ def _forked(tree: Path, function: Any) -> int:
 
 
 def start(mutant: Mutant, tests: list[str], tree: Path, number: int) -> int:
-    """Try a mutant in a tree; the process whose exit code is 0 where it survives."""
+    """Try a mutant in a tree; returns the process, whose exit code is 0 if the mutant survives."""
     file = tree / mutant.module
     source = (PROJECT / mutant.module).read_text()
     file.write_text(mutate_code(source, get_operator(f"core/{mutant.operator}")(), mutant.occurrence))
-    os.utime(file, (number, number))  # compiled files are told apart by seconds and sizes
+    os.utime(file, (number, number))  # Python tells compiled files apart by seconds and size
 
     def run() -> int:
         watch = _Watch()
@@ -281,7 +281,7 @@ def try_all(todo: list[Mutant], measured: dict[str, Measured], trees: list[Path]
             if not done and not late:
                 continue
             del running[pid]
-            with suppress(ProcessLookupError):  # what its tests have started
+            with suppress(ProcessLookupError):  # processes that the tests started
                 os.killpg(pid, signal.SIGKILL)
             shutil.copy2(PROJECT / mutant.module, tree / mutant.module)
             free.append(tree)
@@ -303,7 +303,7 @@ def _copy(tree: Path) -> Path:
 
 
 def print_score(tried: list[Mutant]) -> bool:
-    """A line for each room and module, and what survived; whether enough was killed in each room."""
+    """Print a line for each room and module, and the survivors; returns whether enough were killed in each room."""
     known = {
         key
         for group in json.loads(EQUIVALENT.read_text())
@@ -315,7 +315,7 @@ def print_score(tried: list[Mutant]) -> bool:
         noticed = mutant.outcome in ("killed", "time-out")
         return not noticed and (mutant.key in known or (mutant.module, mutant.before, "") in known)
 
-    tried = [mutant for mutant in tried if mutant.outcome != "untried"]  # of a run that was stopped
+    tried = [mutant for mutant in tried if mutant.outcome != "untried"]  # untried: left by a stopped run
     print(f"\n{'':44}{'mutants':>9}{'killed':>9}{'time-out':>9}{'equiv.':>9}{'survived':>9}{'score':>8}")
     enough = True
     for room in dict.fromkeys(mutant.room for mutant in tried):

@@ -1,6 +1,6 @@
-"""A scene whose cameras are known: points in space, seen without noise, with descriptors that match.
+"""A scene with known cameras: points in space, seen without noise, with descriptors that match.
 
-Everything after detection can be held against the truth: verification must keep the true matches and
+Everything after detection can be compared with the truth: verification must keep the true matches, and
 mapping must recover the cameras.
 """
 
@@ -26,10 +26,10 @@ WIDTH, HEIGHT, FOCAL = 640, 480, 700.0
 
 @dataclass(frozen=True)
 class Scene:
-    """names of the images; R, t: x_cam = R x + t of each; features found in each; matches of each pair.
+    """names: of the images; R, t: x_cam = R x + t of each; features of each; matches of each pair.
 
-    keypoints are in our convention, (0, 0) the centre of the first pixel; owners[name][i] is the 3D point of
-    feature i, -1 for clutter; matches[pair] are (2, K), the last `wrong` columns of them wrong.
+    keypoints follow our convention, (0, 0) is the centre of the first pixel; owners[name][i] is the 3D point of
+    feature i, -1 for clutter; matches[pair] are (2, K), of which the last `wrong` columns are wrong.
     """
 
     names: list[str]
@@ -55,7 +55,7 @@ def make_scene(names: list[str], points: int = 300, clutter: int = 20, wrong: in
 def make_rig_scene(
     instants: int, right_from_left: tuple[np.ndarray, np.ndarray], missing: Collection[str] = (), seed: int = 0
 ) -> Scene:
-    """Two cameras that fire together on the same arc, left/0000, right/0000 and so on, without the missing images."""
+    """Two cameras that fire together on the same arc, left/0000, right/0000 and so on, except the missing images."""
     rng = np.random.default_rng(seed)
     cloud = rng.uniform(-1, 1, (200, 3))
     R, t = right_from_left
@@ -85,7 +85,7 @@ def _see(
     scene = Scene(names, {}, {}, {}, {}, {}, wrong)
     for (R, t), name in zip(poses, names, strict=True):
         in_camera = cloud @ R.T + t
-        # COLMAP's principal point, the middle, is half a pixel less where pixels are counted from centres
+        # COLMAP's principal point, the image centre, is half a pixel less when pixels are counted from their centres
         seen = FOCAL * in_camera[:, :2] / in_camera[:, 2:] + [WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5]
         extra = rng.uniform([0, 0], [WIDTH - 1, HEIGHT - 1], (clutter, 2))
         order = rng.permutation(points + clutter)
@@ -93,7 +93,7 @@ def _see(
         scene.keypoints[name] = np.concatenate([seen, extra])[order].astype(np.float32)
         scene.owners[name] = np.r_[np.arange(points), np.full(clutter, -1)][order]
     for name0, name1 in itertools.combinations(sorted(names), 2):
-        # where each point is among the features of the two images, in an order of the pair's own
+        # index of each point among the features of the two images, in a random order per pair
         order = rng.permutation(points)
         place0, place1 = (np.argsort(scene.owners[name])[clutter:][order] for name in (name0, name1))
         right = np.stack([place0, place1])[:, wrong:]
@@ -103,7 +103,7 @@ def _see(
 
 
 def write_photos(scene: Scene, folder: Path, suffix: str = ".jpg") -> Path:
-    """Small files, of the right size: grey, but for a red left half."""
+    """Small image files of the right size: grey, with a red left half."""
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     pixels[:, : WIDTH // 2] = (200, 40, 40)
     for name in scene.names:
@@ -114,7 +114,7 @@ def write_photos(scene: Scene, folder: Path, suffix: str = ".jpg") -> Path:
 
 
 def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None, suffix: str = ".jpg") -> None:
-    """What `disk detect` would write, with a descriptor of its own for each 3D point."""
+    """Write what `disk detect` would write, with a distinct descriptor for each 3D point."""
     rng = np.random.default_rng(1)
     codes = rng.normal(size=(1000, 32))
     with folder_lock(artifacts):
@@ -123,7 +123,7 @@ def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None
             owners = scene.owners[name]
             noise = rng.normal(size=(len(owners), 32))
             if names is not None and name not in names:
-                continue  # but its share of the noise is drawn, so that an image's features are always the same
+                continue  # its noise is drawn nevertheless, so that an image always has the same features
             rows = np.where(owners[:, None] >= 0, codes[owners] + 0.05 * noise, noise)
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             arrays = {
@@ -136,7 +136,7 @@ def write_features(scene: Scene, artifacts: Path, names: list[str] | None = None
 
 
 def write_matches(scene: Scene, artifacts: Path, options: str = "as they are") -> None:
-    """What `disk match` would write."""
+    """Write what `disk match` would write."""
     with folder_lock(artifacts):
         attributes = {"format": "disk matches 1", "options": json.dumps({"made": options})}
         writer = ShardWriter(artifacts, "matches", ["matches.h5"], attributes)
@@ -147,7 +147,7 @@ def write_matches(scene: Scene, artifacts: Path, options: str = "as they are") -
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file can grow beyond some bytes, as on a disk that is full."""
+    """No file can grow beyond `size` bytes, as on a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

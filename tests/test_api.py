@@ -1,4 +1,4 @@
-"""The package as its users see it: names, examples, types."""
+"""The package as users see it: names, examples, types."""
 
 import doctest
 import importlib
@@ -19,7 +19,7 @@ def test_importing_costs_no_torch() -> None:
     assert run("import sys, disk; dir(disk); disk.__version__; print('torch' in sys.modules)").strip() == "False"
 
 
-def test_all_names_are_there_and_no_others() -> None:
+def test_all_names_exist_and_no_others() -> None:
     assert dir(disk) == sorted(disk.__all__)
     for name in disk.__all__:
         assert getattr(disk, name) is not None
@@ -64,7 +64,7 @@ WRONG = {
 
 @pytest.mark.slow
 def test_types_hold_for_users(tmp_path: Path) -> None:
-    """Under mypy --strict, right use passes and wrong use is found."""
+    """Under mypy --strict, correct use passes and wrong use is found."""
     (tmp_path / "use.py").write_text(USE)
     (tmp_path / "wrong.py").write_text("import disk\n" + "\n".join(WRONG) + "\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "use.py", "wrong.py"]

@@ -12,7 +12,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
-def test_blocks_are_all_rows_once_in_order(count: int, step: int) -> None:
+def test_blocks_cover_all_rows_once_in_order(count: int, step: int) -> None:
     rows = list(range(count))
     found = [rows[block] for block in blocks(count, step)]
     assert [row for block in found for row in block] == rows
@@ -20,7 +20,7 @@ def test_blocks_are_all_rows_once_in_order(count: int, step: int) -> None:
     assert all(block.stop <= count for block in blocks(count, step))
 
 
-def test_a_block_has_at_most_so_many_numbers_and_at_least_a_row() -> None:
+def test_a_block_keeps_to_the_limit_and_has_at_least_one_row() -> None:
     most = {"cpu": 100, "other": 1000}
     assert [rows_at_once(entries, CPU, most) for entries in (0, 1, 33, 100, 101)] == [100, 100, 3, 1, 1]
     assert rows_at_once(33, GPU, most) == 30

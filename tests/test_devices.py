@@ -1,4 +1,4 @@
-"""The memory that is free: the least of what the system, control groups and the shell leave."""
+"""Free memory: the smallest of the limits of the system, the control groups and the shell."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from disk.devices import free_memory
 CPU = torch.device("cpu")
 
 
-def test_control_groups_of_either_version_and_those_above(tmp_path):
+def test_control_groups_of_both_versions_and_their_parents(tmp_path):
     own, root = tmp_path / "cgroup", tmp_path / "sys"
     own.write_text("4:memory,cpu:/docker/host\n3:pids:/docker\n0::/job/step\n")
     job = root / "job"
@@ -21,7 +21,7 @@ def test_control_groups_of_either_version_and_those_above(tmp_path):
     (job / "memory.stat").write_text("anon 1\ninactive_file 700\nactive_file 9\n")
     (job / "step" / "memory.max").write_text("max\n")
     (job / "step" / "memory.current").write_text("10\n")
-    first = root / "memory"  # the path of version 1 is not there in a container
+    first = root / "memory"  # the path of version 1 does not exist in a container
     first.mkdir()
     (first / "memory.limit_in_bytes").write_text("6000\n")
     (first / "memory.usage_in_bytes").write_text("1000\n")
@@ -29,7 +29,7 @@ def test_control_groups_of_either_version_and_those_above(tmp_path):
     assert list(devices._free_in_groups(tmp_path / "none", root)) == []
 
 
-def test_the_least_counts(monkeypatch):
+def test_the_smallest_limit_counts(monkeypatch):
     monkeypatch.setattr(devices, "_free_in_system", lambda: 50.0)
     monkeypatch.setattr(devices, "_free_in_groups", lambda: iter([70.0, 40.0]))
     monkeypatch.setattr(devices, "_free_in_process", lambda: 60.0)

@@ -1,4 +1,4 @@
-"""The fastest way is measured once for a CPU, and nothing that may be wrong with the file of figures matters."""
+"""The fastest way is measured once per CPU, and a bad file of timings does no harm."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from disk import devices, fastest
 
 
 class Clock:
-    """A clock that only the ways move."""
+    """A clock that advances only when a way runs."""
 
     now = 0.0
 
@@ -58,11 +58,11 @@ def test_the_fastest_is_measured_once_and_kept_for_other_processes(clock, monkey
     assert figures == pytest.approx({"slow": 0.002, "fast": 0.001})
     assert fastest.fastest("other", {"slow": ways["slow"]}) == "slow"
     assert len(fastest.measured()) == 2
-    fastest.fastest("products", {**ways, "new": clock.way(0.0005, runs)})  # a way without figures
+    fastest.fastest("products", {**ways, "new": clock.way(0.0005, runs)})  # a way without timings
     assert min(runs) == 0.0005
 
 
-def test_another_cpu_version_or_number_of_threads_is_measured_anew(clock, monkeypatch):
+def test_another_cpu_version_or_number_of_threads_is_measured_again(clock, monkeypatch):
     runs = []
     ways = {"a": clock.way(0.001, runs), "b": clock.way(0.002, runs)}
     fastest.fastest("products", ways)
@@ -82,13 +82,13 @@ def test_another_cpu_version_or_number_of_threads_is_measured_anew(clock, monkey
 def test_a_tenth_of_a_second_is_the_limit(clock):
     runs = []
     fastest.fastest("long", {"a": clock.way(0.06, runs), "b": clock.way(0.05, runs)})
-    assert len(runs) == 2 * 3  # to warm up, and two rounds
+    assert len(runs) == 2 * 3  # warm-up and two rounds
     runs.clear()
     fastest.fastest("short", {"a": clock.way(0.001, runs), "b": clock.way(0.002, runs)})
     assert len(runs) == 2 * 6
 
 
-def test_under_the_load_of_others_nothing_is_kept(clock, monkeypatch, tmp_path):
+def test_under_load_nothing_is_kept(clock, monkeypatch, tmp_path):
     monkeypatch.setattr(fastest, "crowded", lambda: True)
     assert fastest.fastest("products", {"a": clock.way(0.1, []), "b": clock.way(0.05, [])}) == "b"
     assert not (tmp_path / "home").exists()
@@ -101,7 +101,7 @@ def test_under_the_load_of_others_nothing_is_kept(clock, monkeypatch, tmp_path):
      b'{"%s": {"%s": {"a": NaN, "b": 1.0}}}', b'{"%s": {"%s": {"a": -1.0, "b": 1.0}}}', b'{"%s": {"%s": {"a": 1.0}}}'],
     ids=range(11),
 )  # fmt: skip
-def test_a_damaged_file_is_measured_anew_and_replaced(clock, tmp_path, content):
+def test_a_damaged_file_is_measured_again_and_replaced(clock, tmp_path, content):
     path = tmp_path / "home" / "speed.json"
     path.parent.mkdir()
     task = f"products, {torch.get_num_threads()} threads"
@@ -114,7 +114,7 @@ def test_a_damaged_file_is_measured_anew_and_replaced(clock, tmp_path, content):
 
 
 @pytest.mark.parametrize("trouble", ["file in the way", "read only", "no home"])
-def test_without_a_place_for_the_file_it_is_measured_in_each_process(clock, monkeypatch, tmp_path, trouble):
+def test_without_a_writable_file_each_process_measures(clock, monkeypatch, tmp_path, trouble):
     if trouble == "file in the way":
         (tmp_path / "home").write_text("")
     elif trouble == "read only":
@@ -124,7 +124,7 @@ def test_without_a_place_for_the_file_it_is_measured_in_each_process(clock, monk
     assert fastest.fastest("products", {"a": clock.way(0.002, []), "b": clock.way(0.001, [])}) == "b"
 
 
-def test_a_way_that_cannot_be_prepared_is_left_out(clock, caplog):
+def test_a_way_that_cannot_be_prepared_is_skipped(clock, caplog):
     def broken():
         raise OSError("no library")
 
@@ -149,7 +149,7 @@ def test_the_name_of_a_cpu(monkeypatch, tmp_path):
     devices.cpu_name.cache_clear()
 
 
-def test_figures_of_a_real_process_are_found_by_the_next(tmp_path):
+def test_timings_of_a_real_process_are_found_by_the_next(tmp_path):
     code = (
         "from disk import fastest; fastest.crowded = lambda: False\n"
         "import torch; from disk.products import multiply\n"

@@ -1,9 +1,9 @@
-"""What the installation without extras can do, and what it says of the rest."""
+"""What works without extras, and the messages about what does not."""
 
 import subprocess
 import sys
 
-# as if no extra were installed
+# simulates an installation without extras
 WITHOUT_EXTRAS = """
 import importlib.abc, importlib.util, sys
 blocked = {"jaxtyping"}
@@ -38,7 +38,7 @@ print(model.engine.name, len(disk.match(first, second)))
     assert out.split() == ["torch", "50"]
 
 
-def test_what_is_missing_is_one_line_that_names_the_extra() -> None:
+def test_a_missing_extra_is_named_in_one_line() -> None:
     out = run(
         """
 import disk

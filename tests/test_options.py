@@ -1,4 +1,4 @@
-"""Options as people give them: what is meant is taken, anything else is one clear line."""
+"""Option values as people write them: clear ones are accepted, anything else is refused in one clear line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Some(Options):
         ("several", 0.5, (0.5,)),
     ],
 )
-def test_values_are_taken_as_they_are_meant(field: str, given: Any, meant: Any) -> None:
+def test_values_are_taken_as_meant(field: str, given: Any, meant: Any) -> None:
     options = Some(**{field: given})
     assert getattr(options, field) == meant
     assert type(getattr(options, field)) is type(meant)
@@ -122,8 +122,8 @@ for mistake in (
 """
 
 
-def test_the_package_takes_and_refuses_them() -> None:
-    # as users run it: the checks of types that the tests switch on would come first
+def test_the_package_accepts_and_refuses_values() -> None:
+    # without the tests' type checks, which would fail first
     done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines == [

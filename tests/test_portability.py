@@ -1,6 +1,6 @@
-"""What is known to fail on Windows and macOS is not in the package, or is there for a reason.
+"""Calls known to fail on Windows and macOS are absent from the package, or allowed for a reason.
 
-The first half looks for such calls in the source, the second half simulates what those systems do.
+The first half searches the source for such calls, the second half simulates those systems.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from textured import textured_photo
 
 SOURCE = Path(__file__).parents[1] / "src" / "disk"
 
-# what may stay, as (file, trap): reason
+# allowed exceptions, as (file, trap): reason
 ALLOWED = {
     ("storage/new_file.py", "import fcntl"): "of macOS, where sys.platform says so",
     ("datasets/download.py", "os.symlink"): "Windows asks for a privilege; the error says what to do",
@@ -63,14 +63,14 @@ POSIX_ONLY = {
     "time": "clock_gettime tzset",
     "socket": "AF_UNIX",
 }
-# there on some systems only, and to be asked for by hasattr in the same file
+# exist on some systems only, so the same file must check with hasattr
 ASKED_FOR = {"sched_getaffinity", "getloadavg", "sysconf", "pthread_sigmask", "posix_fadvise", "fdatasync"}
 MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "crypt", "readline", "syslog"}
 OPENERS = {"Image", "tarfile", "zipfile", "gzip", "webbrowser", "Database", "os", "h5py", "_OPENER", "av"}
 
 
 def traps(source: str) -> Iterator[str]:
-    """The known traps of a module."""
+    """Find the known traps of a module."""
     asked = set(re.findall(r"hasattr\(\w+, \"(\w+)\"\)", source))
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -135,7 +135,7 @@ def test_the_source_has_no_known_traps():
         for trap in traps(path.read_text(encoding="utf-8"))
     }
     assert found - set(ALLOWED) == set()
-    assert set(ALLOWED) - found == set()  # nothing is allowed that is not there
+    assert set(ALLOWED) - found == set()  # no allowance without a trap
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_works_everywhere_is_no_trap(code):
 
 
 class Windows:
-    """The module os, on Windows."""
+    """The module os, as on Windows."""
 
     name = "nt"
 
@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error(monkeypatch, tmp_path, numbe
     assert (tmp_path / "file").read_text(encoding="utf-8") == "text"
 
 
-def test_a_disk_that_fails_while_a_folder_is_synced_is_one(monkeypatch, tmp_path):
+def test_a_disk_that_fails_during_a_folder_sync_is_an_error(monkeypatch, tmp_path):
     calls = []
 
     def fsync(descriptor):
@@ -215,7 +215,7 @@ def test_windows_opens_no_folder(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("scans", [3, 10**9])
-def test_a_file_that_a_scanner_has_open_is_waited_for(monkeypatch, tmp_path, scans):
+def test_a_file_that_a_scanner_has_open_is_retried(monkeypatch, tmp_path, scans):
     real, tries = Path.replace, []
 
     def replace(self, target):
@@ -226,7 +226,7 @@ def test_a_file_that_a_scanner_has_open_is_waited_for(monkeypatch, tmp_path, sca
 
     monkeypatch.setattr(Path, "replace", replace)
     monkeypatch.setattr(new_file, "_PATIENCE", 0.2)
-    with pytest.raises(ArtifactError):  # elsewhere it does not pass
+    with pytest.raises(ArtifactError):  # elsewhere the error does not go away
         write_text(tmp_path / "file", "text")
     assert len(tries) == 1
     tries.clear()
@@ -242,7 +242,7 @@ def test_a_file_that_a_scanner_has_open_is_waited_for(monkeypatch, tmp_path, sca
 
 @pytest.fixture
 def open_files_stay(monkeypatch):
-    """As on Windows: what is open, here or as a lock, is neither removed nor replaced."""
+    """As on Windows: open files, including locks, cannot be deleted or replaced."""
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs a list of open files")
 
@@ -292,7 +292,7 @@ def test_the_simulation_keeps_open_files(open_files_stay, tmp_path):
     path.unlink()
 
 
-def test_nothing_that_is_open_is_replaced_or_removed(open_files_stay, photo_folder, tmp_path):
+def test_no_open_file_is_replaced_or_removed(open_files_stay, photo_folder, tmp_path):
     artifacts = tmp_path / "artifacts"
 
     def run(overwrite):
@@ -317,8 +317,8 @@ def test_a_downloads_lock_may_stay(open_files_stay, tmp_path):
     assert target.read_text(encoding="utf-8") == "text"
 
 
-def test_folders_without_numbers_are_told_apart(monkeypatch, tmp_path):
-    """Network drives of Windows number no files."""
+def test_folders_without_inode_numbers_are_told_apart(monkeypatch, tmp_path):
+    """Windows network drives do not number files."""
     for name in ("a/1.png", "b/1.png", "b/c/1.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -334,15 +334,15 @@ def test_folders_without_numbers_are_told_apart(monkeypatch, tmp_path):
     assert [image.name for image in list_images(tmp_path)] == ["a/1", "b/1", "b/c/1"]
 
 
-def test_names_are_found_however_they_are_typed():
+def test_names_are_found_in_either_unicode_form():
     composed, apart = (unicodedata.normalize(form, "café/é1") for form in ("NFC", "NFD"))
     assert composed != apart
-    for known in (composed, apart):  # macOS' folders hold the second
+    for known in (composed, apart):  # folders on macOS hold the second
         for typed in (composed, apart, f"{composed}.jpg", composed.replace("/", "\\")):
             assert find_name(typed, {known}) == known
 
 
-def test_extensions_in_any_case_are_images_and_names_in_another_case_are_others(tmp_path):
+def test_images_are_listed_with_extensions_in_any_case(tmp_path):
     for name in ("a.JPG", "B.Png"):
         Image.new("L", (4, 4)).save(tmp_path / name, "png")
     assert [image.name for image in list_images(tmp_path)] == ["B", "a"]
@@ -350,7 +350,7 @@ def test_extensions_in_any_case_are_images_and_names_in_another_case_are_others(
     assert all("\\" not in image.relative for image in list_images(tmp_path))
 
 
-def test_pictures_have_names_that_windows_takes():
+def test_pictures_have_valid_names_on_windows():
     pairs = [("a/1", "b:2"), ("a%2F1", "b:2"), ("a/1", "b?2"), ('x"<y>|*', "c\\d"), ("a:1", "b:2")]
     names = [picture_name(pair) for pair in pairs]
     assert len(set(names)) == len(names)
@@ -358,7 +358,7 @@ def test_pictures_have_names_that_windows_takes():
     assert names[0] == "a%2F1--b%3A2"
 
 
-def test_cores_and_load_where_the_system_does_not_tell(monkeypatch):
+def test_cores_and_load_where_the_system_does_not_report_them(monkeypatch):
     monkeypatch.setattr(devices, "os", Windows())
     assert devices.usable_cores() == os.cpu_count()
     assert devices.load_average() == 0.0
@@ -381,8 +381,8 @@ def test_signals_where_they_cannot_be_blocked(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_what_processes_that_load_data_get_can_be_sent_to_them():
-    """Where there is no fork they are sent all they need."""
+def test_what_loader_processes_receive_can_be_pickled():
+    """Without fork, loader processes are sent everything they need."""
     tuples = object.__new__(TupleDataset)
     vars(tuples).update(scenes=[], _chosen=np.zeros((3, 2), np.int64))
     copy = pickle.loads(pickle.dumps(_Passes(tuples)))
@@ -399,7 +399,7 @@ def test_a_link_that_windows_refuses_is_explained(monkeypatch, tmp_path):
         dataset_download._link("megadepth", tmp_path / "train")
 
 
-def test_a_console_without_a_letter_shows_its_code(tmp_path):
+def test_a_console_that_cannot_show_a_letter_shows_its_code(tmp_path):
     home = tmp_path / "Bücher"
     home.mkdir()
     (home / "depth-save.pth").write_bytes(b"")

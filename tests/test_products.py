@@ -1,4 +1,4 @@
-"""Products are the same by every library, and the chosen one is right."""
+"""Matrix products are the same by every library, and the chosen one is correct."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_equals_the_product_in_double_precision(shape, dtype):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_fills_a_batch_and_takes_matrices_with_gaps(way):
+def test_every_way_fills_a_batch_and_accepts_strided_matrices(way):
     a, b = torch.randn(4, 9, 2, 6)[:, :, 0], torch.randn(4, 6, 5).mT
     out = torch.empty(4, 9, 5)
     expected = torch.einsum("bnk,bmk->bnm", a.double(), b.double()).float()
@@ -38,7 +38,7 @@ def test_every_way_fills_a_batch_and_takes_matrices_with_gaps(way):
     torch.testing.assert_close(way(a, b, None), expected)
 
 
-def test_the_faster_way_is_taken_and_measured_once(monkeypatch):
+def test_the_faster_way_is_used_and_measured_once(monkeypatch):
     measured = []
 
     def fastest(task, ways):
@@ -64,7 +64,7 @@ def fails(a, b, out):
 
 
 @pytest.mark.parametrize("way", [rounds, fails])
-def test_a_way_that_rounds_or_fails_is_not_taken(monkeypatch, way):
+def test_a_way_that_rounds_or_fails_is_not_used(monkeypatch, way):
     monkeypatch.setattr(products, "_by_onednn", way)
     monkeypatch.setattr(products, "fastest", lambda task, ways: list(ways)[-1])
     assert product(torch.randn(9, 6), torch.randn(5, 6)) is products._by_bmm

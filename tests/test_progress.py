@@ -10,7 +10,7 @@ import disk.bars as bars
 import disk.progress as progress
 
 
-def test_a_hidden_bar_says_how_far_it_is_in_lines(
+def test_a_hidden_bar_logs_its_progress_in_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = iter(range(0, 1000, 10))
@@ -19,7 +19,7 @@ def test_a_hidden_bar_says_how_far_it_is_in_lines(
     with progress.progress_bar("match", "pair", total=20, initial=10) as bar:
         for _ in range(8):
             bar.update(1)
-    # 10 s a step, a line after more than 30 s: at the steps 4 and 8
+    # 10 s per step, a line after more than 30 s: at steps 4 and 8
     assert [" ".join(line.split()) for line in caplog.messages] == [
         "match: 14 of 20, 10.00s/pair, 01:00 left",
         "match: 18 of 20, 10.00s/pair, 00:20 left",

@@ -1,4 +1,4 @@
-"""Work that is shared among threads comes back in order, and training can use what they made."""
+"""Work shared among threads comes back in order, and training can use its results."""
 
 import threading
 
@@ -22,7 +22,7 @@ def test_results_in_order_without_gradients(threads, count):
 
 
 @pytest.mark.parametrize("inference", [True, False])
-def test_what_threads_make_is_of_the_callers_mode(threads, inference):
+def test_results_of_threads_have_the_callers_mode(threads, inference):
     threads(2)
     with torch.inference_mode(inference):
         out = torch.zeros(6)

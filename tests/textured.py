@@ -1,4 +1,4 @@
-"""Images with something to find everywhere."""
+"""Textured images, with keypoints everywhere."""
 
 from __future__ import annotations
 

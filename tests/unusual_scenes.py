@@ -1,4 +1,4 @@
-"""Scenes that are easily taken for something else: watermarks across unrelated photos, cameras that only turn."""
+"""Scenes that are easily misread: watermarks across unrelated photos, and pure rotation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene, make_scene
 
-STAMP = 60  # points of a date stamp, in the lower right corner
+STAMP = 60  # points of a date stamp in the lower right corner
 _STAMP_OWNER = 900
 
 
 def stamped_scenes(count: int = 3, views: int = 3, points: int = 120, wrong: int = 0) -> Scene:
     """Unrelated scenes, with the same date stamp at the same pixels of every photo; images s0v0, s0v1, ...
 
-    wrong: number of matches between anything that each pair has besides.
+    wrong: number of random matches added to each pair.
     """
     rng = np.random.default_rng(11)
     stamp = rng.uniform([540, 448], [632, 472], (STAMP, 2)).astype(np.float32)
@@ -36,7 +36,7 @@ def stamped_scenes(count: int = 3, views: int = 3, points: int = 120, wrong: int
 
 
 def turning_scene(names: list[str], degrees: float = 6.0, noise: float = 0.3, seed: int = 0) -> Scene:
-    """A camera that turns on the spot, by so many degrees from photo to photo."""
+    """A camera with pure rotation, by `degrees` from photo to photo."""
     rng = np.random.default_rng(seed)
     cloud = rng.uniform([-8, -4, 4], [8, 4, 9], (900, 3))
     scene = Scene(names, {}, {}, {}, {}, {}, 0)
@@ -57,7 +57,7 @@ def turning_scene(names: list[str], degrees: float = 6.0, noise: float = 0.3, se
 
 
 def same_owners(scene: Scene, first: str, second: str) -> np.ndarray:
-    """Matches of the features that are of one point, (2, K)."""
+    """Matches between features of the same point, (2, K)."""
     _, left, right = np.intersect1d(scene.owners[first], scene.owners[second], return_indices=True)
     known = scene.owners[first][left] >= 0
     return np.stack([left[known], right[known]])
