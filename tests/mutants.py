@@ -152,7 +152,7 @@ class Measured:
     lines: dict[str, dict[int, list[str]]]
 
     def tests(self, module: str, line: int) -> list[str]:
-        """The tests that run the statement of a line, fastest first; for what runs on import, all tests of those files."""
+        """The tests that run the statement on a line, fastest first; for import-time code, all tests of those files."""
         runs = self.lines.get(module, {})
         around, compiled = range(line, line + 1), False
         for node in ast.walk(ast.parse((PROJECT / module).read_text())):

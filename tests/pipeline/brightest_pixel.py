@@ -1,4 +1,4 @@
-"""An engine that finds one keypoint, where the image is brightest."""
+"""An engine that finds one keypoint, at the brightest pixel of the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from disk.model.canvas import Canvas
 
 
 class BrightestPixel:
-    """Stands in for the network: the brightest pixel of an image, to see where pixels go."""
+    """Replaces the network: detects the brightest pixel of an image, to show how pixels are mapped."""
 
     name = "brightest pixel"
     bytes_per_pixel = 0

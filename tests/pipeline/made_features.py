@@ -1,4 +1,4 @@
-"""Features with known matches, made without images."""
+"""Synthetic features with known matches, without images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_artifacts(
 
 
 def contents(path: Path) -> dict[str, list]:
-    """As the original's tools walk the file: one group per first image, one dataset per second."""
+    """Read the file as the original's tools do: one group per first image, one dataset per second image."""
     with h5py.File(path) as file:
         return {
             f"{key0} {key1}": [str(group[key1].dtype), group[key1][()].tolist()]

@@ -1,4 +1,4 @@
-"""The output of `disk reconstruct`, made without it: cameras in rings around a coloured ball on a floor."""
+"""A synthetic output of `disk reconstruct`: cameras in rings around a coloured ball on a floor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from disk.colmap.models import describe
 from disk.pipeline.summary import Reconstruction
 
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
-SEEN = 60  # points of a photo
-RING = 50  # photos of a ring
-NEAR = 3  # photos after each one that it is linked with
+SEEN = 60  # points per photo
+RING = 50  # photos per ring
+NEAR = 3  # number of following photos that each photo is linked with
 WEAK = 20  # inliers of a weak link
 
 
 def make_output(root: Path, names: list[str], missing: dict[str, str], points: int = 2000) -> tuple[Path, Path]:
-    """Write photos and an output; returns both folders. names: of registered photos; missing: why others are not."""
+    """Write photos and an output; return both folders. names: registered photos; missing: others, with the reason."""
     photos, out = root / "photos", root / "model"
     everything = [*names, *missing]
     for number, name in enumerate(everything):
@@ -55,7 +55,7 @@ def make_output(root: Path, names: list[str], missing: dict[str, str], points: i
 
 
 def make_model(names: list[str], points: int = 2000) -> pycolmap.Reconstruction:
-    """A model whose world is upside down, so that showing it upright is work: up is (0, 0, -1)."""
+    """A model with its world upside down, to test that it is shown upright: up is (0, 0, -1)."""
     rng = np.random.default_rng(0)
     ball = rng.normal(size=(points // 2, 3))
     ball /= np.linalg.norm(ball, axis=1, keepdims=True)
@@ -87,7 +87,7 @@ def make_model(names: list[str], points: int = 2000) -> pycolmap.Reconstruction:
 
 
 def _pose(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A camera of a ring, its x axis level, that looks at the ball; z is up."""
+    """A camera of a ring that looks at the ball, with its x axis level; z is up."""
     ring, place = divmod(number, RING)
     angle, height = 2 * np.pi * place / RING, 0.3 + 0.35 * ring
     centre = np.array([4 * np.cos(angle), 4 * np.sin(angle), height])
@@ -99,7 +99,7 @@ def _pose(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_artifacts(artifacts: Path, names: list[str], missing: list[str]) -> None:
-    """Each photo is matched with the next ones, in vain the first with the missing; every 20th link is weak."""
+    """Each photo matches the next ones; the first also fails to match the missing ones; every 20th link is weak."""
     artifacts.mkdir()
     corners = np.random.default_rng(1).uniform(0, [WIDTH - 1, HEIGHT - 1], (400, 2)).astype(np.float32)
     with h5py.File(artifacts / "keypoints.h5", "w") as keypoints:

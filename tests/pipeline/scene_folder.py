@@ -1,4 +1,4 @@
-"""A folder of photos whose features are those of a scene, wherever `detect` is asked for them."""
+"""A folder of photos for which `detect` returns the features of a scene."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthetic_scene import Scene, write_features, write_photos
 
 
 class SceneFolder:
-    """photos and out are folders; detected lists the images that `detect` was called for, run after run."""
+    """photos and out are folders; detected lists the images that `detect` was called for, run by run."""
 
     def __init__(self, tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch, suffix: str = ".jpg") -> None:
         self.photos, self.out, self.scene = tmp_path / "photos", tmp_path / "out", scene
@@ -24,11 +24,11 @@ class SceneFolder:
         self.before_writing: Callable[[], None] = lambda: None
         write_photos(scene, self.photos, suffix)
         monkeypatch.setattr(stage, "detect", self.detect)
-        # which asks the network itself
+        # it would run the network
         monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
 
     def detect(self, artifacts: Path, images: Path, options: Any) -> None:
-        """As `disk detect`: the features of those images of the folder that have none yet."""
+        """Like `disk detect`: features of those images in the folder that have none yet."""
         todo = [file.name for file in list_images(images) if file.name not in known_images(artifacts)]
         self.detected.append(todo)
         self.before_writing()

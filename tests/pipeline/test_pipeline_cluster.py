@@ -1,4 +1,4 @@
-"""Stages on a Ray cluster: two machines of one core each, as far as Ray can tell."""
+"""Stages on a Ray cluster: two machines with one core each, from Ray's point of view."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def machines() -> Iterator[Any]:
 
 
 def on_workers(task: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> dict[int, Any]:
-    """What the workers make of the arguments, by their place."""
+    """The workers' results for the arguments, by position."""
     with Cluster("auto", lambda: task, "cpu", cores=1) as cluster:
         assert not cluster.has_gpus
         found = list(cluster.map(enumerate(arguments)))
@@ -87,7 +87,7 @@ def test_the_tasks_of_a_worker_that_dies_go_to_the_other(tmp_path: Path, caplog:
     assert "lost a worker of the Ray cluster" in caplog.text
 
 
-def test_a_machine_that_joins_meanwhile_gets_work(
+def test_a_machine_that_joins_later_gets_work(
     machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("disk.pipeline.cluster._LOOK", 0.1)
@@ -128,12 +128,12 @@ def _alive() -> list[dict[str, Any]]:
         ray.shutdown()
 
 
-def test_without_workers_it_ends_with_one_line() -> None:
+def test_without_workers_one_line_is_raised() -> None:
     with pytest.raises(DiskError, match="no worker of the Ray cluster is left"):
         on_workers(lambda: os._exit(1), [()])
 
 
-def test_errors_of_a_task_come_as_they_are() -> None:
+def test_errors_of_a_task_keep_their_type_and_message() -> None:
     def refuse(name: str) -> None:
         raise ImageError(f"{name} is no image")
 
@@ -142,7 +142,7 @@ def test_errors_of_a_task_come_as_they_are() -> None:
 
 
 @pytest.mark.slow
-def test_detection_and_matching_are_those_of_one_machine(photo_folder: Path, tmp_path: Path) -> None:
+def test_detection_and_matching_equal_those_of_one_machine(photo_folder: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     options = {"n": 60, "max_size": 64, "backend": "torch"}
     summary = detect(here, photo_folder, DetectOptions(**options))

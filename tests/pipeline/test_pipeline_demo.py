@@ -1,4 +1,4 @@
-"""The demo: its measurements against cases worked out by hand, its renderer, and a small run."""
+"""The demo: its measurements on cases worked out by hand, its renderer, and a small run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def points(*rows: tuple[float, float]) -> np.ndarray:
 # disparities
 
 
-def test_a_match_is_right_where_the_disparity_puts_it() -> None:
+def test_a_match_is_correct_where_the_disparity_puts_it() -> None:
     disparity = np.full((10, 100), 8.0, np.float32)
     left = points((50, 3), (50, 3), (50, 3), (50, 3))
     right = points((42, 3), (58, 3), (45, 7), (42, 0.5))
     np.testing.assert_allclose(disparity_errors(left, right, disparity), [0, 16, 5, 2.5])
 
 
-def test_unknown_disparities_are_neither_right_nor_wrong() -> None:
+def test_unknown_disparities_are_neither_correct_nor_wrong() -> None:
     disparity = np.array([[np.nan, np.inf, -np.inf, 2.0]], np.float32)
     left = points((0, 0), (1, 0), (2, 0), (3, 0))
     errors = disparity_errors(left, points((0, 0), (0, 0), (0, 0), (1, 0)), disparity)
@@ -46,7 +46,7 @@ def test_unknown_disparities_are_neither_right_nor_wrong() -> None:
     assert errors[3] == 0
 
 
-def test_the_disparity_is_that_of_the_nearest_pixel_also_at_the_border() -> None:
+def test_the_disparity_is_that_of_the_nearest_pixel_even_at_the_border() -> None:
     disparity = np.arange(12, dtype=np.float32).reshape(3, 4)
     left = points((1.4, 0.6), (3.4, 2.4), (-0.4, -0.4))
     right = left - points((5, 0), (11, 0), (0, 0))
@@ -55,7 +55,7 @@ def test_the_disparity_is_that_of_the_nearest_pixel_also_at_the_border() -> None
 
 
 def test_the_photographs_confirm_the_sign_of_the_disparity() -> None:
-    """Pixels that the disparities call the same have about the same colour; with the other sign they do not."""
+    """Pixels that correspond by disparity have about the same colour; with the opposite sign they do not."""
     left, right = (load_photo(f"motorcycle_{side}.png").astype(float) for side in ("left", "right"))
     disparity = load_disparity()
     assert disparity.shape == left.shape[:2]
@@ -95,8 +95,8 @@ def colour_on(room: Room, index: int, u: float, v: float) -> np.ndarray:
     return patch.mean((0, 1)) * (0.7 + 0.3 * max(0, room.faces[index].outward @ LIGHT))
 
 
-def test_photos_appear_upright_where_the_camera_model_says(room: Room) -> None:
-    """Points on faces that look at the camera: their pixels have the photo's colour there, not its mirror image's."""
+def test_photos_appear_upright_where_the_camera_model_puts_them(room: Room) -> None:
+    """Points on faces towards the camera: their pixels have the photo's colour there, not that of its mirror image."""
     camera = orbit(12, 800, 600)[6]
     image = render_view(room, camera, 800, 600).astype(float)
     rng = np.random.default_rng(0)
@@ -115,8 +115,8 @@ def test_photos_appear_upright_where_the_camera_model_says(room: Room) -> None:
     assert min(mirrored, upside_down) > 40
 
 
-def test_what_is_in_front_hides_what_is_behind(room: Room) -> None:
-    """A box and a larger one behind it: the image is the nearer one's, however they are ordered."""
+def test_near_faces_hide_far_ones(room: Room) -> None:
+    """A box and a larger one behind it: the image shows the nearer one, in either order."""
     camera = orbit(1, 64, 48)[0]
     eye = (-camera.R.T @ camera.t).numpy()
     forward = camera.R[2].numpy()
@@ -130,7 +130,7 @@ def test_what_is_in_front_hides_what_is_behind(room: Room) -> None:
         assert image[24, 32, 2] == 0
         assert image[24, 8, 2] > 100
         assert image[24, 8, 0] == 0
-    # turned away from the camera it cannot be seen
+    # a face turned away from the camera is invisible
     back = Face(near.centre, -near.right, near.down, red)
     image = render_view(Room([back, far], build_store([red, blue])), camera, 64, 48)
     assert not image[..., 0].any()
@@ -138,11 +138,11 @@ def test_what_is_in_front_hides_what_is_behind(room: Room) -> None:
 
 
 def test_edges_are_averaged_over_the_pixel() -> None:
-    """A white square whose right side passes through the middle of a column of pixels: half bright there."""
+    """The right side of a white square runs through the centre of a pixel column: these pixels are half bright."""
     K = torch.tensor([[100.0, 0, 0], [0, 100, 15.5], [0, 0, 1]], dtype=torch.float64)
     camera = Camera(K, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
     white = np.full((128, 128, 3), 255, np.uint8)
-    # at depth 1 a pixel is 0.01 wide, and pixel 10 reaches from 9.5 to 10.5
+    # at depth 1 a pixel is 0.01 wide, and pixel 10 spans 9.5 to 10.5
     face = Face(np.array([-0.4, 0, 1]), np.array([0.5, 0, 0]), np.array([0, 0.5, 0.0]), white)
     image = render_view(Room([face], build_store([white])), camera, 32, 32).astype(float)
     full = image[16, 5, 0]
@@ -184,7 +184,7 @@ def true_poses() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def moved(pose: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The pose in another world: x' = (R^T (x - t)) / s for s = 0.4, so that x = s R x' + t leads back."""
+    """The pose in another world: x' = (R^T (x - t)) / s with s = 0.4, so that x = s R x' + t maps back."""
     s, R, t = 0.4, turn(0, 70) @ turn(2, 35), np.array([3.0, -1, 2])
     return pose[0] @ R, (pose[0] @ t + pose[1]) / s
 
@@ -203,7 +203,7 @@ def test_alignment_undoes_a_similarity() -> None:
     np.testing.assert_allclose(camera.t, truth["view2"][1], atol=1e-9)
 
 
-def test_a_camera_turned_on_the_spot_is_off_by_that_angle_alone() -> None:
+def test_a_camera_rotated_in_place_is_off_by_that_angle_alone() -> None:
     truth = true_poses()
     estimated = {name: moved(pose) for name, pose in truth.items()}
     R, t = estimated["view3"]
@@ -221,12 +221,12 @@ def test_two_cameras_cannot_be_aligned() -> None:
     assert align({}, truth) is None
 
 
-# the whole, small
+# the whole demo, small
 
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A demo of four small views by the command, and what it printed."""
+    """A demo of four small views, run by the command, and its output."""
     out = tmp_path_factory.mktemp("demo") / "out"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -235,7 +235,7 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
-def test_demo_prints_numbers_and_what_to_open(small_demo: tuple[Path, str]) -> None:
+def test_demo_prints_figures_and_files_to_open(small_demo: tuple[Path, str]) -> None:
     _, printed = small_demo
     agree = re.search(r"agree within 3 px +(\d+) \((\d+\.\d) %\)", printed)
     matches = re.search(r"of these with ground truth +(\d+)", printed)
@@ -246,14 +246,14 @@ def test_demo_prints_numbers_and_what_to_open(small_demo: tuple[Path, str]) -> N
     assert re.search(r"registered views +[34] of 4", printed)
     rotation = re.search(r"rotation error, median / worst +([\d.]+)° / ([\d.]+)°", printed)
     assert rotation
-    assert float(rotation[1]) < 15  # the weights are not the matter here
+    assert float(rotation[1]) < 15  # the quality of the weights is not tested here
     last = printed.split("Open these:")[1]
     named = [Path(line.split()[0]) for line in last.strip().splitlines()]
     assert len(named) == 3
     assert all(path.is_file() for path in named)
 
 
-def test_demo_leaves_a_report_with_all_pictures(small_demo: tuple[Path, str]) -> None:
+def test_demo_writes_a_report_with_all_pictures(small_demo: tuple[Path, str]) -> None:
     out, _ = small_demo
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 6
@@ -263,8 +263,8 @@ def test_demo_leaves_a_report_with_all_pictures(small_demo: tuple[Path, str]) ->
     assert (out / "scene" / "model" / "sparse" / "0").is_dir()
 
 
-def test_a_second_demo_starts_afresh(small_demo: tuple[Path, str]) -> None:
-    """Left-overs of the first are gone; nothing else in the folder is touched."""
+def test_a_second_demo_starts_over(small_demo: tuple[Path, str]) -> None:
+    """Files of the first demo are deleted; nothing else in the folder is touched."""
     out, _ = small_demo
     (out / "scene" / "images" / "view99.jpg").write_bytes(b"left over")
     (out / "notes.txt").write_text("mine")
@@ -274,7 +274,7 @@ def test_a_second_demo_starts_afresh(small_demo: tuple[Path, str]) -> None:
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_a_mistake_leaves_the_earlier_demo_alone(small_demo: tuple[Path, str], capsys: pytest.CaptureFixture) -> None:
+def test_a_mistake_keeps_the_earlier_demo(small_demo: tuple[Path, str], capsys: pytest.CaptureFixture) -> None:
     out, _ = small_demo
     (out / "stereo").mkdir(exist_ok=True)
     assert main(["demo", "--output", str(out), "--model-path", "nowhere.pth"]) == 2
@@ -284,7 +284,7 @@ def test_a_mistake_leaves_the_earlier_demo_alone(small_demo: tuple[Path, str], c
     assert (out / "stereo").is_dir()
 
 
-def test_demo_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_demo_does_not_touch_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "scene").mkdir()
     (tmp_path / "scene" / "mine.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="contains files that are not a demo"):

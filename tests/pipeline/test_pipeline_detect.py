@@ -24,7 +24,7 @@ from disk.storage.artifacts import FeatureStore, read_features
 
 @pytest.fixture(autouse=True)
 def _torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--backend auto` is torch here, which starts at once; the tests of both backends say so."""
+    """`--backend auto` means torch here, which starts at once; tests of both backends set it explicitly."""
     real = stage.load
 
     def load_for_torch(path: str, device: Any, precision: Any, backend: Any) -> DISK:
@@ -66,8 +66,8 @@ def test_a_folder_gives_what_the_model_gives(photo_folder: Path, tmp_path: Path,
     ]  # fmt: skip
 
 
-def test_files_are_the_originals_format(photo_folder: Path, tmp_path: Path) -> None:
-    """Names, types and order as the original's match.py and h5_to_db.py read them."""
+def test_files_have_the_originals_format(photo_folder: Path, tmp_path: Path) -> None:
+    """Names, types and order as the original's match.py and h5_to_db.py expect them."""
     detect(tmp_path, photo_folder, DetectOptions(n=20, f16=True, detection_scores=True))
     with (
         h5py.File(tmp_path / "keypoints.h5") as keypoints,
@@ -96,7 +96,7 @@ def test_a_batch_gives_what_single_images_give(photo_folder: Path, tmp_path: Pat
         same(one, many, tolerance=1e-4)
 
 
-def test_exactly_n_where_there_are_n_and_all_without(photo_folder: Path, tmp_path: Path) -> None:
+def test_exactly_n_keypoints_where_there_are_n_and_all_with_none(photo_folder: Path, tmp_path: Path) -> None:
     detect(tmp_path / "all", photo_folder, DetectOptions(n=None))
     with read_features(tmp_path / "all") as store:
         counts = {name: len(store[name]) for name in store}
@@ -110,8 +110,8 @@ def test_exactly_n_where_there_are_n_and_all_without(photo_folder: Path, tmp_pat
         assert torch.equal(store["a"].keypoints, best)
 
 
-def test_keypoints_in_the_padding_never_take_a_place(tmp_path: Path) -> None:
-    """--height and --width pad a wide image to twice its height: n keypoints all the same, all on the image."""
+def test_keypoints_in_the_padding_never_count(tmp_path: Path) -> None:
+    """--height and --width pad a wide image to twice its height: still n keypoints, all of them on the image."""
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(1)
     Image.fromarray(rng.integers(0, 256, (33, 90, 3), dtype=np.uint8)).save(tmp_path / "in" / "a.png")
@@ -148,7 +148,7 @@ def test_keypoints_are_mapped_to_the_original_pixels(tmp_path: Path, monkeypatch
         np.testing.assert_allclose(store.keypoints("a"), [[303, 77]], atol=0.5 / min(1, scale) + 1e-3)
 
 
-def test_masks_leave_no_features_where_they_are_zero(photo_folder: Path, tmp_path: Path) -> None:
+def test_masks_remove_features_where_they_are_zero(photo_folder: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     (masks / "sub").mkdir(parents=True)
     left = np.zeros((64, 96), np.uint8)
@@ -156,7 +156,7 @@ def test_masks_leave_no_features_where_they_are_zero(photo_folder: Path, tmp_pat
     Image.fromarray(left).save(masks / "a.jpg.png")
     Image.fromarray(0 * left).save(masks / "b.PNG.png")
     Image.fromarray(255 - left).save(masks / "sub" / "d.jpg.png")
-    options = {"max_size": 80, "n": None, "subpixel": False}  # a mask decides about whole pixels
+    options = {"max_size": 80, "n": None, "subpixel": False}  # a mask applies to whole pixels
     detect(tmp_path / "plain", photo_folder, DetectOptions(**options))
     detect(tmp_path / "masked", photo_folder, DetectOptions(**options, mask_dir=masks))
     with read_features(tmp_path / "plain") as plain, read_features(tmp_path / "masked") as masked:
@@ -195,7 +195,7 @@ def test_finished_images_are_skipped(photo_folder: Path, tmp_path: Path, monkeyp
     (tmp_path / "c.jpg").rename(photo_folder / "c.jpg")
     assert detect(tmp_path / "out", photo_folder, options).detected == 1
     monkeypatch.setattr(loading, "read_upright", lambda path: pytest.fail("read again"))
-    # how fast and where is no matter of what; only what is found must agree
+    # speed and device options may change; only options that affect the features must agree
     assert detect(tmp_path / "out", photo_folder, DetectOptions(n=20, batch_size=2, workers=1)).detected == 0
     with read_features(tmp_path / "out") as store:
         assert store.names == ["a", "b", "c", "sub/d"]
@@ -255,14 +255,14 @@ def test_two_runs_at_once(photo_folder: Path, tmp_path: Path, monkeypatch: Any) 
         ({"precision": "bf16", "backend": "onnx"}, "backend='onnx'"),
     ],
 )
-def test_options_that_cannot_be(photo_folder: Path, tmp_path: Path, options: Any, message: str) -> None:
+def test_invalid_options(photo_folder: Path, tmp_path: Path, options: Any, message: str) -> None:
     if options.get("device") == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has one")
     with pytest.raises((DiskError, CheckpointError, ImageError), match=message):
         detect(tmp_path / "out", photo_folder, DetectOptions(**options))
 
 
-def test_command_line_takes_the_originals_options(photo_folder: Path, tmp_path: Path) -> None:
+def test_command_line_accepts_the_originals_options(photo_folder: Path, tmp_path: Path) -> None:
     save(load(), tmp_path / "weights.pth")
     arguments = "--height 64 --width 64 --image-extension jpg --f16 --window 3 --n 10 --desc-dim 128 --mode nms"
     command = ["detect", str(tmp_path / "out"), str(photo_folder), *arguments.split(), "--detection-scores"]
@@ -273,8 +273,8 @@ def test_command_line_takes_the_originals_options(photo_folder: Path, tmp_path: 
         assert [len(store[name]) for name in store] == [10, 10, 10]
 
 
-def test_a_fault_of_ours_is_not_hidden(photo_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """An exception in the writing thread surfaces; what was complete before stays."""
+def test_an_internal_error_is_not_hidden(photo_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """An exception in the writing thread surfaces; complete results stay."""
     monkeypatch.setattr(stage, "write_features", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         detect(tmp_path / "out", photo_folder, DetectOptions(n=10))
@@ -287,6 +287,6 @@ def test_on_a_gpu(photo_folder: Path, tmp_path: Path, precision: Any) -> None:
     detect(tmp_path / "cpu", photo_folder, DetectOptions(n=100, device="cpu", precision="fp32"))
     with read_features(tmp_path / "gpu") as gpu, read_features(tmp_path / "cpu") as cpu:
         for name in cpu:
-            # between pixels keypoints differ in the fourth digit
+            # sub-pixel keypoints differ in the fourth digit
             nearest = torch.cdist(cpu[name].keypoints, gpu[name].keypoints).amin(1)
             assert (nearest < 0.1).sum() > (95 if precision == "fp32" else 60)

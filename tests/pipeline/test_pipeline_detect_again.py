@@ -1,4 +1,4 @@
-"""Detecting into a folder that holds results: what stays, what goes, what is refused."""
+"""Detecting into a folder with earlier results: what is kept, deleted or refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUICK = DetectOptions(n=20, backend="torch")
 AGAIN = DetectOptions(n=20, backend="torch", overwrite=True)
 
 
-def test_overwriting_features_removes_matches_of_them(photo_folder: Path, tmp_path: Path) -> None:
+def test_overwriting_features_deletes_their_matches(photo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     detect(out, photo_folder, QUICK)
     match(out, MatchOptions(device="cpu"))

@@ -1,4 +1,4 @@
-"""What users get wrong or disks do: one clear line, the right exit code, nothing lost."""
+"""Users' mistakes and disk errors: one clear line, the right exit code, nothing lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuses(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return lines[0]
 
 
-def test_folders_that_are_none(tmp_path: Path, capsys: Any) -> None:
+def test_paths_that_are_not_folders(tmp_path: Path, capsys: Any) -> None:
     assert "missing does not exist" in refuses(capsys, tmp_path / "out", tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     assert "empty holds no images" in refuses(capsys, tmp_path / "out", tmp_path / "empty")
@@ -86,7 +86,7 @@ def test_extreme_and_blank_images(tmp_path: Path, capsys: Any, backend: str) -> 
 
 
 def test_an_image_without_keypoints_is_stored_as_empty(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    """A network that finds nothing anywhere, so that this holds for whatever weights ship."""
+    """A network that finds nothing, so that the test does not depend on the weights."""
     from disk.model.checkpoints import load, save
 
     model = load()
@@ -107,7 +107,9 @@ def test_an_image_without_keypoints_is_stored_as_empty(photo_folder: Path, tmp_p
                 assert store[name].scores.shape == (0,)
 
 
-def test_a_truncated_image_is_named_and_the_others_are_done(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_truncated_image_is_named_and_the_others_are_detected(
+    photo_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
     whole = (photo_folder / "c.jpg").read_bytes()
     (photo_folder / "c.jpg").write_bytes(whole[: len(whole) // 2])
     code, lines = run(capsys, tmp_path / "out", photo_folder)
@@ -124,7 +126,9 @@ def test_a_truncated_image_is_named_and_the_others_are_done(photo_folder: Path, 
         assert store.names == ["a", "b", "c", "sub/d"]
 
 
-def test_a_decompression_bomb_is_named_and_the_others_are_done(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_decompression_bomb_is_named_and_the_others_are_detected(
+    photo_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**6))), (b"IEND", b"")]
     png = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
@@ -167,14 +171,14 @@ def test_output_that_cannot_be_written(photo_folder: Path, tmp_path: Path, capsy
 
 
 def test_a_full_disk(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    """The disk fills up at the third write, then there is room again: nothing is lost, nothing is wrong."""
+    """The disk fills up at the third write, then has space again: nothing is lost, nothing is wrong."""
     monkeypatch.setattr(stage, "SHARD_BYTES", 1)
     real, calls = os.fsync, 0
 
     def fill(descriptor: int) -> None:
         nonlocal calls
         calls += 1
-        if calls >= 7:  # the note of the photos and each shard sync the file and the folder
+        if calls >= 7:  # the record of the photos and each shard sync the file and the folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
@@ -210,7 +214,7 @@ def test_hdf5_of_another_program(photo_folder: Path, tmp_path: Path, capsys: Any
     assert run(capsys, out, photo_folder, "--overwrite") == (0, [])
 
 
-def test_checkpoints_that_are_none(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_files_that_are_not_checkpoints(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "text.pth").write_text("text")
     torch.save({"extractor": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
     torch.save({"extractor": Path("a class of its own")}, tmp_path / "pickle.pth")
@@ -236,7 +240,9 @@ def test_too_large_for_the_memory(
     assert f"a.jpg (96 x 64, in a batch of {cores}) does not fit into memory; use a smaller --max-size" in line
 
 
-def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_an_interruption_keeps_finished_images(
+    photo_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
     real, calls = batches._start, 0
 
     def interrupted(*arguments: Any) -> Any:
@@ -258,7 +264,7 @@ def test_an_interruption_keeps_what_is_done(photo_folder: Path, tmp_path: Path, 
     assert sorted(read) == ["c.jpg", "d.jpg"]
 
 
-def test_a_link_to_nowhere_is_named_and_the_rest_is_done(tmp_path: Path, capsys: Any) -> None:
+def test_a_broken_link_is_named_and_the_others_are_detected(tmp_path: Path, capsys: Any) -> None:
     photos = tmp_path / "in"
     photos.mkdir()
     Image.new("RGB", (64, 48)).save(photos / "a.png")

@@ -1,4 +1,4 @@
-"""`kill -9` of a real process at several moments, then the same command again."""
+"""`kill -9` on a real process at several moments, then the same command again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ for shards in map(int, sys.argv[2:]):
 """
 
 
-MOMENTS = (0, 1, 5, 11)  # shards of one image each, of twelve
+MOMENTS = (0, 1, 5, 11)  # number of finished shards, one image each, of twelve
 
 
 @pytest.mark.slow

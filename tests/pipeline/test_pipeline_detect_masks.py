@@ -1,4 +1,4 @@
-"""Masks of a folder of images: what a changed one makes stale, and what is said."""
+"""Masks of a folder of images: the features that a changed mask makes stale, and the messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_mask_that_changes_makes_its_features_and_their_matches_stale(
     write_mask(masks / "a.png", left=True)
     write_mask(masks / "b.png", left=True)
     options = DetectOptions(n=30, subpixel=False, backend="torch", mask_dir=masks)
-    if interrupted:  # what is done lies in shards
+    if interrupted:  # finished images are in shards
         with monkeypatch.context() as patch:
             patch.setattr("disk.storage.shards.ShardWriter.finish", lambda writer: writer.flush())
             detect(out, photo_folder, options)
@@ -40,7 +40,7 @@ def test_a_mask_that_changes_makes_its_features_and_their_matches_stale(
         assert detect(out, photo_folder, options).detected == 0
         assert (out / MATCHES).is_file()
     write_mask(masks / "a.png", left=False)
-    write_mask(masks / "c.png", left=True)  # of another size than c, but new, so c is stale as well
+    write_mask(masks / "c.png", left=True)  # its size differs from that of c, but it is new, so c is stale as well
     Image.fromarray(np.full((80, 64), 255, np.uint8)).save(masks / "c.png")
     assert detect(out, photo_folder, options).detected == 2
     if not interrupted:
@@ -55,7 +55,7 @@ def test_a_mask_that_changes_makes_its_features_and_their_matches_stale(
         assert store.keypoints("a")[:, 0].min() < 48
 
 
-def test_no_mask_ends_before_any_work(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_missing_mask_is_refused_before_any_work(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "masks").mkdir()
     arguments = ["detect", tmp_path / "out", photo_folder, "--mask-dir", tmp_path / "masks"]
     assert main(list(map(str, arguments))) == 2
@@ -63,7 +63,7 @@ def test_no_mask_ends_before_any_work(photo_folder: Path, tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_used_is_said(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_unused_files_and_missing_masks_are_reported(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
     (photo_folder / "raw.CR2").write_bytes(b"")
     write_mask(tmp_path / "masks" / "a.jpg.png", left=True)
     write_mask(tmp_path / "masks" / "z.png", left=True)

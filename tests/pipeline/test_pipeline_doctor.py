@@ -1,4 +1,4 @@
-"""`disk doctor` says what works, also where a library is broken in ways that end a process."""
+"""`disk doctor` reports what works, even if a broken library would end the process."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def make_module(folder, name, code):
 
 @pytest.fixture
 def modules(monkeypatch, tmp_path):
-    """A function that makes modules which are all there is, besides what Python has."""
+    """A function that creates modules, which are the only ones besides Python's own."""
 
     def make(**codes):
         monkeypatch.setattr(doctor, "BASE", {})
@@ -74,7 +74,7 @@ def test_a_library_that_hangs_does_not_hang_the_doctor(modules, monkeypatch):
     assert found["hanging_lib"].problem == "importing it takes more than 2 s"
 
 
-def test_the_self_check_sees_whether_matches_are_right(monkeypatch):
+def test_the_self_check_notices_wrong_matches(monkeypatch):
     good = doctor._check()
     assert good.problem is None
     assert good.matches >= 50
@@ -87,13 +87,13 @@ def test_the_self_check_sees_whether_matches_are_right(monkeypatch):
 
 
 def wrong(matches):
-    """Each keypoint of the first image with the partner of another."""
+    """Pair each keypoint of the first image with the partner of another."""
     first, second = matches.indices.unbind(1)
     return replace(matches, indices=torch.stack([first, second.roll(1)], 1))
 
 
 def broken_environment(tmp_path, *names):
-    """All these libraries are installed, and cannot be imported."""
+    """All these libraries are installed but cannot be imported."""
     for name in names:
         make_module(tmp_path, name, f"raise ImportError('lib{name}.so: undefined symbol')")
     path = os.pathsep.join([str(tmp_path), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -120,7 +120,7 @@ def test_with_every_extra_but_cli_broken_the_basics_work(tmp_path):
     assert pycolmap["problem"] == "ImportError: libpycolmap.so: undefined symbol"
 
 
-def test_without_torch_the_doctor_still_speaks(tmp_path):
+def test_without_torch_the_doctor_still_reports(tmp_path):
     others = [name for name, (_, extra) in OPTIONAL.items() if extra != "cli"]
     done = run_doctor(broken_environment(tmp_path, *others, "torch", "matplotlib"))
     assert done.returncode == 1
@@ -129,7 +129,7 @@ def test_without_torch_the_doctor_still_speaks(tmp_path):
     assert done.stdout.splitlines()[-1].split(None, 1) == ["result", "detection and matching DO NOT WORK"]
 
 
-def test_the_report_names_all_there_is(monkeypatch, capsys):
+def test_the_report_names_everything(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "_import", lambda names: {name: Library(name, "1.0") for name in names})
     found = examine()
     assert found.machine is not None

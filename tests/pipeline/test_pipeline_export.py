@@ -1,4 +1,4 @@
-"""disk export: every format from the same artifacts, and what is refused."""
+"""disk export: every format from the same artifacts, and what it refuses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_colmap(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_artifacts_of_the_original(scene: Scene, tmp_path: Path) -> None:
-    """The original writes no attributes, and matches as uint16 on request."""
+    """The original writes no attributes, and writes matches as uint16 on request."""
     artifacts = tmp_path / "artifacts"
     with h5py.File(artifacts / "keypoints.h5", "a") as file:
         for name in scene.names:
@@ -116,7 +116,7 @@ def test_contradictions_and_unknown_models(scene: Scene, tmp_path: Path) -> None
 
 
 def test_the_command_line(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the original's h5_to_db.py was called; mistakes end in one line and 2."""
+    """Called as the original's h5_to_db.py; mistakes give one line and exit code 2."""
     artifacts, photos, database = (str(tmp_path / name) for name in ("artifacts", "photos", "x.db"))
     command = ["export", artifacts, photos, "--database-path", database, "--image-extension", ".jpg"]
     command += ["--single-camera", "--camera-model", "simple-pinhole"]
@@ -187,9 +187,7 @@ def test_the_database_lies_beside_the_artifacts(scene: Scene, tmp_path: Path, mo
     assert main(["export", str(tmp_path), str(tmp_path / "photos"), "--overwrite"]) == 0  # the model folder
 
 
-def test_what_another_format_does_not_use_is_said(
-    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_options_of_another_format_are_reported(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, format="hloc", single_camera=True, camera_model="opencv", database_path=None)
     assert "not used: single_camera is for format='colmap'" in caplog.text
     assert "not used: camera_model is for format='colmap'" in caplog.text
@@ -200,7 +198,7 @@ def test_what_another_format_does_not_use_is_said(
 @pytest.mark.parametrize(
     ("model", "single", "warned"), [("opencv", False, True), ("opencv", True, False), ("radial", False, False)]
 )
-def test_many_parameters_for_each_image_are_warned_of(
+def test_a_camera_per_image_with_many_parameters_logs_a_warning(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str, single: bool, warned: bool
 ) -> None:
     """The original refuses OPENCV without a shared camera."""
@@ -220,7 +218,7 @@ def test_the_wrong_folder(scene: Scene, tmp_path: Path) -> None:
         export(tmp_path / "artifacts", tmp_path / "other")
 
 
-def test_nothing_but_an_export_is_replaced(scene: Scene, tmp_path: Path) -> None:
+def test_only_exports_are_replaced(scene: Scene, tmp_path: Path) -> None:
     artifacts, photo = tmp_path / "artifacts", tmp_path / "photos" / "a.JPG"
     files = [*artifacts.glob("*.h5"), photo]
     before = [file.read_bytes() for file in files]

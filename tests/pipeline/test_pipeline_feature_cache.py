@@ -1,4 +1,4 @@
-"""Features are read once, as far as the memory allows."""
+"""Features are read once, as far as memory allows."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_a_small_cache_reads_little_and_stays_small(tmp_path):
             for name0, name1 in order:
                 assert len(cache[name0]) == len(cache[name1]) == 20
                 assert sum(held for _, held in cache._kept.values()) <= fits * size
-            # blocks of half the cache, and the rest streams past each
+            # blocks of half the cache; for each, the other images are read one by one
             blocks = 1 if fits == 12 else -(-11 // (fits // 2))
             assert cache.reads <= sum(12 - block * (fits // 2) for block in range(blocks))
 
 
-def test_features_are_kept_as_stored_but_for_half_precision(artifacts):
+def test_features_are_kept_as_stored_except_half_precision(artifacts):
     with read_features(artifacts) as store:
         cache = FeatureCache(store, 1 << 20, True, as_they_are)
         assert cache.names == sorted(COUNTS)

@@ -1,4 +1,4 @@
-"""Artifacts that do not say what the photos were, only their sizes, as those of earlier versions."""
+"""Artifacts of earlier versions, which record only the sizes of the photos, not their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""disk frames: the sharp frames of a video, evenly spread, once and for all."""
+"""disk frames: the sharp frames of a video, evenly spread, extracted only once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Seen:
     st.lists(st.tuples(st.floats(0.001, 1), st.floats(0, 9)), min_size=1, max_size=60),
     st.integers(1, 12),
 )
-def test_of_each_part_one_frame_is_chosen_and_it_is_sharp(steps, parts):
+def test_each_part_gives_one_frame_and_it_is_sharp(steps, parts):
     times = np.cumsum([step for step, _ in steps])
     part = (times[-1] + 0.1) / parts
     seen = [Seen(float(time), sharp) for time, (_, sharp) in zip(times, steps, strict=True)]
@@ -50,12 +50,12 @@ def test_of_each_part_one_frame_is_chosen_and_it_is_sharp(steps, parts):
         assert all(frame.sharp >= other.sharp / 2 - 1e-9 for other in rivals)
 
 
-def test_of_equally_sharp_frames_those_in_the_middle_are_chosen():
+def test_of_equally_sharp_frames_the_middle_ones_are_chosen():
     chosen = list(sharpest([Seen(i / 30, 5.0) for i in range(300)], 0.5, 20))
     assert np.allclose(np.diff([frame.time for frame in chosen]), 0.5, atol=1 / 30 + 1e-9)
 
 
-def test_a_video_without_end_takes_no_more_memory():
+def test_an_endless_video_needs_no_more_memory():
     alive: weakref.WeakSet[Seen] = weakref.WeakSet()
     most = 0
 
@@ -72,7 +72,7 @@ def test_a_video_without_end_takes_no_more_memory():
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Two seconds at 30 fps; in each tenth of a second one frame is sharp, at another place each time."""
+    """Two seconds at 30 fps; each tenth of a second has one sharp frame, at a different position each time."""
     return write_video(tmp_path / "walk.mp4", panning_frames(60, sharp=sharp_ones()), rate=FPS)
 
 
@@ -94,7 +94,7 @@ def test_sharp_frames_with_their_times(video, tmp_path):
             assert np.abs(np.asarray(image).astype(int) - truth[i]).mean() < 12
 
 
-def test_a_number_of_frames_in_place_of_a_rate(video, tmp_path):
+def test_a_number_of_frames_instead_of_a_rate(video, tmp_path):
     result = disk.frames(video, tmp_path / "out", disk.FramesOptions(frames=7))
     times = list(result.times.values())
     assert len(times) == 7
@@ -102,8 +102,8 @@ def test_a_number_of_frames_in_place_of_a_rate(video, tmp_path):
     assert np.diff(times).max() < 1.75 * 2 / 7
 
 
-def test_where_the_picture_stands_still_there_is_no_frame(tmp_path):
-    """A rate that varies: nothing new is shown for seconds, and no frame is written twice."""
+def test_where_the_picture_does_not_change_there_is_no_frame(tmp_path):
+    """A variable rate: nothing new is shown for seconds, and no frame is written twice."""
     stamps = [*range(0, 1000, 50), 4000, 4050]
     video = write_video(tmp_path / "still.mkv", panning_frames(len(stamps)), stamps)
     result = frames(video, tmp_path / "out", FramesOptions(fps=2.0))
@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_resumed(video, tmp_path, monkeypatch):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_video_that_was_cut_short_gives_what_it_has(video, tmp_path, capsys):
+def test_a_truncated_video_gives_its_remaining_frames(video, tmp_path, capsys):
     whole = write_video(tmp_path / "whole.mkv", panning_frames(120), rate=FPS)
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: os.path.getsize(whole) // 2])
@@ -146,7 +146,7 @@ def test_a_video_that_was_cut_short_gives_what_it_has(video, tmp_path, capsys):
         frames(cut, tmp_path / "out")
     note = json.loads((tmp_path / "out" / "frames.json").read_text())
     assert len(note["times"]) == len(list((tmp_path / "out").glob("*.jpg"))) >= 3
-    assert main(["frames", str(cut), str(tmp_path / "out")]) == 1  # said again, though nothing is done again
+    assert main(["frames", str(cut), str(tmp_path / "out")]) == 1  # reported again, although there is nothing to do
     assert capsys.readouterr().err.splitlines()[-1].startswith("disk frames: ")
 
 
@@ -161,7 +161,7 @@ def test_damage_in_the_middle_costs_the_frames_around_it(video, tmp_path):
     assert 20 <= len(list((tmp_path / "out").glob("*.jpg"))) <= 40
 
 
-def test_files_of_others_stay(video, tmp_path):
+def test_unrelated_files_stay(video, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "holiday.jpg").write_bytes(b"mine")
@@ -174,7 +174,7 @@ def test_files_of_others_stay(video, tmp_path):
 def test_the_output_of_another_stage_is_not_taken_for_frames(video, tmp_path):
     folder = tmp_path / "undistorted"
     (folder / "images").mkdir(parents=True)
-    note = json.dumps({"made of": "0123456789abcdef"})  # as `disk undistort` and `disk map` note it
+    note = json.dumps({"made of": "0123456789abcdef"})  # as `disk undistort` and `disk map` record it
     (folder / ".made-from.json").write_text(note)
     for overwrite in (False, True):
         with pytest.raises(ArtifactError, match="contains other files, such as images"):
@@ -187,7 +187,7 @@ def test_a_rate_beyond_all_frames_gives_each_of_them(video, tmp_path):
     assert len(result.times) == 60
 
 
-def test_other_frames_replace_the_former_ones_when_told_to(video, tmp_path):
+def test_other_frames_replace_the_earlier_ones_on_request(video, tmp_path):
     out = tmp_path / "out"
     frames(video, out, FramesOptions(fps=2.0))
     with pytest.raises(ArtifactError, match="contains frames of 4 intervals"):
@@ -209,12 +209,12 @@ def test_a_moved_video_is_the_same(video, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"fps": 0.0}, {"fps": -1.0}, {"fps": float("nan")}, {"frames": 0}])
-def test_rates_that_cannot_be(video, tmp_path, wrong):
+def test_invalid_rates(video, tmp_path, wrong):
     with pytest.raises(DiskError, match="must be"):
         frames(video, tmp_path / "out", FramesOptions(**wrong))
 
 
-def test_the_command_says_what_it_wrote(video, tmp_path, capsys):
+def test_the_command_reports_what_it_wrote(video, tmp_path, capsys):
     assert main(["frames", str(video), str(tmp_path / "out"), "--fps", "3"]) == 0
     assert capsys.readouterr().out == f"6 frames of 160 x 96 pixels from 2.0 s of video: {tmp_path / 'out'}\n"
     assert main(["frames", str(video), str(tmp_path / "out"), "--fps", "3", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""GPS from EXIF to geo-registered models, on scenes whose cameras are known and written into EXIF."""
+"""GPS from EXIF to geo-registered models, on scenes with known cameras written into EXIF."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
 
 
 class Place(SceneFolder):
-    """A scene at a known place on earth; `truth` are the cameras' positions in metres there."""
+    """A scene at a known position on earth; `truth` are the cameras' positions there in metres."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene | None = None) -> None:
         super().__init__(tmp_path, scene or make_scene(list(NAMES), points=120, wrong=0), monkeypatch)
         self.truth = SCALE * self.scene.centres(self.scene.names) @ TURN.T + [3, -2, 30]
 
     def tag(self, moved: dict[str, list[float]] | None = None, names: list[str] | None = None) -> None:
-        """Write positions into the photos' EXIF, some of them moved by metres."""
+        """Write positions into the photos' EXIF, some of them moved by some metres."""
         for name, position in zip(self.scene.names, self.truth, strict=True):
             if names is None or name in names:
                 place = geodetic(position + (moved or {}).get(name, [0, 0, 0]), ORIGIN)
                 geotag(self.photos / f"{name}.jpg", gps_tags(*place))
 
     def errors(self, origin: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Of the model: largest error of a position and of a distance relative to their extent, and rotation (deg)."""
+        """Of the model: largest position error, largest relative error of a distance, and rotation error (deg)."""
         import pycolmap
 
         model = pycolmap.Reconstruction(self.out / "sparse" / "0")
@@ -56,7 +56,7 @@ class Place(SceneFolder):
         extent = np.linalg.norm(truth - truth.mean(0), axis=1).max()
         pairs = list(itertools.combinations(range(len(truth)), 2))
         distances, true = (np.array([np.linalg.norm(p[i] - p[j]) for i, j in pairs]) for p in (centres, truth))
-        # the map of the truth is another one, by the curvature of the earth
+        # the axes at the model's origin differ from those at the truth's, due to the curvature of the earth
         turn = axes_at(*origin[:2]) @ axes_at(*ORIGIN[:2]).T @ TURN
         rotations = [
             rotation_error(images[name].cam_from_world().rotation.matrix() @ turn, self.scene.rotations[name])
@@ -101,7 +101,7 @@ def test_the_known_similarity_is_recovered(place: Place, mapper: str) -> None:
 
 @pytest.mark.parametrize("mapper", ["incremental", "global"])
 def test_wrong_positions_are_named_and_do_no_harm(place: Place, mapper: str) -> None:
-    """One on another continent, the first of all, and one that is off by a tenth of the extent."""
+    """One on another continent, which comes first, and one that is off by a tenth of the extent."""
     place.tag({"a": [2e6, 1e6, 0], "f": [9, 0, 5]})
     result = place.run(single_camera=True, mapper=mapper)
     position, scale, rotation = place.errors(origin_of(result))
@@ -114,12 +114,12 @@ def test_wrong_positions_are_named_and_do_no_harm(place: Place, mapper: str) -> 
 
 
 @pytest.mark.parametrize(("metres", "printed"), [(0.256, "0.26 m"), (12.3, "12 m"), (4567.8, "4,568 m")])
-def test_small_distances_are_told_in_centimetres(metres: float, printed: str) -> None:
+def test_small_distances_are_printed_in_centimetres(metres: float, printed: str) -> None:
     place = {"latitude": 1.0, "longitude": 2.0, "altitude": 3.0, "photos": 9, "used": 8, "median": 0.0, "max": 0.1}
     assert _place({**place, "outliers": {"c.jpg": metres}}).endswith(f"c.jpg ({printed})")
 
 
-def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_has_the_position(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.tag({"c": [500, 0, 0]})
     assert main(["reconstruct", str(place.photos), str(place.out), "--single-camera"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "GPS" in line]
@@ -128,8 +128,8 @@ def test_the_summary_says_where(place: Place, capsys: pytest.CaptureFixture[str]
     assert line.endswith("far from their GPS positions: c.jpg (500 m)")
 
 
-def test_noise_is_told_as_residuals(place: Place) -> None:
-    """Positions 1 m off each way on 100 m: a model that is as good as that, and says so."""
+def test_noise_is_reported_as_residuals(place: Place) -> None:
+    """Positions are off by 1 m on each axis over 100 m: the model is equally accurate and reports it."""
     rng = np.random.default_rng(0)
     place.tag({name: list(rng.normal(size=3)) for name in NAMES})
     result = place.run(single_camera=True)
@@ -137,11 +137,11 @@ def test_noise_is_told_as_residuals(place: Place) -> None:
     assert 1e-3 < position < 0.05
     assert scale < 0.05
     assert 0.5 < result.georegistration["median"] < 2.5
-    assert result.reprojection_error < 0.1  # the photos still count for more
+    assert result.reprojection_error < 0.1  # the photos still have more weight
 
 
-def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """1 m off each way, and 5 cm by their tags: the model is placed by them, but its shape is that of the photos."""
+def test_overconfident_positions_do_not_bend_the_model(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Off by 1 m on each axis, but 5 cm by their tags: they place the model, while the photos determine its shape."""
     rng = np.random.default_rng(0)
     for name, position in zip(NAMES, place.truth, strict=True):
         geotag(place.photos / f"{name}.jpg", gps_tags(*geodetic(position + rng.normal(size=3), ORIGIN)) | {31: 0.05})
@@ -160,7 +160,7 @@ def test_positions_that_claim_too_much_do_not_bend_the_model(place: Place, caplo
     ],
     ids=["two", "same", "shuffled"],
 )
-def test_positions_that_tell_nothing_are_not_used(
+def test_uninformative_positions_are_not_used(
     place: Place, capsys: pytest.CaptureFixture[str], why: str, tag: Any
 ) -> None:
     plain = place.run(single_camera=True)
@@ -212,7 +212,7 @@ def test_gps_can_be_switched_off_and_on(place: Place) -> None:
 
 @pytest.mark.slow
 def test_a_placed_model_stays_in_its_place_when_it_grows(place: Place, tmp_path: Path) -> None:
-    """The median of all positions is another one then, but the origin is not."""
+    """The median of all positions changes, but the origin does not."""
     place.tag()
     last = f"{NAMES[-1]}.jpg"
     shutil.move(place.photos / last, tmp_path)
@@ -224,14 +224,14 @@ def test_a_placed_model_stays_in_its_place_when_it_grows(place: Place, tmp_path:
     assert first.georegistration is not None
     assert origin_of(result) == origin_of(first)
     assert (result.georegistration["photos"], first.georegistration["photos"]) == (len(NAMES), len(NAMES) - 1)
-    assert result.georegistration["max"] < 0.05  # metres, of the new one as well
+    assert result.georegistration["max"] < 0.05  # metres, including the new photo
     (place.out / "summary.json").unlink()
     assert place.run(single_camera=True).georegistration == result.georegistration
 
 
 @pytest.mark.parametrize("left", [0, 2])
-def test_a_placed_model_stays_in_its_place_without_the_photos_that_tell_it(place: Place, left: int) -> None:
-    """With no position at all, or with too few to determine where it is."""
+def test_a_placed_model_stays_in_its_place_without_the_photos_that_fix_it(place: Place, left: int) -> None:
+    """With no positions left, or too few to place the model."""
     place.tag(names=NAMES[:4])
     first = place.run(single_camera=True)
     written = json.loads((place.out / "sparse" / "0" / "georegistration.json").read_text())
@@ -272,7 +272,7 @@ def test_the_database_has_the_priors(place: Place, tmp_path: Path) -> None:
         assert priors["f.jpg"].position[2] == pytest.approx(np.median(heights), abs=1e-3)
 
 
-def test_bad_tags_are_said_in_one_line(place: Place) -> None:
+def test_bad_tags_are_reported_in_one_line(place: Place) -> None:
     place.tag(names=NAMES[2:])
     geotag(place.photos / "a.jpg", {1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)})
     geotag(place.photos / "b.jpg", {1: "N", 2: (12.0, 0.0, 0.0)})
@@ -296,13 +296,13 @@ def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     with read_matches(place.out / "artifacts") as matches:
         pairs = set(matches.pairs())
     assert {pair for pair in pairs if "h" not in pair} == wanted
-    assert len([pair for pair in pairs if "h" in pair]) == 2  # by its looks
+    assert len([pair for pair in pairs if "h" in pair]) == 2  # by similarity
     assert "1 photos without GPS are matched with similar ones: h" in caplog.text
     assert result.registered == 8
 
 
 def test_spatial_pairs_within_a_distance(place: Place) -> None:
-    """As a stage of its own: half the photos are 10 km away, and one is alone."""
+    """As a separate stage: half the photos are 10 km away, and one is isolated."""
     place.tag({name: [1e4, 0, 0] for name in NAMES[:4]} | {"h": [-1e4, 0, 0]})
     write_features(place.scene, place.out)
     command = ["match", str(place.out), "--pairs", "spatial", "--max-distance", "1000"]
@@ -317,7 +317,7 @@ def test_spatial_pairs_within_a_distance(place: Place) -> None:
 
 
 def test_spatial_pairs_of_one_file_type(place: Place) -> None:
-    """A raw converter's folder: photos and their copies have the same names."""
+    """A raw converter's folder: photos and their copies share their names."""
     place.tag()
     write_features(place.scene, place.out)
     (place.photos / "a.png").write_bytes((place.photos / "a.jpg").read_bytes())
@@ -345,7 +345,7 @@ def shuffled(place: Place) -> dict[str, list[float]]:
 
 
 def in_a_line(names: list[str]) -> Scene:
-    """Cameras side by side that look the same way, at 150 points."""
+    """Cameras side by side with the same orientation, and 150 points."""
     cloud = np.random.default_rng(0).uniform([-3, -1, 4], [3, 1, 7], (150, 3))
     scene = Scene(names, {}, {}, {}, {}, {}, 0)
     for x, name in zip(np.linspace(-1.5, 1.5, len(names)), names, strict=True):

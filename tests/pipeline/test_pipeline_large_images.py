@@ -1,4 +1,4 @@
-"""Images too large for the memory: worked on in tiles, and decoded one by one."""
+"""Images too large for memory: detected in tiles, and decoded one at a time."""
 
 import threading
 from dataclasses import replace
@@ -16,7 +16,7 @@ from disk.pipeline.detect import DetectOptions, detect
 from disk.storage.artifacts import FeatureStore
 
 
-def test_detect_works_in_tiles_says_so_and_stores_the_same(monkeypatch, photo_folder, tmp_path, caplog):
+def test_detect_works_in_tiles_reports_it_and_stores_the_same(monkeypatch, photo_folder, tmp_path, caplog):
     caplog.set_level("INFO", "disk")
     options = DetectOptions(n=50, max_size=0, backend="torch", device="cpu")
     detect(tmp_path / "whole", photo_folder, options)
@@ -35,7 +35,7 @@ def test_large_images_are_decoded_when_it_is_their_turn_and_alone(monkeypatch, t
     (tmp_path / "in").mkdir()
     for i in range(6):
         Image.fromarray(np.zeros((16, 16 if i % 2 else 64, 3), np.uint8)).save(tmp_path / "in" / f"{i}.png")
-    (tmp_path / "in" / "6.png").write_bytes((tmp_path / "in" / "0.png").read_bytes()[:45])  # only the header is right
+    (tmp_path / "in" / "6.png").write_bytes((tmp_path / "in" / "0.png").read_bytes()[:45])  # only the header is valid
     decoded = {}
     read = loading.read_upright
 

@@ -1,4 +1,4 @@
-"""Decoding runs ahead of the network, and equal shapes go together."""
+"""Decoding runs ahead of the network, and images of equal shape are batched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_decoding_runs_ahead_within_a_bound(tmp_path: Path, monkeypatch: Any) ->
     assert 2 <= backend.ahead <= 4
 
 
-def test_batches_hold_equal_shapes_and_leave_none_behind(tmp_path: Path, monkeypatch: Any) -> None:
+def test_batches_hold_equal_shapes_and_skip_none(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "in").mkdir()
     for i in range(23):
         Image.fromarray(np.zeros((16 + 16 * (i % 3), 30, 3), np.uint8)).save(tmp_path / "in" / f"{i:02d}.png")

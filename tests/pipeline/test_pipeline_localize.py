@@ -1,4 +1,4 @@
-"""disk localize on a scene whose cameras are known: photos of it, photos of something else, resuming."""
+"""disk localize on a scene with known cameras: photos of it, photos of something else, resuming."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_photo_is_where_it_was_taken(place: Place, camera: str, origin: str) -
     assert 0 <= photo.position_sigma < 0.01
 
 
-def test_the_model_of_found_photos_sees_the_points_of_the_other(place: Place) -> None:
+def test_the_model_of_found_photos_sees_the_points_of_the_given_model(place: Place) -> None:
     import pycolmap
 
     place.run()
@@ -102,7 +102,7 @@ def test_a_photo_of_something_else_is_not_found(place: Place) -> None:
     assert read_poses(place.out).photos["other.jpg"] == photo
 
 
-def test_what_is_done_is_not_done_again(place: Place) -> None:
+def test_finished_photos_are_not_localized_again(place: Place) -> None:
     first = place.run()
     again = place.run()
     assert again.localized == 0
@@ -143,7 +143,7 @@ def test_another_model_is_followed(place: Place, caplog: pytest.LogCaptureFixtur
     assert np.allclose(result.photos["new.jpg"].centre, 2 * before, atol=1e-3)
 
 
-def test_a_damaged_photo_is_named_and_the_rest_done(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_photo_is_named_and_the_others_are_localized(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     (place.queries / "broken.jpg").write_bytes(b"no image")
 
     def detect(*arguments: Any) -> None:
@@ -159,7 +159,7 @@ def test_a_damaged_photo_is_named_and_the_rest_done(place: Place, monkeypatch: p
 
 
 def test_a_camera_that_is_not_the_models_is_noticed(place: Place) -> None:
-    """The photo has the size of the model's, but was taken at another focal length."""
+    """The photo has the same size as the model's photos, but another focal length."""
     middle = np.array([319.5, 239.5])
     keypoints = place.scene.keypoints["new"]
     place.scene.keypoints["new"] = ((keypoints - middle) * 0.6 + middle).astype(np.float32)
@@ -179,13 +179,13 @@ def test_a_camera_that_is_not_the_models_is_noticed(place: Place) -> None:
         ({"rt": 2.0}, "at most 1"),
     ],
 )
-def test_mistakes_are_refused_before_the_work(place: Place, mistake: dict[str, Any], message: str) -> None:
+def test_mistakes_are_refused_before_any_work(place: Place, mistake: dict[str, Any], message: str) -> None:
     with pytest.raises(DiskError, match=message):
         place.run(**mistake)
     assert not place.out.exists()
 
 
-def test_a_folder_that_is_no_model_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_model_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ColmapError, match="no such folder"):
         localize(place.model / "nowhere", place.queries, place.out)
     with pytest.raises(ColmapError, match="it needs sparse/0"):
@@ -216,5 +216,5 @@ def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "1 of 2 photos localized" in out
     assert "not localized: other.jpg" in out
-    Image.new("RGB", (64, 48)).save(place.queries / "x.txt", "PNG")  # no image by its name: not looked at
+    Image.new("RGB", (64, 48)).save(place.queries / "x.txt", "PNG")  # not an image by its name: ignored
     assert main([*arguments, "--top-k", "0"]) == 2

@@ -1,4 +1,4 @@
-"""The match stage: what it writes, resumes, refuses, reads once."""
+"""The match stage: what it writes, resumes and refuses, and that it reads features once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_pairs_below_the_threshold_are_not_stored_but_remembered(artifacts):
     assert contents(artifacts / "matches.h5") == stored
 
 
-def test_without_one_stored_pair_there_is_still_a_file_and_it_resumes(artifacts):
+def test_without_any_stored_pair_there_is_still_a_file_and_it_resumes(artifacts):
     options = MatchOptions(save_threshold=1000, device="cpu")
     assert match(artifacts, options).stored == 0
     with read_matches(artifacts) as store:
@@ -183,7 +183,7 @@ def test_several_workers_give_the_same_file(artifacts, tmp_path):
     assert contents(other / "matches.h5") == contents(artifacts / "matches.h5")
 
 
-def test_lists_and_retrieval_choose_pairs(artifacts, tmp_path):
+def test_pairs_from_lists_and_retrieval(artifacts, tmp_path):
     (tmp_path / "pairs.txt").write_text("b.jpg a.jpg\nsub/c a\n")
     match(artifacts, MatchOptions(device="cpu", pairs="list", pairs_file=tmp_path / "pairs.txt"))
     assert list(contents(artifacts / "matches.h5")) == ["a b", "a sub|c"]
@@ -200,7 +200,7 @@ def test_a_fractional_threshold_counts_as_the_next_whole_one(artifacts, tmp_path
     assert match(artifacts, MatchOptions(save_threshold=5, device="cpu")).matched == 0
 
 
-def test_a_list_that_does_not_connect_and_options_that_are_not_used_are_said(artifacts, tmp_path, caplog):
+def test_disconnected_lists_and_unused_options_are_reported(artifacts, tmp_path, caplog):
     (tmp_path / "pairs.txt").write_text("a b\nsub/c sub/one\n")
     options = MatchOptions(pairs="list", pairs_file=tmp_path / "pairs.txt", overlap=3, device="cpu")
     assert match(artifacts, options).pairs == 2
@@ -238,7 +238,7 @@ def test_the_command(artifacts, tmp_path, capsys):
     assert "disk match artifacts/" in capsys.readouterr().out
 
 
-def test_overwriting_takes_inliers_of_the_old_matches_away(artifacts):
+def test_overwriting_deletes_inliers_of_the_old_matches(artifacts):
     match(artifacts, MatchOptions(device="cpu"))
     (artifacts / "inliers.h5").write_bytes((artifacts / "matches.h5").read_bytes())
     match(artifacts, MatchOptions(device="cpu"))

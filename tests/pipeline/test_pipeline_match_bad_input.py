@@ -1,4 +1,4 @@
-"""What cannot be matched is said in one line, and nothing is lost."""
+"""Bad input of the match stage is reported in one line, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(artifacts, monkeypatch, cap
     assert match(artifacts, MatchOptions(device="cpu")).stored == 10
 
 
-def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monkeypatch):
+def test_a_gpu_without_memory_is_one_line_and_keeps_finished_pairs(artifacts, monkeypatch):
     calls = itertools.count()
 
     def out_of_memory(*args):
@@ -66,7 +66,7 @@ def test_a_gpu_without_memory_is_one_line_and_keeps_what_is_done(artifacts, monk
         {"matcher_weights": Path("w.pth")},
     ],
 )
-def test_options_without_sense_are_refused(artifacts, options):
+def test_invalid_options_are_refused(artifacts, options):
     with spelt_as_flags(), pytest.raises(DiskError, match="--"):
         match(artifacts, MatchOptions(device="cpu", **options))
     assert not (artifacts / "matches.h5").exists()
@@ -109,7 +109,7 @@ def test_artifacts_of_another_program_are_refused(artifacts, tmp_path):
         match(artifacts, MatchOptions(device="cpu"))
 
 
-def test_what_fails_overwrites_nothing(artifacts, tmp_path):
+def test_a_failure_overwrites_nothing(artifacts, tmp_path):
     match(artifacts, MatchOptions(device="cpu"))
     before = (artifacts / "matches.h5").read_bytes()
     listed = tmp_path / "pairs.txt"
@@ -120,7 +120,7 @@ def test_what_fails_overwrites_nothing(artifacts, tmp_path):
         assert (artifacts / "matches.h5").read_bytes() == before
 
 
-def test_overwriting_is_gone_on_with(artifacts, monkeypatch):
+def test_overwriting_is_resumed(artifacts, monkeypatch):
     match(artifacts, MatchOptions(save_threshold=1000, device="cpu"))
     assert (artifacts / "unmatched.h5").exists()
     add, added = stage.MatchWriters.add, []

@@ -1,4 +1,4 @@
-"""Batches of pairs, as a GPU takes them."""
+"""Batches of pairs, as used on a GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_batches_of_a_gpu_are_bounded_and_lose_nothing(artifacts):
 
 
 def as_a_batch(pairs, ratio=None, entries=None, device=None):
-    """What happens on a GPU, here: the pairs that have features in one batch."""
+    """The GPU path on the CPU: all pairs that have features in one batch."""
     found = iter(pairs)
     some = [pair for pair in found if len(pair[0]) and len(pair[1])]
     matches, counts = _match_batch(some, ratio, entries) if some else (None, [])

@@ -1,4 +1,4 @@
-"""LightGlue in the match stage: its weights, sizes and upright positions."""
+"""LightGlue in the match stage: its weights, image sizes and upright positions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_lightglue_matches_and_remembers_its_weights(artifacts, tmp_path):
         match(artifacts, MatchOptions(**options, rt=0.9))
 
 
-def test_lightglue_is_given_each_image_with_its_own_size(tmp_path, monkeypatch):
+def test_lightglue_gets_the_size_of_each_image(tmp_path, monkeypatch):
     sizes = {"a": (60, 60), "b": (90, 50), "c": (40, 70)}
     artifacts = make_artifacts(tmp_path / "sized", dict.fromkeys(sizes, 20), sizes=sizes)
     given = {}
@@ -60,8 +60,8 @@ def test_lightglue_is_given_each_image_with_its_own_size(tmp_path, monkeypatch):
     assert contents(artifacts / "matches.h5")["a b"][1] == [[0], [1]]
 
 
-def test_lightglue_sees_turned_photos_upright(tmp_path, monkeypatch):
-    """Of a photo stored as 60 x 90 with EXIF 6, the pixel (10, 20) is at (90 - 1 - 20, 10) when it is upright."""
+def test_lightglue_gets_rotated_photos_upright(tmp_path, monkeypatch):
+    """In a photo stored as 60 x 90 with EXIF 6, the pixel (10, 20) is at (90 - 1 - 20, 10) when upright."""
     artifacts = make_artifacts(tmp_path / "turned", {"a": 20, "b": 20}, sizes={"a": (60, 90), "b": (60, 90)})
     with h5py.File(artifacts / "keypoints.h5", "r+") as file:
         file["b"].attrs["orientation"] = 6

@@ -1,4 +1,4 @@
-"""Two photos at once: against a known shift, turned ones, unrelated ones; what is refused."""
+"""Matching two photos: a known shift, rotated and unrelated photos; what is refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from disk.pipeline.match_photos import PhotoOptions, find_photo, match_photos
 from disk.viewing import canvas
 
 CPU = MatchOptions(rt=0.9, device="cpu")
-SHIFT = (24, 8)  # of the second photo's corner in the first's pixels
+SHIFT = (24, 8)  # the second photo's corner in pixels of the first
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pieces of one photograph, the second also stored turned by a quarter, and one of another photograph."""
+    """Two crops of one photo, the second also stored with a quarter turn, and one crop of another photo."""
     folder = tmp_path_factory.mktemp("photos")
     photo = data.astronaut()
     x, y = SHIFT
@@ -52,7 +52,7 @@ def test_two_photos_of_one_scene_agree_with_the_truth(folder, tmp_path):
     assert Image.open(found.picture).size[0] > 500
 
 
-def test_a_photo_stored_turned_is_matched_upright_with_points_as_stored(folder):
+def test_a_photo_stored_rotated_is_matched_upright_with_points_as_stored(folder):
     found = match_photos(folder / "first", folder / "turned", CPU, PhotoOptions(n=200))
     assert found.verified
     width = Image.open(folder / "second.png").size[0]
@@ -62,14 +62,14 @@ def test_a_photo_stored_turned_is_matched_upright_with_points_as_stored(folder):
     assert right.float().mean() > 0.8
 
 
-def test_unrelated_photos_have_nothing_in_common(folder, caplog):
+def test_unrelated_photos_are_not_verified(folder, caplog):
     with caplog.at_level(logging.INFO, "disk"):
         found = match_photos(folder / "first", folder / "other", CPU, PhotoOptions(n=200))
     assert not found.verified
     assert "no more than expected by chance" in caplog.text
 
 
-def test_no_more_than_chance_is_not_verified_and_drawn_as_such(folder, tmp_path, monkeypatch):
+def test_a_geometry_explained_by_chance_is_not_verified_and_drawn_as_such(folder, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         "disk.viewing.matches.draw_matches", lambda figure, photos, ends, groups, names: drawn.append(groups)
@@ -78,7 +78,7 @@ def test_no_more_than_chance_is_not_verified_and_drawn_as_such(folder, tmp_path,
     monkeypatch.setattr(stage, "estimate_fundamental", lambda p0, p1, threshold: np.arange(len(p0)) < agree)
     options = PhotoOptions(n=200, save=tmp_path)
     count = len(match_photos(folder / "first", folder / "second", CPU, options).matches)
-    chance = 2 * 4.0 * np.hypot(200, 160) / (200 * 160)  # of a band of 4 pixels about a line
+    chance = 2 * 4.0 * np.hypot(200, 160) / (200 * 160)  # of a band of 4 pixels around a line
     border = min(k for k in range(8, count + 1) if log10_false_alarms(count, k, chance) < 0)
     for agree, verified in ((border, border), (border - 1, 0)):
         found = match_photos(folder / "first", folder / "second", CPU, options)
@@ -97,7 +97,7 @@ def test_a_photo_without_features_matches_nothing(folder, tmp_path):
     assert found.picture.is_file()
 
 
-def test_photos_go_by_their_name(folder, tmp_path):
+def test_photos_are_found_by_their_names(folder, tmp_path):
     assert find_photo(folder / "other") == folder / "other.jpg"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.v2.jpg")
@@ -132,13 +132,13 @@ def test_the_command(folder, tmp_path, capsys):
         assert error.count("\n") == 1
 
 
-def test_options_without_sense_are_refused(folder):
+def test_invalid_options_are_refused(folder):
     for options in (PhotoOptions(n=0), PhotoOptions(max_size=-1), PhotoOptions(max_error=0)):
         with pytest.raises(DiskError, match="must be"):
             match_photos(folder / "first", folder / "second", CPU, options)
 
 
-def test_a_picture_replaces_pictures_alone(folder, tmp_path):
+def test_a_picture_replaces_only_pictures(folder, tmp_path):
     other = tmp_path / "holiday.jpg"
     Image.fromarray(data.coffee()).save(other)
     before = other.read_bytes()
@@ -147,7 +147,7 @@ def test_a_picture_replaces_pictures_alone(folder, tmp_path):
             match_photos(folder / "first", folder / "second", CPU, PhotoOptions(n=100, save=save))
     assert other.read_bytes() == before
     for name in ("a.jpg", "a.png", "a.svg", "a.pdf"):
-        for _ in range(2):  # its own is drawn anew
+        for _ in range(2):  # its own picture is drawn again
             file = canvas.save(canvas.new_figure(), tmp_path / name)
             assert canvas.is_drawn(file)
     with pytest.raises(ImageError, match=r"a\.xyz: name it"):

@@ -1,4 +1,4 @@
-"""Matches that the original wrote are continued where they are of these features."""
+"""Matches written by the original are continued if they belong to the same features."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_originals_matches_are_continued(artifacts, caplog):
     assert len(found) == 10
     assert found["a b"][1] == [[0, 1], [2, 3]]
     np.testing.assert_array_equal(found["b sub|c"][1], expected(artifacts, ("b", "sub/c"), 0.9))
-    # from now on it is ours, and other options do not continue it
+    # from now on the file is ours, and other options do not continue it
     with pytest.raises(ArtifactError, match=r"rt 0\.9 there, 0\.8 now"):
         match(artifacts, MatchOptions(rt=0.8, device="cpu"))
 
@@ -47,7 +47,7 @@ def test_the_originals_matches_are_continued(artifacts, caplog):
         {},
     ],
 )
-def test_matches_of_other_features_are_not(artifacts, groups):
+def test_matches_of_other_features_are_not_continued(artifacts, groups):
     before = theirs(artifacts, **groups).read_bytes()
     with pytest.raises(ArtifactError, match="not written by this command"):
         match(artifacts, MatchOptions(device="cpu"))

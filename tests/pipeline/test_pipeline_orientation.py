@@ -1,4 +1,4 @@
-"""A photo stored turned, with the tag that says so, has the features of the upright one, in its stored pixels."""
+"""A photo stored rotated, with its EXIF orientation, has the features of the upright one in its stored pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_features_do_not_depend_on_how_the_photo_is_stored(tmp_path: Path, photo
     mask[:, 60:] = 0
     for orientation in range(1, 9):
         save_turned(upright, tmp_path / f"in/{orientation}.png", orientation)
-        # a mask is stored as its image is, and need not have the tag
+        # a mask is stored like its image and needs no orientation tag
         save_turned(to_stored(mask, orientation), tmp_path / f"masks/{orientation}.png.png", 1)
     with detected(tmp_path, "in", max_size=max_size, mask_dir=tmp_path / "masks") as store:
         expected = store["1"]

@@ -1,4 +1,4 @@
-"""What is known before the work."""
+"""Checks before the work starts."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_sizes_from_headers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("n", "max_size", "need"),
-    # 12 MP at 1,600 x 1,200 have some 19,200 keypoints, of 4 x 131 bytes, kept twice for a while
+    # 12 MP at 1,600 x 1,200 have some 19,200 keypoints of 4 x 131 bytes, stored twice for a while
     [(2048, 1600, 2 * 2048 * 524), (None, 1600, 2 * 19200 * 524), (None, 0, 2 * 120000 * 524)],
 )
-def test_room_for_features(
+def test_disk_space_for_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int | None, max_size: int, need: int
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -65,7 +65,7 @@ def test_room_for_features(
         check_room(tmp_path / "not" / "there", sizes, n, max_size)
 
 
-def test_an_output_that_cannot_be_one(tmp_path: Path) -> None:
+def test_an_invalid_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="it is a file"):
         check_output([], tmp_path / "file" / "model", False)

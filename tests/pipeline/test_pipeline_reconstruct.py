@@ -1,4 +1,4 @@
-"""disk reconstruct, from detected features on: the detector is replaced by a scene whose truth is known."""
+"""disk reconstruct from detected features on: a scene with known truth replaces the detector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Detector = Callable[[Scene], list[Any]]
 
 @pytest.fixture
 def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
-    """Makes `detect` find a scene in tmp_path/photos; returns the options it was called with."""
+    """Makes `detect` find a scene in tmp_path/photos; returns the options of each call."""
 
     def install(scene: Scene) -> list[Any]:
         calls: list[Any] = []
@@ -41,7 +41,7 @@ def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
             write_features(scene, artifacts)
 
         monkeypatch.setattr(stage, "detect", found)
-        # which asks the network itself
+        # it would run the network
         monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
         return calls
 
@@ -53,18 +53,18 @@ def run(tmp_path: Path, **options: Any) -> Reconstruction:
 
 
 def unrelated(scene: Scene, name: str, count: int = 12) -> Scene:
-    """The scene, with one image that shows something else, on few features: many may agree by chance."""
+    """The scene, with one image of something else that has few features, many of which may agree by chance."""
     rng = np.random.default_rng(7)
     scene.owners[name] = np.full(count, -1)
     scene.keypoints[name] = rng.uniform(0, 400, (count, 2)).astype(np.float32)
     return scene
 
 
-def test_images_that_were_turned_are_matched_again_and_named(
+def test_rotated_images_are_matched_again_and_named(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two images have other keypoints after they were tried turned, the second as the first connects by then: they get
-    into the model, and the summary says so. A later run, as after a kill, has nothing left to turn.
+    """Two images get other keypoints after rotation, the second since the first connects by then: they are registered,
+    and the summary names them. A later run, as after a kill, finds no more rotated images.
     """
     scene = make_scene(NAMES, points=200)
     detector(scene)
@@ -118,10 +118,10 @@ def test_from_photos_to_the_true_cameras(detector: Detector, tmp_path: Path, map
 def test_a_second_run_does_nothing(detector: Detector, tmp_path: Path) -> None:
     detector(make_scene(NAMES, points=100))
     first = run(tmp_path)
-    # a rewritten file is another one under the same name
+    # a rewritten file has another inode
     files = ("database.db", "points.ply", "summary.json", "sparse/0/images.bin", "artifacts/matches.h5")
     before = [(tmp_path / "out" / file).stat().st_ino for file in files]
-    assert run(tmp_path, device="cpu", keep_going=True) == first  # these do not change the model
+    assert run(tmp_path, device="cpu", keep_going=True) == first  # these options do not change the model
     assert [(tmp_path / "out" / file).stat().st_ino for file in files] == before
     assert run(tmp_path, overwrite=True).points == first.points
 
@@ -171,7 +171,7 @@ def test_other_options_are_refused(detector: Detector, tmp_path: Path) -> None:
         {"single_camera": True, "camera_per": "folder"},
     ],
 )  # fmt: skip
-def test_a_mistaken_option_is_refused_before_it_is_noted(
+def test_an_invalid_option_is_refused_before_it_is_recorded(
     detector: Detector, tmp_path: Path, mistake: dict[str, Any]
 ) -> None:
     calls = detector(make_scene(NAMES, points=100))
@@ -185,7 +185,7 @@ def test_a_mistaken_option_is_refused_before_it_is_noted(
 def test_images_that_do_not_connect_are_named(
     detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
 ) -> None:
-    """One of something else, and a blank one without any feature."""
+    """One image of something else, and a blank one without features."""
     detector(unrelated(make_scene(NAMES, points=100), "b", count))
     photos, out = str(tmp_path / "photos"), str(tmp_path / "out")
     assert main(["reconstruct", photos, out, "--single-camera"]) == 0
@@ -203,7 +203,7 @@ def test_nothing_connects(detector: Detector, tmp_path: Path, capsys: pytest.Cap
         unrelated(scene, name)
     detector(scene)
     photos, out = str(tmp_path / "photos"), str(tmp_path / "out")
-    for _ in range(2):  # the second time from what is there
+    for _ in range(2):  # the second time from existing artifacts
         assert main(["reconstruct", photos, out]) == 2
         error = capsys.readouterr().err.splitlines()
         assert "no two images have enough matches" in error[-1]
@@ -211,14 +211,14 @@ def test_nothing_connects(detector: Detector, tmp_path: Path, capsys: pytest.Cap
         assert not (tmp_path / "out" / "sparse").exists()
 
 
-def test_a_list_of_pairs_that_see_nothing_in_common(detector: Detector, tmp_path: Path) -> None:
+def test_a_list_of_pairs_without_overlap(detector: Detector, tmp_path: Path) -> None:
     detector(unrelated(make_scene(NAMES, points=100), "a"))
     (tmp_path / "pairs.txt").write_text("a.jpg b.jpg\na.jpg c.jpg\n")
     with pytest.raises(ColmapError, match="no two images have enough matches"):
         run(tmp_path, pairs="list", pairs_file=tmp_path / "pairs.txt")
 
 
-def test_many_images_are_matched_by_likeness(
+def test_many_images_are_matched_by_similarity(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector(make_scene(NAMES, points=100))
@@ -234,7 +234,7 @@ def test_many_images_are_matched_by_likeness(
     assert "4 images: matching each with the 20 most similar ones" in caplog.text
 
 
-def test_an_unreadable_image_is_reported_when_the_rest_is_done(
+def test_an_unreadable_image_is_reported_after_the_rest_is_done(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detector(make_scene(NAMES, points=100))
@@ -258,7 +258,7 @@ def test_an_unreadable_image_is_reported_when_the_rest_is_done(
     ("options", "expected"),
     [({}, DEFAULT_RATIO), ({"rt": None}, None), ({"rt": 0.8}, 0.8), ({"matcher": "lightglue"}, None)],
 )
-def test_default_ratio_test_is_of_nearest_neighbours_only(
+def test_the_default_ratio_test_is_only_for_nearest_neighbours(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: float | None
 ) -> None:
     detector(make_scene(NAMES[:2], points=50))

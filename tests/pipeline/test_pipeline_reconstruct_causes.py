@@ -1,4 +1,4 @@
-"""What disk reconstruct says where the photos do not make a model, or only a doubtful one: the cause, not a guess."""
+"""disk reconstruct names the cause, not a guess, where the photos give no model or only a doubtful one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_date_stamp_joins_no_scenes(tmp_path: Path, monkeypatch: pytest.Monkey
     scenes = [[f"s{number}v{view}.jpg" for view in range(3)] for number in range(3)]
     models = sorted(model["images"] for model in result.models)
     assert models == scenes if mapper == "incremental" else all(model in scenes for model in models)
-    assert (result.connected, result.watermarks) == (9, 27)  # all pairs across scenes, none within
+    assert (result.connected, result.watermarks) == (9, 27)  # all pairs across scenes, none within a scene
     assert any("27 pairs have only a watermark in common" in remark for remark in result.remarks)
     with read_matches(folder.out, "inliers.h5") as inliers:
         for pair in inliers.pairs():
@@ -46,29 +46,29 @@ def test_two_photos_make_a_model_of_two_views(tmp_path: Path, monkeypatch: pytes
     folder = SceneFolder(tmp_path, scene, monkeypatch)
     result = folder.run(mapper=mapper)
     assert (result.registered, result.track_length) == (2, 2)
-    assert result.points >= 229  # 250 but for the 20 wrong matches
+    assert result.points >= 229  # 250 except the 20 wrong matches
     assert any("has only two photos" in remark for remark in result.remarks)
     model = pycolmap.Reconstruction(folder.out / "sparse" / "0")
     turn = {image.name[0]: image.cam_from_world().rotation.matrix() for image in model.images.values()}
     truth = scene.rotations["b"] @ scene.rotations["a"].T
-    # two views leave the focal length open, which a guess of 768 px for 700 turns into degrees
+    # two views leave the focal length open; guessing 768 px for 700 causes degrees of rotation error
     assert rotation_error(turn["b"] @ turn["a"].T, truth) < 6
 
 
-def test_two_photos_from_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_photos_from_one_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SceneFolder(tmp_path, turning_scene(["a", "b"]), monkeypatch)
     with pytest.raises(ColmapError, match="in 1 of 1 verified pairs the motion is a pure rotation"):
         folder.run()
 
 
-def test_a_panorama_is_called_one(
+def test_a_panorama_is_recognized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = SceneFolder(tmp_path, turning_scene([f"p{number}" for number in range(6)], noise=0.5), monkeypatch)
     code = main(["reconstruct", str(folder.photos), str(folder.out)])
     captured = capsys.readouterr()
     assert "verified pairs the motion is a pure rotation" in captured.out + captured.err.splitlines()[-1]
-    if code == 0:  # whatever the mapper makes of the noise, it is not called a good model
+    if code == 0:  # however the mapper interprets the noise, it is not called a good model
         assert json.loads((folder.out / "summary.json").read_text())["turning"] >= 10
 
 

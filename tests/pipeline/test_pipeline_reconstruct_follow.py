@@ -1,4 +1,4 @@
-"""disk reconstruct on a folder that changes, and on options that change: the result is that of a fresh run."""
+"""disk reconstruct on a folder or options that change: the result equals that of a fresh run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cameras(out: Path) -> set[str]:
     return {camera.model_name for camera in pycolmap.Reconstruction(out / "sparse" / "0").cameras.values()}
 
 
-def test_a_deleted_photo_leaves_and_a_new_one_joins(folder: SceneFolder, tmp_path: Path) -> None:
+def test_a_deleted_photo_is_removed_and_a_new_one_joins(folder: SceneFolder, tmp_path: Path) -> None:
     assert folder.run().models[0]["images"] == [f"{name}.jpg" for name in NAMES]
     shutil.move(folder.photos / "b.jpg", tmp_path)
     result = folder.run()
@@ -52,10 +52,10 @@ def test_a_deleted_photo_leaves_and_a_new_one_joins(folder: SceneFolder, tmp_pat
     assert folder.detected == [NAMES, [], ["b"]]
 
 
-def test_a_changed_photo_is_done_again(folder: SceneFolder) -> None:
+def test_a_changed_photo_is_detected_again(folder: SceneFolder) -> None:
     folder.run()
     path = folder.photos / "c.jpg"
-    os.utime(path, (1, 1))  # the same content at another time
+    os.utime(path, (1, 1))  # the same content with another time
     assert folder.run().stale == []
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert folder.run().stale == ["c"]
@@ -83,7 +83,7 @@ def test_a_typo_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing that handles errors sees it."""
+    """Like SIGKILL: no error handling catches it."""
 
 
 @pytest.mark.parametrize("victim", ["take_up", "follow_folder", "detect", "match", "export", "verify", "map_models"])
@@ -91,7 +91,7 @@ class Killed(BaseException):
 def test_killed_while_it_overwrites_with_other_cameras(
     folder: SceneFolder, monkeypatch: pytest.MonkeyPatch, victim: str, after: bool
 ) -> None:
-    """Whenever it was killed, the next run, without --overwrite, has the new cameras."""
+    """After a kill at any moment, the next run, without --overwrite, uses the new cameras."""
     folder.run()
     real = getattr(stage, victim)
 
@@ -105,7 +105,7 @@ def test_killed_while_it_overwrites_with_other_cameras(
         with pytest.raises(Killed):
             folder.run(overwrite=True, camera_model="pinhole", single_camera=True)
     if victim == "take_up" and not after:
-        # nothing has changed yet: the old options are those of the old model
+        # nothing has changed yet: the old options belong to the old model
         with pytest.raises(ArtifactError, match="camera_model simple-radial there, pinhole now"):
             folder.run(camera_model="pinhole", single_camera=True)
         return
@@ -118,7 +118,7 @@ def test_killed_while_it_overwrites_with_other_cameras(
 
 
 def test_killed_while_it_clears(folder: SceneFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the old run only a part is gone; what is left must not pass for the new one's."""
+    """Only a part of the old run is deleted; the rest must not pass for results of the new run."""
     folder.run()
     from disk.pipeline import take_up
 
@@ -131,8 +131,8 @@ def test_killed_while_it_clears(folder: SceneFolder, monkeypatch: pytest.MonkeyP
     assert folder.detected == [NAMES, NAMES]
 
 
-def test_other_cameras_are_told_from_those_in_the_database(folder: SceneFolder) -> None:
-    """As after a kill by an earlier version, which noted the new options and kept the old database."""
+def test_other_cameras_are_distinguished_from_those_in_the_database(folder: SceneFolder) -> None:
+    """As after a kill by an earlier version, which recorded the new options and kept the old database."""
     folder.run()
     path = folder.out / "options.json"
     path.write_text(path.read_text().replace('"simple-radial"', '"pinhole"'))
@@ -174,7 +174,7 @@ def test_a_portrait_among_landscapes_is_refused_before_the_work(folder: SceneFol
     assert not folder.out.exists()
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_work(folder: SceneFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_reported_before_the_work(folder: SceneFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(folder.photos)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(ArtifactError, match=r"the features of 5 images need about .* GB"):
@@ -209,7 +209,7 @@ def test_flags_without_effect_are_named(folder: SceneFolder, caplog: pytest.LogC
     assert "not used: overlap is for pairs='sequential'" in caplog.text
 
 
-def test_artifacts_of_the_stages_are_taken_up(folder: SceneFolder) -> None:
+def test_artifacts_of_the_stages_are_continued(folder: SceneFolder) -> None:
     """`disk detect`, `match` and so on into the same folders, then `disk reconstruct`."""
     write_features(folder.scene, folder.out / "artifacts")
     assert folder.run().registered == 5

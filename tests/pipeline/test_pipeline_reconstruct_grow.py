@@ -1,4 +1,4 @@
-"""disk reconstruct and disk map on a folder with more photos than before: the model that is there grows."""
+"""disk reconstruct and disk map on a folder with more photos than before: the existing model grows."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from disk.storage.artifacts import read_matches
 from synthetic_scene import make_scene, write_features
 
 NAMES = ["a", "b", "c", "d", "e", "other"]
-MOVED = 0.005  # of the box around the cameras; the keypoints are off by 0.25 pixels
+MOVED = 0.005  # relative to the box around the cameras; the keypoints are off by 0.25 pixels
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneFolder:
-    """Of the photos, `a` and `other`, which shows something else on few keypoints, are kept for later."""
+    """Two photos are held back: `a`, and `other`, which shows something else with few keypoints."""
     scene = make_scene(NAMES, points=90)
     rng = np.random.default_rng(7)
     for name, keypoints in scene.keypoints.items():
@@ -50,7 +50,7 @@ def move(folder: SceneFolder, *names: str, away: bool = False) -> None:
 
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pairs each run of `disk verify` estimated."""
+    """The number of pairs that each run of `disk verify` estimated."""
     counts: list[int] = []
 
     def counting(*arguments: Any) -> VerifySummary:
@@ -84,11 +84,11 @@ def assert_kept(before: dict[str, tuple[int, int, np.ndarray]], after: dict[str,
 
 
 def files_in(out: Path) -> dict[str, int]:
-    suffixes = {".bin", ".db", ".h5", ".ply"}  # a rewritten file is another one under the same name
+    suffixes = {".bin", ".db", ".h5", ".ply"}  # a rewritten file has another inode
     return {str(path): path.stat().st_ino for path in out.rglob("*") if path.suffix in suffixes}
 
 
-def test_new_photos_join_and_the_record_says_what_did_not(
+def test_new_photos_join_and_the_record_names_those_that_did_not(
     folder: SceneFolder, verified: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = folder.run(single_camera=True)
@@ -103,7 +103,7 @@ def test_new_photos_join_and_the_record_says_what_did_not(
     assert result.reasons["other.jpg"].startswith("none of its 5 pairs is verified")
     assert_kept(before, places(folder.out))
     assert points <= set(model(folder.out).points3D)
-    assert verified == [6, 4 + 5]  # all pairs, then those with new photos alone
+    assert verified == [6, 4 + 5]  # all pairs, then only those with new photos
     there = files_in(folder.out)
     assert folder.run(single_camera=True) == result == read_summary(folder.out)
     assert files_in(folder.out) == there
@@ -115,7 +115,7 @@ def test_new_photos_join_and_the_record_says_what_did_not(
     assert f"its cameras moved by at most {result.moved:.2%} of their bounding box" in printed
 
 
-def test_photos_that_are_gone_are_taken_out_and_named(
+def test_deleted_photos_are_removed_and_named(
     folder: SceneFolder, verified: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.run(single_camera=True)
@@ -132,7 +132,7 @@ def test_photos_that_are_gone_are_taken_out_and_named(
     assert "removed from it, 1:\n  c.jpg: no longer among the photos\n" in capsys.readouterr().out
 
 
-def test_a_photo_that_cannot_be_read_any_more_is_not_called_gone(
+def test_a_photo_that_can_no_longer_be_read_does_not_count_as_deleted(
     folder: SceneFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.run(single_camera=True)
@@ -149,7 +149,7 @@ def test_a_photo_that_cannot_be_read_any_more_is_not_called_gone(
     assert list(result.failed) == ["c.jpg"]
 
 
-def test_remap_maps_anew_and_keeps_what_is_verified(folder: SceneFolder, verified: list[int]) -> None:
+def test_remap_starts_over_and_keeps_verified_pairs(folder: SceneFolder, verified: list[int]) -> None:
     folder.run(single_camera=True)
     move(folder, "a.jpg")
     folder.run(single_camera=True)
@@ -180,14 +180,14 @@ def test_other_options_of_mapping_need_remap(folder: SceneFolder) -> None:
 
 
 class Killed(BaseException):
-    """As SIGKILL: nothing that handles errors sees it."""
+    """Like SIGKILL: no error handling catches it."""
 
 
 @pytest.mark.parametrize("victim", ["write_ply", "write_json"])
 def test_a_run_that_is_killed_loses_neither_the_model_nor_what_joined(
     folder: SceneFolder, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    """write_json is the note in the scratch folder, before the model is replaced; write_ply comes after."""
+    """write_json writes the record in the scratch folder before the model is replaced; write_ply comes after."""
     folder.run(single_camera=True)
     before = places(folder.out)
     move(folder, "a.jpg")
@@ -205,11 +205,13 @@ def test_a_run_that_is_killed_loses_neither_the_model_nor_what_joined(
     assert (result.registered, result.new, result.added) == (5, ["a.jpg"], ["a.jpg"])
     assert result.moved is not None
     assert_kept(before, places(folder.out))
-    if victim == "write_ply":  # it was mapped already
+    if victim == "write_ply":  # it was already mapped
         assert (folder.out / "sparse" / "0" / "points3D.bin").read_bytes() == there
 
 
-def test_where_hardly_a_photo_is_left_all_is_mapped_anew(folder: SceneFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_hardly_a_photo_is_left_mapping_starts_over(
+    folder: SceneFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     move(folder, "e.jpg", away=True)
     assert folder.run().registered == 3
     move(folder, "b.jpg", "c.jpg", away=True)
@@ -219,7 +221,7 @@ def test_where_hardly_a_photo_is_left_all_is_mapped_anew(folder: SceneFolder, ca
     assert "hardly any photo of the model" in caplog.text
 
 
-def test_pairs_that_look_alike_follow_the_folder(folder: SceneFolder, tmp_path: Path) -> None:
+def test_pairs_by_similarity_follow_the_folder(folder: SceneFolder, tmp_path: Path) -> None:
     choice = {"pairs": "retrieval", "top_k": 1, "single_camera": True}
     with contextlib.suppress(ColmapError):  # whether that makes a model does not matter here
         folder.run(**choice)

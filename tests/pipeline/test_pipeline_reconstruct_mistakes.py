@@ -29,7 +29,7 @@ def test_mistakes_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_single_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One photo makes no model, which is said before the work."""
+    """One photo makes no model; the error comes before any work."""
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "a.png")
     assert main(["reconstruct", str(tmp_path / "photos"), str(tmp_path / "out")]) == 2

@@ -1,4 +1,4 @@
-"""disk reconstruct on a video: its frames first, then neighbours in time and loops."""
+"""disk reconstruct on a video: frames first, then pairs of neighbours in time and loops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("av")
 
 
 class Filmed:
-    """A video of the scene's size; `detect` finds a scene with as many cameras as there are frames."""
+    """A video of the scene's size; `detect` finds a scene with as many cameras as frames."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.video = write_video(tmp_path / "walk.mov", panning_frames(24, size=(WIDTH, HEIGHT)), rate=12)
@@ -64,17 +64,17 @@ def test_a_video_becomes_a_model_of_its_frames(filmed, capsys):
     order = sorted(filmed.detected)
     with read_matches(filmed.out / "artifacts") as matches:
         apart = sorted(order.index(second) - order.index(first) for first, second in matches.pairs())
-    # the two after each frame, and those further off than twice that, which look alike here
+    # the two after each frame, and the similar ones (all, here) more than twice as far away
     assert apart[: 7 + 6] == [1] * 7 + [2] * 6
     assert set(apart) == {1, 2, 5, 6, 7}
-    # again, by the command: nothing is done twice
+    # the same by the command: nothing is done twice
     filmed.detected.clear()
     assert main(["reconstruct", str(filmed.video), str(filmed.out), "--fps", "4", "--overlap", "2"]) == 0
     assert filmed.detected == []
     capsys.readouterr()
 
 
-def test_pairs_and_cameras_are_chosen_as_told(filmed):
+def test_pairs_and_cameras_follow_the_options(filmed):
     result = filmed.run(frames=6, pairs="sequential", overlap=1, camera_per="folder")
     assert result.images == 6
     with read_matches(filmed.out / "artifacts") as matches:
@@ -88,7 +88,7 @@ def test_another_rate_is_another_model(filmed):
     assert filmed.run(frames=5, overwrite=True).images == 5
 
 
-def test_the_rest_of_a_video_that_was_cut_short(filmed):
+def test_a_truncated_video_gives_its_remaining_frames(filmed):
     whole = write_video(filmed.video.with_suffix(".mkv"), panning_frames(48, size=(WIDTH, HEIGHT)), rate=12)
     filmed.video = whole.with_name("cut.mkv")
     filmed.video.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
@@ -98,7 +98,7 @@ def test_the_rest_of_a_video_that_was_cut_short(filmed):
     assert filmed.run(frames=4, keep_going=True).registered == 4
 
 
-def test_what_is_for_videos_and_what_is_not(filmed, tmp_path, caplog):
+def test_mistakes_with_videos(filmed, tmp_path, caplog):
     with pytest.raises(VideoError, match="is a single video; rig=True needs one folder"):
         filmed.run(rig=True)
     with pytest.raises(VideoError, match="no file"):
@@ -115,7 +115,7 @@ def test_what_is_for_videos_and_what_is_not(filmed, tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_a_walk_is_found(tmp_path):
+def test_a_walk_is_reconstructed(tmp_path):
     """With the network: a video that its display matrix turns upright, with every other frame blurred."""
     import pycolmap
 
@@ -133,5 +133,5 @@ def test_a_walk_is_found(tmp_path):
     by_name = {image.name: image.projection_center() for image in model.images.values()}
     found = np.stack([by_name[name] for name in times])
     scale, R, t = align_similarity(found, centres[taken])
-    assert np.abs(scale * found @ R.T + t - centres[taken]).max() < 0.02  # of a walk of 1.6
-    assert rotation_error(R, np.eye(3)) < 1  # all frames look the same way, upright
+    assert np.abs(scale * found @ R.T + t - centres[taken]).max() < 0.02  # for a walk of 1.6
+    assert rotation_error(R, np.eye(3)) < 1  # all frames have the same orientation, upright

@@ -1,4 +1,4 @@
-"""The page of a model: what it tells, that names stay text, and when it is written."""
+"""The page of a model: its contents, that names stay text, and when it is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = [f"a/{number}.jpg" for number in range(25)]
 
 
 class Texts(HTMLParser):
-    """Every text outside of scripts, every tag, and the content of scripts by id."""
+    """All text outside scripts, all tags, and the content of scripts by id."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ def page(output: Path) -> Texts:
     return Texts(write_model_page(output).read_text(encoding="utf-8"))
 
 
-def test_it_tells_numbers_reasons_and_weak_links(output: Path, page: Texts) -> None:
+def test_it_shows_numbers_reasons_and_weak_links(output: Path, page: Texts) -> None:
     numbers = json.loads((output / "summary.json").read_text())
     assert {"26 of 27", f"{numbers['points']:,}", "none of its 9 pairs <is> verified"} <= set(page.texts)
     first_cell = page.texts.index("weakest links, from") + 4
     cells = [text for text in page.texts[first_cell:] if text]
-    assert cells[2:4] == [str(WEAK), "20 + 6"]  # what is stronger joins the first twenty, and the last six
+    assert cells[2:4] == [str(WEAK), "20 + 6"]  # strong links join the first twenty, and the last six
     captions = [text for text in page.texts if text.startswith(("The best pair", "The weakest link", "A pair that"))]
     assert captions == [
         "The best pair: 300 verified matches.",
@@ -72,7 +72,7 @@ def test_it_tells_numbers_reasons_and_weak_links(output: Path, page: Texts) -> N
     ]
 
 
-def test_names_are_text_wherever_they_are(page: Texts) -> None:
+def test_names_are_text_everywhere(page: Texts) -> None:
     assert HOSTILE in page.texts
     photos = json.loads(page.data["photos"])
     assert HOSTILE in [photo["name"] for photo in photos]
@@ -150,7 +150,7 @@ def test_no_file_outside_the_photos_is_shown(tmp_path: Path) -> None:
     assert list(gather(tmp_path / "model").files()) == ["c.jpg"]
 
 
-def test_view_shows_the_page_of_a_model_unless_pictures_are_asked_for(
+def test_view_shows_the_page_of_a_model_unless_pictures_are_requested(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened: list[str] = []

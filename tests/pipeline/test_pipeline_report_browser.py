@@ -1,4 +1,4 @@
-"""The page of a model in a real browser: it draws, it answers to the mouse, and nothing in it is run or fetched."""
+"""The page of a model in a real browser: it draws, reacts to the mouse, runs no code from names, fetches nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headless import Browser, browser
 HOSTILE = "x<img src=x onerror=boom()>&lt;\"'/</script><script>boom()</script>.jpg"
 REASON = "none of its 9 pairs is <b>verified</b>"
 DRAWN = "document.querySelector('#model canvas') && document.querySelector('#matrix .heatmaplayer image')"
-# where the camera that is nearest to the eye is in the window, as plotly places annotations; and its photo
+# window position of the camera nearest to the eye, as plotly places annotations, and its photo
 NEAREST = """(() => {
   const plot = document.getElementById('model'), scene = plot._fullLayout.scene._scene;
   const {x, y, z, customdata} = plot._fullData[2], box = plot.querySelector('canvas').getBoundingClientRect();
@@ -69,7 +69,7 @@ def test_in_a_browser(shown: Browser, page: Path, count: int, tmp_path: Path) ->
     photos = shown.value("JSON.parse(document.getElementById('photos').textContent).map(photo => photo.name)")
     assert len(photos) == count + count // 10
 
-    # the model is there: its cameras are orange, its ball has all colours
+    # the model is drawn: its cameras are orange, its ball has all colours
     shown.value("document.getElementById('model').scrollIntoView({block: 'start', behavior: 'instant'})")
     x, y, photo = shown.value(NEAREST)
     drawn = np.asarray(Image.open(shown.picture(tmp_path / "a.png")).convert("RGB"), int)
@@ -77,7 +77,7 @@ def test_in_a_browser(shown: Browser, page: Path, count: int, tmp_path: Path) ->
     assert (near < 60).sum() >= 4
     assert shown.value("document.querySelector('#photo img').hidden")
 
-    # a camera shows its photo under the mouse, and keeps it when it is clicked
+    # the camera under the mouse shows its photo, and keeps it after a click
     name = "document.querySelector('#photo b').textContent"
     shown.move(x + 40, y + 40)
     shown.move(x, y)
@@ -87,7 +87,7 @@ def test_in_a_browser(shown: Browser, page: Path, count: int, tmp_path: Path) ->
     shown.wait(f"document.querySelector('#photo select').value === '{photo}'")
     shown.wait("document.getElementById('model')._fullData[3].x.length === 1")
 
-    # a photo that is not in the model is found by its name, and says why
+    # the search finds a photo that is not in the model, with its reason
     lost = photos.index("lost0.jpg")
     shown.move(5, 5)
     shown.value(CHOOSE.replace("@photo", str(lost)))
@@ -102,7 +102,7 @@ def test_in_a_browser(shown: Browser, page: Path, count: int, tmp_path: Path) ->
     note = shown.value("document.getElementById('cell').textContent")
     if count == 10:
         assert note == "cam0/0003.jpg – cam0/0005.jpg: 240 inliers"
-    else:  # a cell is hardly a pixel
+    else:  # a cell is less than a pixel
         assert re.fullmatch(r"cam0/000\d\.jpg – cam0/000\d\.jpg: (300|240|180) inliers", note)
 
     assert shown.errors == []

@@ -1,4 +1,4 @@
-"""The links by which a model falls apart first."""
+"""The weakest links, at which a model falls apart first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from disk.colmap.overview import shared_points
 from disk.pipeline.report.links import link_matrix, strongest_link, weakest_links
 
 
-def test_two_groups_hang_on_their_strongest_bridge() -> None:
+def test_two_groups_are_joined_by_their_strongest_bridge() -> None:
     inside = [(0, 1, 300), (1, 2, 250), (0, 2, 90), (3, 4, 200)]
     links = link_matrix(6, [*inside, (2, 3, 20), (0, 4, 15), (4, 5, 0)])
     bridge, *others = weakest_links(links, range(6), 10)
@@ -22,8 +22,8 @@ def test_two_groups_hang_on_their_strongest_bridge() -> None:
 
 
 @given(st.data())
-def test_no_stronger_link_leads_around_one(data: st.DataObject) -> None:
-    """For each link of the tree: without those that are no stronger, its two ends are apart (brute force)."""
+def test_no_path_of_stronger_links_bypasses_one(data: st.DataObject) -> None:
+    """For each link of the tree: without the links no stronger than it, its two ends are disconnected (brute force)."""
     count = data.draw(st.integers(2, 7))
     places = [(a, b) for a in range(count) for b in range(a)]
     strengths = data.draw(st.lists(st.integers(0, 5), min_size=len(places), max_size=len(places)))
@@ -46,7 +46,7 @@ def _reached(links: np.ndarray, start: int, least: int) -> set[int]:
 
 
 @given(st.lists(st.sets(st.integers(0, 12)), min_size=1, max_size=6))
-def test_shared_points_are_those_in_both(seen: list[set[int]]) -> None:
+def test_shared_points_are_in_both(seen: list[set[int]]) -> None:
     found = shared_points([np.array(sorted(ids), np.int64) for ids in seen])
     for a, one in enumerate(seen):
         for b, other in enumerate(seen):

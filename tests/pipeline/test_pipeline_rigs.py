@@ -1,4 +1,4 @@
-"""disk reconstruct --rig on two cameras that fire together, whose truth is known."""
+"""disk reconstruct --rig on two cameras that fire together, with known truth."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def poses(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def right_from_left(out: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The pose of the right camera in the frame of the left, at each instant that both have an image of."""
+    """The pose of the right camera relative to the left, for each instant with an image from both."""
     found = poses(out)
     relative = []
     for name in sorted(found):
@@ -50,7 +50,7 @@ def right_from_left(out: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("mapper", ["incremental", "global"])
-def test_where_the_cameras_are_mounted_is_found(folder, mapper):
+def test_the_mounting_of_the_cameras_is_found(folder, mapper):
     import pycolmap
 
     result = folder.run(rig=True, overlap=2, mapper=mapper)
@@ -107,7 +107,7 @@ def test_a_known_rig_gives_the_model_its_scale(folder, tmp_path):
     scale, _, _ = align_similarity(centres, folder.scene.centres(names))
     assert scale == pytest.approx(1, abs=2e-3)
     assert not (folder.out / "rig_config.json").exists()
-    # the same again changes nothing; another baseline is another model, of the same matches
+    # repeating it changes nothing; another baseline gives another model from the same matches
     assert folder.run(rig=True, rig_config=config, overlap=2) == result
     right["cam_from_rig_translation"] = (2 * RIGHT_FROM_LEFT[1]).tolist()
     config.write_text(json.dumps([{"cameras": [{"image_prefix": "left/", "ref_sensor": True}, right]}]))
@@ -116,7 +116,7 @@ def test_a_known_rig_gives_the_model_its_scale(folder, tmp_path):
 
 
 def test_cameras_that_are_not_rigid_are_mapped_without_a_rig(tmp_path, monkeypatch, caplog):
-    """The right camera is moved about between the shots: what is in the names is not in the images."""
+    """The right camera moves between the shots: the names suggest a rig, but the images contradict it."""
     scene = make_rig_scene(4, RIGHT_FROM_LEFT)
     left, right = ([name for name in scene.names if name.startswith(camera)] for camera in ("left", "right"))
     shuffled = dict(zip(right, right[2:] + right[:2], strict=True))
@@ -131,7 +131,7 @@ def test_cameras_that_are_not_rigid_are_mapped_without_a_rig(tmp_path, monkeypat
     assert not (folder.out / "rig_config.json").exists()
 
 
-def test_an_image_that_cannot_be_undistorted_does_not_take_those_of_its_instant_along(folder, tmp_path):
+def test_an_image_that_cannot_be_undistorted_does_not_exclude_others_of_its_instant(folder, tmp_path):
     folder.run(rig=True, overlap=2)
     before = poses(folder.out)
     (folder.photos / "left" / "0002.jpg").unlink()
@@ -148,7 +148,7 @@ def test_an_image_that_cannot_be_undistorted_does_not_take_those_of_its_instant_
         np.testing.assert_allclose(t, before[name][1], atol=1e-12)
 
 
-def test_mapping_alone_takes_the_rig_too(folder, capsys):
+def test_mapping_alone_uses_the_rig_too(folder, capsys):
     photos, out = str(folder.photos), str(folder.out)
     folder.run(pairs="rig", camera_per="folder", overlap=2)
     assert right_from_left(folder.out)
@@ -158,7 +158,7 @@ def test_mapping_alone_takes_the_rig_too(folder, capsys):
     assert "rig, from left: right " in capsys.readouterr().out
 
 
-def test_mistakes_are_said_before_the_work(folder, tmp_path):
+def test_mistakes_are_reported_before_the_work(folder, tmp_path):
     other = tmp_path / "rig.json"
     other.write_text(json.dumps([{"cameras": [{"image_prefix": "up/", "ref_sensor": True}]}]))
     for options, kind, message in [
@@ -182,7 +182,7 @@ def test_mistakes_are_said_before_the_work(folder, tmp_path):
     assert folder.detected == []
 
 
-def test_a_configuration_is_not_cleared_away(folder):
+def test_a_configuration_is_not_deleted(folder):
     config = folder.out / "rig_config.json"
     write_rig(
         config,

@@ -1,4 +1,4 @@
-"""Images that are turned are found and connected, whatever way they were turned, and others are left alone."""
+"""Rotated images are detected and connected in any quarter turn; other images are not touched."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def turn(points: np.ndarray, turns: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
-def test_views_that_stand_alike(turns: int) -> None:
+def test_views_with_the_same_rotation(turns: int) -> None:
     scene = make_scene(NAMES, points=200, wrong=0)  # 15 degrees from one to the next, tilted by up to 8
     for other in "bcd":
         rows = scene.matches["a", other]
@@ -50,7 +50,7 @@ def test_views_that_stand_alike(turns: int) -> None:
 
 
 class World:
-    """The scene seen by a network that knows a point only in views that stand as the others do."""
+    """The scene seen by a network that recognizes a point only in views with the same rotation."""
 
     def __init__(self, scene: Scene, held: dict[str, int]) -> None:
         self.scene, self.held = scene, held
@@ -59,7 +59,7 @@ class World:
         self.codes = codes / np.linalg.norm(codes, axis=2, keepdims=True)
 
     def detect(self, name: str, turns: int) -> View:
-        """Descriptors are those of how far the picture is still from standing upright."""
+        """Descriptors depend on how far the picture is from upright."""
         self.detected.append((name, turns))
         off = (self.held.get(name, 0) + turns) % 4
         descriptors = torch.from_numpy(self.codes[off][self.scene.owners[name]]).float()
@@ -83,18 +83,18 @@ def agree(view: View, other: View) -> int:
 
 
 @pytest.mark.parametrize("held", [{"b": 1}, {"a": 2}, {"b": 1, "d": 3}, {"d": 1, "e": 1}, {"a": 3, "c": 2}])
-def test_turned_images_are_turned_back(held: dict[str, int]) -> None:
+def test_rotated_images_are_turned_back(held: dict[str, int]) -> None:
     world = World(make_scene(NAMES, points=120, wrong=0), held)
     assert world.choose(world.graph()) == {name: (-turns) % 4 for name, turns in held.items()}
 
 
-def test_images_that_stand_alike_cost_nothing() -> None:
+def test_images_with_the_same_rotation_cost_nothing() -> None:
     world = World(make_scene(NAMES, points=120, wrong=0), {})
     assert world.choose(world.graph()) == {}
     assert not world.detected
 
 
-def test_a_few_matches_by_luck_do_not_count_as_a_connection_nor_outdo_one() -> None:
+def test_a_few_matches_by_chance_are_no_connection_and_do_not_beat_one() -> None:
     world = World(make_scene(NAMES, points=120, wrong=0), {"b": 1})
     graph = world.graph()
     lucky = Graph(graph.names, graph.pairs, {**graph.links, ("a", "b"): (30, True), ("b", "c"): (90, False)})
@@ -102,19 +102,19 @@ def test_a_few_matches_by_luck_do_not_count_as_a_connection_nor_outdo_one() -> N
     alone = World(make_scene(NAMES, points=120, wrong=0), {})
     graph = alone.graph()
     weak = {pair: (40, True) if "b" in pair else link for pair, link in graph.links.items()}
-    assert alone.choose(Graph(graph.names, graph.pairs, weak)) == {}  # weak, but no turn is better
+    assert alone.choose(Graph(graph.names, graph.pairs, weak)) == {}  # weak, but no rotation is better
 
 
-def test_an_image_that_was_turned_connects_the_next() -> None:
+def test_a_corrected_image_connects_the_next() -> None:
     world = World(make_scene(NAMES, points=120, wrong=0), {"d": 1, "e": 2})
     graph = world.graph()
-    chain = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]  # e was matched with d alone
+    chain = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]  # e was matched with d only
     links = {pair: link for pair, link in graph.links.items() if pair in chain}
     assert world.choose(Graph(NAMES, chain, links)) == {"d": 3, "e": 2}
 
 
-def test_turned_photos_on_disk(tmp_path: Path) -> None:
-    """Crops of one picture, one turned by 90 and one by 180 degrees: matches are right in stored pixels."""
+def test_rotated_photos_on_disk(tmp_path: Path) -> None:
+    """Crops of one picture, one rotated by 90 and one by 180 degrees: matches are correct in stored pixels."""
     picture, height, width = textured_photo(300, 320), 180, 220
     corners = {"a": (0, 0), "b": (50, 30), "c": (80, 70), "d": (20, 60)}
     held = {"b": 1, "d": 2}
@@ -154,7 +154,7 @@ def test_turned_photos_on_disk(tmp_path: Path) -> None:
 
 
 def in_picture(points: np.ndarray, corner: tuple[int, int], turns: int, width: int, height: int) -> np.ndarray:
-    """Pixels of a crop as stored, after quarter turns counter-clockwise -> of the picture."""
+    """Pixels of a crop as stored, after quarter turns counter-clockwise -> pixels of the picture."""
     x, y = points.T
     x, y = [(x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y)][turns]
     return np.stack([x + corner[1], y + corner[0]], 1)

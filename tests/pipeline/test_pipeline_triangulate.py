@@ -1,4 +1,4 @@
-"""disk triangulate on a scene whose points are known: a COLMAP model, a transforms.json, right and wrong poses."""
+"""disk triangulate on a scene with known points: a COLMAP model, a transforms.json, correct and wrong poses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["a", "b", "c", "sub/d"]
 
 
 class Place:
-    """Photos of a scene, and its known poses as a COLMAP model without points and as a transforms.json."""
+    """Photos of a scene, and their known poses as a COLMAP model without points and as a transforms.json."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scene = make_scene(NAMES, points=150)
@@ -85,7 +85,7 @@ def cloud(points: int = 150) -> np.ndarray:
 
 
 def check_true(place: Place) -> None:
-    """The points are those of the scene itself, not up to a similarity, and the poses are as given."""
+    """The points equal those of the scene without any alignment, and the poses are unchanged."""
     import pycolmap
 
     model = pycolmap.Reconstruction(place.out / "sparse" / "0")
@@ -122,7 +122,7 @@ def test_points_of_a_transforms_json(place: Place, prefix: str) -> None:
 def test_poses_of_another_convention_are_noticed(place: Place) -> None:
     try:
         verdict = place.run(place.transforms(flip=False)).verdict
-    except ColmapError as error:  # not even a point may be found
+    except ColmapError as error:  # there may be no point at all
         verdict = str(error)
     assert "poses and images do not agree" in verdict
     place.out = place.folder / "other"
@@ -154,7 +154,7 @@ def test_a_second_run_does_nothing_and_another_model_is_followed(place: Place) -
         place.run(model, n=100)
 
 
-def test_images_without_pose_are_not_used_and_poses_without_image_named(
+def test_images_without_pose_are_not_used_and_poses_without_image_are_named(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = place.run(place.model(["a", "b", "c"]))
@@ -169,7 +169,7 @@ def test_images_without_pose_are_not_used_and_poses_without_image_named(
     assert result.model.registered == 3
 
 
-def test_mistakes_are_refused_before_the_work(place: Place) -> None:
+def test_mistakes_are_refused_before_any_work(place: Place) -> None:
     with pytest.raises(
         ColmapError, match=r"4 images do not have the size in .*: a\.jpg is 640 x 480 but its camera 64 x 48"
     ):
@@ -187,7 +187,7 @@ def test_mistakes_are_refused_before_the_work(place: Place) -> None:
     assert place.detected == []
 
 
-def test_what_it_writes_is_a_model_for_the_other_commands(place: Place) -> None:
+def test_the_output_is_a_model_for_the_other_commands(place: Place) -> None:
     with pytest.raises(DatasetError, match="disk triangulate"):
         import_colmap(place.model(), ImportOptions(images=place.photos, out=place.folder / "data"))
     place.run(place.model())
@@ -217,7 +217,7 @@ def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixtu
 
 
 def test_epipolar_errors_by_hand() -> None:
-    """Side by side cameras: the lines are rows, so the error is the difference of rows."""
+    """Cameras side by side: epipolar lines are rows, so the error is the difference between rows."""
     from disk.colmap.cameras import KnownCamera
 
     camera = KnownCamera("SIMPLE_PINHOLE", 640, 480, (500.0, 320.0, 240.0))

@@ -1,4 +1,4 @@
-"""disk undistort on a reconstruction of a scene: files, masks, transforms.json, changes, and what is refused."""
+"""disk undistort on a reconstruction of a scene: files, masks, transforms.json, changes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SceneFolder:
     return folder
 
 
-def test_the_folder_that_splatting_codes_open(folder: SceneFolder, tmp_path: Path) -> None:
+def test_the_folder_that_splatting_programs_open(folder: SceneFolder, tmp_path: Path) -> None:
     import pycolmap
 
     result = undistort(folder.out, tmp_path / "splat")
@@ -70,7 +70,7 @@ def test_masks_and_transforms(folder: SceneFolder, tmp_path: Path) -> None:
     assert (out / content["ply_file_path"]).read_bytes().startswith(b"ply")
 
 
-def test_what_is_done_is_kept_and_changes_are_followed(folder: SceneFolder, tmp_path: Path) -> None:
+def test_finished_images_are_kept_and_changes_are_followed(folder: SceneFolder, tmp_path: Path) -> None:
     out = tmp_path / "splat"
 
     def inodes() -> list[int]:
@@ -90,7 +90,7 @@ def test_what_is_done_is_kept_and_changes_are_followed(folder: SceneFolder, tmp_
     assert not (out / "masks").exists()
 
 
-def test_the_place_on_earth_is_kept(folder: SceneFolder, tmp_path: Path) -> None:
+def test_the_geo_reference_is_kept(folder: SceneFolder, tmp_path: Path) -> None:
     there, copied = (place / "sparse" / "0" / "georegistration.json" for place in (folder.out, tmp_path / "splat"))
     for content in ("{}", '{"format": "disk georegistration 1"}'):
         there.write_text(content)
@@ -101,7 +101,7 @@ def test_the_place_on_earth_is_kept(folder: SceneFolder, tmp_path: Path) -> None
     assert not copied.exists()
 
 
-def test_images_that_are_gone_or_others_are_left_out_and_named(folder: SceneFolder, tmp_path: Path) -> None:
+def test_deleted_and_replaced_images_are_skipped_and_named(folder: SceneFolder, tmp_path: Path) -> None:
     (folder.photos / "a.jpg").unlink()
     Image.new("RGB", (64, 48)).save(folder.photos / "b.jpg")
     with pytest.raises(PartialFailureError, match=r"without 2 images: .*a\.jpg; .*b\.jpg is 64 x 48"):

@@ -1,4 +1,4 @@
-"""disk verify: inliers.h5 and the database agree, whatever happens in between."""
+"""disk verify: inliers.h5 and the database agree, whatever happens to a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(tmp_path: Path, **options: object) -> VerifySummary:
 
 
 def inliers_of(tmp_path: Path) -> dict[tuple[str, str], list[list[int]]]:
-    """Of every pair, in inliers.h5 and in the database, which must agree."""
+    """Inliers of every pair, in inliers.h5 and in the database, which must agree."""
     with read_matches(tmp_path, "inliers.h5") as store, open_database(tmp_path / "database.db") as database:
         ids = image_ids(database)
         found = {pair: store[pair].tolist() for pair in store.pairs()}
@@ -61,7 +61,7 @@ def inliers_of(tmp_path: Path) -> dict[tuple[str, str], list[list[int]]]:
     return found
 
 
-def test_every_pair_is_there_and_true_matches_stay(scene: Scene, tmp_path: Path) -> None:
+def test_every_pair_is_stored_and_true_matches_stay(scene: Scene, tmp_path: Path) -> None:
     summary = run(tmp_path)
     found = inliers_of(tmp_path)
     assert set(found) == set(scene.matches)
@@ -73,7 +73,7 @@ def test_every_pair_is_there_and_true_matches_stay(scene: Scene, tmp_path: Path)
     kept = sum(len(inliers[0]) for inliers in found.values())
     total = sum(matches.shape[1] for matches in scene.matches.values())
     assert summary == VerifySummary(6, 6, connected=4, matches=total, inliers=kept, watermarks=0, turning=0, stale=0)
-    with h5py.File(tmp_path / "inliers.h5") as file:  # laid out as matches.h5
+    with h5py.File(tmp_path / "inliers.h5") as file:  # same layout as matches.h5
         assert set(file["a"]) == {"b", "c", "sub|d"}
 
 
@@ -96,7 +96,7 @@ def test_other_options_are_refused(scene: Scene, tmp_path: Path) -> None:
         run(tmp_path, seed=1, max_error=2.0)
 
 
-def test_inliers_of_an_earlier_version_are_made_anew(scene: Scene, tmp_path: Path) -> None:
+def test_inliers_of_an_earlier_version_are_computed_again(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     with h5py.File(tmp_path / "inliers.h5", "r+") as file:
         file.attrs["format"], file.attrs["cameras"] = "disk inliers 3", "0123456789abcdef"
@@ -104,7 +104,7 @@ def test_inliers_of_an_earlier_version_are_made_anew(scene: Scene, tmp_path: Pat
     assert run(tmp_path).verified == 0
 
 
-def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
+def test_a_failure_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     before = (tmp_path / "inliers.h5").read_bytes()
     scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
@@ -116,12 +116,12 @@ def test_what_fails_overwrites_nothing(scene: Scene, tmp_path: Path) -> None:
 
 
 def geometries(tmp_path: Path) -> dict[int, tuple[object, ...]]:
-    """All that the database has of verified pairs, byte for byte, by COLMAP's number of the pair."""
+    """The database's rows of all verified pairs, byte for byte, by COLMAP's pair id."""
     with contextlib.closing(sqlite3.connect(tmp_path / "database.db")) as database:
         return {row[0]: row[1:] for row in database.execute("SELECT * FROM two_view_geometries")}
 
 
-def test_a_new_export_of_the_same_keeps_what_is_verified(scene: Scene, tmp_path: Path) -> None:
+def test_an_identical_new_export_keeps_verified_pairs(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     before = geometries(tmp_path)
     export_again(tmp_path)
@@ -139,8 +139,8 @@ def part_of(scene: Scene, names: list[str]) -> Scene:
     return replace(scene, names=names, matches=pairs)
 
 
-def test_new_images_are_verified_alone_as_if_they_had_been_there(tmp_path: Path) -> None:
-    """The names of new ones sort before, between and behind the others, and have higher ids all the same."""
+def test_new_images_are_verified_alone_with_the_result_of_a_full_run(tmp_path: Path) -> None:
+    """Their names sort before, between and after the others, although their ids are higher."""
     scene = make_scene(["a", "b", "c", "d", "e"], points=100)
     at_once, grown = tmp_path / "at once", tmp_path / "grown"
     for names, folder in ((scene.names, at_once), (["b", "d"], grown)):
@@ -177,7 +177,7 @@ def test_changed_images_and_matches_are_verified_again(scene: Scene, tmp_path: P
     write_matches(scene, tmp_path)
     export_again(tmp_path)
     summary = run(tmp_path)
-    assert (summary.verified, summary.stale) == (4, 4)  # the pairs of c, and that one; a-b and b-sub/d are kept
+    assert (summary.verified, summary.stale) == (4, 4)  # the pairs of c, and the changed one; a-b and b-sub/d are kept
     inliers_of(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_inliers_of_another_database_are_not_taken_for_its_own(scene: Scene, tmp
     assert geometries(tmp_path) == before
 
 
-def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tmp_path: Path) -> None:
+def test_matches_with_other_options_need_a_new_export_and_overwrite(scene: Scene, tmp_path: Path) -> None:
     run(tmp_path)
     (tmp_path / "matches.h5").unlink()
     scene.matches["a", "sub/d"] = scene.matches["a", "sub/d"][:, 5:]
@@ -208,7 +208,7 @@ def test_matches_made_otherwise_need_a_new_export_and_overwrite(scene: Scene, tm
 
 
 def test_kill_at_any_moment(scene: Scene, tmp_path: Path) -> None:
-    """A run that is killed, then one that finishes: the same as one that was left alone."""
+    """A killed run and then a complete one give the same result as an undisturbed run."""
     run(tmp_path)
     undisturbed = inliers_of(tmp_path)
     export_again(tmp_path)
@@ -232,7 +232,7 @@ def test_kill_at_any_moment(scene: Scene, tmp_path: Path) -> None:
     time.sleep(0.7)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert list(tmp_path.glob(".inliers-*.h5"))  # it was killed on the way
+    assert list(tmp_path.glob(".inliers-*.h5"))  # it was killed midway
     assert not (tmp_path / "inliers.h5").exists()
     summary = run(tmp_path)
     assert 0 < summary.verified < 6
@@ -248,7 +248,7 @@ def test_a_full_disk(scene: Scene, tmp_path: Path) -> None:
     inliers_of(tmp_path)
 
 
-def test_bad_options(scene: Scene, tmp_path: Path) -> None:
+def test_invalid_options(scene: Scene, tmp_path: Path) -> None:
     for options in ({"max_error": 0.0}, {"min_inliers": 0}, {"seed": -1}):
         with pytest.raises(DiskError, match="must be"):
             run(tmp_path, **options)
@@ -281,7 +281,7 @@ def test_no_pairs(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_other_cameras_are_verified_anew(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_other_cameras_are_verified_again(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path)
     path = tmp_path / "database.db"
     export(tmp_path, tmp_path / "photos", ExportOptions(database_path=path, overwrite=True, camera_model="pinhole"))
@@ -289,11 +289,11 @@ def test_other_cameras_are_verified_anew(scene: Scene, tmp_path: Path, caplog: p
     assert (summary.verified, summary.stale) == (6, 6)
     assert "6 pairs in inliers.h5 are out of date (cameras or matches changed): verifying again" in caplog.text
     assert run(tmp_path).stale == 0
-    inliers_of(tmp_path)  # of the database and of inliers.h5 are the same
+    inliers_of(tmp_path)  # checks that the database and inliers.h5 agree
 
 
 def test_killed_while_it_overwrites(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done is never a mixture of two runs, although the database knows no options."""
+    """The results are never a mixture of two runs, although the database does not record options."""
     from disk.colmap import verification
 
     run(tmp_path)
@@ -311,13 +311,13 @@ def test_killed_while_it_overwrites(scene: Scene, tmp_path: Path, monkeypatch: p
         run(tmp_path, overwrite=True, max_error=0.5)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert run(tmp_path).verified == 6  # with the options of old
+    assert run(tmp_path).verified == 6  # with the old options
     inliers_of(tmp_path)
 
 
 @pytest.mark.parametrize(
     "mistake", [{"max_error": float("nan")}, {"max_error": 0.0}, {"seed": 2**31}, {"seed": -1}, {"min_inliers": 2**31}]
 )
-def test_values_that_cannot_be_used(scene: Scene, tmp_path: Path, mistake: dict[str, float]) -> None:
+def test_unusable_values(scene: Scene, tmp_path: Path, mistake: dict[str, float]) -> None:
     with pytest.raises(DiskError, match="must be"):
         run(tmp_path, **mistake)

@@ -1,4 +1,4 @@
-"""`disk view`: which pictures are drawn and what they are called."""
+"""`disk view`: which pictures are drawn, and their names."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_keypoints_of_every_image_in_files_named_as_the_images(artifacts: Path, 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_photos_are_drawn_upright_with_marks_where_they_belong(tmp_path: Path, orientation: int) -> None:
+def test_rotated_photos_are_drawn_upright_with_markers_in_the_right_place(tmp_path: Path, orientation: int) -> None:
     upright = np.zeros((60, 80, 3), np.uint8)
-    upright[10:20, 50:60] = 255  # the white square, in whose middle the keypoint is
+    upright[10:20, 50:60] = 255  # the white square with the keypoint at its centre
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "in").mkdir()
@@ -57,7 +57,7 @@ def test_turned_photos_are_drawn_upright_with_marks_where_they_belong(tmp_path: 
     np.testing.assert_allclose(drawn["keypoints"], [[54.5, 14.5]])
 
 
-def test_one_image_in_place_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
+def test_one_image_instead_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
     saved = view(artifacts, images / "b.v1.png", "keypoints", ViewOptions(save=tmp_path / "out"))
     assert [path.name for path in saved] == ["b.v1.jpg"]
 
@@ -151,7 +151,7 @@ def test_windows_open_one_by_one_and_are_closed(artifacts: Path, images: Path, m
 
 
 def test_agg_is_no_display() -> None:
-    """What matplotlib chooses by itself when it finds no display."""
+    """matplotlib's own choice when it finds no display."""
     matplotlib.use("agg")
     assert not stage_has_display()
 
@@ -173,7 +173,7 @@ def test_a_model_stands_for_its_artifacts_and_its_photos(artifacts: Path, images
     assert len(view(model)) == 3
 
 
-def test_names_longer_than_a_file_system_takes(images: Path, tmp_path: Path) -> None:
+def test_names_too_long_for_the_file_system(images: Path, tmp_path: Path) -> None:
     names = ["ä" * 100 + ending for ending in ("1", "2", "3")]
     folder = tmp_path / "long"
     folder.mkdir()

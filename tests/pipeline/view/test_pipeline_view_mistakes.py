@@ -1,4 +1,4 @@
-"""`disk view`: what a user may get wrong."""
+"""`disk view`: users' mistakes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_wrong_pairs(artifacts: Path, images: Path, pairs: tuple[str, ...], mess
         view(artifacts, images, "matches", ViewOptions(pairs=pairs))
 
 
-def test_pairs_that_were_not_matched(artifacts: Path, images: Path) -> None:
+def test_pairs_without_matches(artifacts: Path, images: Path) -> None:
     write_pairs(artifacts / "matches.h5", {("a", "b.v1"): 3})
     with pytest.raises(PairsError, match="not matched: a sub/c"):
         view(artifacts, images, "matches", ViewOptions(pairs=("a", "sub/c")))
@@ -79,14 +79,14 @@ def test_names_with_extension_spaces_and_typos(artifacts: Path, images: Path, tm
 
 
 @pytest.mark.parametrize("place", [".", "pictures", "sub"])
-def test_pictures_never_go_among_the_photos(artifacts: Path, images: Path, place: str) -> None:
+def test_pictures_are_never_written_among_the_photos(artifacts: Path, images: Path, place: str) -> None:
     before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
     with pytest.raises(ArtifactError, match="pictures would be taken for photos"):
         view(artifacts, images, "keypoints", ViewOptions(save=images / place))
     assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
 
 
-def test_photos_that_are_others_now_are_named(artifacts, images, tmp_path, caplog) -> None:
+def test_photos_replaced_since_detection_are_named(artifacts, images, tmp_path, caplog) -> None:
     (artifacts / "photos.json").write_text(
         json.dumps({"a": {"relative": "a.jpg", "bytes": 1, "modified": 1, "sha256": "another"}})
     )

@@ -1,4 +1,4 @@
-"""The images and pairs that the tests of pictures draw."""
+"""The images and pairs for the tests of pictures."""
 
 from __future__ import annotations
 
