@@ -1,4 +1,4 @@
-"""Small data to train on: photographs of noise, and a scene."""
+"""Small training data: photos of noise, and a scene."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set with train/ and test/: a textured wall at depth 2, cameras in a row; one image without depth."""
+    """A data set with train/ and test/: a textured wall at depth 2, cameras in a row; one image has no depth."""
     folder = tmp_path_factory.mktemp("data")
     for split in ("train", "test"):
         write_wall(folder / split, tuples=[[i, i + 1, i + 2] for i in range(6)] if split == "train" else [[0, 2, 4]])
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> object:
-    """The same sums in the same order, in this process and in those it starts."""
+    """The same sums in the same order, in this process and its children."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

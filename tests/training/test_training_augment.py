@@ -24,7 +24,7 @@ def picture(height: int = 64, width: int = 80, seed: int = 0) -> torch.Tensor:
 
 
 def changed(image: torch.Tensor, seed: int) -> torch.Tensor:
-    """The image, or a set of images, as one generator changes it."""
+    """An image or a set of images, changed by one generator."""
     return augment(image[None], [torch.Generator().manual_seed(seed)])[0]
 
 
@@ -32,7 +32,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(a.mean(0).flatten(), b.mean(0).flatten())[0, 1])
 
 
-def test_keeps_shape_and_range_and_the_scene() -> None:
+def test_shape_range_and_scene_are_kept() -> None:
     image = picture()
     results = [changed(image, seed) for seed in range(60)]
     for result in results:
@@ -57,7 +57,7 @@ def test_images_of_a_batch_differ() -> None:
     assert len({result.sum().item() for result in others}) == len(others) > 1
 
 
-def test_original_is_untouched_and_two_in_five_images_stay_as_they_are() -> None:
+def test_the_original_is_untouched_and_two_in_five_images_are_not_changed() -> None:
     image = picture()
     copy = image.clone()
     changes = [float((changed(image, seed) - image).abs().mean()) for seed in range(100)]
@@ -67,7 +67,7 @@ def test_original_is_untouched_and_two_in_five_images_stay_as_they_are() -> None
 
 
 def test_covers_a_dark_flat_noisy_photograph() -> None:
-    """Some results are as different as gamma 2.2, half the contrast, or noise of 0.03 make an image; some by all."""
+    """Some results are changed as much as by gamma 2.2, half the contrast or noise of 0.03; some by all three."""
     image = picture()
     results = torch.stack([changed(image, seed) for seed in range(200)])
     means, spreads = results.mean((1, 2, 3)), results.std((1, 2, 3))
@@ -75,7 +75,7 @@ def test_covers_a_dark_flat_noisy_photograph() -> None:
     assert means.min() < dark.mean()
     assert means.max() > image.mean() + 0.15
     assert spreads.min() < image.std() * 0.5
-    # noise: the differences of neighbours along a row, beyond those of the image
+    # noise: differences between neighbours along a row, beyond those of the image
     rough = (results[..., 1:] - results[..., :-1]).std((1, 2, 3)) / spreads
     smooth = (image[..., 1:] - image[..., :-1]).std() / image.std()
     assert rough.max() > 1.5 * smooth
@@ -106,7 +106,7 @@ def test_jpeg_against_pillow(quality: int, shape: tuple[int, int]) -> None:
     expected = torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1).float() / 255
     found = jpeg(image[None], torch.tensor([float(quality)]))[0]
     lost = (expected - image).abs().mean()
-    # libjpeg rounds in integers and pads otherwise; that is far less than what is lost
+    # libjpeg rounds to integers and pads differently, far less than the loss by compression
     assert (found - expected).abs().mean() < 0.25 * lost + 0.5 / 255
 
 
@@ -117,12 +117,12 @@ def test_jpeg_of_each_image_has_its_own_quality() -> None:
 
 
 def many(image: torch.Tensor, count: int = 120) -> torch.Tensor:
-    """The image as many generators change it; two in five are as they were."""
+    """The image as changed by many generators; two in five are unchanged."""
     return torch.stack([changed(image, seed) for seed in range(count)])
 
 
 def test_a_tuple_does_not_depend_on_the_others() -> None:
-    """Bit for bit but for the blur, whose sums may be in another order."""
+    """Bit for bit except for the blur, which may sum in another order."""
     images = torch.stack([picture(seed=i) for i in range(6)]).view(3, 2, 3, 64, 80)
     together = augment(images, [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)])
     for number, seed in enumerate((5, 6, 7)):
@@ -130,14 +130,14 @@ def test_a_tuple_does_not_depend_on_the_others() -> None:
 
 
 def test_shadows_darken_a_part_of_the_image() -> None:
-    """Nothing else makes one part of an even surface darker than another."""
+    """Nothing else darkens one part of a uniform surface more than another."""
     coarse = torch.nn.functional.avg_pool2d(many(torch.full((3, 64, 96), 0.6)), 16)
     uneven = coarse.mean(1).flatten(1).std(1) > 0.03
-    assert 8 <= uneven.sum() <= 40  # two in five of three in five, of which some are outside
+    assert 8 <= uneven.sum() <= 40  # two in five of three in five, some of them outside the image
 
 
 def test_blur_widens_edges() -> None:
-    """An edge between blocks of JPEG, which alone would leave it as sharp as it is."""
+    """An edge between JPEG blocks, which JPEG alone would leave sharp."""
     image = torch.full((3, 64, 64), 0.3)
     image[:, :, 32:] = 0.7
     steps = many(image).mean((1, 2)).diff(dim=1).abs()[:, 26:37]
@@ -146,7 +146,7 @@ def test_blur_widens_edges() -> None:
 
 
 def test_jpeg_leaves_blocks() -> None:
-    """Neighbours on two sides of a border of blocks of 8 pixels differ more than others."""
+    """Neighbours across the border of a block of 8 pixels differ more than others."""
     steps = many(picture(64, 64)).diff(dim=3).abs().mean((1, 2))
     border = torch.arange(63) % 8 == 7
     blocky = steps[:, border].mean(1) / steps[:, ~border].mean(1)
@@ -161,7 +161,7 @@ def test_white_balance_colours_grey() -> None:
 
 
 def test_gamma_brightens_and_darkens() -> None:
-    """What is half way between two greys stays there but for gamma: above it if below 1, below it if above 1."""
+    """The midpoint of two greys changes only by gamma: it rises for gamma below 1 and falls above 1."""
     levels = torch.tensor([0.35, 0.5, 0.65]).expand(300, 3, 1, 3)
     draw = _Draws(300, [torch.Generator().manual_seed(0)], torch.device("cpu"))
     low, middle, high = _tone(draw, levels, torch.zeros(300, dtype=torch.bool)).mean(1)[:, 0].unbind(1)
@@ -169,7 +169,7 @@ def test_gamma_brightens_and_darkens() -> None:
     place = ((middle - low) / (high - low))[unclipped]
     assert (place > 0.52).sum() > 40
     assert (place < 0.48).sum() > 40
-    assert ((place - 0.5).abs() < 1e-3).sum() > 60  # gamma comes in half of them
+    assert ((place - 0.5).abs() < 1e-3).sum() > 60  # half of them have a gamma
 
 
 def test_motion_blurs_along_one_direction_and_defocus_along_all() -> None:

@@ -19,7 +19,7 @@ from disk.training.state import saved_options
 TINY = ["--height", "48", "--width", "48", "--desc-dim", "8", "--chunk-size", "2", "--warmup", "2", "--n-epochs", "1"]
 TINY += ["--batch-size", "1", "--views", "2", "--test-scene-limit", "1", "--workers", "1"]
 
-# all that the package may use elsewhere, and all that the test run brings along
+# hides the libraries that only other parts of the package need, and those of the test run
 WITHOUT = """
 import sys
 class Missing:
@@ -53,7 +53,7 @@ def test_synthetic_training_needs_few_libraries(photos: Path, tmp_path: Path) ->
 def test_a_signal_to_the_group_saves_and_exits_with_0(
     number: signal.Signals, data: Path, photos: Path, tmp_path: Path
 ) -> None:
-    """A process that reads with a worker and renders with another: Ctrl-C, and what SLURM does."""
+    """A process with a reader and a renderer: Ctrl-C, and the signal of SLURM."""
     sources = [str(data), "--synthesize", str(photos), "--save-dir", str(tmp_path), "--renderers", "1"]
     endless = [*TINY, "--chunk-size", "6", "--n-epochs", "100000", "--test-scene-limit", "0"]
     process = subprocess.Popen(
@@ -72,7 +72,7 @@ def test_a_signal_to_the_group_saves_and_exits_with_0(
                 break
             time.sleep(0.1)
         os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=100)  # ends when its helpers, who share stderr, have ended too
+        out, err = process.communicate(timeout=100)  # returns once its helpers, who share stderr, have ended too
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -82,10 +82,10 @@ def test_a_signal_to_the_group_saves_and_exits_with_0(
     assert torch.load(tmp_path / "last.pth", weights_only=True)["position"][2] >= 3
 
 
-def test_a_resumed_training_keeps_its_options_but_those_given(
+def test_a_resumed_training_keeps_its_options_except_given_ones(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The data too, from another folder; a switch can be turned off; the time limit is of one call."""
+    """Including the data, even in another folder; a switch can be turned off; the time limit applies to one call."""
     monkeypatch.chdir(data.parent)
     run, limit = str(tmp_path / "run"), ["--time-limit", "0"]
     first = ["--augment", "--reward=epipolar", "--save-dir", run, *limit]
@@ -102,7 +102,7 @@ def test_a_resumed_training_keeps_its_options_but_those_given(
     assert changed == replace(options, augment=False, lr=2e-5, n_epochs=3)
 
 
-def test_help_tells_what_resuming_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_what_resuming_keeps(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    # options given twice: the last one counts
+    # of options given twice, the last one counts
     given = [str(data) if a == "DATA" else a for a in arguments]
     assert main(["train", *TINY, *given]) == 2
     error = capsys.readouterr().err.strip().splitlines()

@@ -1,4 +1,4 @@
-"""What batches are made of: mixed evenly, the same for any number of processes, readers and renderers."""
+"""Batches: mixed evenly, the same for any number of processes, readers and renderers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_batch_has_its_share_of_rendered_tuples(photos: Path, data: Path) -> N
 
 
 def test_renderers_and_readers_change_nothing(photos: Path, data: Path) -> None:
-    """Bit for bit, resumed or not, as seen from batch 1 on."""
+    """Bit for bit, resumed or not, from batch 1 on."""
     options = replace(OPTIONS, synthesize=photos)
     alone = batches(data, options, 0, 4)
     helped = replace(options, renderers=2, workers=1)
@@ -58,7 +58,7 @@ def test_renderers_and_readers_change_nothing(photos: Path, data: Path) -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 8), st.integers(1, 4), st.integers(0, 50))
-def test_processes_share_what_one_would_have(share: float, batch_size: int, size: int, batch: int) -> None:
+def test_processes_share_the_tuples_of_one_process(share: float, batch_size: int, size: int, batch: int) -> None:
     one = Mix(share, batch_size * size, 0, 1).numbers(batch)
     parts = [n for rank in range(size) for n in Mix(share, batch_size, rank, size).numbers(batch)]
     assert parts == list(one)
@@ -113,7 +113,7 @@ def test_two_processes_render_on_a_gpu_if_memory_lets_them(
         assert "--shm-size" in caplog.text
 
 
-def test_a_renderer_that_is_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_renderer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "_PATIENCE", 0.01)
     renderer = rendering._Renderer.__new__(rendering._Renderer)
     renderer.queue, renderer.process = queue.Queue(), SimpleNamespace(is_alive=lambda: False, exitcode=-9)
@@ -121,7 +121,9 @@ def test_a_renderer_that_is_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
         renderer.next()
 
 
-def test_what_fails_in_a_renderer_is_raised_where_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_renderer_is_raised_where_its_result_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rendering, "leave_signals_to_parent", lambda: None)
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     renderer = rendering._Renderer.__new__(rendering._Renderer)
@@ -133,7 +135,7 @@ def test_what_fails_in_a_renderer_is_raised_where_it_is_used(tmp_path: Path, mon
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_renderers_make_what_is_made_without(photos: Path, data: Path) -> None:
+def test_on_a_gpu_renderers_give_the_same_as_no_renderers(photos: Path, data: Path) -> None:
     options = replace(OPTIONS, synthesize=photos, batch_size=8, chunk_size=1)
     group = Group(0, 1, torch.device("cuda", 0))
     found = []

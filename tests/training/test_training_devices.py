@@ -1,4 +1,4 @@
-"""Which device a process trains on, on machines with GPUs that are made up."""
+"""Which device a process trains on, on simulated machines with GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
-    """A machine with two; returns the devices that are set. `set_device` refuses one without index, as torch's does."""
+    """A machine with two GPUs; returns the devices that are set. Like torch, `set_device` refuses one without index."""
     chosen = []
 
     def set_device(device: torch.device) -> None:
@@ -81,13 +81,13 @@ def test_processes_that_would_share_a_gpu_are_refused(
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "tpu", "cuda:x"])
-def test_a_device_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DiskError, match=f"device='{name}'"), joined(name):
         pass
 
 
-def test_a_device_that_fails_is_one_line(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_device_is_one_line(two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*shape: int, device: torch.device) -> None:
         raise RuntimeError("CUDA error: no kernel image is available\nlong story")
 
@@ -105,7 +105,7 @@ def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Another process, of rank 1: what it sums, gathers and has; and what the group is told to do."""
+    """Another process, of rank 1: its sums, gathered values and data, and the calls to the process group."""
     state: dict[str, Any] = {"sum": 0.0, "value": None, "sources": [], "backends": [], "left": 0}
 
     def all_gather(values: list[Any], value: Any) -> None:
@@ -123,8 +123,8 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     log.setLevel(level)
 
 
-def test_two_processes_share_what_they_know(other: dict[str, Any]) -> None:
-    assert len({Group(0, 2, CPU), Group(1, 2, CPU), Group(0, 2, CPU)}) == 2  # a record that is never changed
+def test_two_processes_share_their_values(other: dict[str, Any]) -> None:
+    assert len({Group(0, 2, CPU), Group(1, 2, CPU), Group(0, 2, CPU)}) == 2  # a frozen record
     first, second = Group(0, 2, CPU), Group(1, 2, CPU)
     assert (first.leads, second.leads) == (True, False)
     first.broadcast(torch.zeros(3) for _ in range(2))
@@ -138,7 +138,7 @@ def test_two_processes_share_what_they_know(other: dict[str, Any]) -> None:
         assert first.any(mine) is either
 
 
-def test_a_process_alone_talks_to_no_one(other: dict[str, Any]) -> None:
+def test_a_single_process_does_not_communicate(other: dict[str, Any]) -> None:
     other["sum"] = 2.0
     with joined("cpu") as group:
         assert group == Group(0, 1, CPU, local_size=1)
@@ -150,10 +150,8 @@ def test_a_process_alone_talks_to_no_one(other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_processes_on_processors_join_and_leave(
-    rank: int, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first of them speaks for all."""
+def test_processes_on_cpus_join_and_leave(rank: int, other: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process reports for all."""
     started(monkeypatch, rank, 2, LOCAL_WORLD_SIZE=2)
     log.setLevel(logging.INFO)
     with joined("cpu") as group:

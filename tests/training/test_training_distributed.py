@@ -1,4 +1,4 @@
-"""Two processes started by torchrun against one with the double batch."""
+"""Two processes started by torchrun, compared with one that has the double batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 COMMAND = ["--height", "48", "--width", "48", "--desc-dim", "8", "--chunk-size", "3", "--warmup", "3"]
 COMMAND += ["--n-epochs", "1", "--test-scene-limit", "2", "--workers", "0", "--views", "2", "--substep", "2"]
-# The first step of Adam moves each weight by the learning rate whatever the size of its gradient, so that rounding
+# Adam's first step moves each weight by the learning rate, regardless of the size of its gradient, so rounding
 # decides where gradients vanish; a small rate keeps the weights, and with them the next gradients, comparable.
 COMMAND += ["--lr", "1e-8"]
 
@@ -67,5 +67,5 @@ def test_statistics_and_validation_cover_all_processes(
     for record_one, record_two in zip(one, two, strict=True):
         if "train/reward_per_pair" in record_one:
             assert record_two == pytest.approx(record_one, rel=1e-3)
-    # written by one process alone
+    # written by one process only
     assert len(list((folder / "two").glob("*tfevents*"))) == 1

@@ -1,4 +1,4 @@
-"""Triton's kernels of the expectation over matches, against plain torch and a plain formula in double precision."""
+"""Triton kernels of the expectation over matches, compared with plain torch and a plain formula in float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THETA = 5.0
 class Pairs:
     """Images of a wall at depth 2 by cameras in a row, the last without depth: pairs with some features on each side.
 
-    A descriptor is of the place on the wall, with noise, so that matches are right and wrong.
+    A descriptor depends on the position on the wall, with noise, so that matches are correct and wrong.
     """
 
     def __init__(self, counts: tuple[int, ...], length: int = 20, options: RewardOptions = RewardOptions()) -> None:
@@ -61,7 +61,7 @@ class Pairs:
         return loss.PairGradients(*fused.pair_gradients(d[self.first], d[self.second], *counts, self.terms, THETA))
 
     def by_torch(self, d: torch.Tensor) -> loss.PairGradients:
-        """In double precision, but for the rewards."""
+        """In float64, except the rewards."""
         rewards = match_rewards(self.terms).double()
         counts = [self.counts[side] for side in (self.first, self.second)]
         d = d.double()
@@ -84,7 +84,7 @@ def assert_close(found: loss.PairGradients, expected: loss.PairGradients, tolera
     ],
 )
 def test_equals_plain_torch(options: RewardOptions) -> None:
-    """Sizes below, at and above a tile, none of them multiples; images without features."""
+    """Sizes below, at and above a tile, none of them a multiple; images without features."""
     pairs = Pairs((67, 33, 0), options=options)
     expected = pairs.by_torch(pairs.d)
     assert expected.right.sum() > 0.05
@@ -98,13 +98,13 @@ def test_descriptors_of_any_length(length: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_descriptors_of_half_precision_are_taken_as_they_are(dtype: torch.dtype) -> None:
+def test_descriptors_of_half_precision_are_used_directly(dtype: torch.dtype) -> None:
     pairs = Pairs((17, 23), 32)
     d = pairs.d.to(dtype)
     assert_close(pairs.by_kernels(d), pairs.by_torch(d))
 
 
-def test_what_is_in_the_padding_does_not_matter() -> None:
+def test_values_in_the_padding_do_not_matter() -> None:
     pairs = Pairs((17, 23, 5))
     expected = pairs.by_kernels(pairs.d)
     padding = torch.arange(23, device=DEVICE) >= pairs.counts[:, None]
@@ -139,7 +139,7 @@ def test_equal_descriptors_have_no_gradient_towards_each_other() -> None:
 
 
 def test_descriptors_that_differ_by_rounding_have_no_gradient_towards_each_other() -> None:
-    """Of two at right angles each is moved along the other alone, though their length is the number before 1."""
+    """Two orthogonal descriptors push only each other, although their length is the largest number below 1."""
     pairs = Pairs((2, 2))
     pairs.d[:] = torch.eye(2, 20, device=DEVICE) * (1 - 2.0**-23)
     found = pairs.by_kernels(pairs.d)
@@ -152,7 +152,7 @@ def rewards_kernel(
     one, two, n, m, slack, on_line, positive, negative, threshold, squared, out,
     VISIBILITY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """All rewards of one pair, as the kernels compute them."""
+    """All rewards of one pair, as computed by the kernels."""
     i, j = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
     found = _reward(
         one, two, i, j, n, m, n, m, tl.load(slack), tl.load(on_line), positive, negative, threshold, squared, VISIBILITY
@@ -161,7 +161,7 @@ def rewards_kernel(
 
 
 @pytest.mark.parametrize("visibility", [True, False])
-def test_rewards_in_a_tile_are_those_of_torch_bit_for_bit(visibility: bool) -> None:
+def test_rewards_in_a_tile_equal_those_of_torch_bit_for_bit(visibility: bool) -> None:
     options = RewardOptions(visibility=visibility, threshold=1.7, positive=0.7, negative=-0.3)
     terms = Pairs((120, 120, 120), options=options).terms
     expected = match_rewards(terms)
@@ -182,8 +182,8 @@ def test_the_same_input_gives_the_same_bits() -> None:
         assert torch.equal(getattr(two, name), value)
 
 
-def test_the_kernels_run_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere, or at double precision, plain torch does: the same through one function."""
+def test_the_kernels_run_only_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere, or in float64, the same function uses plain torch."""
     pairs = Pairs((9, 7))
     arguments = (pairs.d[:1], pairs.d[1:], [9], [7], pairs.terms, THETA)
     assert loss.fusible(pairs.d) == pairs.d.is_cuda
@@ -218,7 +218,7 @@ for kernel in (kernels.log_sums_kernel, kernels.expectations_kernel, kernels.gra
 
 
 def test_the_kernels_compile_for_a_gpu() -> None:
-    """What the interpreter takes the compiler may not; it needs no GPU. In 48 kB of shared memory, which all have."""
+    """The compiler rejects some code the interpreter accepts; no GPU needed. Every GPU has 48 kB of shared memory."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Records of a training that is killed: neither lost nor doubled."""
+"""The records of a killed training: neither lost nor doubled."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ def lines(folder: Path) -> list[str]:
     return (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def test_a_validation_that_is_done_again_is_logged_once(tmp_path: Path) -> None:
-    """Killed after a validation was logged and before that was noted in the state."""
+def test_a_repeated_validation_is_logged_once(tmp_path: Path) -> None:
+    """Killed after a validation was logged and before the state recorded it."""
     logs = Logs(tmp_path, 0)
     for step in (1, 2):
         logs.write(step, {"train/reward_per_pair": 10.0 * step, "train/lr": 1e-4})
@@ -40,8 +40,8 @@ def test_a_validation_that_is_done_again_is_logged_once(tmp_path: Path) -> None:
     assert read_scalars(tmp_path)["test/pose/rotation_error"] == [(2, 3.0)]
 
 
-def test_what_is_flushed_is_in_the_files(tmp_path: Path) -> None:
-    """TensorBoard's writer keeps events for up to two minutes otherwise."""
+def test_flushed_events_are_in_the_files(tmp_path: Path) -> None:
+    """Otherwise TensorBoard's writer keeps events for up to two minutes."""
     logs = Logs(tmp_path, 0)
     logs.write(1, {"train/lr": 0.5})
     logs.flush()
@@ -54,7 +54,7 @@ def test_what_is_flushed_is_in_the_files(tmp_path: Path) -> None:
 def test_events_that_cannot_be_written_are_one_line(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """TensorBoard's thread ends with a traceback, and whoever writes next gets its error."""
+    """TensorBoard's thread ends with a traceback, and the next write raises its error."""
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""The whole loop on tiny data: exact resumption, schedule, stopping, what it logs."""
+"""The whole loop on tiny data: exact resumption, schedule, stopping, logs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from disk.training.validation import PairResult
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """A real SIGINT, once, after some batches."""
+    """A real SIGINT, once, after `step` batches."""
     write = Logs.write
 
     def write_and_interrupt(self: Logs, at: int, scalars: dict[str, float]) -> None:
@@ -42,7 +42,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["photos", "mixed"])
-def test_stopped_and_resumed_equals_undisturbed(
+def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(
     kind: str, photos: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
@@ -65,14 +65,14 @@ def test_stopped_and_resumed_equals_undisturbed(
 
 
 class Killed(BaseException):
-    """Nothing in the program handles it."""
+    """No code handles it."""
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_killed_before_a_state_is_saved_then_resumed(
     number: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two epochs save four states: after the steps of each, and after its validation, which was logged by then."""
+    """Two epochs save four states: after the steps of each, and after its validation, which is logged by then."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = replace(TINY, synthesize=photos)
     train(None, replace(options, save_dir=whole))
@@ -82,7 +82,7 @@ def test_killed_before_a_state_is_saved_then_resumed(
         nonlocal calls
         calls += 1
         steps = [step for step, _ in read_scalars(parts)["train/lr"]]
-        assert steps == list(range(1, position.total + 1))  # the logs are as far as the state that is saved
+        assert steps == list(range(1, position.total + 1))  # the logs are as far as the saved state
         if calls == number:
             raise Killed
         save(path, model, average, optimizer, position, *rest)
@@ -103,7 +103,7 @@ def test_a_second_training_in_the_same_folder_is_refused(photos: Path, tmp_path:
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_follows_the_schedule(photos: Path, tmp_path: Path) -> None:
     """Five steps: one of the warm-up, then half a cosine."""
     options = replace(TINY, synthesize=photos, substep=2, n_epochs=2, chunk_size=4, test_scene_limit=0)
     train(None, replace(options, save_dir=tmp_path, lr=1e-3, lr_warmup=1, lr_schedule="cosine", lr_final=1e-4))
@@ -120,7 +120,7 @@ def test_the_last_step_of_all_epochs_has_the_final_rate() -> None:
     assert rates == pytest.approx([(1 + math.cos(math.pi * done / 4)) / 2 for done in (1, 2, 3, 4)])
 
 
-def test_a_resumed_training_learns_at_the_rate_it_is_given(photos: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_uses_the_given_learning_rate(photos: Path, tmp_path: Path) -> None:
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0)
     train(None, options)
     before = weights(tmp_path / "last.pth")
@@ -140,7 +140,7 @@ def test_a_compiler_that_does_not_work_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints of epochs, the final one and the validation have the average; last.pth both."""
+    """The checkpoints of epochs, the final one and the validation use the average; last.pth has both."""
     validated: list[dict[str, torch.Tensor]] = []
     validate = loop.validate_tuple
 
@@ -162,7 +162,7 @@ def test_the_average_is_saved_and_validated(photos: Path, tmp_path: Path, monkey
 def test_a_long_epoch_is_saved_every_ten_minutes(
     seconds: float, expected: list[int], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of some seconds by a clock that is made up: saved when more than 600 have passed since the last time."""
+    """Simulated batches of some seconds: saved when more than 600 seconds have passed since the last save."""
     saved: list[Position] = []
     now = 5000.0
     save, step = loop.save_state, loop.accumulate_gradient
@@ -202,7 +202,7 @@ def test_options_without_effect_are_named(data: Path, tmp_path: Path, caplog: py
     assert TINY.unused(data) == ["views=2 (without synthesize)"]
 
 
-def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_training_is_reported(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="disk")
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, n_epochs=1, warmup=1, resume=True)
     train(None, options)
@@ -211,7 +211,7 @@ def test_a_finished_training_says_so(photos: Path, tmp_path: Path, caplog: pytes
     assert "all 1 epochs are done; increase n_epochs to continue training" in caplog.text
 
 
-def test_emulated_precision_is_warned_of(
+def test_emulated_precision_logs_a_warning(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(engine, "has_instructions", lambda precision: precision != "bf16")
@@ -247,7 +247,7 @@ def test_original_reward_is_an_option(data: Path, tmp_path: Path) -> None:
     for original in (False, True):
         train(data, replace(options, save_dir=tmp_path / str(original), original_reward=original))
         rewards.append(records(tmp_path / str(original))[0]["train/reward_per_pair"])
-    assert rewards[0] < rewards[1]  # some of the matches on the line meet behind the cameras
+    assert rewards[0] < rewards[1]  # some of the matches on the line have their point behind the cameras
 
 
 def test_time_limit_saves_and_ends(photos: Path, tmp_path: Path) -> None:
@@ -256,22 +256,22 @@ def test_time_limit_saves_and_ends(photos: Path, tmp_path: Path) -> None:
     assert state["position"] == [0, 1, 1]
 
 
-def test_a_time_limit_shorter_than_a_validation_gets_on(photos: Path, tmp_path: Path) -> None:
+def test_a_time_limit_shorter_than_a_validation_makes_progress(photos: Path, tmp_path: Path) -> None:
     options = replace(TINY, synthesize=photos, save_dir=tmp_path, time_limit=0.0, resume=True)
     positions = []
     for _ in range(2 * TINY.warmup):
         train(None, options)
         positions.append(torch.load(tmp_path / "last.pth", weights_only=True)["position"])
-    assert [0, TINY.warmup, TINY.warmup] in positions  # the first validation was put off
+    assert [0, TINY.warmup, TINY.warmup] in positions  # the first validation was postponed
     assert positions[-1][0] == 1
 
 
-def test_a_validation_of_triplets_is_whole_or_none(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_of_triplets_is_complete_or_none(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = PairResult(keypoints=1.0, right=1, wrong=0, rotation=0.0, translation=0.0, inliers=1, success=True)
     monkeypatch.setattr(loop, "validate_tuple", lambda model, views: [result] * 3)
     group = Group(0, 1, torch.device("cpu"))
     source = TrainingData(None, replace(TINY, synthesize=photos, views=3, test_scene_limit=4), group)
-    asked = iter([False, False, True])  # and no more after that
+    asked = iter([False, False, True])  # it stops after the third call
     assert loop._validate(DISK(8), source, group, lambda: next(asked)) is None
     shown = []
 

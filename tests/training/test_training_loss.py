@@ -1,4 +1,4 @@
-"""The gradient of pairs against autograd, exact expectations, sampled REINFORCE and finite differences."""
+"""The gradient of pairs compared with autograd, exact expectations, sampled REINFORCE and finite differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from disk.training.loss import PairGradients, expected_gradients, fusible
 
 
 def plain_loss(f1: Features, f2: Features, rewards: torch.Tensor, theta: float) -> torch.Tensor:
-    """Minus the expected reward as it is written in the paper, with the weights of the matches held fixed."""
+    """Minus the expected reward as written in the paper, with the weights of the matches held fixed."""
     distance = (f1.descriptors[:, None] - f2.descriptors[None]).pow(2).sum(2).sqrt()
     log_p = (-theta * distance).log_softmax(0) + (-theta * distance).log_softmax(1)
     weight = (rewards * log_p.exp()).detach()
@@ -80,8 +80,8 @@ def test_expected_match_gradient_equals_the_mean_of_sampled_ones() -> None:
 
     d1, d2 = (f.descriptors for f in features())
     affinity = -3.0 * (d1[:, None] - d2[None]).pow(2).sum(2).sqrt()
-    forward = torch.multinomial(affinity.softmax(1), samples, replacement=True)  # for each i a j
-    backward = torch.multinomial(affinity.softmax(0).T, samples, replacement=True)  # for each j an i
+    forward = torch.multinomial(affinity.softmax(1), samples, replacement=True)  # a j for each i
+    backward = torch.multinomial(affinity.softmax(0).T, samples, replacement=True)  # an i for each j
     agree = torch.zeros(samples, 3, 4, dtype=torch.float64)
     for i in range(3):
         agree[torch.arange(samples), i, forward[i]] = 1
@@ -105,7 +105,7 @@ def test_expected_match_gradient_equals_the_mean_of_sampled_ones() -> None:
 
 
 def test_sampled_keypoint_gradient_is_unbiased() -> None:
-    """One 8x8 cell an image: the expected reward is a sum over 64 x 64 outcomes, whose gradient autograd knows."""
+    """One 8x8 cell per image: the expected reward is a sum over 64 x 64 outcomes, whose gradient autograd knows."""
     torch.manual_seed(1)
     samples, penalty = 1500, -0.1
     logits = torch.randn(2, 8, 8, dtype=torch.float64) * 2
@@ -115,7 +115,7 @@ def test_sampled_keypoint_gradient_is_unbiased() -> None:
     exact_logits = logits.clone().requires_grad_()
     cells = exact_logits.view(2, 64)
     probability = cells.softmax(1) * cells.sigmoid()
-    # two single features match each other for certain
+    # two single features match with probability 1
     value = probability[0] @ rewards @ probability[1] + penalty * probability.sum()
     (exact,) = torch.autograd.grad(-value, exact_logits)
 
@@ -131,23 +131,23 @@ def test_sampled_keypoint_gradient_is_unbiased() -> None:
         gradients, _ = of_pair(features1, features2, R, theta=15.0)
         outputs += [lp1, lp2]
         wrt_outputs += [gradient - penalty for gradient in gradients[2:]]
-    # along some directions, as some pixels are drawn too rarely for an error bar of their own
+    # along some directions, as some pixels are drawn too rarely for an error bar each
     for gradient, reference in zip(torch.autograd.grad(outputs, many, wrt_outputs), exact, strict=True):
         directions = torch.cat([reference.view(64, 1), torch.randn(64, 20, dtype=torch.float64)], 1)
         along, expected = gradient.flatten(1) @ directions, reference.flatten() @ directions
         error = (along.mean(0) - expected) / (along.std(0) / samples**0.5)
         assert error.abs().max() < 4  # standard errors
-        assert expected[0] > 5 * along.std(0)[0] / samples**0.5  # not lost in the noise
+        assert expected[0] > 5 * along.std(0)[0] / samples**0.5  # not hidden by the noise
 
 
 def test_gradient_of_the_expected_reward_by_finite_differences() -> None:
-    """With descriptors alone varied, in double precision: the score-function gradient is that of the expectation."""
+    """With only the descriptors varied, in float64: the score-function gradient is that of the expectation."""
     torch.manual_seed(0)
     d1, d2 = (torch.randn(n, 6, dtype=torch.float64) for n in (6, 5))
     rewards, step = torch.randint(-1, 2, (6, 5)).double(), 1e-6
 
     def loss() -> float:
-        # away from the unit sphere too: distances as the closed form writes them
+        # also off the unit sphere: distances as in the closed form
         p = (2 - 2 * d1 @ d2.T).sqrt() * -3.0
         return -float((rewards * p.softmax(0) * p.softmax(1)).sum())
 
@@ -174,7 +174,7 @@ def test_an_image_without_keypoints_has_no_matches(n: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("block", [40, 1 << 20])
-def test_pairs_together_are_each_pair_alone(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_together_equal_each_pair_alone(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(distribution._BLOCK, "cpu", block)
     torch.manual_seed(0)
     counts = torch.tensor([[7, 5], [4, 6], [0, 3], [2, 0], [1, 1]])
@@ -190,13 +190,13 @@ def test_pairs_together_are_each_pair_alone(block: int, monkeypatch: pytest.Monk
 
 
 def test_equal_descriptors_do_not_pull_at_each_other() -> None:
-    """At distance 0 the gradient of a distance is infinite; it is taken as 0, as where rounding decides."""
+    """At distance 0 the gradient of a distance is infinite; it counts as 0 there and where rounding decides."""
     d1 = torch.eye(3, dtype=torch.float64)[None]
     found = expected_gradients(d1[:, :1], d1[:, :1], torch.ones(1, 1, 1, dtype=torch.float64), 15.0)
     assert found.matches.item() == pytest.approx(1)
     assert not found.descriptors1.any()
     assert not found.descriptors2.any()
-    # of two descriptors each is pulled by the other alone, away from it
+    # of two descriptors each is pushed only by the other, away from it
     found = expected_gradients(d1[:, :2], d1[:, :2], torch.eye(2, dtype=torch.float64)[None], 3.0)
     assert found.descriptors1[0, 0, 0] == found.descriptors1[0, 1, 1] == 0
     assert found.descriptors1[0, 0, 1] > 0
@@ -205,7 +205,7 @@ def test_equal_descriptors_do_not_pull_at_each_other() -> None:
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_kernels_take_single_and_half_precision_on_a_gpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_handle_single_and_half_precision_on_a_gpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnAGpu(torch.Tensor):
         is_cuda = True
 

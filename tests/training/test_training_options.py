@@ -1,4 +1,4 @@
-"""Options and data that cannot be used are refused in one line."""
+"""Unusable options and data are refused in one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from disk.training.loop import train
         ({"load": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
     ],
 )
-def test_options_that_cannot_be(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
+def test_invalid_options(changes: dict[str, Any], message: str, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=message):
         train(data, replace(TINY, save_dir=tmp_path / "run", **changes))
 

@@ -48,13 +48,13 @@ def test_learning_rate_rises_evenly_and_falls_to_the_final_one(steps: int, warmu
 
 
 def test_half_a_cosine() -> None:
-    """Half way between the two rates at half of the steps, and at a quarter where a cosine of 45 degrees is."""
+    """The mean of the two rates at half of the steps, and the cosine of 45 degrees at a quarter."""
     rates = [learning_rate("cosine", i, 110, peak=1.0, final=0.2, warmup=10) for i in (34, 59, 84)]
     assert rates == pytest.approx([0.6 + 0.4 * 0.5**0.5, 0.6, 0.6 - 0.4 * 0.5**0.5])
 
 
 def test_steps_are_counted_through_epochs_with_a_remainder_each() -> None:
-    """Epoch 0 has at most the batches of a chunk; what is left at the end of an epoch is a step too."""
+    """Epoch 0 has at most the batches of a chunk; the rest at the end of an epoch makes a step too."""
     options = TrainOptions(chunk_size=5, warmup=3, substep=2)
     assert [options.batches(epoch) for epoch in range(3)] == [3, 5, 5]
     assert [options.step(epoch, batch) for epoch, batch in ((0, 0), (0, 2), (0, 3), (1, 0), (1, 4), (2, 0))] == [

@@ -1,4 +1,4 @@
-"""`disk auc`: logs of ours and of the original's kind, with errors whose accuracy is known."""
+"""`disk auc`: logs in our format and the original's, with errors of known accuracy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ours(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
-    """What the original writes: one event a pair, steps through all epochs, half the angle."""
+    """Logs as written by the original: one event per pair, steps through all epochs, half the angle."""
     with SummaryWriter(str(tmp_path)) as writer:
         for step, (r, t) in enumerate(zip(np.ravel(ROTATION), np.ravel(TRANSLATION), strict=True)):
             writer.add_scalar("test/pose/Δ_θ", r / 2, step)
@@ -52,7 +52,7 @@ def original(tmp_path: Path) -> Path:
 
 
 def expected(number: int, half: bool = False) -> float:
-    """Errors max(r, t), bins of a degree, cumulated, by hand."""
+    """By hand: errors max(r, t), bins of one degree, cumulated."""
     rotation = np.array(ROTATION[number]) / (2 if half else 1)
     errors = np.maximum(rotation, TRANSLATION[number])
     return float(np.mean([(errors < degrees).mean() for degrees in range(1, 11)]))
@@ -79,8 +79,8 @@ def test_log_of_the_original(original: Path) -> None:
     assert [s.maa for s in legacy] == pytest.approx([expected(0, half=True), expected(1, half=True)])
 
 
-def test_the_sign_of_a_translation_counts_for_the_original_alone(tmp_path: Path) -> None:
-    """Its logs have 179 degrees for a translation that is right but for its sign, and no pose as success 0."""
+def test_the_sign_of_a_translation_counts_only_for_the_original(tmp_path: Path) -> None:
+    """Its logs have 179 degrees for a translation with only the sign wrong, and success 0 for no pose."""
     with SummaryWriter(str(tmp_path)) as writer:
         for step, (rotation, translation, success) in enumerate([(0.5, 179.0, 1), (0.5, 0.5, 0), (90.0, 180.0, 0)]):
             writer.add_scalar("test/pose/Δ_θ", rotation, step)
@@ -92,7 +92,7 @@ def test_the_sign_of_a_translation_counts_for_the_original_alone(tmp_path: Path)
 
 
 def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
-    """As they were before our tags had names of their own: whole angles, an epoch."""
+    """Before our tags had distinct names: whole angles, one epoch."""
     logs = Logs(tmp_path, 0)
     for result in results(0):
         logs.write(9, {"test/pose/Δ_θ": result.rotation, "test/pose/Δ_T": result.translation})
@@ -101,7 +101,7 @@ def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
     assert [(s.epoch, s.maa) for s in validation_scores(tmp_path)] == [(3, pytest.approx(expected(0)))]
 
 
-def test_incomplete_validation_is_left_out(original: Path) -> None:
+def test_incomplete_validation_is_skipped(original: Path) -> None:
     assert len(validation_scores(original, 3)) == 2
     with pytest.raises(TrainingError, match="8 pairs are less than one validation of 750"):
         validation_scores(original)
@@ -114,7 +114,7 @@ def test_more_events_than_tensorboard_keeps_by_default(tmp_path: Path) -> None:
     assert [value for _, value in read_scalars(tmp_path)["x"]] == list(range(12_000))
 
 
-def test_resuming_drops_what_was_logged_beyond(ours: Path) -> None:
+def test_resuming_drops_later_logs(ours: Path) -> None:
     logs = Logs(ours, 250)
     logs.write(260, {"train/reward_per_pair": 2.0})
     logs.close()
@@ -124,7 +124,7 @@ def test_resuming_drops_what_was_logged_beyond(ours: Path) -> None:
     assert len(lines) == 1 + 4 + 1 + 1
 
 
-def test_a_line_cut_off_by_a_crash_is_dropped(ours: Path) -> None:
+def test_a_line_truncated_by_a_crash_is_dropped(ours: Path) -> None:
     path = ours / "log.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"step": 300, "tr', encoding="utf-8")
     Logs(ours, 300).close()
@@ -196,7 +196,7 @@ def test_one_of_several_logs_without_validation(
     assert f"{young}: nothing validated yet" in printed.err
 
 
-def test_runs_below_a_folder_are_named(tmp_path: Path) -> None:
+def test_runs_in_sub_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     Logs(tmp_path / "run", 0).close()
     with pytest.raises(TrainingError, match=f"contains no TensorBoard files .*; give {tmp_path / 'run'}"):
@@ -211,7 +211,7 @@ def test_summary_of_a_validation() -> None:
     assert summary["test/pose/mAA10"] == mean_average_accuracy(errors)
 
 
-def test_a_plot_replaces_plots_alone(tmp_path):
+def test_a_plot_replaces_only_plots(tmp_path):
     curves = {"run": [EpochScore(0, 10, 0.5), EpochScore(1, 10, 0.6)]}
     for name in ("a.png", "a.jpg", "a.svg"):
         for _ in range(2):

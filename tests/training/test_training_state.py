@@ -1,4 +1,4 @@
-"""What a training saves, and what it refuses to continue."""
+"""The state that a training saves, and states that it refuses to continue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_resuming_needs_no_initial_weights(photos: Path, tmp_path: Path) -> None
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["position"] == [0, 2, 2]
 
 
-def test_machines_with_folders_of_their_own_are_noticed(
+def test_machines_with_separate_folders_are_noticed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "gather", lambda self, value: [value, Position(0, 0, 0)])
@@ -74,7 +74,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30), st.sampled_from([0.0, 0.5, 0.99]))
 def test_running_average_is_the_weighted_mean(values: list[float], decay: float) -> None:
-    """Against the sum written out: value k weighs (1 - d_k) times the product of all later decays d."""
+    """Compared with the sum: value k has the weight (1 - d_k) times the product of all later decays d."""
     model = DISK(8)
     average = running_average(model, decay)
     bias = "unet.path_down.0.1.3.bias"
@@ -103,10 +103,10 @@ def test_checkpoint_of_another_architecture(photos: Path, data: Path, tmp_path: 
         train(data, replace(options, resume=True))
 
 
-def test_a_saved_state_says_its_version_and_resumes_from_anywhere(
+def test_a_saved_state_has_its_version_and_resumes_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 2 is what is read; paths are absolute, as a run may be resumed in another folder."""
+    """Version 2 can be read; paths are absolute, as a run may be resumed in another folder."""
     model = DISK(8)
     average, optimizer = running_average(model, 0.0), torch.optim.Adam(model.parameters())
     monkeypatch.chdir(tmp_path)

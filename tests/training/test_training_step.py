@@ -1,4 +1,4 @@
-"""The gradient of a step: of the network and all pairs, against dense autograd; all at once against one by one."""
+"""The gradient of a step: of the network and all pairs, compared with dense autograd; all at once and one by one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = Weights(positive=1.0, negative=-0.2, keypoint=-0.01, theta=20.0)
 
 
 def plain_loss(f1: Features, f2: Features, rewards: torch.Tensor, theta: float, keypoint: float) -> torch.Tensor:
-    """The loss as it is written in the paper."""
+    """The loss as written in the paper."""
     distance = (f1.descriptors[:, None] - f2.descriptors[None]).pow(2).sum(2).sqrt()
     log_p = (-theta * distance).log_softmax(0) + (-theta * distance).log_softmax(1)
     weight = (rewards * log_p.exp()).detach()
@@ -55,17 +55,17 @@ def gradients(model: DISK) -> dict[str, torch.Tensor]:
 
 
 def flat_gradient(model: DISK) -> torch.Tensor:
-    """Of all parameters, 0 where there is none."""
+    """Of all parameters; 0 for those without."""
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
 
 
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize(("epipolar", "share"), [(False, 0.0), (True, 0.0), (False, 0.3), (True, 0.1)])
 def test_gradient_equals_dense_autograd(epipolar: bool, share: float, together: bool) -> None:
-    """The dense network and one graph over all pairs, in float64, against detached pairs and the sparse head."""
+    """The dense network and one graph over all pairs, in float64, compared with detached pairs and the sparse head."""
     batch = [[view(0), view(1), view(2)], [view(3), view(4), view(5)]]
     model = network()
-    # without penalties the mean reward, and with it the price of a keypoint, is positive
+    # without penalties the mean reward, and with it the cost of a keypoint, is positive
     weights = replace(WEIGHTS, negative=0.0, keypoint=0.0) if share > 0 else WEIGHTS
     objective = Objective(weights=weights, epipolar=epipolar, share=share)
     sums = accumulate_gradient(model, batch, generators(2), objective, together=together)
@@ -99,7 +99,7 @@ def test_gradient_equals_dense_autograd(epipolar: bool, share: float, together: 
     assert any(price > 0 for price in priced) == (share > 0)
 
     assert (totals.pairs, totals.images) == (6, 6)
-    # a bias before an instance normalisation has no gradient but rounding: measured by the largest gradient
+    # a bias before an instance normalisation has a gradient only by rounding: relative to the largest gradient
     largest = max(float(g.abs().max()) for g in ours.values())
     for name, reference in gradients(model).items():
         mine = ours.get(name, torch.zeros_like(reference))
@@ -120,8 +120,8 @@ def test_images_without_keypoints_are_a_normal_case(together: bool) -> None:
 
 
 @pytest.mark.parametrize("epipolar", [False, True])
-def test_matches_are_right_within_the_threshold(epipolar: bool) -> None:
-    """The cameras are 0.1 apart along x, a shift of 30 * 0.1 / 2 pixels on the wall; the match is 1.2 px off in y."""
+def test_matches_are_correct_within_the_threshold(epipolar: bool) -> None:
+    """The cameras are 0.1 apart along x, which shifts the wall by 30 * 0.1 / 2 pixels; the match is 1.2 px off in y."""
     one, other = torch.tensor([[10.0, 10.0]]), torch.tensor([[11.5, 11.2]])
     views = view(0, torch.float32), view(1, torch.float32)
     depths = () if epipolar else [v.depth for v in views]
@@ -132,7 +132,7 @@ def test_matches_are_right_within_the_threshold(epipolar: bool) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_bf16_points_the_same_way(together: bool) -> None:
+def test_bf16_has_the_same_direction(together: bool) -> None:
     batch = [[view(0, torch.float32), view(1, torch.float32)]]
     flat = []
     for bf16 in (False, True):
@@ -145,7 +145,7 @@ def test_bf16_points_the_same_way(together: bool) -> None:
 
 
 def rough(number: int, seed: int, depth: bool = True) -> PosedImage:
-    """A view in which some depths are wrong or unknown."""
+    """A view with some wrong or unknown depths."""
     plain = view(number)
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.tensor([1.0, 1.0, 1.03, 1.2, 0.0])[torch.randint(0, 5, (SIZE, SIZE), generator=generator)]
@@ -161,7 +161,7 @@ def rough(number: int, seed: int, depth: bool = True) -> PosedImage:
         (Objective(weights=replace(WEIGHTS, negative=0.0), share=0.2), 1),
     ],
 )
-def test_all_at_once_is_one_by_one(objective: Objective, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_at_once_equals_one_by_one(objective: Objective, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tuples of different lengths, with and without depth in one tuple, in chunks of pairs of any size."""
     monkeypatch.setitem(loss._MATCHES_AT_ONCE, "cpu", chunk)
     batch = [[rough(0, 1), rough(1, 2, depth=False)], [rough(k, k) for k in (2, 3, 4, 5)], [rough(6, 3)]]
@@ -177,7 +177,7 @@ def test_all_at_once_is_one_by_one(objective: Objective, chunk: int, monkeypatch
     assert (gradient - gradient_at_once).norm() < 1e-9 * gradient.norm()
 
 
-def test_what_is_drawn_for_a_tuple_does_not_depend_on_the_others() -> None:
+def test_random_numbers_of_a_tuple_do_not_depend_on_the_others() -> None:
     """The gradient of a batch is the sum of those of its tuples, each with its own generator."""
     batch = [[view(0), view(1)], [view(2), view(3), view(4)], [view(5), view(6)]]
     together, apart = network(), network()
@@ -195,7 +195,7 @@ def test_what_is_drawn_for_a_tuple_does_not_depend_on_the_others() -> None:
 def test_one_image_of_a_pair_without_keypoints_leaves_the_penalty(
     together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its partner's keypoints have nothing to match; what is left is what each of them costs."""
+    """The keypoints of the other image have nothing to match; only the cost of each is left."""
     drawn = step.sample_cells
 
     def none_in_the_first(*arguments: object) -> Sample:
@@ -218,8 +218,8 @@ def test_one_image_of_a_pair_without_keypoints_leaves_the_penalty(
 
 
 @pytest.mark.parametrize(("count", "price"), [(4, 0.0), (5, 0.0), (7, 0.4), (10, 1.0), (16, 1.0)])
-def test_the_price_of_a_keypoint_rises_to_the_mean_reward_and_no_further(count: int, price: float) -> None:
-    """5 are free; the price is full from 10 on. Padding does not count, and a negative mean costs nothing."""
+def test_the_cost_of_a_keypoint_rises_to_the_mean_reward_and_no_further(count: int, price: float) -> None:
+    """5 are free; the cost is full from 10 on. Padding does not count, and a negative mean costs nothing."""
     rewards = torch.full((3, 16), 100.0)
     rewards[0, :count] = torch.linspace(0, 4, count)
     rewards[1, :count] = -1.0
@@ -232,8 +232,8 @@ def test_the_price_of_a_keypoint_rises_to_the_mean_reward_and_no_further(count: 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_gpu_gives_the_gradient_of_a_processor(bf16: bool) -> None:
-    """With the same keypoints, which generators of two devices would not draw."""
+def test_a_gpu_gives_the_gradient_of_a_cpu(bf16: bool) -> None:
+    """With the same keypoints, which generators of two devices would not give."""
     batch = [[view(0, torch.float32), view(1, torch.float32)], [view(k, torch.float32) for k in (2, 3, 4)]]
     found = []
     for device in ("cpu", "cuda"):
@@ -250,7 +250,7 @@ def test_a_gpu_gives_the_gradient_of_a_processor(bf16: bool) -> None:
 
 
 def fixed(heatmap: torch.Tensor, generators: object) -> Sample:
-    """A pixel of each cell, the same whatever the rounding of the logits."""
+    """A pixel of each cell, independent of the rounding of the logits."""
     b, h, w = heatmap.shape
     number = torch.arange(h * w // 64, device=heatmap.device)
     points = torch.stack([number % (w // 8) * 8 + number % 5, number // (w // 8) * 8 + number % 3], 1).expand(b, -1, 2)
@@ -273,7 +273,7 @@ def test_a_step_on_a_gpu_gives_the_same_matches_again() -> None:
 
 
 def test_a_tuple_without_images_adds_nothing() -> None:
-    """Beside others, on one of several processes; and a process without any has nothing to add."""
+    """In a batch with others, on one of several processes; a process with no images adds nothing either."""
     alone, beside = network(), network()
     sums = accumulate_gradient(alone, [[view(0), view(1)]], generators(1), Objective(weights=WEIGHTS))
     two = accumulate_gradient(
@@ -283,14 +283,14 @@ def test_a_tuple_without_images_adds_nothing() -> None:
     assert torch.equal(flat_gradient(alone), flat_gradient(beside))
 
 
-def test_the_price_of_a_single_keypoint_is_its_reward() -> None:
+def test_the_cost_of_a_single_keypoint_is_its_reward() -> None:
     rewards = torch.tensor([[3.0, 100.0]])
     one = torch.zeros(1, dtype=torch.int64)
     keypoints = step._Keypoints([1], one, one, one, torch.zeros(1, 2, dtype=torch.int64))
     assert step._price(rewards, keypoints, 0.5).tolist() == [[3.0]]
 
 
-def test_by_default_matches_are_judged_by_depth_and_what_is_visible() -> None:
+def test_by_default_matches_are_judged_by_depth_and_visibility() -> None:
     options = Objective(weights=WEIGHTS).rewards
     assert (options.epipolar, options.visibility, options.threshold) == (False, True, 1.5)
     assert (options.positive, options.negative) == (WEIGHTS.positive, WEIGHTS.negative)
@@ -302,8 +302,8 @@ def test_records_of_a_step_are_never_changed(record: object) -> None:
         record.share = 1.0  # type: ignore[attr-defined]
 
 
-def test_the_random_numbers_of_a_tuple_are_its_own() -> None:
-    """Another seed, number or purpose gives other numbers, the same ones the same: a resumed run repeats nothing."""
+def test_the_random_numbers_of_a_tuple_are_independent() -> None:
+    """Another seed, number or purpose gives other numbers, the same ones the same: a resumed run repeats none."""
     device = torch.device("cpu")
     kinds = [(s, n, p) for s in (0, 1) for n in (0, 1) for p in ("keypoints", "augmentation")]
     drawn = {kind: torch.rand(4, generator=tuple_generator(*kind, device)).tolist() for kind in kinds}
@@ -313,7 +313,7 @@ def test_the_random_numbers_of_a_tuple_are_its_own() -> None:
 
 
 def test_without_a_share_keypoints_are_free() -> None:
-    """As where all cells may have one, though their mean reward is positive."""
+    """As where every cell may have one, although their mean reward is positive."""
     found = []
     for share in (0.0, 1.0):
         model = network()
@@ -325,8 +325,8 @@ def test_without_a_share_keypoints_are_free() -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_keypoint_of_unknown_depth_is_never_right(together: bool) -> None:
-    """Else it would be seen at the other camera's epipole, which is within 40 pixels of any keypoint."""
+def test_a_keypoint_of_unknown_depth_is_never_correct(together: bool) -> None:
+    """Otherwise it would project to the other camera's epipole, which is within 40 pixels of any keypoint."""
     one, other = view(0), view(1)
     camera = replace(other.camera, t=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
     views = [replace(one, depth=torch.zeros_like(one.depth)), replace(other, camera=camera)]

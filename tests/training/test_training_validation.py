@@ -1,4 +1,4 @@
-"""Validation of features whose matches and poses are known."""
+"""Validation of features with known matches and poses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ K = torch.tensor([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
 
 
 class Oracle(DISK):
-    """Finds the projections of the same points in each image, with one descriptor a point; some are mixed up."""
+    """Finds the projections of the same points in each image, with one descriptor per point; some are mixed up."""
 
     def __init__(self, views: list[PosedImage], count: int, mixed_up: int = 0) -> None:
         super().__init__(desc_dim=4)
@@ -66,7 +66,7 @@ def test_perfect_matches() -> None:
 def test_wrong_matches_are_counted() -> None:
     images = views(2)
     (result,) = validate_tuple(Oracle(images, 60, mixed_up=20), images)
-    # chance puts some wrong matches near the line
+    # by chance, some wrong matches are near the line
     assert result.right + result.wrong == 60
     assert 15 <= result.wrong <= 20
     assert result.rotation < 0.1
@@ -97,7 +97,7 @@ def test_without_poselib_there_are_no_poses(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_features_are_detected_as_the_original_validates() -> None:
-    """The 2048 best of whole pixels, at the size of training."""
+    """The best 2048 whole pixels, at the training size."""
     images = views(2)
     model = Oracle(images, 60)
     validate_tuple(model, images)
@@ -113,7 +113,7 @@ def test_ten_matches_make_a_pose() -> None:
 
 @pytest.mark.parametrize(("off", "inliers"), [(1.2, 60), (1.8, 50)])
 def test_an_inlier_of_a_pose_is_within_a_pixel(off: float, inliers: int) -> None:
-    """Of 60 matches 10 are off their lines in one image; Sampson's error is that over sqrt 2, shared by both images."""
+    """Of 60 matches, 10 are off their lines in one image; Sampson's error is that distance / sqrt 2."""
     images = views(2)
     model = Oracle(images, 60)
     model.features[1].keypoints[::6, 1] += off
@@ -150,14 +150,14 @@ def test_a_summary_by_hand() -> None:
     assert "test/pose/mAA10" not in summarise([])
 
 
-def test_the_precision_of_less_than_a_match_a_pair() -> None:
+def test_the_precision_of_less_than_one_match_per_pair() -> None:
     one = PairResult(keypoints=1.0, right=1, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
     none = PairResult(keypoints=1.0, right=0, wrong=0, rotation=180.0, translation=180.0, inliers=0, success=False)
     assert summarise([one, none, none])["test/precision"] == pytest.approx(1)
     assert summarise([none])["test/precision"] == 0
 
 
-def test_cameras_in_one_place_tell_no_match_from_another() -> None:
+def test_cameras_in_one_position_have_no_correct_match() -> None:
     images = views(2)
     (result,) = validate_tuple(Oracle(images, 20), [images[0], images[0]])
     assert result.right == 0

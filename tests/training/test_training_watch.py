@@ -1,4 +1,4 @@
-"""A training that cannot recover ends."""
+"""A training that cannot recover stops."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def test_collapse_is_noticed(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         train(data, replace(TINY, save_dir=tmp_path / "run", load=str(dead)))
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_non_finite_gradient_changes_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accumulate = loop.accumulate_gradient
 
     def broken(model: DISK, *args: Any, **kwargs: Any) -> torch.Tensor:

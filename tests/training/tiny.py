@@ -1,4 +1,4 @@
-"""The smallest training, and what it left."""
+"""The smallest training, and its output."""
 
 from __future__ import annotations
 

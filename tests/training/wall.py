@@ -1,4 +1,4 @@
-"""A scene written as a data set, to train on."""
+"""A scene of a wall, written as a data set for training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_wall(folder: Path, tuples: list[list[int]], count: int = 8) -> None:
     K = np.array([[SIZE, 0, (SIZE - 1) / 2], [0, SIZE, (SIZE - 1) / 2], [0, 0, 1]])
     names = [f"{i}.png" for i in range(count)]
     for i, name in enumerate(names):
-        # 4 pixels further to the right: 4 / 48 * 2 along the wall
+        # shifted by 4 pixels to the right: 4 / 48 * 2 along the wall
         Image.fromarray(wall[:, 4 * i : 4 * i + SIZE]).save(folder / "images" / name)
         write_calibration(folder / "calibration", name, Calibration(K, np.eye(3), np.array([-4 * i / SIZE * 2, 0, 0])))
         if i != 7:
