@@ -1,8 +1,8 @@
-"""Compiles every kernel of detection for a GPU that is not there, and prints what each needs of it.
+"""Compiles every detection kernel for a GPU that need not be present, and prints the resources that each uses.
 
     python compile_kernels.py DTYPE CAPABILITY
 
-Its own process, because kernels are either interpreted or compiled.
+In a separate process, because kernels are either interpreted or compiled.
 """
 
 import sys
@@ -22,7 +22,7 @@ TYPES = {torch.uint8: "u8", torch.bool: "i1", torch.int32: "i32", torch.int64: "
 
 
 def record(calls):
-    """A stand-in for the launch of a kernel: keeps one call of each, and of each meaning of `TAPS`."""
+    """Replaces the launch of a kernel: keeps one call of each, and one for each meaning of `TAPS`."""
 
     def run(self, *args, grid, warmup, **options):
         named = dict(zip(self.arg_names, args, strict=True))
@@ -32,7 +32,7 @@ def record(calls):
 
 
 def source(kernel, args):
-    """What Triton's launcher hands to its compiler: types, and which pointers and integers are multiples of 16."""
+    """The input of Triton's compiler: types, and which pointers and integers are multiples of 16."""
     signature, constants, attributes = {}, {}, {}
     for i, (parameter, arg) in enumerate(zip(kernel.params, args, strict=True)):
         if parameter.is_constexpr or (type(arg) is int and arg == 1):

@@ -1,4 +1,4 @@
-"""The batched formulation against the dense network in float64: values and gradients."""
+"""The batched formulation compared with the dense network in float64: values and gradients."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def random_model(seed=0):
 
 
 def some_points(batch, height, width, count=20):
-    """Image indices (N,) and pixels (N, 2), corners among them."""
+    """Image indices (N,) and pixels (N, 2), including corners."""
     corners = torch.tensor([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1], [1, 2], [2, 1]])
     points = torch.cat([corners, torch.rand(count, 2).mul(torch.tensor([width, height])).long()])
     return torch.arange(len(points)) % batch, points
@@ -68,7 +68,7 @@ def test_gradients_equal_those_of_the_dense_network():
 
     ours, theirs = gradients(fast(model, images, *at, torch.float64)), gradients(dense(model, images, *at))
     for (name, _), got, expected in zip(model.named_parameters(), ours, theirs, strict=True):
-        if got is None:  # a bias that the normalisation takes away
+        if got is None:  # a bias that the normalisation cancels
             assert name.endswith("bias")
             assert expected.abs().max() < 1e-10
         else:
@@ -95,7 +95,7 @@ def test_statistics_survive_a_mean_far_from_zero():
     torch.testing.assert_close(got[:, 0].double(), scale, rtol=1e-4, atol=0)
 
 
-def test_any_size_is_padded_and_bytes_are_fractions():
+def test_any_size_is_padded_and_bytes_become_fractions():
     model, pixels = random_model(), torch.randint(0, 256, (1, 3, 19, 33), dtype=torch.uint8)
     layout = batched.lay_out(model.unet, torch.float64)
     padded = F.pad(pixels, (0, 15, 0, 13)).double() / 255

@@ -1,4 +1,4 @@
-"""Loading and saving weights, and refusing what is not weights."""
+"""Loading and saving weights, and refusing other files."""
 
 import hashlib
 import http.server
@@ -99,7 +99,7 @@ def write_torch_pickle(path):
         (lambda p: torch.save({"disk": not_finite()}, p), "not finite"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys, write, words):
+def test_files_that_are_not_checkpoints_are_refused_in_one_line(tmp_path, capsys, write, words):
     path = tmp_path / "bad.pth"
     write(path)
     with pytest.raises(CheckpointError, match=words) as caught:
@@ -161,7 +161,7 @@ def test_weights_of_another_precision_load_as_float32(model, tmp_path, dtype):
         ("https://example.org/depth-save.pth", "cannot load from a URL"),
     ],
 )
-def test_names_that_are_not_there(tmp_path, monkeypatch, name, words):
+def test_missing_names(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "empty").mkdir()
@@ -171,7 +171,7 @@ def test_names_that_are_not_there(tmp_path, monkeypatch, name, words):
     assert "\n" not in str(caught.value)
 
 
-def test_names_of_files_to_write(tmp_path):
+def test_names_of_output_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"name it \.safetensors or \.pth"):
         checkpoints.save(DISK(), tmp_path / "weights.bin")
 
@@ -214,7 +214,7 @@ def git_blob(data):
 
 @pytest.fixture
 def released(server, tmp_path, monkeypatch):
-    """The server's file passes for the authors' `depth`; gives (its bytes, an empty DISK_HOME, requested ranges)."""
+    """The server's file passes for the authors' `depth`; returns (its bytes, an empty DISK_HOME, requested ranges)."""
     url, file, ranges = server
     data = file.read_bytes()
     monkeypatch.setenv("DISK_HOME", str(tmp_path / "home"))
@@ -233,7 +233,7 @@ def test_the_authors_weights_are_fetched_on_first_use(released, model, caplog):
     assert [p.name for p in home.iterdir()] == ["depth-save.pth"]
 
 
-def test_an_interrupted_download_is_continued(released, model):
+def test_an_interrupted_download_is_resumed(released, model):
     data, home, ranges = released
     home.mkdir()
     (home / "depth-save.pth.part").write_bytes(data[:1000])
@@ -248,7 +248,7 @@ def test_damaged_weights_in_the_cache_are_replaced(released, model):
     assert same(disk.load("depth"), model)
 
 
-def test_offline_nothing_is_fetched_and_what_is_here_loads(released, monkeypatch, model):
+def test_offline_nothing_is_fetched_and_cached_weights_load(released, monkeypatch, model):
     data, home, ranges = released
     monkeypatch.setenv("DISK_OFFLINE", "1")
     with pytest.raises(DownloadError, match="DISK_OFFLINE is set"):

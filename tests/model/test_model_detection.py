@@ -1,4 +1,4 @@
-"""Keypoints from heatmaps, against brute force and against the probabilities themselves."""
+"""Keypoints from heatmaps, compared with brute force and with the probabilities themselves."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ heatmaps = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_s
 
 
 def brute_force(heatmap, window):
-    """Definition: a pixel stays if it is the arg-max (the first in reading order) of its own window and above 0."""
+    """By definition: a pixel stays if it is the arg-max (the first in reading order) of its window and above 0."""
     height, width = heatmap.shape
     reach = window // 2
     kept = []
@@ -74,7 +74,7 @@ def test_a_peak_is_within_half_a_pixel_of_its_pixel_and_within_the_image(heatmap
     assert (moved <= torch.tensor(heatmap.shape[::-1]) - 1).all()
 
 
-def test_a_pixel_at_the_border_or_below_a_neighbour_or_on_a_plateau_stays():
+def test_a_pixel_at_the_border_below_a_neighbour_or_on_a_plateau_is_not_refined():
     heatmap = torch.tensor([[3.0, 2.0, 5.0], [1.0, 1.0, 6.0], [4.0, 4.0, 4.0]])
     points = torch.tensor([[0, 0], [1, 0], [2, 1], [1, 2], [1, 1]])
     # 6 is at the border along x; the vertex of 5, 6, 4 along y is 1/6 of a pixel above it
@@ -84,14 +84,14 @@ def test_a_pixel_at_the_border_or_below_a_neighbour_or_on_a_plateau_stays():
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 40), (40, 8)])
 def test_grid_of_one_cell_rows_and_columns(size):
-    heatmap = torch.full((2, *size), 20.0)  # accepted for certain
+    heatmap = torch.full((2, *size), 20.0)  # always accepted
     drawn = sample_grid(heatmap, torch.Generator().manual_seed(0))
     for points, _ in drawn:
         cells = {(x // 8, y // 8) for x, y in points.tolist()}
         assert len(points) == len(cells) == size[0] * size[1] // 64
 
 
-def test_nothing_is_accepted_from_a_hopeless_heatmap():
+def test_nothing_is_accepted_from_a_very_low_heatmap():
     ((points, log_p),) = sample_grid(torch.full((1, 16, 16), -50.0), torch.Generator().manual_seed(0))
     assert points.shape == (0, 2)
     assert log_p.shape == (0,)
@@ -122,7 +122,7 @@ def test_frequencies_follow_the_log_probability():
     assert log_p[0].exp().item() == pytest.approx(expected[y * 8 + x % 8].item(), rel=1e-4)
 
 
-def test_the_seed_decides():
+def test_the_result_depends_only_on_the_seed():
     heatmap = torch.randn(1, 32, 32)
     first, again, other = (sample_grid(heatmap, torch.Generator().manual_seed(s))[0][0] for s in (1, 1, 2))
     assert torch.equal(first, again)

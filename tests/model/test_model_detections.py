@@ -22,7 +22,7 @@ def check(detections, keypoints, scores, descriptors, counts):
     assert torch.equal(detections.descriptors, descriptors)
 
 
-def test_the_parts_come_back_from_one_piece_of_memory():
+def test_packed_parts_are_unpacked_unchanged():
     each = parts()
     detections = Detections.pack(*each)
     check(detections, *each)

@@ -1,4 +1,4 @@
-"""`DISK.detect` on what people pass: the keypoints that the commands find, in pixels of the image as given."""
+"""`DISK.detect` on users' inputs: the keypoints that the commands find, in pixels of the given image."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def same(features, expected, atol=1e-4):
     assert features.image_size == expected.image_size
 
 
-def test_the_defaults_are_the_commands(model, photo_folder: Path, tmp_path: Path) -> None:
-    """Shrunk to 1600 pixels, subpixel, at most 4,096: what `disk detect` writes for the same files."""
+def test_the_defaults_equal_those_of_the_commands(model, photo_folder: Path, tmp_path: Path) -> None:
+    """Shrunk to 1600 pixels, sub-pixel, at most 4,096: the result of `disk detect` for the same files."""
     for name, size in [("large.png", (1700, 64)), ("turned.jpg", (64, 96))]:
         photo = Image.fromarray(textured_photo(size[1], size[0], 5))
         exif = Image.Exif()
@@ -85,7 +85,7 @@ def test_options_by_record_and_by_name(model) -> None:
 
 
 @pytest.mark.parametrize("options", [{"max_size": 60}, {"height": 50, "width": 200}, {"height": 40}])
-def test_floats_are_resized_as_bytes_are(model, options) -> None:
+def test_floats_are_resized_like_bytes(model, options) -> None:
     photo = textured_photo(72, 100)
     bytes_, floats = (model.detect(image, n=40, **options) for image in (photo, photo / 255.0))
     # bytes are rounded after resizing, floats are not
@@ -118,7 +118,7 @@ def test_masks(model) -> None:
         model.detect([photo, photo], masks=[mask])
 
 
-def test_a_mask_of_a_turned_photo_lies_as_its_stored_pixels(model, tmp_path: Path) -> None:
+def test_a_mask_of_a_rotated_photo_applies_to_its_stored_pixels(model, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.fromarray(textured_photo(64, 96)).save(tmp_path / "a.png", exif=exif)
@@ -137,7 +137,7 @@ def test_a_mask_of_a_turned_photo_lies_as_its_stored_pixels(model, tmp_path: Pat
         np.zeros((64, 64), np.int32), torch.zeros(2, 64, 64), torch.full((3, 64, 64), 200.0), "no/such/file.jpg",
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_said_so(model, wrong) -> None:
+def test_inputs_that_are_not_images_are_refused(model, wrong) -> None:
     with pytest.raises(ImageError):
         model.detect(wrong)
 

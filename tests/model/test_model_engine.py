@@ -1,4 +1,4 @@
-"""Detection in prepared images: onnxruntime and torch agree, padding and masks are respected, nothing is stale."""
+"""Detection in prepared images: onnxruntime and torch agree, padding and masks are respected, weights are current."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ def model():
 
 
 def canvases(images, height, width, masks=None):
-    """Of which the top-left part is the image."""
+    """Canvases with the image at the top left."""
     masks = masks or [None] * len(images)
     return [
         Canvas(image, Placement(width, height, 1.0, 1.0), (width, height), mask)
@@ -45,7 +45,7 @@ def found(model, images, height, width, masks=None, generator=None, **options):
 
 
 def by_position(features):
-    """Order by position: equal scores up to rounding may come in another order."""
+    """Sort by position: scores that are equal up to rounding may be in another order."""
     order = np.lexsort(features.keypoints.numpy().T)
     return features.keypoints[order], features.descriptors[order], features.scores[order]
 
@@ -62,15 +62,15 @@ def test_onnx_equals_torch_at_several_sizes_and_batches(model):
                 torch.testing.assert_close(x, y, atol=1e-4, rtol=0)
 
 
-def test_without_onnxruntime_torch_does_it_all(monkeypatch):
+def test_without_onnxruntime_torch_runs_everything(monkeypatch):
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     assert network("auto").engine.name == "torch"
 
 
 @pytest.mark.parametrize(("faster", "name"), [("torch", "torch"), ("onnxruntime", "onnx")])
-def test_onnxruntime_is_taken_where_it_is_faster(monkeypatch, faster, name):
+def test_onnxruntime_is_used_where_it_is_faster(monkeypatch, faster, name):
     def fastest(task, ways):
-        results = [prepare()() for prepare in ways.values()]  # both do the same
+        results = [prepare()() for prepare in ways.values()]  # both give the same
         for a, b in zip(*results, strict=True):
             torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), atol=1e-4, rtol=0)
         return faster
@@ -79,7 +79,7 @@ def test_onnxruntime_is_taken_where_it_is_faster(monkeypatch, faster, name):
     model = network("auto")
     state = torch.get_rng_state()
     assert model.engine.name == name
-    assert torch.equal(torch.get_rng_state(), state)  # of the user's random numbers none are taken
+    assert torch.equal(torch.get_rng_state(), state)  # the user's random numbers are not consumed
 
 
 def test_no_keypoint_in_the_padding_and_exactly_n(model):
@@ -96,7 +96,7 @@ def test_no_keypoint_in_the_padding_and_exactly_n(model):
     torch.testing.assert_close(everything.descriptors.norm(dim=1), torch.ones(len(everything)))
 
 
-def test_bytes_are_the_floats_they_stand_for(model):
+def test_bytes_equal_the_corresponding_floats(model):
     image = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
     (one,), (other,) = found(model, [image], 32, 48), found(model, [image / 255], 32, 48)
     assert torch.equal(one.keypoints, other.keypoints)
@@ -139,7 +139,7 @@ def test_cores_work_on_one_image_each_if_there_are_enough(
     assert seen == [(1, cores_each)] * batch
 
 
-def test_masks_apply_before_the_best_are_taken(model):
+def test_masks_apply_before_the_best_are_selected(model):
     mask = torch.zeros(48, 64, dtype=torch.bool)
     mask[:, 40:] = True
     masked, free = found(model, torch.rand(2, 3, 48, 64), 48, 64, [mask, None], n=20)
@@ -148,7 +148,7 @@ def test_masks_apply_before_the_best_are_taken(model):
     assert free.keypoints[:, 0].min() < 40
 
 
-def test_random_mode_depends_on_the_generator_and_keeps_all_that_is_drawn(model):
+def test_random_mode_depends_on_the_generator_and_keeps_all_draws(model):
     images = torch.rand(1, 3, 64, 96)
 
     def draw(seed, n="auto"):
@@ -163,7 +163,7 @@ def test_random_mode_depends_on_the_generator_and_keeps_all_that_is_drawn(model)
     assert torch.equal(draw(1, n=5).keypoints, first.keypoints[:5])
 
 
-def test_half_precision_finds_the_same_places(model):
+def test_half_precision_finds_the_same_positions(model):
     images = torch.rand(1, 3, 64, 96)
     (full,) = found(model, images, 64, 96, n=100)
     half = network("auto", "bf16")
@@ -175,14 +175,14 @@ def test_half_precision_finds_the_same_places(model):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_processor_without_the_instructions_is_warned_of(monkeypatch, caplog, there):
+def test_a_cpu_without_the_instructions_logs_a_warning(monkeypatch, caplog, there):
     monkeypatch.setattr(engine, "has_instructions", lambda precision: there)
     assert network(precision="bf16").engine
     assert ("no bf16 instructions" in caplog.text) is not there
 
 
 @pytest.mark.parametrize(("load", "said"), [(7.0, True), (1.0, False)])
-def test_processes_that_fight_for_the_cores_are_told_how_to_share(model, monkeypatch, caplog, load, said):
+def test_processes_that_compete_for_the_cores_get_a_hint(model, monkeypatch, caplog, load, said):
     monkeypatch.setattr(devices.os, "getloadavg", lambda: (load, 0.0, 0.0))
     monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: {0, 1})
     monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 2)
@@ -199,13 +199,13 @@ def test_automatic_precision():
     assert resolve_precision("bf16", torch.device("cuda", 0)) == "bf16"
 
 
-def test_onnx_that_cannot_be():
+def test_an_invalid_use_of_onnx():
     with pytest.raises(DiskError, match="backend='onnx' runs in fp32 on the CPU"):
         assert network("onnx", "bf16").engine
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])
-def test_weights_that_change_are_the_ones_that_are_used(backend):
+def test_changed_weights_are_used(backend):
     model, image = network(backend), torch.rand(3, 32, 48)
     before = model.detect(image)
     torch.manual_seed(1)
@@ -221,14 +221,14 @@ def test_weights_that_change_are_the_ones_that_are_used(backend):
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])
-def test_a_copy_detects_as_well(backend):
+def test_a_copy_detects_the_same(backend):
     model, image = network(backend), torch.rand(3, 32, 48)
     expected = model.detect(image)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin.detect(image).keypoints, expected.keypoints)
 
 
-def test_other_types_of_parameters_detect_as_well():
+def test_parameters_of_other_types_detect_the_same():
     model, image = network("auto"), torch.rand(3, 64, 96)
     expected = model.detect(image, n=50)
 
@@ -237,10 +237,10 @@ def test_other_types_of_parameters_detect_as_well():
 
     assert common(model.double().detect(image, n=50)) >= 49
     assert common(model.half().detect(image, n=50)) >= 40
-    assert next(model.parameters()).dtype == torch.float16  # the module itself stays as it was made
+    assert next(model.parameters()).dtype == torch.float16  # the module itself does not change
 
 
-def test_what_is_detected_can_be_learned_from(model):
+def test_detections_can_be_trained_on(model):
     features = model.detect(torch.rand(3, 32, 48))
     layer = torch.nn.Linear(128, 1)
     layer(features.descriptors).sum().backward()

@@ -1,4 +1,4 @@
-"""The engine of GPUs as a whole, by plain torch and by Triton's kernels, against the dense network in float64."""
+"""The GPU engine as a whole, with plain torch and with Triton's kernels, compared with the dense network in float64."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.gpu] if DEVICE.type == "cuda" else []
 
 @pytest.fixture
 def choose(monkeypatch):
-    """Sets which operations run, on any device."""
+    """Selects the operations that run, on any device."""
 
     def choose(name):
         chosen = plain
@@ -28,7 +28,7 @@ def choose(monkeypatch):
             from disk.model.kernels import fused as chosen
 
             if DEVICE.type == "cpu":
-                # interpreted, a program costs the same whatever its size
+                # when interpreted, a program costs the same at any size
                 monkeypatch.setattr(chosen, "_BLOCK", 512)
                 monkeypatch.setattr(chosen, "_PIXELS", 512)
                 monkeypatch.setattr(chosen, "_POINTS", 64)
@@ -162,7 +162,7 @@ def test_drawn_keypoints_lie_on_the_image_and_are_repeatable(model):
         )
 
 
-def test_a_batch_that_does_not_fit_gives_the_same(model, monkeypatch):
+def test_a_batch_that_does_not_fit_into_memory_gives_the_same(model, monkeypatch):
     images, options = canvases((32, 48), (19, 45), (32, 20)), DetectionOptions()
     expected = BatchEngine(model, "fp32").start(images, options, None, torch.device("cpu"))()
     engine = BatchEngine(model, "fp32")
@@ -190,7 +190,7 @@ def test_graphs_find_the_same(model):
         assert torch.equal(first[0].descriptors, later[0].descriptors)
 
 
-def test_kernels_are_chosen_for_gpus_that_run_them_and_never_with_gradients(monkeypatch):
+def test_kernels_are_chosen_for_gpus_that_support_them_and_never_with_gradients(monkeypatch):
     pytest.importorskip("triton")
     from disk.model.kernels import fused
 

@@ -1,4 +1,4 @@
-"""Which calls run as a graph, with a stand-in for CUDA's."""
+"""Which calls run as a CUDA graph, with a stub in place of CUDA's."""
 
 from types import SimpleNamespace
 
@@ -39,7 +39,7 @@ def times_two(x):
 
 
 @pytest.mark.usefixtures("memory")
-def test_a_shape_seen_before_runs_as_a_graph_with_its_own_values():
+def test_a_repeated_shape_runs_as_a_graph_with_the_new_values():
     stub = Stub()
     run = Graphs(torch.device("cuda"), stub.record).run
     results = [run("a", times_two, torch.full((2,), value)) for value in (1.0, 2.0, 3.0, 4.0)]
@@ -48,11 +48,11 @@ def test_a_shape_seen_before_runs_as_a_graph_with_its_own_values():
 
 
 @pytest.mark.usefixtures("memory")
-def test_the_graphs_used_last_are_kept(monkeypatch):
+def test_the_most_recently_used_graphs_are_kept(monkeypatch):
     monkeypatch.setattr(graphs, "_MOST", 2)
     stub = Stub()
     run = Graphs(torch.device("cuda"), stub.record).run
-    for key in "aabbacc":  # c drives out b, because a was used after it
+    for key in "aabbacc":  # c evicts b, because a was used after it
         run(key, times_two, torch.ones(1))
     assert stub.recorded == 3
     run("a", times_two, torch.ones(1))
@@ -63,7 +63,7 @@ def test_the_graphs_used_last_are_kept(monkeypatch):
 
 @pytest.mark.usefixtures("memory")
 def test_memory_is_bounded():
-    stub = Stub(size=6)  # of ten bytes, an eighth of all
+    stub = Stub(size=6)  # ten bytes each, an eighth of the memory
     run = Graphs(torch.device("cuda"), stub.record).run
     for key in "aabb":
         run(key, times_two, torch.ones(1))
@@ -78,7 +78,7 @@ def test_memory_is_bounded():
 
 
 @pytest.mark.usefixtures("memory")
-def test_what_cannot_be_recorded_runs_as_it_is(caplog):
+def test_calls_that_cannot_be_recorded_run_without_a_graph(caplog):
     caplog.set_level("WARNING", "disk")
     stub = Stub(fails=True)
     run = Graphs(torch.device("cuda"), stub.record).run

@@ -1,4 +1,4 @@
-"""The sparse head gives what the dense last block gives: values, gradients and statistics."""
+"""The sparse head gives the result of the dense last block: values, gradients and statistics."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_gradients_equal_the_dense_formulation_in_float64():
 
 
 def test_heatmap_passes_gradcheck_across_strips(monkeypatch):
-    monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": 1, "other": 1})  # one row of the coarse map a strip
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", {"cpu": 1, "other": 1})  # one row of the coarse map per strip
     torch.manual_seed(1)
     half = torch.randn(1, 3, 4, 3, dtype=torch.float64, requires_grad=True)
     skip = torch.randn(1, 2, 8, 6, dtype=torch.float64, requires_grad=True)
@@ -116,7 +116,7 @@ def test_statistics_of_the_upsampled_map_without_upsampling(size):
     torch.testing.assert_close(encoding.half.mean((2, 3)), torch.zeros(2, 6, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_a_batch_gives_what_its_images_give_one_by_one():
+def test_a_batch_equals_its_images_one_by_one():
     model = random_model()
     images = torch.rand(3, 3, 48, 64)
     points = [points_with_borders(48, 64, k) for k in (3, 0, 8)]
@@ -128,7 +128,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
             torch.testing.assert_close(descriptors[i], described[0], atol=1e-5, rtol=0)
 
 
-def test_no_points_have_no_descriptors():
+def test_no_points_give_no_descriptors():
     model = random_model()
     encoding = model.encode(torch.rand(1, 3, 16, 32))
     (nothing,) = model.describe(encoding, [torch.zeros(0, 2, dtype=torch.int64)])
@@ -148,7 +148,7 @@ def test_half_precision_is_close():
     assert (got[1][0].float() * expected[1][0]).sum(1).min() > 0.99
 
 
-def test_inference_leaves_nothing_behind_that_training_refuses():
+def test_inference_leaves_no_state_that_breaks_training():
     winograd._matrices.cache_clear()
     model = random_model()
     image = torch.rand(3, 48, 64)

@@ -1,4 +1,4 @@
-"""Triton's kernels against their twins in plain torch; without a GPU they are interpreted on the CPU."""
+"""Triton's kernels compared with their versions in plain torch; without a GPU they are interpreted on the CPU."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def slopes(channels):
 
 
 def last_block(height, width, dtype, batch=2, channels=(6, 3)):
-    """half, skip, their norms and the slope, of odd numbers of channels."""
+    """half, skip, their norms and the slope, with odd numbers of channels."""
     first, second = channels
     return (
         maps(batch, first, height // 2, width // 2, dtype),
@@ -45,7 +45,7 @@ def in_float64(*tensors):
 
 
 def close(got, expected, tolerance):
-    """To a tolerance in terms of the largest magnitude."""
+    """To a tolerance relative to the largest magnitude."""
     assert got.shape == expected.shape
     difference = (got.double() - expected.double()).abs().max().item()
     assert difference <= tolerance * expected.double().abs().max().clamp(min=1).item()
@@ -59,7 +59,7 @@ def test_canvas_of_bytes_in_any_layout(size, dtype):
     got, expected = fused.canvas(interleaved, dtype), plain.canvas(interleaved.contiguous(), dtype)
     assert got.shape[1:] == (8, height + -height % 16, width + -width % 16)
     assert got.is_contiguous(memory_format=torch.channels_last)
-    # interpreted kernels cut bfloat16 off where others round
+    # interpreted kernels truncate bfloat16 where others round
     rtol = {torch.float32: 1e-6, torch.float16: 0, torch.bfloat16: 2**-7}[dtype]
     torch.testing.assert_close(got, expected, atol=0, rtol=rtol)
 
@@ -76,13 +76,13 @@ def test_pooled(dtype, tolerance, size):
     expected = plain.pooled(*in_float64(x, slope))
     for operations in (fused, plain):
         got = operations.pooled(x, slope)
-        # of one pixel nothing is left but rounding, which the division by the standard deviation makes 300 times larger
+        # a single pixel leaves only rounding, which dividing by the standard deviation makes 300 times larger
         close(got[0], expected[0], max(tolerance, 1e-4) if size == (2, 2) else tolerance)
         close(got[1], expected[1], 1e-4)
     assert got[1].dtype == torch.float32
 
 
-def test_runs_of_several_blocks_are_added_up(monkeypatch):
+def test_runs_of_several_blocks_are_summed(monkeypatch):
     monkeypatch.setattr(fused, "_RUNS", 3)
     x, slope = maps(2, 4, 40, 44), slopes(4)
     for got, expected in zip(fused.pooled(x, slope), plain.pooled(*in_float64(x, slope)), strict=True):
@@ -141,7 +141,7 @@ def test_describe(dtype, tolerance, dimension):
     block = last_block(height, width, dtype)
     matrix = (torch.randn(25 * 9, dimension) / 15).to(DEVICE, dtype)
     bias = torch.randn(dimension, device=DEVICE)
-    # the corners and more of both images, and places without a keypoint, over several blocks
+    # the corners and more pixels of both images, and entries without a keypoint, over several blocks
     pixels = torch.cat([torch.arange(0, 2 * height * width, 5), torch.tensor([-1, 0, 11, 95, 96, 191, -1])]).to(DEVICE)
     expected = plain.describe(*in_float64(*block, matrix, bias), pixels)
     for operations in (fused, plain):
@@ -151,7 +151,7 @@ def test_describe(dtype, tolerance, dimension):
     assert fused.describe(*block, matrix, bias, pixels[:0]).shape == (0, dimension)
 
 
-def test_the_window_of_a_point_is_that_of_the_whole_activation():
+def test_the_window_of_a_point_equals_that_of_the_whole_activation():
     block = in_float64(*last_block(6, 10, torch.float32))
     matrix, bias = torch.randn(225, 7, dtype=torch.float64, device=DEVICE), torch.randn(7, device=DEVICE).double()
     weight = matrix.view(5, 5, 9, 7).permute(3, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Triton compiles the kernels for a GPU without having one; the interpreter accepts what the compiler does not."""
+"""Triton compiles the kernels for a GPU without having one; the interpreter accepts code that the compiler rejects."""
 
 import os
 import subprocess

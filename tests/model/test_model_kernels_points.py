@@ -1,4 +1,4 @@
-"""Suppression, the best n, subpixel places and masks of a batch, against `detection` image by image."""
+"""Suppression, the best n, sub-pixel positions and masks of a batch, compared with `detection` image by image."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_equals_nms_of_each_image(operations, data, heatmap, window, n):
 
 
 @both
-def test_masks_rule_out_and_still_suppress(operations):
+def test_masks_exclude_pixels_that_still_suppress(operations):
     heatmap = torch.randn(2, 9, 14)
     allowed = torch.rand(2, 9, 14) < 0.5
     for image, mask, (keypoints, scores) in zip(

@@ -1,4 +1,4 @@
-"""Batches that do not fit, and how canvases reach the device."""
+"""Batches that do not fit into memory, and how canvases reach the device."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def canvases(count, height=16, width=32, valid=(13, 30)):
 
 
 def network(most, calls):
-    """What fails above a number of images."""
+    """Fails above a number of images."""
 
     def run(part):
         calls.append(len(part))
@@ -36,7 +36,7 @@ def network(most, calls):
     return run
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(caplog):
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(caplog):
     caplog.set_level("WARNING", "disk")
     parts, calls, images = Parts(320), [], canvases(11)
     results = parts.run(network(3, calls), images)
@@ -67,10 +67,10 @@ def test_the_batch_follows_the_free_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3_000_000_000)
     at_once = Parts(320).images_at_once
     cuda = torch.device("cuda")
-    assert at_once(768, 1024, cuda) == 16  # more keep no GPU busier
+    assert at_once(768, 1024, cuda) == 16  # larger batches do not use a GPU better
     assert at_once(384, 512, cuda) == 64
     free = 2_600_000_000
-    assert at_once(768, 1024, cuda) == 8  # 0.8 of 2.6 GB by 320 bytes a pixel
+    assert at_once(768, 1024, cuda) == 8  # 0.8 of 2.6 GB at 320 bytes per pixel
     assert at_once(1536, 2048, cuda) == 2
     free = 2_000_000_000
     assert at_once(8000, 8000, cuda) == 1
@@ -99,11 +99,11 @@ def test_upload_to_a_gpu():
 
 
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
-def test_what_fits_follows_the_free_memory(monkeypatch, device):
+def test_the_limit_follows_the_free_memory(monkeypatch, device):
     asked = []
     free = 10e9
     monkeypatch.setattr(memory, "free_memory", lambda device: asked.append(device) or free)
-    assert fits(1600 * 1600, 10**9, device)  # the default size runs whole, as it always has
+    assert fits(1600 * 1600, 10**9, device)  # the default size runs as a whole, as it always has
     assert asked == []
     assert fits(32_000_000, 250, device)  # 0.8 of 10 GB
     assert not fits(32_000_001, 250, device)
@@ -117,7 +117,7 @@ def test_tiles_are_as_large_as_the_memory_allows(monkeypatch):
     free = float("inf")
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     assert tile_side(300_000_000, CPU) == 2048
-    free = 4.4e9  # 0.8 of it, less 9 bytes a pixel, at 400 bytes a pixel of a tile
+    free = 4.4e9  # 0.8 of it, less 9 bytes per pixel, at 400 bytes per pixel of a tile
     assert tile_side(300_000_000, CPU) == 1424
     assert 400 * 1424**2 + 9 * 300_000_000 <= 0.8 * free < 400 * 1440**2 + 9 * 300_000_000
     free = 1e9

@@ -22,7 +22,7 @@ def model():
 
 
 @pytest.mark.slow
-def test_the_shipped_graph_is_that_of_the_network():
+def test_the_shipped_graph_equals_that_of_the_network():
     shipped, fresh = onnx.load(GRAPH, load_external_data=False).graph, export_coarse_graph().graph
     assert [n.op_type for n in shipped.node] == [n.op_type for n in fresh.node]
     assert [list(n.input) for n in shipped.node] == [list(n.input) for n in fresh.node]
@@ -44,7 +44,7 @@ def test_a_session_has_the_weights_of_its_model(model, dtype):
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 
-def test_inference_needs_neither_onnx_nor_onnxscript():
+def test_inference_does_not_need_onnx_or_onnxscript():
     code = """
 import sys
 sys.modules.update({"onnx": None, "onnxscript": None})

@@ -1,4 +1,4 @@
-"""Exported detectors, run by onnxruntime, against detection in torch."""
+"""Exported detectors, run by onnxruntime, compared with detection in torch."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def model():
 
 
 def exported(write, model, folder, **options):
-    # to check the shapes of symbols takes longer than everything else
+    # checking symbolic shapes takes longer than everything else
     checked = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
@@ -81,7 +81,7 @@ def test_a_batch_is_padded_with_rows_of_score_0(detector, model):
 
 
 def test_runs_by_onnxruntime_alone_and_describes_itself(detector, model, tmp_path):
-    """As a program without torch, onnx or this package sees the file."""
+    """As a program without torch, onnx or this package uses the file."""
     image = textured_photo(50, 70, seed=5)
     np.save(tmp_path / "image.npy", image[None])
     code = f"""
@@ -129,7 +129,7 @@ def test_plateaus_and_ties_are_decided_as_in_torch(heatmap, window, n):
 
 
 def test_onnxruntime_orders_equal_scores_by_row_then_column(tmp_path):
-    """The TopK operator's rule, on the plateaus of a made-up heatmap."""
+    """The rule of the TopK operator, on the plateaus of a synthetic heatmap."""
     from disk.model.onnx.trace import trace, write
 
     class Best(torch.nn.Module):
@@ -161,7 +161,7 @@ def test_division_of_indices_is_exact(number, by):
 
 def test_two_images_to_matches(detector, model, tmp_path):
     write_pair(onnx.load(detector), tmp_path / "pair.onnx", ExportOptions(n=N, ratio=0.95))
-    assert (tmp_path / "pair.onnx").stat().st_size < 1.2 * detector.stat().st_size  # the weights are there once
+    assert (tmp_path / "pair.onnx").stat().st_size < 1.2 * detector.stat().st_size  # the weights are stored once
     run = session(tmp_path / "pair.onnx")
     first, second = textured_photo(70, 90, seed=7), textured_photo(70, 90, seed=7)[6:, 9:].copy()
     feed = {"first_images": first[None], "second_images": second[None]}
@@ -170,10 +170,10 @@ def test_two_images_to_matches(detector, model, tmp_path):
     expected = disk.match(f0, f1, ratio=0.95)
     np.testing.assert_array_equal(matches, expected.indices.numpy())
     np.testing.assert_allclose(distances, expected.distances.numpy(), atol=1e-4)
-    # ground truth: the second is cut out of the first
+    # ground truth: the second image is a crop of the first
     shifts = keypoints0[0, matches[:, 0]] - keypoints1[0, matches[:, 1]]
     assert (np.abs(shifts - [9, 6]).max(1) < 1).mean() > 0.5
-    for sizes in ((1, 70), (70, 1), (1, 1)):  # no keypoints in a single pixel
+    for sizes in ((1, 70), (70, 1), (1, 1)):  # a single pixel has no keypoints
         nothing = {name: first[None, :size, :size] for name, size in zip(feed, sizes, strict=True)}
         assert run.run(["matches"], nothing)[0].shape == (0, 2)
 
@@ -184,7 +184,7 @@ def for_opencv(model, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_opencv_reads_ours_and_finds_our_keypoints(for_opencv, model):
+def test_opencv_reads_our_export_and_finds_our_keypoints(for_opencv, model):
     cv2 = pytest.importorskip("cv2", reason="the extra `baselines` is not installed")
     if not hasattr(cv2, "DISK"):
         pytest.skip(f"OpenCV {cv2.__version__} has no cv2.DISK; 5.0 has")
@@ -197,7 +197,7 @@ def test_opencv_reads_ours_and_finds_our_keypoints(for_opencv, model):
         assert assert_equal(got, image, model, subpixel=False) == len(keypoints) > 40
 
 
-def test_the_layout_for_opencv_by_onnxruntime(for_opencv, model):
+def test_the_layout_for_opencv_in_onnxruntime(for_opencv, model):
     run = session(for_opencv)
     image = textured_photo(64, 96, seed=4)
     tensor = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
@@ -206,7 +206,7 @@ def test_the_layout_for_opencv_by_onnxruntime(for_opencv, model):
     assert_equal((keypoints[0], scores[0], descriptors[0]), image, model, n=None, subpixel=False)
 
 
-def test_what_cannot_be_exported_is_refused(model, tmp_path):
+def test_impossible_exports_are_refused(model, tmp_path):
     with pytest.raises(DiskError, match="must be odd"):
         exported(export_detector, model, tmp_path, window=4)
     with pytest.raises(DiskError, match="at least 1"):

@@ -1,4 +1,4 @@
-"""onnxruntime runs without telling anyone."""
+"""onnxruntime runs without telemetry."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ print(len(disk.load(device="cpu", backend="onnx").detect(torch.rand(3, 32, 32)))
 
 @pytest.fixture(scope="module")
 def detection(tmp_path_factory):
-    """Runs it in an empty home, under strace where that works; gives (home, connections or why none were traced)."""
+    """Runs it in an empty home, under strace where available; returns (home, connections or why none were traced)."""
     home, trace = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("trace") / "calls"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))} | {"HOME": str(home)}
     command = [sys.executable, "-c", DETECT]
@@ -32,7 +32,7 @@ def detection(tmp_path_factory):
     return home, why
 
 
-def test_nothing_is_written_at_home(detection):
+def test_nothing_is_written_to_the_home_folder(detection):
     assert list(detection[0].rglob("*")) == []
 
 
@@ -52,7 +52,7 @@ def test_the_users_own_setting_is_respected(monkeypatch):
 
 
 def test_nothing_else_imports_it():
-    """Whoever imports onnxruntime first decides, so there is one place."""
+    """The first import of onnxruntime decides about telemetry, so there is a single place for it."""
     import disk
 
     root = os.path.dirname(disk.__file__)

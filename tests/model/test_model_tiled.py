@@ -1,4 +1,4 @@
-"""An image in tiles gives what the whole image does: keypoints, descriptors, masks, budgets, whatever the tiles."""
+"""An image in tiles of any size gives the result of the whole image: keypoints, descriptors, masks, budgets."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ from textured import textured_photo
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = DISK().eval().double()  # so that nothing but the tiles could make a difference
+    model = DISK().eval().double()  # so that only the tiles can make a difference
     model.backend = "torch"
     return model
 
 
 @pytest.fixture
 def in_tiles(monkeypatch):
-    """Makes every image too large for the memory."""
+    """Treats every image as too large for memory."""
 
     def use(side):
         monkeypatch.setattr(facade, "fits", lambda *arguments: False)
@@ -55,7 +55,7 @@ def assert_same(tiles, whole):
         (50, 60, 2048, {"n": 50}),
     ],
 )
-def test_tiles_give_what_the_whole_image_does(model, in_tiles, height, width, side, options):
+def test_tiles_equal_the_whole_image(model, in_tiles, height, width, side, options):
     photo = textured_photo(height, width)
     whole = model.detect(photo, **options)
     in_tiles(side)
@@ -63,7 +63,7 @@ def test_tiles_give_what_the_whole_image_does(model, in_tiles, height, width, si
 
 
 def test_equal_scores_come_in_reading_order(model, in_tiles):
-    # far from each other and from the borders, equal squares have equal scores
+    # equal squares far from each other and from the borders have equal scores
     image = np.full((48, 272, 3), 100, np.uint8)
     for x in (40, 136, 232):
         image[20:28, x - 4 : x + 4] = 255
@@ -87,13 +87,13 @@ def test_masks_and_orientation(model, in_tiles, tmp_path):
     assert features.keypoints[:, 0].max() < 90
 
 
-def test_no_keypoint_is_missing_or_twice_at_borders_of_tiles(model, in_tiles):
+def test_no_keypoint_is_missing_or_doubled_at_tile_borders(model, in_tiles):
     photo = textured_photo(48, 160)
     in_tiles(32)
     features = model.detect(photo, n=None, subpixel=False)
     x, y = features.keypoints.T
     assert len(features.keypoints.unique(dim=0)) == len(features)
-    # beside a border there are as many as elsewhere: those of the whole image, by the dense formulation
+    # the keypoints next to borders are those of the whole image, by the dense formulation
     dense, _ = model(torch.from_numpy(photo).permute(2, 0, 1)[None].double() / 255)
     logits = dense[0, 0]
     expected = {
@@ -105,7 +105,7 @@ def test_no_keypoint_is_missing_or_twice_at_borders_of_tiles(model, in_tiles):
     assert any(int(a) % 32 in (31, 0) for a in x)
 
 
-def test_random_mode_draws_one_keypoint_a_cell(model, in_tiles):
+def test_random_mode_draws_one_keypoint_per_cell(model, in_tiles):
     photo = textured_photo(36, 150)
     in_tiles(48)
 
@@ -133,8 +133,8 @@ def test_single_precision_models_and_half(in_tiles):
     assert len(half) == 20
 
 
-@pytest.mark.parametrize("window", [5, 27])  # with 27 tiles see not one row more than they need
-def test_the_heatmap_is_right_as_far_as_suppression_and_peaks_look(model, window):
+@pytest.mark.parametrize("window", [5, 27])  # with 27, tiles see no more rows than they need
+def test_the_heatmap_is_correct_as_far_as_suppression_and_refinement_reach(model, window):
     image = torch.rand(1, 3, 48, 208, dtype=torch.float64)
     tiles = cut(48, 208, 48, window)
     reach = window // 2 + 1
@@ -150,7 +150,7 @@ def test_the_heatmap_is_right_as_far_as_suppression_and_peaks_look(model, window
 
 
 def test_up_blocks_without_strips_give_the_same(model, monkeypatch):
-    """What other devices than CPUs run."""
+    """The path of devices other than CPUs."""
     image = torch.rand(1, 3, 64, 96, dtype=torch.float64)
     tiles = cut(64, 96, 48, 5)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_up_blocks_without_strips_give_the_same(model, monkeypatch):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.integers(0, 60), st.booleans())
-def test_moments_are_those_of_the_whole_map(rows, columns, side, window, upsampled):
+def test_moments_equal_those_of_the_whole_map(rows, columns, side, window, upsampled):
     whole = 100 + torch.rand(1, 2, 16 * rows, 16 * columns, dtype=torch.float64)
     moments = Moments(upsampled)
     for tile in cut(16 * rows, 16 * columns, 16 * side, 2 * window + 1):
@@ -189,8 +189,8 @@ def test_tiles_cover_an_image_once(rows, columns, side, window):
     assert (count == 1).all()
 
 
-def test_what_does_not_fit_after_all_is_done_in_tiles(model, monkeypatch, caplog):
-    """The memory of a GPU can be gone by the time it is needed."""
+def test_images_that_do_not_fit_after_all_run_in_tiles(model, monkeypatch, caplog):
+    """A GPU may have no memory left by the time it is needed."""
 
     def start(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -204,7 +204,7 @@ def test_what_does_not_fit_after_all_is_done_in_tiles(model, monkeypatch, caplog
 
 
 @pytest.mark.gpu
-def test_tiles_on_a_gpu_give_what_the_whole_image_does(in_tiles):
+def test_tiles_on_a_gpu_equal_the_whole_image(in_tiles):
     model = disk.load(device="cuda", precision="fp32")
     photo = textured_photo(301, 405)
     whole = model.detect(photo, n=200)

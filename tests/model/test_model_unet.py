@@ -1,4 +1,4 @@
-"""The architecture is the original's: kornia's DISK, given the same weights, is the reference."""
+"""The architecture equals the original's: the reference is kornia's DISK with the same weights."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def pair():
     ours, theirs = DISK().eval(), KorniaDISK().eval()
     with torch.no_grad():
         for parameter in ours.parameters():
-            if parameter.ndim == 1:  # biases and slopes are all alike after initialisation
+            if parameter.ndim == 1:  # biases and slopes are all equal after initialisation
                 parameter.normal_(0, 0.3)
     return ours, theirs
 
@@ -60,5 +60,5 @@ def test_smallest_image_and_other_descriptor_length():
 
 
 def test_instance_norm_of_a_single_element_is_zero():
-    # rounding of the mean is scaled by one over the square root of eps
+    # rounding of the mean is multiplied by one over the square root of eps
     assert InstanceNorm()(torch.rand(2, 3, 1, 1)).abs().max() < 1e-3

@@ -1,4 +1,4 @@
-"""The 5x5 convolution by Winograd's products is the direct one, up to rounding."""
+"""The 5x5 convolution by Winograd's method equals the direct one, up to rounding."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_passes_gradcheck(tiles, monkeypatch):
     assert torch.autograd.gradcheck(ours, block, fast_mode=True)
 
 
-def test_rounding_in_float32_is_near_that_of_the_direct_sum():
+def test_rounding_in_float32_is_close_to_that_of_the_direct_sum():
     torch.manual_seed(0)
     block = random_block(1, 64, 96, (64, 32, 64))
     exact = direct(*block)
