@@ -21,7 +21,7 @@ K = np.array([[600.0, 0, 320], [0, 610, 240], [0, 0, 1]])
 
 @dataclass(frozen=True)
 class World:
-    """images/, pairs.txt, and a folder of artifacts in which every point has a descriptor of its own."""
+    """images/, pairs.txt, and a folder of artifacts in which every point has a distinct descriptor."""
 
     root: Path
     names: list[str]
@@ -63,7 +63,7 @@ def pair_line(name0: str, name1: str, K0: np.ndarray, K1: np.ndarray, R: np.ndar
 
 
 def make_world(root: Path, scale: int = 1, noise: float = 0.0, points: int = 80, views: int = 4) -> World:
-    """The same world at any scale: images, K and keypoints grow together ((0, 0) stays the first pixel's centre)."""
+    """The same world at any scale: images, K and keypoints scale together ((0, 0) stays the first pixel's centre)."""
     rng = np.random.default_rng(0)
     world = rng.uniform([-2, -1.5, 5], [2, 1.5, 9], (points, 3))
     descriptors = unit(rng, points)
@@ -91,12 +91,12 @@ def make_world(root: Path, scale: int = 1, noise: float = 0.0, points: int = 80,
 
 
 def photo(height: int, width: int, offset: int = 0) -> np.ndarray:
-    """A piece of a photograph, uint8 (height, width, 3); another one for each offset."""
+    """A crop of a photo, uint8 (height, width, 3); each offset gives another crop."""
     return np.ascontiguousarray(data.astronaut()[offset : offset + height, offset : offset + width])
 
 
 def spots(image: np.ndarray, n: int) -> Features:
-    """A detector that finds the pixels that are pure red."""
+    """A detector of the pixels that are pure red."""
     y, x = np.nonzero((image == [255, 0, 0]).all(axis=2))
     points = torch.from_numpy(np.stack([x, y], 1)).float()[:n]
     return Features(points, torch.ones(len(points), 1), torch.ones(len(points)))

@@ -21,7 +21,7 @@ def test_baselines_have_unit_descriptors_best_first_at_most_n(method, length):
     assert none.descriptors.shape == (0, length)
 
 
-def test_rootsift_is_the_root_of_sift_and_orb_keeps_hamming_distances():
+def test_rootsift_is_the_square_root_of_sift_and_orb_keeps_hamming_distances():
     image = photo(240, 320)
     sift, root = detect_baseline("sift", image, 50), detect_baseline("rootsift", image, 50)
     expected = torch.sqrt(sift.descriptors / sift.descriptors.sum(dim=1, keepdim=True))

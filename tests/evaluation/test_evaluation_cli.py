@@ -39,7 +39,7 @@ def test_mistakes_are_one_line_and_exit_2(world, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
-def test_a_line_that_is_wrong_is_named(world, capsys):
+def test_an_invalid_line_is_named(world, capsys):
     with world.pairs.open("a") as file:
         file.write("v0.png v1.png 0 0\n")
     assert main(["evaluate", "pose", str(world.pairs), str(world.images)]) == 2

@@ -1,4 +1,4 @@
-"""Features found here are kept, and found anew when anything that decides them changes."""
+"""Detected features are cached, and detected again when anything they depend on changes."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from disk.features import Features
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The baselines that ran, in order; the detection itself is OpenCV's."""
+    """The baselines that ran, in order; OpenCV still runs the detection."""
     calls: list[str] = []
 
     def count(method: str, image: np.ndarray, n: int) -> Features:
@@ -32,7 +32,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_features_are_found_once_and_kept(tmp_path, counted):
+def test_features_are_detected_once_and_kept(tmp_path, counted):
     view = write_photo(tmp_path / "a.png")
     options = FeatureOptions(method=("sift",), n=50, cache=tmp_path / "kept")
     (first,) = open_sources(options)
@@ -47,7 +47,7 @@ def test_features_are_found_once_and_kept(tmp_path, counted):
     assert counted == ["sift"]
 
 
-def test_whatever_decides_the_features_finds_them_anew(tmp_path, counted):
+def test_any_change_that_affects_features_detects_them_again(tmp_path, counted):
     view = write_photo(tmp_path / "a.png")
 
     def runs(view: View, **options: object) -> int:
@@ -88,7 +88,7 @@ def test_a_damaged_file_of_the_cache_is_replaced(tmp_path, counted):
     [(199, ["needed", "new"]), (200, ["mid", "needed", "new"]), (299, ["mid", "needed", "new"]),
      (300, ["mid", "needed", "new", "old"])],
 )  # fmt: skip
-def test_the_cache_loses_what_was_not_used_for_longest(limit, left, tmp_path):
+def test_the_cache_evicts_the_least_recently_used(limit, left, tmp_path):
     for age, name in enumerate(["new", "mid", "old", "needed"]):
         file = tmp_path / f"{name}.npz"
         file.write_bytes(bytes(100))
@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_a_folder_is_refused(tmp_path):
     assert (tmp_path / "deep" / "down").is_dir()
 
 
-def test_runs_at_the_same_time_write_under_names_of_their_own(tmp_path, monkeypatch):
+def test_simultaneous_runs_write_to_distinct_temporary_names(tmp_path, monkeypatch):
     written = []
     save = np.savez
 

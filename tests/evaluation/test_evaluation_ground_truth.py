@@ -26,7 +26,7 @@ def refused(world, match: str) -> None:
 
 def test_reads_pairs(world):
     edit(world, 2, 2, "1")
-    world.pairs.write_text("\n" + world.pairs.read_text())  # a blank line is no pair
+    world.pairs.write_text("\n" + world.pairs.read_text())  # a blank line is not a pair
     pairs = read_pose_pairs(world.pairs, world.images)
     assert len(pairs) == 6
     with pytest.raises(FrozenInstanceError):
@@ -77,7 +77,7 @@ def test_names_the_line_with_a_wrong_value(world, column, value, message):
     refused(world, rf"pairs\.txt:5: .*{message}")
 
 
-def test_reflection_is_no_rotation(world):
+def test_a_reflection_is_not_a_rotation(world):
     for column in (22, 26, 30):
         words = world.pairs.read_text().splitlines()[0].split()
         edit(world, 1, column, str(-float(words[column])))
@@ -97,7 +97,7 @@ def test_files_that_are_not_pairs(world, tmp_path):
 
 @pytest.fixture
 def imw_scene(world, tmp_path: Path) -> Path:
-    """A scene of two images whose names hold '-', the second camera moved and turned."""
+    """A scene of two images with '-' in their names; the second camera is moved and rotated."""
     folder = tmp_path / "scene" / "set_100"
     for part in ("images", "calibration", "new-vis-pairs"):
         (folder / part).mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_reads_an_imw_scene(imw_scene):
         np.testing.assert_allclose(pair.t, [-2, 1, -3])
 
 
-def test_imw_scenes_that_cannot_be_used(imw_scene, tmp_path):
+def test_unusable_imw_scenes(imw_scene, tmp_path):
     with pytest.raises(EvaluationError, match="keys-th-0"):
         read_imw_scene(imw_scene, "0.5")
     with pytest.raises(EvaluationError, match="has no set_"):
@@ -166,7 +166,7 @@ def test_reads_hpatches_sequences(sequences):
     assert {pair.kind for pair in read_homography_pairs(sequences, ("i_light",))} == {"v"}
 
 
-def test_sequences_that_cannot_be_used(sequences, tmp_path):
+def test_unusable_sequences(sequences, tmp_path):
     with pytest.raises(EvaluationError, match="no such folder"):
         read_homography_pairs(tmp_path / "none")
     with pytest.raises(EvaluationError, match="contains no sequences"):
@@ -185,7 +185,7 @@ def test_sequences_that_cannot_be_used(sequences, tmp_path):
         read_homography_pairs(sequences)
 
 
-def test_a_byte_order_mark_and_comments_are_no_names(world):
+def test_a_byte_order_mark_and_comments_are_ignored(world):
     plain = read_pose_pairs(world.pairs, world.images)
     world.pairs.write_text("# name0 name1 ...\n" + world.pairs.read_text(), encoding="utf-8-sig")
     assert len(read_pose_pairs(world.pairs, world.images)) == len(plain)

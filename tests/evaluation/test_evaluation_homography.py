@@ -23,7 +23,7 @@ def homography(k: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """i_light: the same photo, six times; v_view: a photo warped by known homographies. Perfect features beside."""
+    """i_light: the same photo, six times; v_view: a photo warped by known homographies. With perfect features."""
     root = tmp_path_factory.mktemp("planes")
     rng = np.random.default_rng(0)
     first = photo(HEIGHT, WIDTH)
@@ -71,7 +71,7 @@ def test_random_features_score_near_zero(planes):
     assert figures["MMA@3"] < 3
     assert figures["AUC@10"] < 5
     assert figures["matching score"] < 3
-    # 150 random points, discs of 3 px: the chance that one is near
+    # 150 random points, discs of 3 px: the probability that one is near
     assert figures["repeatability"] == pytest.approx(100 * (1 - np.exp(-150 * np.pi * 9 / WIDTH / HEIGHT)), abs=2)
 
 
@@ -93,37 +93,37 @@ def test_one_pair_by_hand():
     assert result.keypoints == (4, 3)
     with pytest.raises(FrozenInstanceError):
         result.kind = "i"
-    # within 3 px: 1 match of 3 and 3 keypoints in the shared view
+    # within 3 px: 1 match of 3 keypoints in each image in the shared view
     assert result.matching_score == pytest.approx(1 / 3)
     assert [accuracy_at([result], pixels) for pixels in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3])
     figures = figures_of([result], np.array([[2.0]]))
-    assert list(figures) == ["all"]  # one kind of sequence needs no split
+    assert list(figures) == ["all"]  # sequences of a single kind are not split
     assert figures["all"]["correct matches"] == 1
-    # corner error 2: the curve rises to 1 at 2 and stays, so (1 + 1) / 3, (1 + 3) / 5, (1 + 8) / 10
+    # corner error 2: the curve rises to 1 at 2 and stays there, so (1 + 1) / 3, (1 + 3) / 5, (1 + 8) / 10
     assert figures["all"]["AUC@3"] == pytest.approx(100 * 2 / 3)
     assert figures["all"]["AUC@5"] == pytest.approx(80)
     assert figures["all"]["AUC@10"] == pytest.approx(90)
     assert figures["all"]["corners within 3 px"] == 100
 
 
-# two images of other sizes, the second 10 pixels to the left: what each sees of the other is by the other's size
+# two images of different sizes, the second 10 pixels to the left: each one's view is limited by the other's size
 SHIFT = np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]])
 SIZES = (100, 50), (60, 80)
-POINTS0 = np.array([[20.0, 20], [45, 10], [52, 10], [30, 49]])  # the third is right of the second image
+POINTS0 = np.array([[20.0, 20], [45, 10], [52, 10], [30, 49]])  # the third is to the right of the second image
 POINTS1 = np.array([[30.0, 20], [55, 10], [40, 51], [59.4, 10]])  # the third is below the first image
 PARTNERS = np.array([[0, 0], [1, 1], [2, 3], [3, 2]])  # all within 3 px, but the last two leave the shared view
 
 
-def test_the_shared_view_is_of_each_image_in_the_other():
+def test_the_shared_view_of_each_image_is_bounded_by_the_other():
     pair = HomographyPair(View(Path("1"), "1"), View(Path("2"), "2"), SHIFT, "v")
     result = match_result(pair, POINTS0, POINTS1, PARTNERS, *SIZES)
     np.testing.assert_allclose(result.errors, [0, 0, 2.6, 2])
-    # 3 and 3 keypoints in the shared view, of which two each have a match, and a keypoint near them
+    # 3 and 3 keypoints in the shared view, two of each with a match and with a keypoint near them
     assert result.matching_score == pytest.approx(2 / 3)
     assert result.repeatability == pytest.approx(4 / 6)
 
 
-def test_sizes_are_those_of_the_images(tmp_path):
+def test_sizes_of_images_are_read_from_the_files(tmp_path):
     (tmp_path / "v_sizes").mkdir()
     for k, size in enumerate(SIZES, 1):
         Image.new("RGB", size).save(tmp_path / "v_sizes" / f"{k}.png")
@@ -169,7 +169,7 @@ def test_both_estimators_runs_and_json(planes, tmp_path, capsys):
 
 def test_the_cache_file_of_d2net(planes, tmp_path):
     evaluate_homography(planes, options_of(planes, format="d2net", out=tmp_path))
-    # read as the notebook of D2-Net does
+    # read as in the D2-Net notebook
     i_err, v_err, (kinds, keypoints, matches) = np.load(tmp_path / "perfect.npy", allow_pickle=True)
     assert list(i_err) == list(v_err) == list(range(1, 16))
     assert i_err[1] == v_err[15] == 5  # sums over the pairs of a kind
@@ -182,7 +182,7 @@ def test_the_cache_file_of_d2net(planes, tmp_path):
         evaluate_homography(planes, options_of(planes, format="d2net", out=tmp_path / "none"))
 
 
-def test_the_large_sequences_are_left_out_for_d2net(planes, tmp_path):
+def test_the_large_sequences_are_skipped_for_d2net(planes, tmp_path):
     (planes / "v_talent").mkdir()
     try:
         with pytest.raises(EvaluationError, match="v_talent contains no homographies"):
@@ -193,7 +193,7 @@ def test_the_large_sequences_are_left_out_for_d2net(planes, tmp_path):
     assert "10 pairs" in report.title
 
 
-def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+def test_options_have_the_defaults_of_the_protocol_and_are_keyword_only():
     assert HomographyOptions().threshold == (1.0, 2.0, 3.0)
     with pytest.raises(TypeError):
         HomographyOptions((1.0,))

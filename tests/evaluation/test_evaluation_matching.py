@@ -24,7 +24,7 @@ from disk.storage.artifacts import read_matches
 
 
 class Recorded:
-    """In place of LightGlue: keeps what it is given, and matches feature k with feature k."""
+    """Replaces LightGlue: records its input, and matches feature k with feature k."""
 
     calls: ClassVar[list[tuple]] = []
 
@@ -58,7 +58,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[FeatureOp
         (2, 6, (8, 22), (50, 30)),
     ],
 )
-def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, recorded, turns, tag, point, size):
+def test_lightglue_gets_upright_positions_and_sizes(tmp_path, recorded, turns, tag, point, size):
     exif = Image.Exif()
     exif[0x0112] = tag
     Image.new("RGB", (50, 30)).save(tmp_path / "a.png", exif=exif)
@@ -83,7 +83,7 @@ def test_lightglue_is_given_upright_positions_and_sizes(tmp_path, recorded, turn
 
 
 @pytest.mark.parametrize("turns", [(0, 0), (1, 0), (0, 2), (3, 1)])
-def test_lightglue_is_given_each_image_with_its_own_size_turned_as_it_is(tmp_path, recorded, monkeypatch, turns):
+def test_lightglue_gets_the_size_and_rotation_of_each_image(tmp_path, recorded, monkeypatch, turns):
     options, calls = recorded
     monkeypatch.setattr(sources, "detect_baseline", lambda method, image, n: spots(image, n))
     stored = {"a": [(3, 20), (41, 7)], "b": [(0, 0), (59, 30)]}
@@ -104,14 +104,14 @@ def test_lightglue_is_given_each_image_with_its_own_size_turned_as_it_is(tmp_pat
     assert sizes == [(image.shape[1], image.shape[0]) for image in images]
     for features, image in zip((f0, f1), images, strict=True):
         assert sorted(features.keypoints.tolist()) == sorted(spots(image, 10).keypoints.tolist())
-    # what comes back is in pixels of the stored images
+    # the result is in pixels of the stored images
     assert matches.scores.tolist() == [0, 1]
     assert sorted(map(tuple, matches.points0.tolist())) == stored["a"]
     assert sorted(map(tuple, matches.points1.tolist())) == stored["b"]
 
 
-def test_the_pipeline_and_evaluation_match_alike(tmp_path):
-    """The ratio is of distances, not of their squares, and two-way, wherever it is used."""
+def test_the_pipeline_and_evaluation_match_the_same_way(tmp_path):
+    """Both apply the ratio to distances, not to their squares, and in both directions."""
     angle = torch.deg2rad(torch.tensor([0.0, 40.0, 50.0, 180.0]))
     words = torch.stack([angle.cos(), angle.sin()], 1)
     near, far = (2 * torch.sin(angle[k] / 2) for k in (1, 2))  # distances of word 0 to words 1 and 2
@@ -144,8 +144,8 @@ def test_lightglue_has_no_ratio(tmp_path):
     assert indices.max() < 20 if len(indices) else True
 
 
-def test_nearest_neighbours_are_found_on_the_processor_and_a_ratio_of_1_is_no_test(monkeypatch):
-    """Wherever the network runs; LightGlue runs where it does, and knows no ratio."""
+def test_nearest_neighbours_run_on_the_cpu_and_a_ratio_of_1_is_no_test(monkeypatch):
+    """On any device of the network; LightGlue runs on that device, and has no ratio."""
     made = []
     monkeypatch.setattr(matching, "make_matcher", lambda *arguments, weights: made.append((*arguments, weights)))
     monkeypatch.setattr(matching, "choose_device", lambda name: f"device {name}")

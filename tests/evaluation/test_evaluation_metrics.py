@@ -31,7 +31,7 @@ def test_epipolar_distance_of_true_matches_is_zero():
 
 
 def test_epipolar_distance_by_hand():
-    """Sideways motion: lines are rows, so both distances are the difference in y over the focal length."""
+    """Sideways motion: epipolar lines are rows, so both distances are the difference in y over the focal length."""
     K = np.array([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]])
     distance = symmetric_epipolar_distance(
         np.array([[10.0, 20.0]]), np.array([[70.0, 23.0]]), K, K, np.eye(3), np.array([5.0, 0, 0])
@@ -92,9 +92,9 @@ def test_repeatability_by_hand():
     p0 = np.array([[0.0, 0], [20, 20], [40, 40], [95, 0]])  # the last leaves a 100 pixel wide image
     p1 = np.array([[10.0, 2], [30, 24], [70, 7]])
     seen0, seen1 = covisible(shift, p0, (100, 100)), covisible(np.linalg.inv(shift), p1, (100, 100))
-    # within 3 px: p0[0] -> (10, 0) has p1[0]; back p1[0] has p0[0]. 2 of 3 + 3 keypoints
+    # within 3 px: p0[0] -> (10, 0) has p1[0]; back, p1[0] has p0[0]. 2 of 3 + 3 keypoints
     assert repeatability(shift, p0, p1, seen0, seen1, 3.0) == pytest.approx(2 / 6)
-    # within 4 px also p0[1] and p1[1]
+    # within 4 px, p0[1] and p1[1] too
     assert repeatability(shift, p0, p1, seen0, seen1, 4.0) == pytest.approx(4 / 6)
 
 
@@ -103,7 +103,7 @@ def test_repeatability_of_one_keypoint():
     assert repeatability(np.eye(3), one, one + 1, seen, seen, 3.0) == 1
 
 
-def test_repeatability_of_a_detector_that_follows_and_of_none():
+def test_repeatability_of_a_perfect_and_of_an_empty_detector():
     p0 = np.random.default_rng(4).uniform(100, 400, (5000, 2))
     p1, all_seen = warp(H, p0), np.ones(5000, bool)
     assert repeatability(H, p0, p1, all_seen, all_seen, 1e-6) == 1
@@ -116,6 +116,6 @@ def test_matching_score_by_hand():
 
 
 def test_epipolar_distance_of_a_camera_that_did_not_move_is_zero():
-    """It has no epipolar lines to be off."""
+    """It has no epipolar lines."""
     p0, p1 = np.random.default_rng(5).uniform(0, 600, (2, 10, 2))
     assert (symmetric_epipolar_distance(p0, p1, K0, K1, R, np.zeros(3)) == 0).all()

@@ -1,4 +1,4 @@
-"""Options that make no sense are refused in one line."""
+"""Invalid options are refused in one line."""
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -25,7 +25,7 @@ from disk.evaluation.sources import open_sources
         (lambda: FeatureOptions(weights=("none.pth",)), "none.pth"),
     ],
 )
-def test_options_that_make_no_sense(make: Callable[[], FeatureOptions], message: str):
+def test_invalid_options(make: Callable[[], FeatureOptions], message: str):
     with pytest.raises(DiskError, match=message) as caught:
         open_sources(make())
     assert "\n" not in str(caught.value)
@@ -33,7 +33,7 @@ def test_options_that_make_no_sense(make: Callable[[], FeatureOptions], message:
 
 
 @pytest.mark.parametrize("kind", [FeatureOptions, RobustOptions, PoseOptions])
-def test_options_are_given_by_name_and_never_changed(kind: type):
+def test_options_are_keyword_only_and_frozen(kind: type):
     with pytest.raises(TypeError):
         kind(("disk",))
     with pytest.raises(FrozenInstanceError):
@@ -41,7 +41,7 @@ def test_options_are_given_by_name_and_never_changed(kind: type):
 
 
 def test_the_defaults_are_those_of_the_protocol():
-    """As docs/evaluation.md has them."""
+    """As in docs/evaluation.md."""
     options = PoseOptions()
     assert (options.n, options.max_size, options.ratio) == (2048, 1600, (0.85,))
     assert (options.threshold, options.runs, options.workers) == ((0.5, 1.0, 2.0, 3.0), 1, 1)
@@ -55,7 +55,7 @@ def test_thresholds_are_positive_and_finite(threshold: float):
     RobustOptions(threshold=(0.01, 1000.0)).check()
 
 
-def test_the_least_that_makes_sense_is_taken():
+def test_the_smallest_valid_values_are_accepted():
     PoseOptions(n=1, max_size=0, ratio=(1.0, 0.01), runs=1, workers=1, seed=0).check()
     for changes, message in (({"ratio": (0.0,)}, "^ratio: "), ({"runs": 0}, "runs=0"), ({"workers": 0}, "workers=0"),
                              ({"seed": -1}, "seed=-1")):  # fmt: skip

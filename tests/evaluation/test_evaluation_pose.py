@@ -42,7 +42,7 @@ def test_a_random_matcher_scores_near_zero(world):
     figures = figures_of(*outcomes_of(world, features=(world.root / "random",), ratio=(1.0,)).values())
     assert figures["AUC@10"] < 5
     assert figures["mAA(10)"] < 10
-    assert figures["precision"] < 15  # a band about the epipolar line, of the whole image
+    assert figures["precision"] < 15  # a band around the epipolar line, across the whole image
 
 
 def test_no_matches_at_all_are_failures(world):
@@ -53,16 +53,16 @@ def test_no_matches_at_all_are_failures(world):
     assert figures["AUC@20"] == figures["precision"] == figures["matches"] == figures["inliers"] == 0
 
 
-def test_resizing_images_and_scaling_K_changes_no_pose(tmp_path):
+def test_resizing_images_and_scaling_K_does_not_change_poses(tmp_path):
     small, large = make_world(tmp_path / "small", noise=0.5), make_world(tmp_path / "large", scale=2, noise=0.5)
     (outcome,) = outcomes_of(small, threshold=(1.0,)).values()
     (doubled,) = outcomes_of(large, threshold=(2.0,)).values()
-    assert outcome.errors.max() > 0.05  # the noise is felt
+    assert outcome.errors.max() > 0.05  # the noise has an effect
     np.testing.assert_allclose(doubled.errors, outcome.errors, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(doubled.inliers, outcome.inliers)
 
 
-def test_the_order_of_pairs_changes_no_figure(tmp_path):
+def test_the_order_of_pairs_does_not_change_figures(tmp_path):
     world = make_world(tmp_path / "world", noise=1.0)
     before = next(iter(outcomes_of(world).values()))
     lines = world.pairs.read_text().splitlines()
@@ -74,7 +74,7 @@ def test_the_order_of_pairs_changes_no_figure(tmp_path):
         assert figures_of(after)[name] == pytest.approx(value, rel=1e-12), name
 
 
-def test_the_number_of_workers_changes_no_figure(tmp_path):
+def test_the_number_of_workers_does_not_change_figures(tmp_path):
     world = make_world(tmp_path / "world", noise=1.0)
     alone, together = outcomes_of(world, runs=2), outcomes_of(world, runs=2, workers=2)
     for setting in alone:
@@ -89,7 +89,7 @@ def test_both_estimators_agree_on_clean_matches(world):
         assert outcome.errors.max() < 0.05
 
 
-def test_the_best_setting_is_reported_and_said_so(tmp_path, capsys):
+def test_the_best_setting_is_reported(tmp_path, capsys):
     world = make_world(tmp_path / "world", noise=0.8)
     json_file = tmp_path / "figures.json"
     options = options_of(world, threshold=(0.01, 2.0), ratio=(0.5, 0.9), json=json_file)
@@ -124,12 +124,12 @@ def test_several_methods_are_columns_of_one_table(world, tmp_path, capsys):
     assert plot.read_text().startswith("<?xml")
     x, y = report.results[2].curve
     assert (x[0], x[-1], y[-1]) == (0, 20, 1)
-    # black images have no features: nothing is found, and nothing breaks
+    # black images have no features: nothing is found, and nothing fails
     assert report.results[0].figures[""]["failures"] == 6
 
 
-def test_a_real_image_seen_from_another_side(tmp_path):
-    """RootSIFT on an image and itself turned by K R K^-1: the rotation is found, with all stages of a run."""
+def test_a_real_image_from_another_view(tmp_path):
+    """RootSIFT on an image and the same image warped by K R K^-1: all stages of a run together find the rotation."""
     import cv2
     from evaluation_world import K, pair_line, photo
     from PIL import Image
@@ -140,7 +140,7 @@ def test_a_real_image_seen_from_another_side(tmp_path):
     turned = cv2.warpPerspective(image, K @ R @ np.linalg.inv(K), (640, 480))
     Image.fromarray(image).save(tmp_path / "a.png")
     Image.fromarray(turned).save(tmp_path / "b.png")
-    # no camera moved: its direction is free, only the rotation counts
+    # the camera did not move: its direction is undefined, and only the rotation counts
     (tmp_path / "pairs.txt").write_text(pair_line("a", "b", K, K, R, np.zeros(3)))
     options = PoseOptions(method=("rootsift",), n=500, **QUICK)
     pairs = read_pose_pairs(tmp_path / "pairs.txt", tmp_path)
@@ -164,7 +164,7 @@ def test_a_real_image_seen_from_another_side(tmp_path):
         ({"json": Path("nowhere/at/all.json")}, "cannot write nowhere"),
     ],
 )
-def test_options_that_make_no_sense(world, changes, message):
+def test_invalid_options(world, changes, message):
     with pytest.raises(DiskError, match=message):
         evaluate_pose(world.pairs, world.images, replace(options_of(world), **changes))
 
@@ -175,7 +175,7 @@ def outcome(errors: list[float]) -> Outcome:
 
 
 def test_figures_by_hand():
-    """One pair at 4 degrees and a failure: the curve rises to 1/2 at 4 and stays."""
+    """One pair at 4 degrees and a failure: the curve rises to 1/2 at 4 and stays there."""
     figures = figures_of(outcome([4.0, np.inf]))
     for record in (outcome([4.0]), Setting("poselib", 0.9, 1.0)):
         with pytest.raises(FrozenInstanceError):
@@ -187,14 +187,14 @@ def test_figures_by_hand():
     assert (figures["precision"], figures["matches"], figures["inliers"], figures["failures"]) == (50, 20, 7, 1)
 
 
-def test_recall_counts_errors_up_to_and_with_a_value():
+def test_recall_counts_errors_up_to_and_including_a_value():
     x, y = recall_curve(np.array([0.0, 10.0, 20.0, np.inf]))
     assert (len(x), x[0], x[100], x[-1]) == (201, 0, 10, 20)
     assert (y[0], y[99], y[100], y[199], y[200]) == (0.25, 0.25, 0.5, 0.5, 0.75)
 
 
-def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
-    """Three outcomes, of which the second is best up to 9 and up to 11 degrees."""
+def test_the_best_is_chosen_by_auc_at_10(world, monkeypatch):
+    """Of three outcomes, the second is best up to 9 and up to 11 degrees."""
     monkeypatch.setattr(
         "disk.evaluation.pose.measure",
         lambda *arguments: {
@@ -207,7 +207,7 @@ def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
     assert figures["threshold"] == 3
 
 
-def test_what_was_chosen_is_said_where_something_was(world):
+def test_the_note_names_only_settings_with_a_choice(world):
     assert best_of("AUC", (0.9,), (1.0,), "mnn") == ""
     assert best_of("AUC", (0.8, 0.9), (1.0,), "mnn") == "each column is the best by AUC over ratios 0.8 0.9"
     assert best_of("AUC", (0.8, 0.9), (1.0,), "lightglue") == ""

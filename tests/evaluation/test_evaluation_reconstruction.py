@@ -19,7 +19,7 @@ WIDTH, HEIGHT, FOCAL = 320, 240, 384.0  # COLMAP's guess of the focal length: 1.
 
 @pytest.fixture(scope="module")
 def corner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of a room's corner, two walls at right angles with pictures on them, from four places."""
+    """Photos of a room's corner, two walls at right angles with pictures on them, from four positions."""
     root = tmp_path_factory.mktemp("corner")
     K = np.array([[FOCAL, 0, WIDTH / 2 - 0.5], [0, FOCAL, HEIGHT / 2 - 0.5], [0, 0, 1]])
     # a wall: world = origin + u * right + v * down, u and v in pixels of its picture
@@ -62,7 +62,7 @@ def test_sift_of_a_file_colmap_cannot_read(tmp_path):
         sift.find_sift(tmp_path / "db", tmp_path, ["a.png"], 10, 0, "SIMPLE_RADIAL", False)
 
 
-def test_ours_beside_sift_on_the_same_images(corner, tmp_path, capsys):
+def test_ours_and_sift_on_the_same_images(corner, tmp_path, capsys):
     options = ReconstructionOptions(n=400, json=tmp_path / "r.json", out=tmp_path / "models")
     report = evaluate_reconstruction((corner / "images",), options)
     assert [result.label for result in report.results] == ["disk", "COLMAP's SIFT"]
@@ -73,7 +73,7 @@ def test_ours_beside_sift_on_the_same_images(corner, tmp_path, capsys):
     assert 0 < theirs["reprojection error (px)"] < 1
     assert theirs["keypoints per image"] <= 400
     assert theirs["seconds"] > 0
-    # the figures are those of the model that was kept
+    # the figures describe the model that was kept
     model = pycolmap.Reconstruction(tmp_path / "models" / corner.name / "sift" / "sparse" / "0")
     assert theirs["points"] == model.num_points3D()
     assert "reprojection error" in capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_bad_input(tmp_path):
         evaluate_reconstruction((tmp_path, tmp_path))
 
 
-def test_options_have_the_defaults_of_the_protocol_and_are_given_by_name():
+def test_options_have_the_defaults_of_the_protocol_and_are_keyword_only():
     options = ReconstructionOptions()
     assert (options.n, options.max_size, options.seed, options.single_camera) == (2048, 1600, 0, False)
     with pytest.raises(TypeError):

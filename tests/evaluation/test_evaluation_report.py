@@ -35,7 +35,7 @@ def test_table_json_and_curves(tmp_path, capsys):
     assert ["AUC", "-", "1.0"] in [line.replace("│", " ").split() for line in lines]
     picture = Image.open(tmp_path / "r.png")
     assert (picture.format, picture.size) == ("PNG", (900, 600))
-    # strict JSON: nothing infinite, and equal to the plain data
+    # strict JSON: no infinite values, and equal to the plain data
     text = (tmp_path / "r.json").read_text()
     assert "Infinity" not in text
     assert "NaN" not in text
@@ -47,7 +47,7 @@ def test_table_json_and_curves(tmp_path, capsys):
     assert data["pairs"] == [["a", "b"]]
 
 
-def test_files_that_could_not_be_written(tmp_path):
+def test_files_that_cannot_be_written(tmp_path):
     check_outputs(tmp_path / "r.json", tmp_path / "r.PNG")
     with pytest.raises(EvaluationError, match="no such folder"):
         check_outputs(tmp_path / "none" / "r.json", None)
@@ -55,7 +55,7 @@ def test_files_that_could_not_be_written(tmp_path):
         check_outputs(None, tmp_path / "r.txt")
 
 
-def test_outputs_that_would_replace_something_else_are_refused_before_the_work(tmp_path):
+def test_outputs_that_would_replace_other_files_are_refused_before_the_work(tmp_path):
     (tmp_path / "folder.json").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for json_file, plot, words in (
@@ -67,14 +67,14 @@ def test_outputs_that_would_replace_something_else_are_refused_before_the_work(t
             check_outputs(json_file, plot)
 
 
-def test_titles_and_notes_are_written_as_they_are_on_a_line_each(capsys):
+def test_titles_and_notes_are_printed_unchanged_one_per_line(capsys):
     title, note = "pairs of " + "scene, " * 40, "[bold] is a folder; " + "a word " * 40
     write_report(Report(title, [Result("ours", {"": {"AUC": 1.0}})], note), Options(), None, None)
     lines = capsys.readouterr().out.splitlines()
     assert (lines[0].rstrip(), lines[-1].rstrip()) == (title.rstrip(), note.rstrip())
 
 
-def test_reports_are_never_changed():
+def test_reports_are_frozen():
     for record in (report(), report().results[0]):
         with pytest.raises(FrozenInstanceError):
             record.label = "another"

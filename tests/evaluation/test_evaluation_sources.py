@@ -1,4 +1,4 @@
-"""Which features the options name."""
+"""The features that the options select."""
 
 import torch
 from evaluation_world import photo, write_photo
@@ -7,7 +7,7 @@ from disk.evaluation.options import FeatureOptions
 from disk.evaluation.sources import open_sources
 
 
-def test_disk_is_what_the_model_detects(tmp_path):
+def test_disk_gives_the_detections_of_the_model(tmp_path):
     from disk.model.checkpoints import load
 
     view = write_photo(tmp_path / "a.png")

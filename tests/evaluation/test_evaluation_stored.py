@@ -1,4 +1,4 @@
-"""Features found elsewhere."""
+"""Features of other programs."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from disk.evaluation.sources import open_sources
 
 
 def write_layout(layout: str, folder: Path, keypoints: np.ndarray, descriptors: np.ndarray, scores: np.ndarray) -> Path:
-    """hloc's layout with the name of its scores behind a colon, or ours."""
+    """hloc's layout with the name of its scores after a colon, or ours."""
     folder.mkdir()
     if layout.startswith("hloc"):
         with h5py.File(folder / "feats.h5", "w") as file:
@@ -30,7 +30,7 @@ def write_layout(layout: str, folder: Path, keypoints: np.ndarray, descriptors: 
 
 
 @pytest.mark.parametrize("layout", ["ours", "hloc:keypoint_scores", "hloc:scores"])
-def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path, layout):
+def test_stored_features_are_the_n_best_with_unit_descriptors(tmp_path, layout):
     rng = np.random.default_rng(0)
     keypoints = rng.uniform(0, 100, (6, 2)).astype(np.float32)
     descriptors, scores = 300 * unit(rng, 6, 8).astype(np.float32), np.float32([3, 1, 6, 2, 5, 4])
@@ -46,8 +46,8 @@ def test_features_found_elsewhere_are_the_n_best_with_unit_descriptors(tmp_path,
 
 
 @pytest.mark.parametrize(("length", "expected"), [(0.5, 1.0), (1.02, 1.0), (1.005, 1.005), (0.995, 0.995), (0.0, 0.0)])
-def test_descriptors_of_another_length_are_divided_by_it(tmp_path, length, expected):
-    """Those within a hundredth of 1 are taken as they are, and zeros stay zeros."""
+def test_descriptors_of_another_length_are_normalized(tmp_path, length, expected):
+    """Lengths within a hundredth of 1 are kept, and zeros stay zeros."""
     descriptors = np.float32([[length, 0, 0], [0, length, 0]])
     write_layout("ours", tmp_path / "elsewhere", np.zeros((2, 2), np.float32), descriptors, np.float32([1, 1]))
     (source,) = open_sources(FeatureOptions(features=(tmp_path / "elsewhere",)))
@@ -64,7 +64,7 @@ def test_a_view_may_have_no_features(tmp_path):
         source.prepare([View(tmp_path / "b.jpg", "b")])
 
 
-def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
+def test_without_scores_the_best_are_unknown(tmp_path, caplog):
     rng = np.random.default_rng(0)
     arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)
     path = write_layout("hloc", tmp_path / "elsewhere", *arrays)
@@ -78,7 +78,7 @@ def test_without_scores_the_best_cannot_be_told(tmp_path, caplog):
     assert len(source.features(view)) == 6
 
 
-def test_a_folder_of_several_scenes_is_entered(tmp_path):
+def test_a_folder_of_several_scenes_is_searched(tmp_path):
     rng = np.random.default_rng(0)
     arrays = np.zeros((6, 2), np.float32), unit(rng, 6, 8).astype(np.float32), np.zeros(6, np.float32)
     (tmp_path / "submission").mkdir()

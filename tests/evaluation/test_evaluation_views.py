@@ -1,4 +1,4 @@
-"""The images under test, and what is found in them in pixels of the stored image."""
+"""The images under test, and their features in pixels of the stored image."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from disk.images.reading import Upright
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("tag", [1, 6, 7])
-def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns, tag):
-    """Turns of the ground truth are of the stored image, and take the place of its EXIF orientation."""
+def test_features_of_a_rotated_image_are_mapped_back_to_the_stored_one(tmp_path, turns, tag):
+    """Quarter turns in the ground truth apply to the stored image and replace its EXIF orientation."""
     image = np.zeros((30, 50, 3), np.uint8)
     image[7, 41] = image[20, 3] = [255, 0, 0]
     exif = Image.Exif()
@@ -28,7 +28,7 @@ def test_features_of_a_turned_image_come_back_to_the_stored_one(tmp_path, turns,
     assert sorted(map(tuple, found.keypoints.tolist())) == [(3, 20), (41, 7)]
 
 
-def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
+def test_features_of_a_shrunk_image_are_mapped_back_by_the_half_pixel_rule():
     def middle(image: np.ndarray, n: int) -> Features:
         assert image.shape == (20, 40, 3)
         return Features(torch.tensor([[19.5, 9.5], [0.0, 0.0]]), torch.ones(2, 1), torch.ones(2))
@@ -37,7 +37,7 @@ def test_features_of_a_shrunk_image_come_back_by_the_half_pixel_rule():
     assert found.keypoints.tolist() == [[39.5, 19.5], [0.5, 0.5]]
 
 
-def test_degraded_images_are_darker_flatter_and_the_same_every_time():
+def test_degraded_images_are_darker_flatter_and_always_the_same():
     image = np.tile(np.linspace(0, 255, 256).astype(np.uint8)[None, :, None], (200, 1, 3))
     degraded = degrade(image, seed=0)
     curve = degraded.mean(axis=(0, 2)) / 255
@@ -54,7 +54,7 @@ def test_degraded_images_are_darker_flatter_and_the_same_every_time():
     [(0, 0.0, 0), (255, 0.0, 255), (200, 0.0, 149), (0, -1.0, 0), (255, 1.0, 255), (255, -0.5, 128), (0, 0.5, 128)],
 )
 def test_a_degraded_grey_by_hand(value, noise, expected, monkeypatch):
-    """Of one grey the mean is itself: 255 (200 / 255)^2.2 = 149.4; noise is added to the share of white."""
+    """The mean of a uniform grey is that grey: 255 (200 / 255)^2.2 = 149.4; noise is relative to white."""
 
     class Noise:
         def normal(self, mean: float, sigma: float, shape: tuple[int, ...]) -> np.ndarray:
