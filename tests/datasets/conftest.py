@@ -1,4 +1,4 @@
-"""A small posed scene in the original's format, with a known camera for every image."""
+"""A small posed scene in the original's format, with a known camera for each image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rotation(angle: float) -> np.ndarray:
 
 
 class SceneMaker:
-    """Writes scenes below `root`; every image looks along z, from a centre further right the higher its number."""
+    """Writes scenes below `root`; each image looks along z, and its centre is further right the higher its number."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +35,7 @@ class SceneMaker:
         tuples: Any = ((0, 1, 2), (1, 2, 3)),
         depth: bool = True,
     ) -> SceneMaker:
-        """Add a scene in `root/name`; the plane z = 5 is what its images show."""
+        """Add a scene in `root/name`; its images show the plane z = 5."""
         root = self.root / name
         generator = np.random.default_rng(0)
         for number, image in enumerate(images):
@@ -65,7 +65,7 @@ class SceneMaker:
                 file[key] = value
 
     def write(self) -> Path:
-        """The dataset.json of all scenes so far."""
+        """Write the dataset.json of all scenes so far."""
         path = self.root / "dataset.json"
         path.write_text(json.dumps(self.data))
         return path

@@ -1,4 +1,4 @@
-"""The check finds what was broken, and nothing in a sound data set."""
+"""The check finds faults, and reports none in a sound data set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_missing_and_damaged_files(maker) -> None:
         assert file in problem
 
 
-def test_a_missing_depth_map_is_no_problem(maker) -> None:
+def test_a_missing_depth_map_is_not_a_problem(maker) -> None:
     (maker.scene().root / "here/depth/a.h5").unlink()
     (report,) = check(maker.write())
     assert (report.with_depth, report.problems) == (3, [])
@@ -78,7 +78,7 @@ def test_an_empty_depth_map(maker) -> None:
     ("R", "T"),
     [
         (BEHIND, np.array([0, 0, -1.0])),  # back to back
-        (np.eye(3)[:, [2, 1, 0]] * [1, 1, -1.0], np.array([-8.0, 0, 8.0])),  # to the side, and away
+        (np.eye(3)[:, [2, 1, 0]] * [1, 1, -1.0], np.array([-8.0, 0, 8.0])),  # sideways and away
     ],
 )
 def test_cameras_that_look_at_different_things(maker, depth: bool, R: np.ndarray, T: np.ndarray) -> None:
@@ -90,15 +90,15 @@ def test_cameras_that_look_at_different_things(maker, depth: bool, R: np.ndarray
     ]
 
 
-def test_depth_tells_what_fields_of_view_cannot(maker) -> None:
-    """Cameras 20 apart look in parallel: far away their views overlap, on the plane z = 5 they do not."""
+def test_depth_reveals_what_fields_of_view_cannot(maker) -> None:
+    """Parallel cameras, 20 apart: their views overlap far away, but not on the plane z = 5."""
     for depth, count in ((False, 0), (True, 1)):
         maker.scene(depth=depth, tuples=((0, 1),))
         maker.h5(maker.root / "here/calibration/calibration_b.png.h5", K=K, R=np.eye(3), T=np.array([-20.0, 0, 0]))
         assert len(problems(maker)) == count
 
 
-def test_depth_at_another_scale_than_the_poses(maker) -> None:
+def test_depth_with_another_scale_than_the_poses(maker) -> None:
     maker.scene(tuples=((0, 1),))
     maker.h5(maker.root / "here/depth/b.h5", depth=np.full((40, 60), 50))
     assert problems(maker) == ["a.jpg and b.png do not overlap, but share 1 tuples"]

@@ -1,4 +1,4 @@
-"""`disk dataset` from the command line: exit codes and what is printed."""
+"""`disk dataset` on the command line: exit codes and output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_merge_and_check(maker, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert printed.err.splitlines()[-1].startswith(f"disk dataset: {out}: 1 problems")
 
 
-def test_what_is_synthesized_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synthesized_data_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from disk.datasets.covisibility import choose_tuples, covisibility
 
 @given(st.lists(st.sets(st.integers(0, 30)), min_size=1, max_size=8))
 @settings(max_examples=60, deadline=None)
-def test_covisibility_is_shared_over_the_smaller_number(seen: list[set[int]]) -> None:
+def test_covisibility_is_the_shared_count_over_the_smaller_number(seen: list[set[int]]) -> None:
     result = covisibility([np.array(sorted(points), dtype=np.int64) for points in seen])
     for i, j in combinations(range(len(seen)), 2):
         smaller = min(len(seen[i]), len(seen[j]))
@@ -45,7 +45,7 @@ def test_all_tuples_are_found_if_there_are_few(size: int) -> None:
 
 
 def test_images_are_used_equally_often() -> None:
-    """A chain, where images in the middle have twice the neighbours of those at the ends."""
+    """A chain, where images in the middle have twice as many neighbours as those at the ends."""
     index = np.arange(60)
     covisible = np.abs(index[:, None] - index) < 8
     uses = np.bincount(choose_tuples(covisible, 3, per_image=12).ravel(), minlength=60)
@@ -53,6 +53,6 @@ def test_images_are_used_equally_often() -> None:
     assert uses.min() >= 11
 
 
-def test_nothing_covisible() -> None:
+def test_without_covisibility() -> None:
     assert choose_tuples(np.eye(5, dtype=bool), 3).shape == (0, 3)
     assert covisibility([np.zeros(0, dtype=np.int64)] * 3).sum() == 0

@@ -1,4 +1,4 @@
-"""A small copy of the authors' data set, served on this machine."""
+"""A small copy of the authors' data set on a local server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = (
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder, with ranges; remembers what it sent from which byte on."""
+    """Serves a folder, with ranges; records each response and its first byte."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
         self.sent: list[tuple[str, int]] = []
 
     def write_sums(self, sums: dict[str, str] | None = None) -> None:
-        """md5sum.txt as the tool md5sum writes it; `sums` replaces some."""
+        """Write md5sum.txt as the md5sum tool does; `sums` replaces some of them."""
         lines = [
             f"{(sums or {}).get(file) or hashlib.md5((self.root / file).read_bytes()).hexdigest()}  ./{file}\n"
             for file in FILES
@@ -78,7 +78,7 @@ def server(maker, tmp_path: Path) -> Iterator[Server]:
             with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tar:
                 tar.add(root / part / "scenes" / scene, f"disk-data/{part}/scenes/{scene}")
             shutil.rmtree(root / part / "scenes" / scene)
-        # folders that exist again only after unpacking
+        # folders that exist only after unpacking
         made.write()
     server = Server(root)
     server.write_sums()
@@ -104,7 +104,7 @@ def test_training_can_start(server: Server, tmp_path: Path) -> None:
     assert server.sent == [("md5sum.txt", 0)]
 
 
-def test_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_download_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "data"
     part = out / "megadepth/scenes/0001.tar.part"
     part.parent.mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     assert len(TupleDataset(SceneSet.load(out / "train"), 32, 48)) == 4
 
 
-def test_lists_what_is_here(server: Server, tmp_path: Path) -> None:
+def test_downloaded_files_are_listed(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "data"
     assert [(file.path, file.here) for file in list_files(out, server.url)] == [(file, False) for file in FILES]
     download_disk_data(out, server.url)
@@ -159,7 +159,7 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
     ],
     ids=["name", "absolute link", "link", "hard link", "device", "no scene"],
 )
-def test_nothing_leads_out_of_an_archive(server: Server, tmp_path: Path, evil: tarfile.TarInfo) -> None:
+def test_no_path_leads_out_of_an_archive(server: Server, tmp_path: Path, evil: tarfile.TarInfo) -> None:
     with tarfile.open(server.root / FILES[0], "w") as tar:
         tar.addfile(evil, io.BytesIO())
     server.write_sums()
@@ -175,13 +175,13 @@ def test_nothing_leads_out_of_an_archive(server: Server, tmp_path: Path, evil: t
 
 
 @pytest.mark.parametrize("line", ["0" * 32 + "  ../x", "0" * 32 + "  /etc/passwd", "<html>", "xyz  a.tar", "0" * 32])
-def test_a_list_that_is_none(server: Server, tmp_path: Path, line: str) -> None:
+def test_an_invalid_list(server: Server, tmp_path: Path, line: str) -> None:
     (server.root / "md5sum.txt").write_text(line)
     with pytest.raises(DatasetError, match=r"md5sum\.txt"):
         download_disk_data(tmp_path / "data", server.url)
 
 
-def test_a_server_that_is_not_there(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_server(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="404"):
         download_disk_data(tmp_path / "data", f"{server.url}/elsewhere")
     for file in FILES[:3]:

@@ -79,7 +79,7 @@ def test_a_column_as_translation(tmp_path: Path) -> None:
         ("K", K.T, "focal lengths"),
     ],
 )
-def test_calibrations_that_are_none(tmp_path: Path, key: str, value: np.ndarray, message: str) -> None:
+def test_invalid_calibrations(tmp_path: Path, key: str, value: np.ndarray, message: str) -> None:
     _write(tmp_path / "c.h5", **{**GOOD, key: value})
     with pytest.raises(DatasetError, match=message) as error:
         read_calibration(tmp_path / "c.h5")

@@ -1,4 +1,4 @@
-"""From a COLMAP workspace, or a reconstruction of distorted photographs, to training tuples."""
+"""From a COLMAP workspace, or a reconstruction of distorted photos, to training tuples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEP = 0.5  # from one camera to the next
 def make_workspace(root: Path, model: str = "PINHOLE", folder: str = "sparse") -> Path:
     """Cameras in a row that look at the plane z = 5; number i sees the points 10 i to 10 i + 39.
 
-    So the overlap of i and j is 1 - |i - j| / 4. The last camera sees nothing.
+    So the overlap of i and j is 1 - |i - j| / 4. The last camera sees no point.
     """
     reconstruction = pycolmap.Reconstruction()
     params = [70.0, 70.0, 40.5, 32.5] + ([-0.1, 0.0, 0.0, 0.0] if model == "OPENCV" else [])
@@ -68,7 +68,7 @@ def test_triplets_in_which_every_pair_is_covisible(tmp_path: Path) -> None:
     import_colmap(workspace)
     (scene,) = SceneSet.load(workspace / "dataset").scenes
     assert scene.name == "place"
-    assert list(scene.images) == sorted(NAMES[:-1]), "the image that sees nothing is left out"
+    assert list(scene.images) == sorted(NAMES[:-1]), "the image that sees no point is skipped"
     position = [NAMES.index(name) for name in scene.images]
     found = {tuple(sorted(position[i] for i in row)) for row in scene.tuples.tolist()}
     assert found == {(i, i + 1, i + 2) for i in range(4)}, "overlap 0.75 and 0.5, from 0.5 to 0.8"
@@ -88,10 +88,10 @@ def test_size_and_overlap(tmp_path: Path, size: int, least: float, most: float, 
     assert gaps == {gap for gap in range(1, spread + 1) if least <= 1 - gap / 4 <= most}
 
 
-def test_images_that_a_tuple_size_leaves_out_are_counted(
+def test_images_in_no_tuple_of_the_size_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """0, 1 and 2 see the same, 3 shares with 2, and 4 too little with 3; 5 shares nothing, and nothing can be done."""
+    """0, 1 and 2 see the same, 3 overlaps with 2, 4 too little with 3, 5 with none, which no option can change."""
     overlap = np.eye(7)
     for i, j, share in ((0, 1, 0.6), (0, 2, 0.6), (1, 2, 0.6), (2, 3, 0.6), (3, 4, 0.1)):
         overlap[i, j] = overlap[j, i] = share
@@ -107,7 +107,7 @@ def test_images_that_a_tuple_size_leaves_out_are_counted(
 
 
 def test_depth_and_cameras_agree(tmp_path: Path) -> None:
-    """A pixel lifted by its depth lands where the cameras' distance says."""
+    """A pixel lifted by its depth projects to the position given by the cameras' distance."""
     workspace = make_workspace(tmp_path)
     for name in NAMES[:4]:
         write_depth_map(workspace, name, "photometric", 3 if name == "a.jpg" else 5)
@@ -142,7 +142,7 @@ def test_no_depth(tmp_path: Path) -> None:
     assert not (workspace / "dataset/depth").exists()
 
 
-def test_a_depth_map_that_is_gone_does_not_stay(tmp_path: Path) -> None:
+def test_a_deleted_depth_map_is_deleted_from_the_data_set(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     for name in NAMES[:2]:
         write_depth_map(workspace, name, "geometric", 5)
@@ -152,7 +152,7 @@ def test_a_depth_map_that_is_gone_does_not_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in (workspace / "dataset/depth").iterdir()) == ["b.c.h5"]
 
 
-def test_a_reconstruction_of_distorted_photographs(tmp_path: Path) -> None:
+def test_a_reconstruction_of_distorted_photos(tmp_path: Path) -> None:
     make_workspace(tmp_path, "OPENCV", "model/sparse/0")
     import_colmap(
         tmp_path / "model", ImportOptions(images=tmp_path / "images", out=tmp_path / "data", name="mine", relative=True)
@@ -174,7 +174,7 @@ def test_depth_maps_beside_a_distorted_model(tmp_path: Path) -> None:
     import_colmap(workspace, ImportOptions(no_depth=True))
 
 
-def test_files_that_cannot_be_used_are_named_and_the_rest_is_done(tmp_path: Path) -> None:
+def test_unusable_files_are_named_and_the_rest_is_imported(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     (workspace / "images/a.jpg").unlink()
     Image.new("RGB", (WIDTH // 2, HEIGHT)).save(workspace / "images/e.png")
@@ -208,7 +208,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 
 
 def test_poses_without_points(tmp_path: Path) -> None:
-    """As COLMAP wants them for known poses: what is missing is points, which no option makes up for."""
+    """As COLMAP expects them for known poses: the cause is missing points, which no option can replace."""
     make_workspace(tmp_path)
     model = pycolmap.Reconstruction(tmp_path / "sparse")
     for point in list(model.points3D):
@@ -229,5 +229,5 @@ def test_a_data_set_of_other_images_stays(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="contains the scene first of other images; choose another out"):
         import_colmap(second, options)
     assert (out / "dataset.json").read_bytes() == before
-    import_colmap(first, replace(options, tuple_size=2))  # the same images, otherwise
+    import_colmap(first, replace(options, tuple_size=2))  # the same images with other options
     assert (out / "dataset.json").read_bytes() != before

@@ -15,7 +15,7 @@ from disk.errors import DatasetError
 
 @pytest.fixture
 def three(maker, tmp_path: Path) -> list[Path]:
-    """Data sets in folders of their own with the scenes rock; rock and rock-2; lewis."""
+    """Data sets in separate folders with the scenes rock; rock and rock-2; lewis."""
     sources = []
     for folder, names in (("one", ["rock"]), ("two", ["rock", "rock-2"]), ("three", ["lewis"])):
         fresh = type(maker)(tmp_path / folder)
@@ -73,7 +73,7 @@ def test_a_data_set_given_twice(three: list[Path], tmp_path: Path) -> None:
     assert not (tmp_path / "merged.json").exists()
 
 
-def test_nothing_but_a_data_set_is_replaced(three: list[Path], tmp_path: Path) -> None:
+def test_only_data_sets_are_replaced(three: list[Path], tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_text("precious")
     with pytest.raises(DatasetError, match=r"photo\.jpg: a data set is a \.json file"):

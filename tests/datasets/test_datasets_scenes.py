@@ -1,4 +1,4 @@
-"""dataset.json: the original's, ours, and what it refuses."""
+"""dataset.json: the original's, ours, and invalid ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_reads_relative_and_absolute_folders(maker, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", [None, ""])
 def test_a_scene_without_depth_maps(maker, folder: str | None) -> None:
-    """The original's importer writes '' with --no-depth, ours null."""
+    """The original's importer writes '' with --no-depth, ours writes null."""
     maker.scene().data["here"]["depth_path"] = folder
     scene = SceneSet.load(maker.write()).scenes[0]
     assert scene.depth_path is None
@@ -41,7 +41,7 @@ def test_a_scene_without_depth_maps(maker, folder: str | None) -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_what_is_written_reads_back(maker, tmp_path: Path, relative: bool) -> None:
+def test_written_scenes_read_back(maker, tmp_path: Path, relative: bool) -> None:
     scenes = SceneSet.load(maker.scene().scene("there", depth=False).write()).scenes
     (tmp_path / "deeper").mkdir()
     path = tmp_path / "deeper" / "dataset.json"
@@ -56,7 +56,7 @@ def test_what_is_written_reads_back(maker, tmp_path: Path, relative: bool) -> No
     assert [file.name for file in path.parent.iterdir()] == ["dataset.json"]
 
 
-def test_scenes_without_tuples_are_left_out(maker) -> None:
+def test_scenes_without_tuples_are_skipped(maker) -> None:
     scenes = SceneSet.load(maker.scene().scene("empty", tuples=()).write())
     assert [scene.name for scene in scenes.scenes] == ["here"]
 
@@ -93,7 +93,7 @@ def test_faults_are_one_line_that_names_the_scene(maker, key: str, value: Any, m
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"a": 1}', '{"a": []}', "{", "\x00\xff"])
-def test_a_json_of_another_shape(tmp_path: Path, text: str) -> None:
+def test_a_json_of_another_structure(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DatasetError, match=r"dataset\.json"):
         SceneSet.load(tmp_path)
@@ -112,7 +112,7 @@ def test_scenes_with_tuples_of_different_length(maker) -> None:
         SceneSet.load(maker.scene().scene("there", tuples=((0, 1),)).write())
 
 
-def test_a_full_disk_leaves_the_old_file(maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_file(maker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = maker.scene().write()
     before = path.read_text()
     scenes = SceneSet.load(path).scenes

@@ -1,4 +1,4 @@
-"""Depth of rendered scenes against a brute-force reference, scipy, and itself in another view."""
+"""Depth of rendered scenes compared with a brute-force reference, with scipy, and with another view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BLOCKS = (2, HEIGHT // 4, 4, WIDTH // 4, 4)
 
 
 def pixels() -> torch.Tensor:
-    """All pixels in groups of 4x4, as the renderer asks for them; (2, groups, 16)."""
+    """All pixels in groups of 4x4, as the renderer requests them; (2, groups, 16)."""
     ys, xs = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     return torch.stack([xs, ys]).double().view(BLOCKS).transpose(2, 3).reshape(2, -1, 16)
 
@@ -50,7 +50,7 @@ def camera(views: Views, s: int, v: int) -> Camera:
 
 
 def rays_of(cam: Camera, at: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Camera centre, and per pixel the direction whose component along the optical axis is 1."""
+    """Camera centre, and for each pixel the direction whose component along the optical axis is 1."""
     centre = unproject(cam, at, torch.zeros(len(at), dtype=torch.float64))
     return centre[0].numpy(), (unproject(cam, at, torch.ones(len(at), dtype=torch.float64)) - centre).numpy()
 
@@ -76,7 +76,7 @@ def test_planes_against_brute_force(world: tuple[Scenes, Views, Hits]) -> None:
                 nearer = inside & (z > 0) & (z < best)
                 best[nearer], surface[nearer] = z[nearer], q
             same = surface == hits.surface[s, v].numpy()
-            assert same.mean() > 0.999  # all but rays through edges
+            assert same.mean() > 0.999  # all except rays through edges
             same &= hits.depth[s, v].numpy() > 0  # unknown on planes seen edge-on
             np.testing.assert_allclose(hits.depth[s, v].numpy()[same], best[same], rtol=5e-7)
             compared += 1
@@ -99,7 +99,7 @@ def test_hits_on_reliefs_lie_on_them_and_are_the_first(world: tuple[Scenes, View
             points = centre + depth[hit, None] * directions[hit]
             heights = relief(points[:, 1::-1].clip(-REACH, REACH))
             np.testing.assert_allclose(points[:, 2], heights, atol=3e-6)
-            # nothing of the relief reaches above the ray before any kind of hit
+            # no part of the relief is above the ray before any kind of hit
             seen = np.nonzero(depth > 0)[0][::7]
             steps = np.linspace(0, 0.998, 400)[:, None, None]
             between = centre + steps * depth[seen, None] * directions[seen]
@@ -138,7 +138,7 @@ def test_reprojection_is_exact_to_a_thousandth_of_a_pixel() -> None:
         same &= seen.surface[0, 0] == hits.surface[s, 0]
         back, _ = project(first, unproject(second, there[same], found[same]))
         assert (back - at[same]).norm(dim=1).max() < 1e-3
-        # what the first view sees may be hidden in the second, but never lies before what that one sees
+        # points of the first view may be hidden in the second, but are never in front of the surface that it sees
         assert (inside & (found > 0) & (z < found * (1 - 1e-4))).float().mean() < 1e-3
         hidden += int((inside & (found > 0) & (z > found * 1.001)).sum())
         shared, total = shared + int(same.sum()), total + len(at)
@@ -151,12 +151,12 @@ def test_cameras_are_rotations_above_the_ground(world: tuple[Scenes, Views, Hits
     torch.testing.assert_close(views.R @ views.R.mT, torch.eye(3).double().expand_as(views.R), atol=1e-6, rtol=0)
     assert (torch.linalg.det(views.R) > 0).all()
     assert (views.centres[..., 2] > scenes.heights.amax((1, 2))[:, None]).all()
-    # a camera of float32 is the same camera
+    # a float32 camera equals the float64 one
     for part in (views.K, views.R, views.t):
         assert torch.equal(part.float().double(), part)
 
 
-def test_views_overlap_and_differ_in_all_ways() -> None:
+def test_views_overlap_and_vary_in_every_way() -> None:
     dice = Dice(range(100, 130))
     scenes = draw_scenes(dice)
     candidates = draw_views(dice, scenes, 11, HEIGHT, WIDTH)

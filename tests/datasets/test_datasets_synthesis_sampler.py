@@ -1,4 +1,4 @@
-"""Rendered tuples as training sees them, and the data set written from them."""
+"""Rendered tuples as training uses them, and the data set written from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sampler() -> SceneSampler:
 
 
 def mutual(first: PosedImage, second: PosedImage) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colours (n, 3) of the pixels of one image and of where those points are in the other, if they are seen there."""
+    """Colours (n, 3) of pixels of one image and of the same points in the other, where visible there."""
     assert first.depth is not None
     assert second.depth is not None
     height, width = first.depth.shape
@@ -56,7 +56,7 @@ def mutual(first: PosedImage, second: PosedImage) -> tuple[torch.Tensor, torch.T
     return first.image.flatten(1).T[seen], colours[seen]
 
 
-def test_colours_agree_where_depth_says_so(sampler: SceneSampler) -> None:
+def test_colours_agree_where_depth_agrees(sampler: SceneSampler) -> None:
     here, there = zip(*(mutual(*views) for views in sampler.tuples(range(6))), strict=True)
     first, second = torch.cat(here), torch.cat(there)
     assert len(first) > 5000
@@ -65,7 +65,7 @@ def test_colours_agree_where_depth_says_so(sampler: SceneSampler) -> None:
     assert (first - shuffled).abs().mean() > 0.15
 
 
-def test_records_are_as_training_expects(sampler: SceneSampler) -> None:
+def test_records_are_what_training_expects(sampler: SceneSampler) -> None:
     batch = sampler.tuples([6, 7])
     assert [len(views) for views in batch] == [2, 2]
     for view in batch[0] + batch[1]:
@@ -79,7 +79,7 @@ def test_records_are_as_training_expects(sampler: SceneSampler) -> None:
     assert len({view.name for views in batch for view in views}) == 4
 
 
-def test_a_tuple_depends_on_seed_and_number_alone(sampler: SceneSampler) -> None:
+def test_a_tuple_depends_only_on_seed_and_number(sampler: SceneSampler) -> None:
     again = SceneSampler(PHOTOS, 50, 70, 2, "cpu", 7)
     first = sampler.tuples([4])[0]
     sampler.tuples([9])
@@ -87,7 +87,7 @@ def test_a_tuple_depends_on_seed_and_number_alone(sampler: SceneSampler) -> None
         assert torch.equal(view.image, other.image)
         assert torch.equal(view.depth, other.depth)
         assert torch.equal(view.camera.t, other.camera.t)
-    # the same in company, up to rounding
+    # the same in a batch with others, up to rounding
     alone = [sampler.tuples([number])[0] for number in range(8)]
     for one, other in zip(alone, sampler.tuples(range(8)), strict=True):
         for view, same in zip(one, other, strict=True):
@@ -106,8 +106,8 @@ def test_a_gpu_renders_the_same(sampler: SceneSampler) -> None:
             assert ((view.image - same.image.cpu()).abs() > 1e-2).float().mean() < 5e-3
 
 
-def test_nothing_is_black_and_nothing_magnified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Photos without dark places give images without: no border or gap is ever seen."""
+def test_no_pixel_is_black_or_magnified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos without dark areas give images without any: no border or gap is visible."""
     sides = []
 
     def spy(store, photo, position, jacobian):  # type: ignore[no-untyped-def]
@@ -119,12 +119,12 @@ def test_nothing_is_black_and_nothing_magnified(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(render, "lookup", spy)
     bright = SceneSampler([photo(seed, 120, 250) for seed in range(3)], 48, 48, 3, "cpu", 1)
     images = torch.stack([view.image for views in bright.tuples(range(8)) for view in views])
-    assert images.min() > 0.15  # the darkest photo in the least light
+    assert images.min() > 0.15  # the darkest photo in the weakest light
     texels_per_pixel = torch.cat(sides)
     assert (texels_per_pixel < 0.6).float().mean() < 0.01
 
 
-def test_reads_a_folder_of_photographs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reads_a_folder_of_photos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "deep").mkdir()
     Image.fromarray(photo(1)).save(tmp_path / "a.png")
     Image.fromarray(photo(2)).save(tmp_path / "deep" / "b.JPG", quality=90)
@@ -154,7 +154,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_written_data_set_is_what_was_rendered(folder: Path) -> None:
+def test_the_written_data_set_equals_the_rendering(folder: Path) -> None:
     options = SynthesizeOptions(scenes=2, views=3, height=48, width=64, seed=5)
     synthesize(folder / "photos", folder / "out", options)
     shutil.move(folder / "out", folder / "moved")  # folders in the json are relative

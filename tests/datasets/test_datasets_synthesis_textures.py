@@ -1,4 +1,4 @@
-"""Texture lookup against scipy, exact averages and the singular value decomposition."""
+"""Texture lookup compared with scipy, exact averages and the singular value decomposition."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scipy.ndimage import map_coordinates
 from disk.datasets.synthesis.textures import LEVELS, PhotoStore, _footprint, build_store, lookup
 from disk.errors import DatasetError
 
-FRAME = 8  # cut off all around
+FRAME = 8  # cropped on all sides
 
 
 def store_of(inside: np.ndarray) -> PhotoStore:
-    """A store in which the texels of the one photo are `inside`, whose sides are multiples of 32."""
+    """A store whose only photo has `inside` as its texels; its sides are multiples of 32."""
     return build_store([np.pad(inside, ((FRAME, FRAME), (FRAME, FRAME), (0, 0)), mode="edge")])
 
 
@@ -41,7 +41,7 @@ def test_interpolates_and_mirrors_like_scipy() -> None:
         np.testing.assert_allclose(found[channel], expected, atol=2e-4)
 
 
-def test_every_level_is_the_mean_of_what_it_covers() -> None:
+def test_every_level_is_the_mean_of_the_area_it_covers() -> None:
     photo = noise(128, 128)
     store = store_of(photo)
     values = store.texels.numpy().view(np.uint8).reshape(-1, 4)[:, :3]
@@ -63,7 +63,7 @@ def test_a_minified_checkerboard_is_grey(scale: float, angle: float) -> None:
     x, y = c * pixel[0] - s * pixel[1], s * pixel[0] + c * pixel[1]
     filtered = look(store, x, y, [c, -s, s, c])
     assert np.abs(filtered - 0.5).max() < 0.01
-    # without the filter the same samples would show a pattern that is not there
+    # without the filter the same samples would show an alias pattern
     assert look(store, x, y, [0.0, 0, 0, 0]).std() > 0.1
 
 
@@ -72,7 +72,7 @@ def test_a_slanted_view_keeps_detail_along_its_short_side() -> None:
     stripes[:, np.arange(256) % 8 < 4] = 255
     store = store_of(stripes)
     x, y = torch.arange(100.0) + 60, torch.full((100,), 128.0)
-    slanted = look(store, x, y, [1.0, 0, 0, 8])  # eight rows, but one column a pixel
+    slanted = look(store, x, y, [1.0, 0, 0, 8])  # eight rows per pixel, but one column
     assert np.ptp(slanted) > 0.7
     assert np.ptp(look(store, x, y, [8.0, 0, 0, 8])) < 0.02
 
@@ -83,20 +83,20 @@ def test_footprint_is_the_ellipse_of_the_jacobian(matrix: np.ndarray) -> None:
     axis, side = _footprint(torch.from_numpy(matrix).reshape(4, 1))
     left, singular, _ = np.linalg.svd(matrix)
     assert float(side) == pytest.approx(max(singular[1], singular[0] / 2), rel=1e-3, abs=1e-5)
-    if singular[0] - singular[1] > 0.1:  # otherwise the direction is of no importance
+    if singular[0] - singular[1] > 0.1:  # otherwise the direction does not matter
         assert np.hypot(*axis[:, 0].numpy()) == pytest.approx(singular[0], abs=1e-6)
         across = np.array([-left[1, 0], left[0, 0]])
         assert abs(across @ axis[:, 0].numpy()) < 1e-4 * singular[0]
 
 
-def test_places_are_where_there_is_something_to_see() -> None:
+def test_places_are_in_textured_areas() -> None:
     photo = np.full((320, 320, 3), 128, np.uint8)
     photo[:, 192:] = noise(40, 16).repeat(8, 0).repeat(8, 1)
     places = store_of(photo).places[0]
     assert (places[:10, 0] > 160).all()
 
 
-def test_unusable_photographs() -> None:
+def test_unusable_photos() -> None:
     with pytest.raises(DatasetError, match="at least 128 px"):
         build_store([noise(100, 500)])
     with pytest.raises(DatasetError, match="uint8"):
@@ -105,6 +105,6 @@ def test_unusable_photographs() -> None:
         build_store([])
 
 
-def test_small_photographs_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_small_photos_are_skipped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert len(build_store([noise(100, 500), noise(200, 150)])) == 1
     assert "1 photos" in caplog.text

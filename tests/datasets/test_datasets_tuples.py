@@ -36,8 +36,8 @@ def test_reads_any_image_type_dotted_names_and_sub_folders(maker) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96), (160, 160), (16, 48)])
-def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
-    """A bright spot in the image is found, after the resize, where the resized camera projects its point."""
+def test_a_spot_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
+    """After the resize, a bright spot in the image is where the resized camera projects its point."""
     x, y = np.meshgrid(np.arange(60), np.arange(40))
     spot = np.array([37.0, 14.0])
     values = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * 3.0**2))
@@ -65,7 +65,7 @@ def about_y(angle: float) -> np.ndarray:
 
 
 def store_turned(maker, image: str, orientation: int) -> None:
-    """Store an image, its calibration and its depth as a camera held another way does, with the tag that says so."""
+    """Store an image, its calibration and its depth as a rotated camera does, with its EXIF orientation."""
     root = maker.root / "here"
     pixels = np.asarray(Image.open(root / "images" / image))
     turns = {3: 2, 6: 1, 8: 3}[orientation]  # counter-clockwise, from upright to stored
@@ -77,15 +77,15 @@ def store_turned(maker, image: str, orientation: int) -> None:
         R, T = file["R"][()], file["T"][()]
     with h5py.File(root / f"depth/{stem}.h5") as file:
         depth = file["depth"][()]
-    # the axes of the turned camera: of a quarter turn, x points where y pointed before up to its sign
+    # axes of the rotated camera: after a quarter turn, x points along the previous y, up to its sign
     c, s = {2: (-1, 0), 1: (0, 1), 3: (0, -1)}[turns]
     turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
     f, (w, h) = (50.0, 52.0), (60, 40)
     if turns == 2:
         K = np.array([[f[0], 0, w - 1 - 29.5], [0, f[1], h - 1 - 19.0], [0, 0, 1]])
-    elif turns == 1:  # x = y before, y = w - 1 - x before
+    elif turns == 1:  # x = previous y, y = w - 1 - previous x
         K = np.array([[f[1], 0, 19.0], [0, f[0], w - 1 - 29.5], [0, 0, 1]])
-    else:  # x = h - 1 - y before, y = x before
+    else:  # x = h - 1 - previous y, y = previous x
         K = np.array([[f[1], 0, h - 1 - 19.0], [0, f[0], 29.5], [0, 0, 1]])
     (root / f"calibration/calibration_{image}.h5").unlink()
     maker.h5(root / f"calibration/calibration_{image}.h5", K=K, R=turn @ R, T=turn @ T)
@@ -94,10 +94,10 @@ def store_turned(maker, image: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_turned_photos_give_the_tuple_and_the_rewards_of_upright_ones(maker, orientation: int) -> None:
+def test_rotated_photos_give_the_tuple_and_the_rewards_of_upright_ones(maker, orientation: int) -> None:
     maker.scene(images=("a.png", "b.png", "c.png"), tuples=[(0, 1, 2)])
     off_centre = np.array([[50.0, 0, 29.5], [0, 52.0, 19.0], [0, 0, 1]])
-    for number, name in enumerate("abc"):  # a camera that no turn leaves alone, and depths that differ
+    for number, name in enumerate("abc"):  # a camera that every rotation changes, and varying depths
         path = maker.root / f"here/calibration/calibration_{name}.png.h5"
         path.unlink()
         maker.h5(path, K=off_centre, R=about_y(0.05 * number), T=np.array([-0.2 * number, 0.1, 0]))
@@ -122,7 +122,7 @@ def test_turned_photos_give_the_tuple_and_the_rewards_of_upright_ones(maker, ori
         torch.testing.assert_close(values[0], values[1])
 
 
-def test_a_mirrored_photo_is_trained_on_as_stored(maker) -> None:
+def test_a_mirrored_photo_is_used_as_stored(maker) -> None:
     maker.scene(images=("a.png", "b.png"), tuples=[(0, 1)])
     before = dataset(maker)[0][1]
     exif = Image.Exif()
@@ -136,7 +136,7 @@ def test_a_mirrored_photo_is_trained_on_as_stored(maker) -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_depth_is_the_nearest_pixels_and_padding_is_unknown(maker, factor: int) -> None:
+def test_depth_is_that_of_the_nearest_pixel_and_padding_is_unknown(maker, factor: int) -> None:
     generator = np.random.default_rng(0)
     depth = generator.uniform(1, 9, (40 // factor, 60 // factor)).astype(np.float32)
     maker.scene().h5(maker.root / "here/depth/a.h5", depth=depth)
@@ -145,7 +145,7 @@ def test_depth_is_the_nearest_pixels_and_padding_is_unknown(maker, factor: int) 
     assert (view.depth[32:] == 0).all()
     assert (view.image[:, 32:] == 0).all()
     for row, column in ((0, 0), (31, 47), (10, 20), (17, 3)):
-        # the pixel of the map whose centre lies nearest to the centre of the resized pixel
+        # the pixel of the map whose centre is nearest to the centre of the resized pixel
         across = (np.arange(60 // factor) + 0.5) * factor / 60 * 48 - 0.5
         down = (np.arange(40 // factor) + 0.5) * factor / 40 * 32 - 0.5
         assert view.depth[row, column] == depth[np.abs(down - row).argmin(), np.abs(across - column).argmin()]
@@ -159,15 +159,15 @@ def test_scenes_and_images_without_depth(maker) -> None:
     assert [view.depth is None for view in tuples[2]] == [True, True, True]
 
 
-def test_names_as_the_original_reads_them(maker) -> None:
-    """It opens the name cut at its first dot, plus .jpg and .h5, whatever the json says after the dot."""
+def test_names_are_cut_as_in_the_original(maker) -> None:
+    """It opens the name up to its first dot, plus .jpg and .h5, ignoring the rest of the name in the json."""
     maker.scene(images=("a.png", "b.c.png", "b.d.png"), tuples=((0, 1), (0, 2)))
     root = maker.root / "here"
     (root / "images/a.png").rename(root / "images/a.jpg")
     (root / "images/b.c.png").rename(root / "images/b.c.jpg")
     (root / "depth/b.c.h5").rename(root / "depth/b.h5")
     tuples = dataset(maker)
-    assert [view.depth is None for view in tuples[0]] == [False, True], "b.h5 may be of b.c or b.d"
+    assert [view.depth is None for view in tuples[0]] == [False, True], "b.h5 may belong to b.c or b.d"
     assert [view.depth is None for view in tuples[1]] == [False, False]
     maker.scene(images=("a.x.jpg", "b.jpg"), tuples=((0, 1),))
     (root / "images/a.x.jpg").rename(root / "images/a.jpg")
@@ -191,7 +191,7 @@ def test_georeferenced_positions_keep_their_relative_poses(maker) -> None:
     torch.testing.assert_close(translation, torch.from_numpy(R @ [-0.02, 0, 0]).float(), atol=1e-6, rtol=0)
 
 
-def test_the_limit_is_per_scene_and_another_draw_each_pass(maker) -> None:
+def test_the_limit_is_per_scene_with_another_draw_in_each_pass(maker) -> None:
     many = tuple((i, j) for i in range(4) for j in range(4) if i < j)
     maker.scene(tuples=many).scene("small", tuples=((0, 1),))
     tuples = dataset(maker, scene_limit=3, seed=1)
@@ -205,13 +205,13 @@ def test_the_limit_is_per_scene_and_another_draw_each_pass(maker) -> None:
         return {tuple(view.name for view in item) for item in views[:3]}
 
     passes = [drawn(epoch) for epoch in range(12)]
-    assert len(set().union(*passes)) == 6, "every tuple has its turn"
+    assert len(set().union(*passes)) == 6, "every tuple is drawn"
     assert passes[0] != passes[1] or passes[1] != passes[2]
     assert [drawn(epoch) for epoch in range(12)] == passes
     assert len(dataset(maker)) == 7
 
 
-def test_faults_in_the_data_show_at_the_start(maker) -> None:
+def test_faults_in_the_data_are_reported_at_the_start(maker) -> None:
     calibration = maker.scene().root / "here/calibration/calibration_b.png.h5"
     maker.h5(calibration, K=np.eye(3), R=np.eye(3), T=np.full(3, np.nan))
     with pytest.raises(DatasetError, match=r"calibration_b\.png\.h5.*not finite"):
