@@ -20,9 +20,9 @@ def test_bounds():
 
 
 def test_auc_by_hand():
-    # (0, 0) -> (2, 1/2) -> (4, 1), level to 5: 0.5 + 1.5 + 1 = 3 of 5
+    # (0, 0) -> (2, 1/2) -> (4, 1), constant to 5: 0.5 + 1.5 + 1 = 3 of 5
     assert pose_auc([4.0, 2.0], [5]) == pytest.approx([0.6])
-    # one failure: (0, 0) -> (2, 1/2), level to 10: 0.5 + 4 = 4.5 of 10
+    # one failure: (0, 0) -> (2, 1/2), constant to 10: 0.5 + 4 = 4.5 of 10
     assert pose_auc([INF, 2.0], [10]) == pytest.approx([0.45])
     # nothing below the threshold
     assert pose_auc([7.0], [5]) == [0]
@@ -30,7 +30,7 @@ def test_auc_by_hand():
 
 @given(st.lists(st.floats(0, 30) | st.just(INF), min_size=1, max_size=30), st.sampled_from([5, 10, 20]))
 def test_auc_is_the_integral_of_the_recall_curve(errors: list[float], threshold: int):
-    """Against numerical quadrature of the interpolated curve, piece by piece."""
+    """Compared with numerical quadrature of the interpolated curve, piece by piece."""
     knots = sorted(e for e in errors if e < threshold)
 
     def recall(x: float) -> float:
@@ -50,7 +50,7 @@ def test_order_does_not_matter(errors: list[float], random):
 
 
 def test_auc_and_accuracy_of_uniform_errors():
-    """Errors spread evenly over 0..20: recall at x is x / 20, so half of 10 / 20 on average."""
+    """Errors uniform in 0..20: recall at x is x / 20, so half of 10 / 20 on average."""
     errors = np.linspace(0, 20, 20_001)
     assert pose_auc(errors, [10])[0] == pytest.approx(0.25, abs=1e-3)
     assert mean_average_accuracy(errors) == pytest.approx(0.275, abs=1e-3)  # mean of 1/20, ..., 10/20
@@ -61,7 +61,7 @@ def test_mean_average_accuracy_by_hand():
     assert mean_average_accuracy([0.5, 1.0, 10.0, 10.1]) == pytest.approx((1 + 8 * 2 + 3) / 4 / 10)
 
 
-def test_no_errors_at_all_is_not_a_figure():
+def test_no_errors_give_no_figure():
     with np.errstate(all="raise"):
         assert math.isnan(pose_auc([], [10])[0])
         assert math.isnan(mean_average_accuracy([]))

@@ -50,7 +50,7 @@ def test_unproject_inverts_project(seed: int):
     torch.testing.assert_close(unproject(camera, *project(camera, points)), points, atol=1e-6, rtol=1e-6)
 
 
-def test_relative_pose_carries_points_from_one_camera_to_the_other():
+def test_relative_pose_maps_points_from_one_camera_to_the_other():
     rng = np.random.default_rng(1)
     camera1, camera2 = random_camera(rng), random_camera(rng)
     points = torch.from_numpy(rng.normal(size=(10, 3)))
@@ -77,7 +77,7 @@ def test_a_camera_matrix_has_no_scale():
     torch.testing.assert_close(unproject(scaled, *project(camera, points)), points)
 
 
-def test_a_camera_is_never_changed():
+def test_a_camera_is_frozen():
     camera = random_camera(np.random.default_rng(4))
     with pytest.raises(FrozenInstanceError):
         camera.t = camera.t + 1

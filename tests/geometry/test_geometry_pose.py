@@ -26,7 +26,7 @@ def test_small_rotations_are_not_lost_in_rounding():
 def test_translation_error_by_hand():
     x, y = np.array([1.0, 0, 0]), np.array([0.0, 1, 0])
     assert translation_error(x, 5 * x) == 0
-    assert translation_error(-x, x) == 0  # blind to sign
+    assert translation_error(-x, x) == 0  # the sign does not count
     assert translation_error(x, y) == pytest.approx(90)
     assert translation_error(x + y, x) == pytest.approx(45)
     assert translation_error(y - x, x) == pytest.approx(45)
@@ -59,7 +59,7 @@ def test_similarity_never_reflects():
     assert np.linalg.det(R) == pytest.approx(1)
 
 
-def test_similarity_of_points_in_a_plane_and_too_few():
+def test_similarity_of_coplanar_points_and_of_too_few():
     flat = np.random.default_rng(2).normal(size=(10, 3)) * [1, 1, 0]
     scale, R, t = align_similarity(flat, flat * 2 + 1)
     np.testing.assert_allclose(scale * flat @ R.T + t, flat * 2 + 1, atol=1e-9)

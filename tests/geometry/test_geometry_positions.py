@@ -1,4 +1,4 @@
-"""Fitting a model to measured positions, against similarities that are known."""
+"""Fitting a model to measured positions, compared with known similarities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rotation(seed: int) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(7, 40), st.floats(0.01, 1000), st.floats(0, 0.35))
-def test_the_similarity_is_found_whatever_the_outliers(seed: int, count: int, scale: float, wrong: float) -> None:
+def test_the_similarity_is_found_despite_outliers(seed: int, count: int, scale: float, wrong: float) -> None:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(count, 3))
     R, t = rotation(seed), rng.normal(size=3) * 100
@@ -31,8 +31,8 @@ def test_the_similarity_is_found_whatever_the_outliers(seed: int, count: int, sc
     assert np.flatnonzero(~fit.used).tolist() == sorted(bad.tolist())
 
 
-def test_residuals_are_those_of_the_noise() -> None:
-    """Of 400 positions with 1 m noise on each axis: root mean square sqrt(3), and few are taken for wrong."""
+def test_residuals_equal_the_noise() -> None:
+    """400 positions with 1 m noise on each axis: root mean square sqrt(3), and few count as wrong."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(400, 3))
     fit = fit_positions(centres, 50 * centres + rng.normal(size=(400, 3)))
@@ -47,7 +47,7 @@ def test_fewer_than_three(count: int) -> None:
         fit_positions(np.eye(3)[:count], np.eye(3)[:count])
 
 
-def test_one_place() -> None:
+def test_a_single_position() -> None:
     with pytest.raises(NotFixedError, match="all 5 photos have the same position"):
         fit_positions(np.random.default_rng(0).normal(size=(5, 3)), np.full((5, 3), 7.0))
     with pytest.raises(NotFixedError, match="all cameras of the model are in one place"):
@@ -66,8 +66,8 @@ def test_a_line(noise: float) -> None:
         fit_positions(along, 3 * along @ rotation(2).T + noise * rng.normal(size=(12, 3)))
 
 
-def test_a_line_is_one_by_how_exact_the_positions_are() -> None:
-    """5 m beside a line of 100 m: known to a degree with 0.2 m noise, not with 3 m."""
+def test_a_line_depends_on_the_accuracy_of_the_positions() -> None:
+    """5 m beside a line of 100 m: known to a degree with 0.2 m noise, but not with 3 m."""
     rng = np.random.default_rng(1)
     street = np.stack([np.linspace(0, 100, 20), rng.normal(size=20) * 5, np.zeros(20)], axis=1)
     assert fit_positions(street, street + 0.2 * rng.normal(size=(20, 3))).used.mean() >= 0.9
@@ -76,8 +76,8 @@ def test_a_line_is_one_by_how_exact_the_positions_are() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 8, 12, 30])
-def test_positions_that_have_nothing_to_do_with_the_model(count: int) -> None:
-    """Hardly any is taken for agreement: one in a hundred, so that two of twenty are one run in sixty."""
+def test_positions_unrelated_to_the_model(count: int) -> None:
+    """Hardly any fit is accepted: one in a hundred, so two of twenty occur once in sixty runs."""
     rng = np.random.default_rng(count)
     taken = 0
     for _ in range(20):
@@ -89,8 +89,8 @@ def test_positions_that_have_nothing_to_do_with_the_model(count: int) -> None:
     assert taken <= 1
 
 
-def test_wrong_positions_among_inexact_ones() -> None:
-    """15 standard deviations off: left out, so the rest fits as it would without them."""
+def test_wrong_positions_among_inaccurate_ones() -> None:
+    """15 standard deviations off: rejected, so the fit is the same as without them."""
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(60, 3))
     positions = 50 * centres + rng.normal(size=(60, 3))

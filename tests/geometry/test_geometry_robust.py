@@ -74,7 +74,7 @@ def test_no_pose_from_too_few_matches():
     assert estimate_relative_pose(p0[:5], p1[:5], K0, K1) is None
 
 
-def test_no_pose_that_only_its_own_five_matches_support():
+def test_no_pose_supported_only_by_its_own_five_matches():
     rng = np.random.default_rng(3)
     p0, p1 = rng.uniform(0, 600, (2, 8, 2))
     assert estimate_relative_pose(p0, p1, K0, K1, threshold=0.01) is None
@@ -94,14 +94,14 @@ def test_homography_agrees_with_the_truth_and_opencv():
     np.testing.assert_allclose(estimate[0], peer, atol=1e-4)
 
 
-def test_no_homography_from_three_points_or_from_one_place():
+def test_no_homography_from_three_points_or_from_coinciding_ones():
     p = np.random.default_rng(0).uniform(0, 100, (3, 2))
     assert estimate_homography(p, p) is None
     assert estimate_homography(np.ones((20, 2)), np.ones((20, 2))) is None
 
 
-def test_the_fundamental_matrix_tells_right_matches_from_wrong_ones():
-    """Against the truth: Sampson errors of the known geometry are within the threshold, or far from it."""
+def test_the_fundamental_matrix_separates_correct_matches_from_wrong_ones():
+    """Compared with the truth: Sampson errors of the known geometry are within the threshold, or far from it."""
     p0, p1 = two_views(noise=0.3)
     inliers = estimate_fundamental(p0, p1, threshold=2.0)
     assert inliers.shape == (200,)
@@ -111,15 +111,15 @@ def test_the_fundamental_matrix_tells_right_matches_from_wrong_ones():
     assert 0.2 < estimate_fundamental(p0, p1, threshold=0.2)[60:].mean() < 0.8
 
 
-def test_a_fundamental_matrix_needs_more_matches_than_determine_it():
+def test_a_fundamental_matrix_needs_more_matches_than_its_minimal_sample():
     p0, p1 = two_views(outliers=0, noise=0.0)
     for count in (0, 7):
         assert estimate_fundamental(p0[:count], p1[:count]).tolist() == [False] * count
     assert estimate_fundamental(p0[:8], p1[:8]).all()
 
 
-def test_the_fewest_matches_that_make_a_pose_and_a_homography():
-    """One more than determine a pose, as any five agree with their own; four determine a homography."""
+def test_the_smallest_number_of_matches_for_a_pose_and_a_homography():
+    """A pose needs one more than its minimal sample, as any five agree with their own pose; a homography needs four."""
     p0, p1 = two_views(outliers=0, noise=0.0)
     estimate = estimate_relative_pose(p0[:6], p1[:6], K0, K1)
     assert estimate is not None
@@ -133,7 +133,7 @@ def test_the_fewest_matches_that_make_a_pose_and_a_homography():
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """In place of PoseLib's estimators: keeps the options, and gives what it is given."""
+    """Replaces PoseLib's estimators: records the options, and returns a given result."""
     state: dict[str, Any] = {"inliers": 20, "found": np.eye(3)}
 
     def estimate(p0: np.ndarray, p1: np.ndarray, *others: Any) -> tuple[Any, dict[str, Any]]:
@@ -149,7 +149,7 @@ def pose(t: Any = (0.0, 0, 2), R: Any = np.eye(3)) -> SimpleNamespace:
     return SimpleNamespace(R=np.array(R), t=np.array(t))
 
 
-def test_the_estimators_search_as_documented_unless_told_otherwise(told: dict[str, Any]):
+def test_the_estimators_search_as_documented_by_default(told: dict[str, Any]):
     points = np.zeros((20, 2))
     usual = {"success_prob": 0.9999, "max_iterations": 10_000, "min_iterations": 1000, "seed": 0}
     other = {"success_prob": 0.9, "max_iterations": 500, "min_iterations": 500, "seed": 3}
@@ -166,7 +166,7 @@ def test_the_estimators_search_as_documented_unless_told_otherwise(told: dict[st
         assert told["options"] == {name: 0.25, **other}
 
 
-def test_a_pose_has_a_direction_of_length_one_or_none(told: dict[str, Any]):
+def test_a_pose_has_a_direction_of_length_one_or_zero(told: dict[str, Any]):
     points = np.zeros((20, 2))
     for t, direction in (((0.0, 0, 2), [0, 0, 1]), ((0.0, 0, 0), [0, 0, 0])):
         told["found"] = pose(t)
