@@ -19,12 +19,12 @@ PARAMS = {
     "OPENCV_FISHEYE": [150.0, 150.0, 83.0, 57.0, 0.01, 0.0, 0.0, 0.0],
 }
 NAMES = ("a.png", "sub/b.c.png", "sub/d.png")
-# well apart in every image, so that each has a bright spot of its own
+# far apart in every image, so that each has a separate bright spot
 POINTS = np.array([[-1.2, -0.7, 5.0], [1.1, -0.6, 5.5], [0.0, 0.1, 4.5], [-1.0, 0.8, 6.0], [1.3, 0.9, 5.0]])
 
 
 def make_workspace(root: Path, model: str = "PINHOLE", folder: str = "sparse", binary: bool = True) -> Path:
-    """Three cameras to the left and right of each other, the last without any point."""
+    """Three cameras side by side, the last without any point."""
     reconstruction = pycolmap.Reconstruction()
     camera = pycolmap.Camera(model=model, width=WIDTH, height=HEIGHT, params=PARAMS[model], camera_id=1)
     reconstruction.add_camera_with_trivial_rig(camera)
@@ -47,7 +47,7 @@ def make_workspace(root: Path, model: str = "PINHOLE", folder: str = "sparse", b
 
 
 def draw(pixels: np.ndarray) -> np.ndarray:
-    """Bright spots at pixels; (0, 0) is the centre of the first."""
+    """Bright spots at pixels; (0, 0) is the centre of the first pixel."""
     x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     values = sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 2.0**2)) for cx, cy in pixels)
     return np.repeat(np.uint8(255 * np.clip(values, 0, 1))[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Camera guesses, against COLMAP's own."""
+"""Camera guesses, compared with COLMAP's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAKE, MODEL = 0x010F, 0x0110
 
 
 def photo(path: Path, exif: dict[int, Any], camera: tuple[str, str] | None = None) -> Path:
-    """A file of 640 x 480 with these tags in the Exif IFD and this make and model."""
+    """An image file of 640 x 480 with these tags in the Exif IFD, camera make and model."""
     tags = Image.Exif()
     if camera:
         tags[MAKE], tags[MODEL] = camera
@@ -41,7 +41,7 @@ def test_every_model_of_colmap_under_both_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["radialish", "invalid", ""])
-def test_no_such_model(name: str) -> None:
+def test_an_unknown_model(name: str) -> None:
     with pytest.raises(ColmapError, match="choose from simple-pinhole, pinhole"):
         camera_model(name)
 
@@ -49,7 +49,7 @@ def test_no_such_model(name: str) -> None:
 def test_without_exif_the_focal_length_is_a_guess(tmp_path: Path) -> None:
     Image.new("RGB", (640, 480)).save(tmp_path / "a.png")
     camera = guess_camera(tmp_path / "a.png", "SIMPLE_RADIAL")
-    assert camera.params.tolist() == [1.2 * 640, 320, 240, 0]  # no distortion to begin with
+    assert camera.params.tolist() == [1.2 * 640, 320, 240, 0]  # no distortion initially
     assert not camera.has_prior_focal_length
     Image.new("RGB", (480, 640)).save(tmp_path / "tall.png")
     camera = guess_camera(tmp_path / "tall.png", "OPENCV")
@@ -93,12 +93,12 @@ def test_the_same_as_colmap(tmp_path: Path, exif: dict[int, Any], camera: tuple[
 
 
 @pytest.mark.parametrize("nonsense", ["wide", IFDRational(1, 0), -3])
-def test_nonsense_in_exif_is_passed_over(tmp_path: Path, nonsense: Any) -> None:
+def test_invalid_exif_values_are_ignored(tmp_path: Path, nonsense: Any) -> None:
     camera = guess_camera(photo(tmp_path / "a.jpg", {FOCAL_35MM: nonsense}), "SIMPLE_PINHOLE")
     assert camera.focal_length == 768
 
 
-def test_no_image(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(ImageError, match=r"a\.jpg"):
         guess_camera(tmp_path / "a.jpg", "PINHOLE")

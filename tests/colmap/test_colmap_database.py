@@ -1,4 +1,4 @@
-"""The database we write, read back as COLMAP would."""
+"""The database we write, as COLMAP reads it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def export(tmp_path: Path, model: str = "SIMPLE_RADIAL", camera_per: str = "imag
     return path
 
 
-def test_keypoints_are_half_a_pixel_further_and_matches_as_they_are(scene: Scene, tmp_path: Path) -> None:
+def test_keypoints_are_shifted_by_half_a_pixel_and_matches_are_unchanged(scene: Scene, tmp_path: Path) -> None:
     with open_database(export(tmp_path)) as database:
         assert {image.name for image in database.read_all_images()} == {f"{name}.jpg" for name in NAMES}
         ids = image_ids(database)
@@ -81,7 +81,7 @@ def test_two_runs_at_once(scene: Scene, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("camera_per", "cameras"), [("image", 3), ("folder", 2), ("collection", 1)])
-def test_who_shares_a_camera(scene: Scene, tmp_path: Path, camera_per: str, cameras: int) -> None:
+def test_which_images_share_a_camera(scene: Scene, tmp_path: Path, camera_per: str, cameras: int) -> None:
     with open_database(export(tmp_path, "OPENCV", camera_per)) as database:
         assert database.num_cameras() == database.num_rigs() == cameras
         camera_of = {image.name: image.camera_id for image in database.read_all_images()}
@@ -93,11 +93,11 @@ def test_who_shares_a_camera(scene: Scene, tmp_path: Path, camera_per: str, came
             assert (camera.width, camera.height) == (640, 480)
 
 
-def test_images_of_unequal_size_share_no_camera(scene: Scene, tmp_path: Path) -> None:
+def test_images_of_different_size_do_not_share_a_camera(scene: Scene, tmp_path: Path) -> None:
     Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "b" / "1.jpg")
     with pytest.raises(ColmapError, match=r"a/1\.jpg is 640 x 480 and b/1\.jpg 320 x 240"):
         export(tmp_path, camera_per="collection")
-    assert not (tmp_path / "out").exists()  # nothing half done
+    assert not (tmp_path / "out").exists()  # nothing half written
     export(tmp_path, camera_per="folder")
 
 
@@ -132,7 +132,7 @@ def test_an_export_knows_its_artifacts(scene: Scene, tmp_path: Path) -> None:
     assert compare() == "'b/1' is in only one of them"
 
 
-def test_what_is_no_database(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     with pytest.raises(ColmapError, match="run `disk export` first"), open_database(path):
         pass
@@ -158,7 +158,7 @@ def test_errors_of_pycolmap_become_one_line(scene: Scene, tmp_path: Path) -> Non
         database.write_image(database.read_all_images()[0])  # the name is taken
 
 
-def test_an_unwritable_place(scene: Scene, tmp_path: Path) -> None:
+def test_an_unwritable_path(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(ArtifactError, match=r"cannot write in .*out: File exists"):
         export(tmp_path)

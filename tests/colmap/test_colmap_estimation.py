@@ -30,7 +30,7 @@ def test_pose_agrees_with_the_truth_and_poselib():
     assert rotation_error(estimate.R, R) < 0.3
     assert translation_error(estimate.t, T) < 1.5
     assert rotation_error(estimate.R, peer.R) < 0.3
-    assert (estimate.t @ peer.t) > 0.999  # also the sign, and both of length 1
+    assert (estimate.t @ peer.t) > 0.999  # including the sign, and both of length 1
     assert estimate.inliers[60:].mean() > 0.9
     assert estimate.inliers[:60].mean() < 0.2
 
@@ -54,7 +54,7 @@ def test_homography_agrees_with_the_truth():
     assert estimate[1][50:].all()
 
 
-def test_none_from_too_little():
+def test_too_few_matches_give_none():
     p0, p1 = two_views(0.0)
     assert estimate_relative_pose(p0[:0], p1[:0], K0, K1) is None
     assert estimate_relative_pose(p0[:5], p1[:5], K0, K1) is None

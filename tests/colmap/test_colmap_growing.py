@@ -1,4 +1,4 @@
-"""Models that grow, held against the cameras that are known: numbers, frame and scale stay."""
+"""Growing models, compared with the known cameras: ids, frame and scale stay."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from synthetic_scene import Scene, make_scene, write_features, write_matches, wr
 
 NAMES = ["b", "c", "d", "e", "f", "h"]
 ALL = ["a", *NAMES[:-1], "g", "h"]  # a sorts before the others, g among them
-NOISE = 0.25  # pixels; without noise nothing would move whatever the mapper did
-# as shares of the box around the cameras, and degrees: what this noise allows, several times the standard deviation
+NOISE = 0.25  # pixels; without noise nothing would move, regardless of the mapper
+# relative to the box around the cameras, and degrees: several standard deviations at this noise
 SHARE, DEGREES = 0.005, 0.2
 
 
@@ -43,7 +43,7 @@ def part(scene: Scene, names: list[str], pairs: list[tuple[str, str]] | None = N
 
 
 def prepare(scene: Scene, folder: Path, camera_per: Any = "collection") -> None:
-    """The artifacts, photos and verified database of a scene, in place of those that are there."""
+    """Replace the artifacts, photos and verified database in a folder by those of a scene."""
     for path in [*folder.glob("*.h5"), *folder.glob("photos/*")]:
         path.unlink()
     write_features(scene, folder)
@@ -106,7 +106,7 @@ def assert_in_its_place(before: Any, after: Any, names: list[str]) -> None:
 
 
 def assert_true(model: Any, scene: Scene, degrees: float = DEGREES) -> None:
-    """All cameras are the true ones, up to one similarity."""
+    """All cameras are correct, up to one similarity."""
     found = {name.removesuffix(".jpg"): pose for name, pose in poses(model).items()}
     names = sorted(found)
     centres = np.stack([found[name][1] for name in names])
@@ -121,9 +121,7 @@ def jpg(names: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("camera_per", ["collection", "image"])
-def test_new_images_join_and_everything_keeps_its_number_and_place(
-    scene: Scene, tmp_path: Path, camera_per: str
-) -> None:
+def test_new_images_join_and_everything_keeps_its_id_and_place(scene: Scene, tmp_path: Path, camera_per: str) -> None:
     prepare(part(scene, NAMES), tmp_path, camera_per)
     map_anew(tmp_path)
     before = read(tmp_path)
@@ -136,11 +134,11 @@ def test_new_images_join_and_everything_keeps_its_number_and_place(
     assert [ids(after)[name][0] for name in ("a.jpg", "g.jpg")] == [7, 8]
     old, new = observed(before), observed(after)
     assert old.keys() <= new.keys()
-    for point_id, seen in old.items():  # a number means the same point
+    for point_id, seen in old.items():  # an id means the same point
         assert len(seen & new[point_id]) >= 0.5 * len(seen)
     assert_in_its_place(before, after, jpg(NAMES))
     assert 0 < growth.moved < SHARE
-    # cameras each with a focal length to be found turn to make up for it
+    # cameras with separate unknown focal lengths rotate to compensate for them
     assert_true(after, scene, DEGREES if camera_per == "collection" else 3 * DEGREES)
     assert min(after.image(ids(after)[name][0]).num_points3D for name in jpg(ALL)) > 100
 
@@ -170,12 +168,12 @@ def test_a_model_of_two_images_grows(tmp_path: Path) -> None:
     assert ids(before).items() <= ids(read(tmp_path)).items()
 
 
-def test_images_that_are_gone_or_changed_are_taken_out(scene: Scene, tmp_path: Path) -> None:
+def test_deleted_and_changed_images_are_removed(scene: Scene, tmp_path: Path) -> None:
     prepare(scene, tmp_path)
     map_anew(tmp_path)
     before = read(tmp_path)
     changed = dict(scene.keypoints)
-    # c is taken from where d is: each point is seen where d sees it
+    # c is taken from the position of d: it sees each point where d sees it
     rank = np.argsort(np.argsort(scene.owners["c"]))
     changed["c"] = scene.keypoints["d"][np.argsort(scene.owners["d"])][rank]
     names = [name for name in ALL if name not in ("a", "f")]
@@ -193,7 +191,7 @@ def test_images_that_are_gone_or_changed_are_taken_out(scene: Scene, tmp_path: P
     assert {after.image(number).name for seen in observed(after).values() for number, _ in seen} == set(jpg(names))
 
 
-def test_a_camera_of_a_gone_image_is_not_left_behind(scene: Scene, tmp_path: Path) -> None:
+def test_a_camera_of_a_deleted_image_is_deleted(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, ALL[:5]), tmp_path, "image")
     map_anew(tmp_path)
     prepare(part(scene, [*ALL[1:5], "g"]), tmp_path, "image")
@@ -221,7 +219,7 @@ def test_models_that_a_new_image_connects_become_one(scene: Scene, tmp_path: Pat
     assert not (tmp_path / "sparse" / "1").exists()
 
 
-def test_models_that_nothing_connects_grow_each_and_others_begin(scene: Scene, tmp_path: Path) -> None:
+def test_models_that_stay_disconnected_grow_and_new_ones_start(scene: Scene, tmp_path: Path) -> None:
     within = [pair for pair in scene.matches if "h" not in pair and ((pair[0] < "d") == (pair[1] < "d"))]
     prepare(part(scene, ["a", "b", "d", "e", "f", "h"], within), tmp_path)
     assert [model.images for model in map_anew(tmp_path)] == [jpg(["d", "e", "f"])]
@@ -235,7 +233,7 @@ def test_models_that_nothing_connects_grow_each_and_others_begin(scene: Scene, t
     assert [model.images for model in grow(tmp_path)[0]] == [model.images for model in models]
 
 
-def test_an_image_without_verified_pairs_leaves(scene: Scene, tmp_path: Path) -> None:
+def test_an_image_without_verified_pairs_is_removed(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, ALL[:5]), tmp_path)
     map_anew(tmp_path)
     prepare(part(scene, ALL[:5], [pair for pair in scene.matches if "c" not in pair]), tmp_path)
@@ -244,19 +242,19 @@ def test_an_image_without_verified_pairs_leaves(scene: Scene, tmp_path: Path) ->
     assert model.images == jpg(["a", "b", "d", "e"])
 
 
-def test_other_numbers_and_cameras_are_refused(scene: Scene, tmp_path: Path) -> None:
+def test_other_ids_and_cameras_are_refused(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES), tmp_path)
     map_anew(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "sparse").rglob("*.bin")}
     (tmp_path / "database.db").unlink()
-    prepare(scene, tmp_path)  # where a is the first
+    prepare(scene, tmp_path)  # with a as the first image
     with pytest.raises(ColmapError, match=r"another id .* for 'b\.jpg' .* map from scratch with remap=True"):
         grow(tmp_path)
     prepare(part(scene, NAMES), tmp_path)
     assert {path: path.read_bytes() for path in (tmp_path / "sparse").rglob("*.bin")} == before
 
 
-def test_known_cameras_that_are_others_now_are_refused(scene: Scene, tmp_path: Path) -> None:
+def test_known_cameras_that_have_changed_are_refused(scene: Scene, tmp_path: Path) -> None:
     import pycolmap
 
     prepare(part(scene, NAMES), tmp_path)
@@ -268,12 +266,12 @@ def test_known_cameras_that_are_others_now_are_refused(scene: Scene, tmp_path: P
     database.close()
     with pytest.raises(ColmapError, match="was made with another camera of"):
         grow(tmp_path, fix_intrinsics=True)
-    assert len(grow(tmp_path)[0][0].images) == len(NAMES)  # where they are refined it is a start alone
+    assert len(grow(tmp_path)[0][0].images) == len(NAMES)  # if they are refined, they are only an initial value
 
 
 @pytest.mark.parametrize("line", [False, True])
 def test_a_known_similarity_is_undone(scene: Scene, tmp_path: Path, line: bool) -> None:
-    """Also of cameras in a line, whose centres alone leave a rotation about it open."""
+    """Including cameras in a line, whose centres leave a rotation around it open."""
     import pycolmap
 
     prepare(part(scene, ["a", "d"] if line else NAMES), tmp_path)
@@ -287,7 +285,7 @@ def test_a_known_similarity_is_undone(scene: Scene, tmp_path: Path, line: bool) 
         assert np.abs(poses(after)[name][1] - centre).max() < 1e-9
 
 
-def test_a_merged_point_has_the_id_of_the_one_it_mostly_was(scene: Scene, tmp_path: Path) -> None:
+def test_a_merged_point_keeps_the_id_of_the_larger_one(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES), tmp_path)
     map_anew(tmp_path)
     before, after = read(tmp_path), read(tmp_path)
@@ -306,7 +304,7 @@ def test_a_merged_point_has_the_id_of_the_one_it_mostly_was(scene: Scene, tmp_pa
     assert after.is_valid()
 
 
-def test_what_a_killed_run_put_aside_is_put_back(tmp_path: Path) -> None:
+def test_the_backup_of_a_killed_run_is_restored(tmp_path: Path) -> None:
     out, aside = tmp_path / "sparse", tmp_path / ".sparse.tmp" / "before"
     (aside / "0").mkdir(parents=True)
     (aside / "0" / "mine").write_text("old")
@@ -314,11 +312,11 @@ def test_what_a_killed_run_put_aside_is_put_back(tmp_path: Path) -> None:
     assert (out / "0" / "mine").read_text() == "old"
     aside.mkdir()
     (aside / "later").write_text("")
-    put_back(out)  # the new one is in its place: nothing is to be done
+    put_back(out)  # the new one is in place: nothing to do
     assert (out / "0" / "mine").is_file()
 
 
-def test_incomplete_models_are_none(scene: Scene, tmp_path: Path) -> None:
+def test_incomplete_models_are_ignored(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES[:3]), tmp_path)
     map_anew(tmp_path)
     assert [folder.name for folder in model_folders(tmp_path / "sparse")] == ["0"]

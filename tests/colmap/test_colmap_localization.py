@@ -1,4 +1,4 @@
-"""Absolute poses against a known camera, and their standard deviations against the scatter of many draws."""
+"""Absolute poses compared with a known camera, and their standard deviations with the scatter of many draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KNOWN = simple_camera(WIDTH, HEIGHT, FOCAL)
 
 
 def view(points: int = 80, noise: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints, (0, 0) the centre of the first pixel, and the points that are there."""
+    """Keypoints, with (0, 0) at the centre of the first pixel, and their 3D points."""
     xyz = np.random.default_rng(1).uniform(-1, 1, (points, 3))
     seen = xyz @ R.T + T
     middle = [WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5]
@@ -54,7 +54,7 @@ def test_the_true_pose_among_wrong_matches(camera: KnownCamera, focal: str) -> N
 
 @pytest.mark.parametrize("focal", ["known", "unknown"])
 @pytest.mark.parametrize("noise", [0.3, 1.0])
-def test_standard_deviations_are_those_of_many_draws(focal: str, noise: float) -> None:
+def test_standard_deviations_equal_those_of_many_draws(focal: str, noise: float) -> None:
     poses = [estimate_absolute_pose(*view(noise=noise, seed=seed), KNOWN, focal, max_error=8.0) for seed in range(60)]
     away = np.array([pose.centre + R.T @ T for pose in poses])
     turned = np.array([rotation_error(pose.R, R) for pose in poses])
@@ -63,7 +63,7 @@ def test_standard_deviations_are_those_of_many_draws(focal: str, noise: float) -
     assert np.median([pose.rotation_sigma for pose in poses]) == pytest.approx(rotation, rel=0.3)
 
 
-def test_no_pose_of_too_few_or_unrelated_matches() -> None:
+def test_too_few_or_unrelated_matches_give_no_pose() -> None:
     keypoints, xyz = view()
     assert estimate_absolute_pose(keypoints[:3], xyz[:3], KNOWN, max_error=4.0) is None
     random = np.random.default_rng(0).uniform(0, 480, keypoints.shape)

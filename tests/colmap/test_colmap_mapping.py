@@ -1,4 +1,4 @@
-"""Mapping must recover the cameras of a scene that is known."""
+"""Mapping must recover the cameras of a known scene."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_cameras_and_points_are_recovered(tmp_path: Path, mapper: Mapper) -> Non
     database = prepare(scene, tmp_path)
     (model,) = run(database, mapper)
     assert model.images == [f"{name}.jpg" for name in NAMES]
-    assert model.reprojection_error < 1e-3  # the keypoints carry no noise but float32's
+    assert model.reprojection_error < 1e-3  # the keypoints have only float32 rounding noise
     assert (model.points, model.track_length) == (200, 6.0)
     found = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
     poses = {image.name.removesuffix(".jpg"): image.cam_from_world() for image in found.images.values()}
@@ -60,7 +60,7 @@ def test_cameras_and_points_are_recovered(tmp_path: Path, mapper: Mapper) -> Non
     for name in NAMES:
         assert rotation_error(poses[name].rotation.matrix() @ R.T, scene.rotations[name]) < 0.01
     (camera,) = found.cameras.values()
-    assert camera.focal_length == pytest.approx(FOCAL, rel=1e-3)  # it began at 768
+    assert camera.focal_length == pytest.approx(FOCAL, rel=1e-3)  # its initial value is 768
 
 
 def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_points_have_the_colours_of_files_colmap_cannot_read(tmp_path: Path) -> 
 
 
 def test_the_largest_model_comes_first(tmp_path: Path) -> None:
-    """Two scenes that no match connects, the larger one last by name."""
+    """Two scenes that no match connects; the larger one has the later names."""
     small, large = make_scene(["a0", "a1", "a2"], 120, seed=1), make_scene(["b0", "b1", "b2", "b3"], 120, seed=2)
     both = Scene(
         small.names + large.names,
@@ -111,7 +111,7 @@ def test_the_largest_model_comes_first(tmp_path: Path) -> None:
         small.wrong,
     )
     database = prepare(both, tmp_path)
-    (tmp_path / "sparse" / "7").mkdir(parents=True)  # of another run
+    (tmp_path / "sparse" / "7").mkdir(parents=True)  # from another run
     models = run(database)
     assert [model.images for model in models] == [
         ["b0.jpg", "b1.jpg", "b2.jpg", "b3.jpg"],
@@ -133,7 +133,7 @@ def test_nothing_to_connect(tmp_path: Path, mapper: Mapper) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """pycolmap writes half a model without a word, and crashes on reading it."""
+    """pycolmap silently writes half a model, and crashes when reading it."""
     database = prepare(make_scene(NAMES[:4], points=120), tmp_path)
     run(database)
     before = (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes()
@@ -146,8 +146,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
         write_ply(tmp_path / "sparse" / "0", tmp_path / "points.ply")
 
 
-def test_pngs_can_be_written_after_pycolmap_was_loaded(tmp_path: Path) -> None:
-    """The two bring their own zlib; loaded in the wrong order, this crashed the process."""
+def test_pngs_can_be_written_after_pycolmap_is_loaded(tmp_path: Path) -> None:
+    """Both contain zlib; loaded in the wrong order, this crashed the process."""
     import subprocess
     import sys
 

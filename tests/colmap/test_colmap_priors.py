@@ -1,4 +1,4 @@
-"""GPS positions on a local map, against formulas of their own, and in a database."""
+"""GPS positions on a local map, compared with independent formulas, and in a database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pycolmap = pytest.importorskip("pycolmap")
 def test_metres_east_north_up(origin: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(0)
     true = rng.normal(size=(9, 3)) * [300, 300, 40]
-    true[0] = [4e6, -3e6, 1e5]  # nonsense, which moves the origin little
+    true[0] = [4e6, -3e6, 1e5]  # nonsense, which hardly moves the origin
     places = {f"{i}": GpsPosition(*geodetic(position, origin)) for i, position in enumerate(true)}
     found = local_map(places)
     assert np.linalg.norm(local(*found.origin, origin)) < 400
@@ -32,7 +32,7 @@ def test_metres_east_north_up(origin: tuple[float, float, float]) -> None:
         np.testing.assert_allclose(on_earth[:3], to_ecef(place.latitude, place.longitude, place.altitude), atol=5e-3)
 
 
-def test_altitudes_that_are_not_told() -> None:
+def test_missing_altitudes() -> None:
     some = {"a": GpsPosition(1.0, 2.0, 10.0), "b": GpsPosition(1.0, 2.0, 30.0), "c": GpsPosition(1.0, 2.0)}
     assert local_map(some).positions["c"][2] == pytest.approx(0)
     assert local_map(some).positions["b"][2] == pytest.approx(10)
@@ -51,7 +51,7 @@ def test_altitudes_that_are_not_told() -> None:
     ],
 )
 def test_when_positions_guide_the_mapper(metres: np.ndarray, guides: bool) -> None:
-    """Spread in two directions by more than the 5 m they are off by; one on another continent does not count."""
+    """If they spread in two directions by more than their error of 5 m; one on another continent does not count."""
     offsets = np.random.default_rng(0).normal(size=(12, 3)) @ metres
     offsets[3] += [5e6, 1e6, 0] if metres.any() else 0
     places = {f"{i}": GpsPosition(*geodetic(offset, (47.0, 8.0, 400.0))) for i, offset in enumerate(offsets)}
@@ -81,7 +81,7 @@ def test_priors_in_a_database(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.diag(priors[1].position_covariance), [4e-4, 4e-4, 16e-4])
     assert columns(path) == {"image_id", "position", "coordinate_system", "position_covariance"}
     write_priors(path, {})
-    assert columns(path) == set()  # the table is left out, for COLMAP 3.8
+    assert columns(path) == set()  # the table is omitted, for COLMAP 3.8
 
 
 def columns(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""rig_config.json, read and written; what it is refused for."""
+"""rig_config.json: written, read, and refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RIGHT = {
 LEFT = {"image_prefix": "left/", "ref_sensor": True}
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_written_rig_is_read_back(tmp_path):
     poses = {
         "left": Mounted([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
         "right": Mounted([0.5, 0.5, -0.5, 0.5], [-0.4, 0.01, 0.05]),
@@ -43,7 +43,7 @@ def test_a_prefix_without_a_slash_is_a_folder_too(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_rig_to_find_has_a_first_camera(tmp_path):
+def test_a_rig_without_poses_has_a_reference_camera(tmp_path):
     rig = rig_to_find(["a", "b", "c"])
     assert not rig.is_known
     assert [camera.ref_sensor for camera in rig.configs[0].cameras] == [True, False, False]
@@ -61,7 +61,7 @@ def test_a_rig_to_find_has_a_first_camera(tmp_path):
         ("[]", "for cameras none"),
     ],
 )
-def test_files_that_are_not_of_this_rig(tmp_path, content, message):
+def test_files_that_do_not_describe_this_rig(tmp_path, content, message):
     path = tmp_path / "rig_config.json"
     path.write_text(content)
     with pytest.raises(ColmapError, match=message) as raised:
@@ -71,7 +71,7 @@ def test_files_that_are_not_of_this_rig(tmp_path, content, message):
         read_rig(tmp_path / "none.json", ["left", "right"])
 
 
-def test_poses_of_some_cameras_alone_are_refused(tmp_path):
+def test_poses_of_only_some_cameras_are_refused(tmp_path):
     path = tmp_path / "rig_config.json"
     path.write_text(json.dumps([{"cameras": [LEFT, RIGHT, {"image_prefix": "up/"}]}]))
     with pytest.raises(ColmapError, match="those of all, or of none"):

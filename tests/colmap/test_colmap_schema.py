@@ -19,7 +19,7 @@ from synthetic_scene import Scene, make_scene, write_features, write_matches, wr
 
 NAMES = ["a", "b", "c", "d"]
 COLMAP = shutil.which("colmap")
-# in 3.8: what stands in its statements for images, and tables whose columns have changed since
+# column names of images in 3.8's statements, and tables whose columns have changed since
 PRIORS = {f"prior_{name}" for name in ("qw", "qx", "qy", "qz", "tx", "ty", "tz")}
 CHANGED = {"pose_priors", "descriptors"}
 
@@ -73,7 +73,7 @@ def test_the_database_of_another_program_keeps_its_tables(scene: Scene, tmp_path
     assert tables(path) == before
 
 
-def test_pose_priors_that_are_there_stay(scene: Scene, tmp_path: Path) -> None:
+def test_existing_pose_priors_stay(scene: Scene, tmp_path: Path) -> None:
     path = export(tmp_path / "h5", tmp_path / "images")
     with pycolmap.Database.open(path) as database:
         prior = pycolmap.PosePrior(corr_data_id=database.read_all_images()[0].data_id, position=[1.0, 2.0, 3.0])
@@ -87,7 +87,7 @@ def test_pose_priors_that_are_there_stay(scene: Scene, tmp_path: Path) -> None:
 @pytest.mark.skipif(COLMAP is None, reason="the colmap binary is not installed (apt-get install colmap)")
 @pytest.mark.parametrize("verified", [False, True])
 def test_the_example_of_the_original_readme(scene: Scene, tmp_path: Path, verified: bool) -> None:
-    """Export, exhaustive_matcher and mapper, command by command; or `disk verify` in place of the matcher."""
+    """Export, exhaustive_matcher and mapper, command by command; or `disk verify` instead of the matcher."""
 
     def colmap(*command: str) -> str:
         environment = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
@@ -109,5 +109,5 @@ def test_the_example_of_the_original_readme(scene: Scene, tmp_path: Path, verifi
     model = pycolmap.Reconstruction(tmp_path / "sparse" / "0")
     assert model.num_reg_images() == 4
     assert model.num_points3D() >= 119
-    with open_database(Path(database)) as opened, read_matches(tmp_path / "h5") as matches:  # 4 upgrades by itself
+    with open_database(Path(database)) as opened, read_matches(tmp_path / "h5") as matches:  # COLMAP 4 upgrades it
         assert opened.num_matched_image_pairs() == len(matches.pairs())

@@ -29,17 +29,17 @@ def test_undistorts(tmp_path: Path, model: str) -> None:
         check_spots(workspace.image_folder, image, 0.1)
 
 
-def test_a_fisheye_camera_without_distortion_becomes_a_pinhole_one(
+def test_a_fisheye_camera_without_distortion_becomes_a_pinhole_camera(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """COLMAP's own tool copies its images as they are."""
+    """COLMAP's own tool copies such images unchanged."""
     monkeypatch.setitem(PARAMS, "OPENCV_FISHEYE", [150.0, 150.0, 83.0, 57.0, 0.0, 0.0, 0.0, 0.0])
     workspace = undistort(open_workspace(make_workspace(tmp_path / "in", "OPENCV_FISHEYE")), NAMES, tmp_path / "out")
     for image in workspace.images:
         check_spots(workspace.image_folder, image, 0.1)
 
 
-def test_undistorts_only_what_is_there(tmp_path: Path) -> None:
+def test_only_existing_images_are_undistorted(tmp_path: Path) -> None:
     distorted = open_workspace(make_workspace(tmp_path / "in", "SIMPLE_RADIAL"))
     (distorted.image_folder / NAMES[2]).unlink()
     undistort(distorted, list(NAMES[:2]), tmp_path / "out")
@@ -49,7 +49,7 @@ def test_undistorts_only_what_is_there(tmp_path: Path) -> None:
         undistort(distorted, list(NAMES[:2]), tmp_path / "out2")
 
 
-def test_the_model_keeps_its_points_and_what_images_see(tmp_path: Path) -> None:
+def test_the_model_keeps_its_points_and_observations(tmp_path: Path) -> None:
     before = make_workspace(tmp_path / "in", "OPENCV")
     undistort(open_workspace(before), NAMES[:2], tmp_path / "out")
     model = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
@@ -65,7 +65,7 @@ def test_the_model_keeps_its_points_and_what_images_see(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_masks_follow_their_images(tmp_path: Path, orientation: int) -> None:
-    """The mask is 0 around the first point's spot, and so is the undistorted one; also of a photo stored turned."""
+    """The mask is 0 around the first point's spot, and so is the undistorted one, even for a photo stored rotated."""
     root = make_workspace(tmp_path / "in", "SIMPLE_RADIAL")
     source = open_workspace(root)
     path = root / "images" / NAMES[0]
@@ -107,7 +107,7 @@ def test_pinhole_images_are_copied(tmp_path: Path) -> None:
         assert (result.image_folder / name).read_bytes() == (source / "images" / name).read_bytes()
 
 
-def test_files_are_as_the_splatting_codes_read_them(tmp_path: Path) -> None:
+def test_files_are_readable_by_splatting_programs(tmp_path: Path) -> None:
     """cameras.bin by the layout that 3DGS, gsplat and nerfstudio have copied from COLMAP's scripts."""
     undistort(open_workspace(make_workspace(tmp_path / "in", "SIMPLE_RADIAL")), NAMES, tmp_path / "out")
     content = (tmp_path / "out" / "sparse" / "0" / "cameras.bin").read_bytes()
@@ -118,7 +118,7 @@ def test_files_are_as_the_splatting_codes_read_them(tmp_path: Path) -> None:
     assert params[2] != WIDTH / 2 != HEIGHT
 
 
-def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
+def test_other_file_types_become_png(tmp_path: Path) -> None:
     root = make_workspace(tmp_path / "in", "SIMPLE_RADIAL")
     Image.open(root / "images" / NAMES[0]).save(root / "images" / "a.webp", lossless=True)
     model = pycolmap.Reconstruction(root / "sparse")

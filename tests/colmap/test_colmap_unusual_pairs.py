@@ -1,4 +1,4 @@
-"""Pairs that agree, but not on a scene: watermarks and cameras that only turn."""
+"""Pairs that agree, but not on a scene: watermarks and pure rotation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_stamp_alone_is_a_watermark_without_inliers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [60, 100])
 def test_a_stamp_among_wrong_matches(tmp_path: Path, wrong: int) -> None:
-    """Points that do not move fit many epipolar geometries, of which one has enough of the wrong ones to hide them."""
+    """Fixed points fit many epipolar geometries, one of which has enough of the wrong matches to hide them."""
     found = verify(stamped_scenes(count=6, views=1, wrong=wrong), tmp_path)
     assert [kind for kind, _ in found.values()] == ["WATERMARK"] * 15
     assert all(inliers.shape == (2, 0) for _, inliers in found.values())
@@ -53,7 +53,7 @@ def test_a_pair_of_one_scene_is_kept_below_a_stronger_stamp(tmp_path: Path) -> N
     owners = scene.owners[scene.names[0]][inliers[0]]
     assert kind == "UNCALIBRATED"
     assert np.count_nonzero(owners < 900) >= 39
-    assert np.count_nonzero(owners >= 900) < STAMP / 4  # a few lie on their epipolar lines by chance
+    assert np.count_nonzero(owners >= 900) < STAMP / 4  # a few are on their epipolar lines by chance
 
 
 def test_the_same_photo_twice_is_no_watermark(tmp_path: Path) -> None:
@@ -66,14 +66,14 @@ def test_the_same_photo_twice_is_no_watermark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("focal", "noise"), [(FOCAL, 0.0), (768.0, 0.5), (1000.0, 0.5)])
-def test_a_turn_is_told_whatever_the_focal_length(tmp_path: Path, focal: float, noise: float) -> None:
+def test_a_pure_rotation_is_recognized_at_any_focal_length(tmp_path: Path, focal: float, noise: float) -> None:
     found = verify(turning_scene(["a", "b", "c"], degrees=8, noise=noise), tmp_path, focal=focal)
     assert [kind for kind, _ in found.values()] == ["PANORAMIC"] * 3
     assert all(inliers.shape[1] > 100 for _, inliers in found.values())
 
 
-def test_a_wall_is_no_turn(tmp_path: Path) -> None:
-    """A flat scene is related by a homography as well, but the camera moves a twentieth of the distance."""
+def test_a_wall_is_not_a_pure_rotation(tmp_path: Path) -> None:
+    """A flat scene fits a homography too, but here the camera moves by a twentieth of the distance."""
     scene = make_scene(["a", "b"], points=1, wrong=0)
     rng = np.random.default_rng(0)
     wall = np.concatenate([rng.uniform(-1.5, 1.5, (300, 2)), np.full((300, 1), 5.0)], axis=1)

@@ -1,4 +1,4 @@
-"""Verification of matches whose truth is known, and against COLMAP's own verifier."""
+"""Verification of matches with known truth, and compared with COLMAP's own verifier."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NAMES = ["a", "b", "c", "d"]
 def scene() -> Scene:
     scene = make_scene(NAMES, points=150, wrong=40)
     rng = np.random.default_rng(3)
-    scene.matches["a", "d"] = np.stack([rng.permutation(30), rng.permutation(30)])  # nothing in common
-    scene.matches["b", "d"] = scene.matches["b", "d"][:, :10]  # too few
+    scene.matches["a", "d"] = np.stack([rng.permutation(30), rng.permutation(30)])  # no overlap
+    scene.matches["b", "d"] = scene.matches["b", "d"][:, :10]  # too few matches
     return scene
 
 
@@ -61,27 +61,27 @@ def verify_by_colmap(database: Path, pairs: list[tuple[str, str]]) -> dict[tuple
         return {(a, b): opened.read_two_view_geometry(ids[a], ids[b]).inlier_matches.T for a, b in pairs}
 
 
-def test_true_matches_stay_and_wrong_ones_go(scene: Scene, exported: Path, tmp_path: Path) -> None:
+def test_true_matches_stay_and_wrong_ones_are_removed(scene: Scene, exported: Path, tmp_path: Path) -> None:
     database = Path(shutil.copy(exported, tmp_path))
     found = verify(database, list(scene.matches))
     for pair in [("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]:
         right = set(map(tuple, scene.matches[pair][:, : -scene.wrong].T.tolist()))
         kept = set(map(tuple, found[pair].T.tolist()))
         assert right <= kept
-        # a wrong match may lie on its epipolar line by chance
+        # a wrong match may be on its epipolar line by chance
         assert len(kept - right) <= 0.25 * scene.wrong
     assert found["a", "d"].shape == found["b", "d"].shape == (2, 0)
     with open_database(database) as opened:
         ids = image_ids(opened)
-        assert opened.num_verified_image_pairs() == 6  # those without inliers as well
+        assert opened.num_verified_image_pairs() == 6  # including those without inliers
         assert len(opened.read_two_view_geometry(ids["a"], ids["d"]).inlier_matches) == 0
         geometry = opened.read_two_view_geometry(ids["a"], ids["b"])
         assert np.array_equal(geometry.inlier_matches.T, found["a", "b"])
 
 
 @pytest.mark.parametrize("count", [50, 100, 300, 1000])
-def test_pairs_that_agree_by_chance_have_none(count: int, tmp_path: Path) -> None:
-    """Only wrong matches: COLMAP finds 15 that agree among some hundreds. With a third of right ones all is well."""
+def test_pairs_that_agree_by_chance_have_no_inliers(count: int, tmp_path: Path) -> None:
+    """Only wrong matches: COLMAP finds 15 that agree among some hundreds. With a third correct, all are found."""
     scene = make_scene(["a", "b"], points=count, wrong=0)
     right = scene.matches["a", "b"]
     wrong = np.stack([right[0], np.random.default_rng(count).permutation(right[1])])
@@ -109,7 +109,7 @@ def test_the_same_inliers_as_colmaps_verifier(scene: Scene, exported: Path, tmp_
         assert np.array_equal(expected[pair], inliers)
 
 
-def test_again_is_the_same_and_replaces_what_was(scene: Scene, exported: Path, tmp_path: Path) -> None:
+def test_verifying_again_gives_the_same_and_replaces_the_result(scene: Scene, exported: Path, tmp_path: Path) -> None:
     database = Path(shutil.copy(exported, tmp_path))
     first = verify(database, list(scene.matches))
     again = verify(database, list(reversed(scene.matches)))
@@ -120,7 +120,7 @@ def test_again_is_the_same_and_replaces_what_was(scene: Scene, exported: Path, t
 
 
 def kept(matches: int, inliers: int, sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many inliers are left of a geometry that COLMAP finds, between images of these (width, height)."""
+    """Number of inliers kept from a geometry that COLMAP finds, between images of these (width, height)."""
     found = pycolmap.TwoViewGeometry()
     found.inlier_matches = np.zeros((inliers, 2), np.uint32)
     monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", lambda *arguments: found)
@@ -132,19 +132,19 @@ def kept(matches: int, inliers: int, sizes: list[tuple[int, int]], monkeypatch: 
     return len(geometry.inlier_matches)
 
 
-def test_a_geometry_is_kept_from_less_than_one_false_alarm_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_geometry_is_kept_below_one_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     size = (1024, 768)
     chance = 2 * 4.0 * np.hypot(*size) / (size[0] * size[1])
     expected = {k: log10_false_alarms(300, k, chance) for k in range(15, 60)}
     first = min(k for k, alarms in expected.items() if alarms < 0)
-    assert -5 < expected[first] < 0 < expected[first - 1]  # the border lies between two neighbours
+    assert -5 < expected[first] < 0 < expected[first - 1]  # the threshold is between two neighbours
     assert kept(300, first, [size, size], monkeypatch) == first
     assert kept(300, first - 1, [size, size], monkeypatch) == 0
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_chance_is_that_of_the_smaller_image(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line's neighbourhood covers more of a small image, so wrong matches agree by chance more easily."""
+def test_chance_is_computed_for_the_smaller_image(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The band around a line covers more of a small image, so wrong matches agree by chance more easily."""
     large, small = (2000, 1500), (320, 240)
     borders = [
         min(k for k in range(15, 300) if log10_false_alarms(300, k, 8.0 * np.hypot(w, h) / (w * h)) < 0)

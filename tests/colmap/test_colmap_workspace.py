@@ -1,4 +1,4 @@
-"""Workspaces of COLMAP: models written by pycolmap itself, images drawn where its cameras see the points."""
+"""COLMAP workspaces: models written by pycolmap itself, images drawn where its cameras see the points."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_reads_models(tmp_path: Path, model: str, binary: bool, folder: str) -> 
 
 
 def test_pixel_centres(tmp_path: Path) -> None:
-    """K, R, t project a point onto the middle of its spot, the first pixel's centre being (0, 0)."""
+    """K, R, t project a point onto the centre of its spot; the first pixel's centre is (0, 0)."""
     workspace = open_workspace(make_workspace(tmp_path))
     for image in workspace.images:
         check_spots(workspace.image_folder, image, 0.01)
 
 
-def test_takes_the_largest_of_several_models(tmp_path: Path) -> None:
+def test_uses_the_largest_of_several_models(tmp_path: Path) -> None:
     make_workspace(tmp_path, folder="sparse/1")
     small = pycolmap.Reconstruction(make_workspace(tmp_path / "other") / "sparse")
     small.deregister_frame(3)
@@ -48,7 +48,7 @@ def test_takes_the_largest_of_several_models(tmp_path: Path) -> None:
     assert open_workspace(tmp_path).model == tmp_path / "sparse/1"
 
 
-def test_images_elsewhere(tmp_path: Path) -> None:
+def test_images_in_another_folder(tmp_path: Path) -> None:
     make_workspace(tmp_path, folder="model/sparse/0")
     with pytest.raises(ColmapError, match=r"model/images: no such folder; .*images"):
         open_workspace(tmp_path / "model")
@@ -83,7 +83,7 @@ def test_damaged_depth_maps(tmp_path: Path, content: bytes) -> None:
     ("name", "share"),
     [("cameras", 0.6), ("cameras", 0.9), ("images", 0.6), ("frames", 0.6), ("points3D", 0), ("points3D", 0.6)],
 )
-def test_files_that_were_cut_short(tmp_path: Path, name: str, share: float) -> None:
+def test_truncated_files(tmp_path: Path, name: str, share: float) -> None:
     path = make_workspace(tmp_path) / "sparse" / f"{name}.bin"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ColmapError, match="sparse") as error:
@@ -91,7 +91,7 @@ def test_files_that_were_cut_short(tmp_path: Path, name: str, share: float) -> N
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_workspace(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_workspace(tmp_path: Path) -> None:
     with pytest.raises(ColmapError, match="no such folder"):
         open_workspace(tmp_path / "nowhere")
     with pytest.raises(ColmapError, match="no COLMAP model"):
