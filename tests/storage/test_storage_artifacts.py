@@ -25,7 +25,7 @@ def write_features(folder: Path, sizes: dict[str, int]) -> dict[str, dict[str, n
     return stored
 
 
-def test_features_are_read_as_written(tmp_path: Path) -> None:
+def test_features_read_back_as_written(tmp_path: Path) -> None:
     stored = write_features(tmp_path, {"b": 5, "a": 0, "sub/deep/c": 3})
     with read_features(tmp_path) as store:
         assert store.names == list(store) == ["a", "b", "sub/deep/c"]
@@ -56,7 +56,7 @@ def test_files_of_the_original(tmp_path: Path) -> None:
             store.image_size("a")
 
 
-def test_features_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_features(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="run `disk detect` first"):
         read_features(tmp_path)
     write_features(tmp_path, {"a": 2})
@@ -108,7 +108,7 @@ def test_matches_are_read_in_either_order(tmp_path: Path) -> None:
             store["a", "c"]
 
 
-def test_matches_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_matches(tmp_path: Path) -> None:
     for file, command in (("matches.h5", "match"), ("inliers.h5", "verify")):
         with pytest.raises(ArtifactError, match=f"run `disk {command}` first"):
             read_matches(tmp_path, file)

@@ -1,4 +1,4 @@
-"""Downloads from a small server on this machine, with and without ranges, breaking off and lying."""
+"""Downloads from a small local server, with and without ranges, with broken connections and wrong content."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MD5 = hashlib.md5(BYTES).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Sends BYTES. `ranges`: whether it honours Range; `breaks`: bytes after which responses stop."""
+    """Sends BYTES. `ranges`: whether it honours Range; `breaks`: number of bytes after which responses stop."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges = True
         self.breaks: list[int] = []
-        self.requests: list[int] = []  # the first byte asked for, per request
+        self.requests: list[int] = []  # the first byte of each request
 
     def url(self, name: str = "file") -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -102,19 +102,19 @@ def test_a_wrong_part_is_replaced(server: Server, tmp_path: Path, leftover: byte
     assert server.requests[-1] == 0
 
 
-def test_a_server_without_ranges_starts_again(server: Server, tmp_path: Path) -> None:
+def test_a_download_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     (tmp_path / "file.part").write_bytes(BYTES[:1000])
     assert download(server.url(), tmp_path / "file", check=has_md5, description="file").read_bytes() == BYTES
 
 
-def test_a_broken_connection_is_taken_up(server: Server, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     server.breaks = [100_000, 300_000]
     assert download(server.url(), tmp_path / "file", check=has_md5, description="file").read_bytes() == BYTES
     assert server.requests == [0, 100_000, 400_000]
 
 
-def test_a_connection_that_brings_nothing_is_an_error_and_the_part_stays(server: Server, tmp_path: Path) -> None:
+def test_a_connection_without_data_is_an_error_and_the_part_stays(server: Server, tmp_path: Path) -> None:
     server.breaks = [100_000, 0]
     with pytest.raises(DownloadError, match="100000 of 1280000 bytes; run the command again to continue"):
         download(server.url(), tmp_path / "file", check=has_md5, description="file")
@@ -155,10 +155,10 @@ def test_hashes(tmp_path: Path) -> None:
     path.write_bytes(BYTES)
     assert file_hash(path, "sha256") == hashlib.sha256(BYTES).hexdigest()
     path.write_bytes(b"hello\n")
-    assert file_hash(path, "git") == "ce013625030ba8dba906f756967f9e9ca394464a"  # as `git hash-object` prints
+    assert file_hash(path, "git") == "ce013625030ba8dba906f756967f9e9ca394464a"  # as printed by `git hash-object`
 
 
-def test_offline_nothing_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_nothing_is_requested(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISK_OFFLINE", "1")
     with pytest.raises(DownloadError, match="DISK_OFFLINE is set"):
         fetch_text(server.url())

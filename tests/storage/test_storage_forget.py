@@ -1,4 +1,4 @@
-"""Taking images and pairs out of artifacts: all that refers to them goes, all else stays as it was."""
+"""Deleting images and pairs from artifacts: everything that refers to them is deleted, the rest stays unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def artifacts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_image_goes_with_its_pairs(artifacts: Path) -> None:
+def test_an_image_is_deleted_with_its_pairs(artifacts: Path) -> None:
     with read_features(artifacts) as features, read_matches(artifacts) as matches:
         kept = features["sub/c"].descriptors.numpy()
         pair = matches["a", "sub/c"]
@@ -41,7 +41,7 @@ def test_an_image_goes_with_its_pairs(artifacts: Path) -> None:
         assert (features.attributes, matches.attributes) == attributes
 
 
-def test_also_out_of_the_shards_of_an_interrupted_run(artifacts: Path) -> None:
+def test_shards_of_an_interrupted_run_are_cleaned_too(artifacts: Path) -> None:
     with read_features(artifacts) as features:
         options, weights = {"n": 4096}, features.attributes["weights"]
     writer = feature_writer(artifacts, options, weights, False, 1)
@@ -51,7 +51,7 @@ def test_also_out_of_the_shards_of_an_interrupted_run(artifacts: Path) -> None:
             "descriptors.h5": np.zeros((1, 32), np.float32),
             "scores.h5": np.zeros(1, np.float32),
         }
-        writer.add(name, arrays)  # a shard each, as at a kill
+        writer.add(name, arrays)  # one shard each, as after a kill
     inliers = ShardWriter(artifacts, "inliers", ["inliers.h5"], {"format": "x"}, shard_bytes=1)
     inliers.add("e/f", {"inliers.h5": np.zeros((2, 1), np.int64)})
     assert known_images(artifacts) == {*NAMES, "e", "f"}
@@ -64,7 +64,7 @@ def test_also_out_of_the_shards_of_an_interrupted_run(artifacts: Path) -> None:
         assert dataset_keys(file) == []
 
 
-def test_pairs_alone(artifacts: Path) -> None:
+def test_only_pairs_are_deleted(artifacts: Path) -> None:
     assert forget_pairs(artifacts, lambda pair: "a" not in pair) == 3
     assert known_images(artifacts) == set(NAMES)
     with read_matches(artifacts) as matches:

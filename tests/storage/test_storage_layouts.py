@@ -1,4 +1,4 @@
-"""IMW and hloc layouts: what a tool of theirs would find, and that reading gives back what was written."""
+"""IMW and hloc layouts: what their tools expect, and that reading returns what was written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAIRS = {
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    """Features of five images (one without any) and four pairs, written key by key as `disk` lays them out."""
+    """Features of five images (one has none) and four pairs, written key by key in the layout of `disk`."""
     folder = tmp_path / "artifacts"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_imw_reads_back_as_it_was(artifacts: Path, tmp_path: Path) -> None:
                 assert torch.equal(getattr(read[name], part), getattr(ours[name], part))
 
 
-def test_hloc_is_what_its_tools_expect(artifacts: Path, tmp_path: Path) -> None:
+def test_hloc_files_are_what_its_tools_expect(artifacts: Path, tmp_path: Path) -> None:
     _hloc(artifacts, tmp_path)
     with h5py.File(tmp_path / "features.h5") as file, h5py.File(artifacts / "descriptors.h5") as ours:
         group = file["sub/d.jpg"]
@@ -130,7 +130,7 @@ def test_hloc_file_of_another_program_without_scores(tmp_path: Path) -> None:
         assert read["x/y"].scores.tolist() == [0, 0]
 
 
-def test_names_that_hloc_cannot_tell_apart(artifacts: Path, tmp_path: Path) -> None:
+def test_names_that_collide_in_hloc(artifacts: Path, tmp_path: Path) -> None:
     paths = dict(PATHS) | {"sub/a": "x/a.jpg", "a": "x-a.jpg"}
     with (
         FeatureStore(artifacts) as features,
@@ -152,7 +152,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         open_features(tmp_path)
     with h5py.File(tmp_path / "features.h5", "w") as file:
         file["a.jpg/keypoints"] = np.zeros((3, 2))
-        file["a.jpg/descriptors"] = np.zeros((3, 8))  # the wrong way round
+        file["a.jpg/descriptors"] = np.zeros((3, 8))  # transposed
     with open_features(tmp_path) as read, pytest.raises(ArtifactError, match=r"not \(D, N\)"):
         read["a"]
 
@@ -163,7 +163,7 @@ def test_unwritable_output(artifacts: Path, tmp_path: Path) -> None:
         _hloc(artifacts, tmp_path / "out")
 
 
-def test_hloc_gets_no_line_that_it_would_misread(
+def test_lines_that_hloc_would_misread_are_not_written(
     artifacts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = PATHS | {"sub/d": "sub/d 1.jpg"}

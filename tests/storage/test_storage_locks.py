@@ -1,4 +1,4 @@
-"""Locks where the file system has none."""
+"""Locks on file systems without lock support."""
 
 import errno
 import fcntl
@@ -34,25 +34,25 @@ def no_locks(request, monkeypatch):
 
 @pytest.mark.usefixtures("no_locks")
 @pytest.mark.parametrize("lock", [folder_lock, file_lock])
-def test_a_second_run_is_refused_all_the_same(lock, tmp_path):
+def test_a_second_run_is_refused_without_file_system_locks(lock, tmp_path):
     place = tmp_path / "place"
-    (tmp_path / ".place.lock").touch()  # of a run when there were locks
+    (tmp_path / ".place.lock").touch()  # from a run with locks
     place.mkdir()
     (place / ".lock").touch()
-    for _ in range(2):  # held, and free again
+    for _ in range(2):  # held, then free again
         message = r"in use by another run.*on any machine, remove .*lock"
         with lock(place), pytest.raises(ArtifactError, match=message), lock(place):
             pass
 
 
-def test_a_run_that_was_killed_is_in_nobody_s_way(no_locks, tmp_path):
+def test_a_killed_run_does_not_block_the_next(no_locks, tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(no_locks)], check=False)
     assert done.returncode == -9
     with folder_lock(tmp_path):
         pass
 
 
-def test_other_errors_of_a_lock_are_told(tmp_path, monkeypatch):
+def test_other_lock_errors_are_reported(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

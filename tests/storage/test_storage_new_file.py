@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from disk.storage.new_file import free_bytes, new_file, write_json, write_text
 from synthetic_scene import full_disk
 
 
-def test_it_appears_at_the_end_and_replaces_what_was_there(tmp_path: Path) -> None:
+def test_it_appears_at_the_end_and_replaces_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "file"
     write_text(path, "old ä")
     with new_file(path) as temporary:
@@ -39,7 +39,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot write"):
         write_text(tmp_path / "file" / "inside", "x")
@@ -89,7 +89,7 @@ def test_a_file_system_whose_folders_cannot_be_synced(number, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("of_folder", [False, True])
-def test_a_sync_that_fails_is_told(of_folder, tmp_path, monkeypatch):
+def test_a_failed_sync_is_reported(of_folder, tmp_path, monkeypatch):
     sync = os.fsync
 
     def fails(descriptor):
@@ -102,7 +102,7 @@ def test_a_sync_that_fails_is_told(of_folder, tmp_path, monkeypatch):
         write_text(tmp_path / "new", "text")
 
 
-def test_room_that_the_file_system_does_not_tell(tmp_path, monkeypatch):
+def test_free_space_that_the_file_system_does_not_report(tmp_path, monkeypatch):
     assert 0 < free_bytes(tmp_path) <= shutil.disk_usage(tmp_path).total
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, used=0, free=0))
     assert free_bytes(tmp_path) == math.inf

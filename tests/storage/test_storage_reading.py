@@ -1,4 +1,4 @@
-"""Reading HDF5 files where the file system lacks locks, or maps no files into shared memory."""
+"""Reading HDF5 files on file systems without locks or shared memory mapping."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from disk.storage.reading import open_h5
 from disk.storage.shards import ShardWriter
 
 
-def test_locks_of_hdf5_are_not_asked_for(tmp_path: Path) -> None:
-    """They fail where there is no service for locks; one that somebody else holds stands for that."""
+def test_hdf5_locks_are_not_used(tmp_path: Path) -> None:
+    """They fail where there is no lock service; a lock held by another process simulates that."""
     with h5py.File(tmp_path / "keypoints.h5", "w") as file:
         file["a"] = file["b"] = np.zeros(3)
     with (tmp_path / "keypoints.h5").open("rb+") as held:
@@ -50,7 +50,7 @@ def test_files_that_cannot_be_mapped_into_shared_memory(tmp_path: Path, monkeypa
 
 
 def test_images_are_forgotten_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file that is changed is opened without HDF5's locks."""
+    """Every modified file is opened without HDF5's locks."""
     writer = ShardWriter(tmp_path, "features", ["keypoints.h5"], {"format": "test"}, shard_bytes=1)
     for key in ("a", "b"):
         writer.add(key, {"keypoints.h5": np.zeros(3)})

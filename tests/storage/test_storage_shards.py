@@ -24,7 +24,7 @@ KEYS = ["a", "b", "sub/c", "sub/deep/d", "e"]
 
 
 def write(folder: Path, keys: list[str] = KEYS, **options: Any) -> ShardWriter:
-    """Store all keys that are not done, each in a shard of its own unless told otherwise."""
+    """Store all keys that are not done, each in a separate shard by default."""
     writer = ShardWriter(
         folder, "test", ["x.h5", "y.h5"], options.pop("attributes", ATTRIBUTES), **({"shard_bytes": 1} | options)
     )
@@ -52,7 +52,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 2500, 1 << 20])
-def test_finish_merges_all_and_leaves_nothing_else(tmp_path: Path, shard_bytes: int) -> None:
+def test_finish_merges_everything_and_leaves_no_other_file(tmp_path: Path, shard_bytes: int) -> None:
     write(tmp_path, shard_bytes=shard_bytes).finish()
     assert contents(tmp_path) == EXPECTED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.h5", "y.h5"]
@@ -92,7 +92,7 @@ def test_killed_at_any_moment_then_run_again(tmp_path: Path, monkeypatch: pytest
 
 
 def kill_at(moment: int) -> None:
-    """Let the process die before its moment-th call that writes, syncs, renames or removes a file."""
+    """Kill the process before its moment-th call that writes, syncs, renames or removes a file."""
     calls = 0
 
     def watch(event: str, arguments: tuple) -> None:
@@ -124,7 +124,7 @@ def no_space(descriptor: int) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a forked child")
 def test_a_merge_that_hits_the_limit_of_a_file(tmp_path: Path) -> None:
-    """HDF5's own writes fail in the middle of the merge, for real; the first artifact fits, the second does not."""
+    """HDF5's own writes really fail in the middle of the merge; the first artifact fits, the second does not."""
 
     def big() -> ShardWriter:
         writer = ShardWriter(tmp_path, "test", ["x.h5", "y.h5"], ATTRIBUTES, shard_bytes=1)
@@ -164,13 +164,13 @@ def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
     assert contents(tmp_path) == EXPECTED
 
 
-def test_overwrite_starts_anew(tmp_path: Path) -> None:
+def test_overwrite_starts_over(tmp_path: Path) -> None:
     write(tmp_path, KEYS[:3], attributes=ATTRIBUTES | {"weights": "def"}).finish()
     write(tmp_path, KEYS[:4], attributes=ATTRIBUTES | {"weights": "def"})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(before) == 3
     assert write(tmp_path, [], overwrite=True).done() == set()
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # until there is something new
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # until there is a new result
     write(tmp_path, overwrite=True).finish()
     assert contents(tmp_path) == EXPECTED
 
@@ -207,7 +207,7 @@ def test_a_damaged_shard_is_done_again(tmp_path: Path) -> None:
     assert contents(tmp_path) == EXPECTED
 
 
-def test_every_ten_seconds_what_is_done_becomes_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_saved_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(shards, "monotonic", lambda: now)
     writer = ShardWriter(tmp_path, "test", ["x.h5"], ATTRIBUTES)
@@ -219,7 +219,7 @@ def test_every_ten_seconds_what_is_done_becomes_safe(tmp_path: Path, monkeypatch
     assert counts == [0, 0, 1, 1, 1, 2]
 
 
-def test_add_wants_an_array_for_each_file(tmp_path: Path) -> None:
+def test_add_needs_an_array_for_each_file(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "test", ["x.h5", "y.h5"], ATTRIBUTES)
     with pytest.raises(ValueError, match="expected arrays"):
         writer.add("a", {"x.h5": np.zeros(1)})
@@ -242,7 +242,7 @@ def test_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def read_only(*arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "open", read_only)  # what the lock file is made with; root may write anywhere
+    monkeypatch.setattr(os, "open", read_only)  # creates the lock file; root may write anywhere
     with pytest.raises(ArtifactError, match="Permission denied"), folder_lock(tmp_path):
         pass
 
@@ -252,7 +252,7 @@ def test_names_of_pairs_are_flat() -> None:
     assert decode_name(encode_name("rome/deep/1")) == "rome/deep/1"
 
 
-def test_merging_is_refused_before_it_starts_when_the_disk_has_no_room(tmp_path, monkeypatch):
+def test_merging_is_refused_before_it_starts_if_the_disk_has_too_little_space(tmp_path, monkeypatch):
     writer = ShardWriter(tmp_path, "things", ["a.h5"], {"format": "test"})
     writer.add("one", {"a.h5": np.arange(4)})
     usage = shutil.disk_usage(tmp_path)

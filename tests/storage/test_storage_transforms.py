@@ -1,4 +1,4 @@
-"""transforms.json: poses and cameras against hand-made ones, what is no such file."""
+"""transforms.json: poses and cameras compared with hand-made ones, and invalid files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from disk.errors import ColmapError
 from disk.storage.transforms import Frame, read_transforms, write_transforms
 
-# a camera at (1, 2, 3) that looks along the world's +x, y up: its own x is the world's +z
+# a camera at (1, 2, 3) that looks along the world's +x, y up: its x axis is the world's +z
 POSE = [[0, 0, -1, 1], [0, 1, 0, 2], [1, 0, 0, 3], [0, 0, 0, 1]]
 CAMERA = {"fl_x": 500.0, "fl_y": 510.0, "cx": 320.0, "cy": 240.0, "w": 640, "h": 480}
 
@@ -31,7 +31,7 @@ def test_a_pose_by_hand(tmp_path: Path) -> None:
     assert np.allclose(frame.R @ [1, 1, 3] + frame.t, [0, 1, 0]), "below is y down"
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_written_frames_read_back(tmp_path: Path) -> None:
     R = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     R = R * np.linalg.det(R)
     written = Frame("images/a.jpg", "PINHOLE", 640, 480, (1.0, 2.0, 3.0, 4.0), R, np.arange(3.0), "masks/a.jpg.png")
@@ -60,7 +60,7 @@ def test_distortion(tmp_path: Path, content: dict, model: str, params: tuple) ->
 
 
 def test_a_field_of_view_alone(tmp_path: Path) -> None:
-    """As in the synthetic scenes of NeRF: the angle between the left and the right border, and no size."""
+    """As in NeRF's synthetic scenes: the angle between the left and the right border, and no size."""
     frame = {"file_path": "./train/r_0", "transform_matrix": POSE}
     path = tmp_path / "transforms_train.json"
     path.write_text(json.dumps({"camera_angle_x": np.pi / 2, "frames": [frame]}))
@@ -81,13 +81,13 @@ def test_a_field_of_view_alone(tmp_path: Path) -> None:
         ('{"w": 1, "h": 1, "frames": [{"file_path": "a", "transform_matrix": [[1]]}]}', "not 4 x 4"),
     ],
 )
-def test_what_is_no_such_file(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_files(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(ColmapError, match=message):
         read_transforms(tmp_path / "t.json")
 
 
-def test_cameras_and_poses_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_cameras_and_poses(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     for content, message in [
         ({"camera_model": "EQUIRECTANGULAR"}, "EQUIRECTANGULAR are not supported"),
