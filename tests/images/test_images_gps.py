@@ -1,4 +1,4 @@
-"""GPS tags of EXIF: positions as they are meant, and tags that tell none."""
+"""GPS tags of EXIF: positions in any spelling, and tags without a position."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def photo(folder: Path, name: str = "a.jpg", tags: dict[int, Any] | None = None)
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("place", [(47.3767, 8.54, 408.25), (-33.8568, 151.2153, 5.0), (31.5, -35.5, -430.0)])
-def test_positions_come_back(tmp_path: Path, suffix: str, place: tuple[float, float, float]) -> None:
+def test_positions_read_back(tmp_path: Path, suffix: str, place: tuple[float, float, float]) -> None:
     found = read_position(photo(tmp_path, f"a.{suffix}", gps_tags(*place)))
     assert found is not None
     assert (found.latitude, found.longitude) == pytest.approx(place[:2], abs=2e-9)
@@ -59,7 +59,7 @@ def test_a_photo_without_gps(tmp_path: Path) -> None:
         ({31: 1e-5}, 0.01),
     ],
 )
-def test_how_exact_it_is(tags: dict[int, Any], error: float) -> None:
+def test_the_error_of_a_position(tags: dict[int, Any], error: float) -> None:
     found = _position(ZURICH | tags)
     assert found is not None
     assert found.error == pytest.approx(error)
@@ -108,7 +108,7 @@ def test_spellings(tags: dict[int, Any], latitude: float, longitude: float, alti
         (ZURICH | {9: "V"}, "the receiver had no fix"),
     ],
 )
-def test_tags_that_tell_no_position(tags: dict[int, Any], why: str) -> None:
+def test_tags_without_a_position(tags: dict[int, Any], why: str) -> None:
     with pytest.raises(_Fault, match=why):
         _position(tags)
 
@@ -135,8 +135,8 @@ values = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from([1, 2, 3, 4, 5, 6, 9, 11, 31]), values))
-def test_whatever_a_program_wrote(tags: dict[int, Any]) -> None:
-    """A position on earth with a finite altitude and error, or a reason; never anything else."""
+def test_any_tags_give_a_position_or_a_reason(tags: dict[int, Any]) -> None:
+    """A position on earth with a finite altitude and error, or a reason; never another result."""
     try:
         found = _position(tags)
     except _Fault:
@@ -148,12 +148,12 @@ def test_whatever_a_program_wrote(tags: dict[int, Any]) -> None:
         assert 0 < found.error < float("inf")
 
 
-def test_damaged_exif_is_none(tmp_path: Path) -> None:
+def test_damaged_exif_raises_no_other_error(tmp_path: Path) -> None:
     path = photo(tmp_path, tags=ZURICH)
     content = path.read_bytes()
     start = content.index(b"Exif\0\0")
     for cut in range(6, 120, 3):
         path.write_bytes(content[: start + cut] + b"\xff" * 8 + content[start + cut + 8 :])
         with contextlib.suppress(_Fault, ImageError), warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow's, which would reach users
+            warnings.simplefilter("error")  # a warning of Pillow's would reach users
             read_position(path)

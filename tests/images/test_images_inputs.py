@@ -1,4 +1,4 @@
-"""Whatever is passed as an image becomes what the commands would read from a file of it."""
+"""An image passed in Python becomes what the commands would read from its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GREY, DEEP = RGB[..., 0], np.random.default_rng(1).integers(0, 65536, (6, 8), dt
 
 
 def rows(image: Any) -> np.ndarray:
-    """The one image as (H, W, 3)."""
+    """The only image, as (H, W, 3)."""
     pixels, single = as_pixels(image)
     assert single
     assert len(pixels) == 1
@@ -40,7 +40,7 @@ def pil_images() -> dict[str, Image.Image]:
 
 
 @pytest.mark.parametrize("mode", pil_images())
-def test_pil_images_arrays_and_files_are_read_alike(tmp_path: Path, mode: str) -> None:
+def test_pil_images_arrays_and_files_read_the_same(tmp_path: Path, mode: str) -> None:
     image = pil_images()[mode]
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
     image.save(path)
@@ -86,7 +86,7 @@ def test_sixteen_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
-def test_floats_are_kept_as_they_are(kind: str) -> None:
+def test_floats_are_kept_unchanged(kind: str) -> None:
     image = (RGB / 255).astype(kind)
     pixels, _ = as_pixels(image)
     assert pixels[0].pixels.is_floating_point()
@@ -99,7 +99,7 @@ def test_floats_are_kept_as_they_are(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.2, 0.0, 1.0, 1.25])
-def test_the_overshoot_of_interpolation_is_no_error(value: float) -> None:
+def test_the_overshoot_of_interpolation_is_accepted(value: float) -> None:
     assert rows(np.full((4, 4, 3), value, np.float32))[0, 0, 0] == np.float32(value)
 
 
@@ -110,14 +110,14 @@ def test_batches_and_lists() -> None:
         assert not single
         assert [tuple(one.pixels.shape) for one in pixels] == [(3, 6, 8)] * 2
         np.testing.assert_array_equal(pixels[1].pixels.permute(1, 2, 0), RGB[::-1])
-    pixels, single = as_pixels([RGB, torch.zeros(3, 5, 9), GREY[:2]])  # sizes need not be equal
+    pixels, single = as_pixels([RGB, torch.zeros(3, 5, 9), GREY[:2]])  # sizes may differ
     assert [tuple(one.pixels.shape[1:]) for one in pixels] == [(6, 8), (5, 9), (2, 8)]
     assert as_pixels([]) == ([], False)
     assert as_pixels(torch.zeros(1, 1, 4, 5))[1] is False
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_points_come_back_in_the_pixels_of_the_image_that_was_passed(tmp_path: Path, orientation: int) -> None:
+def test_points_are_in_pixels_of_the_image_that_was_passed(tmp_path: Path, orientation: int) -> None:
     stored = np.zeros((20, 30, 3), np.uint8)
     stored[4, 11] = 255
     exif = Image.Exif()
@@ -168,7 +168,7 @@ def test_points_come_back_in_the_pixels_of_the_image_that_was_passed(tmp_path: P
         ("nowhere.jpg", "no file nowhere.jpg"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_one_clear_error(image: Any, says: str) -> None:
+def test_unusable_inputs_are_one_clear_error(image: Any, says: str) -> None:
     with pytest.raises(ImageError, match=says) as error:
         as_pixels(image)
     assert "\n" not in str(error.value)

@@ -35,7 +35,7 @@ def test_extension_limits_in_any_case(tmp_path: Path, extension: str) -> None:
     assert [i.relative for i in list_images(tmp_path, extension)] == ["a.jpg", "b.JPG"]
 
 
-def test_shared_name_names_both(tmp_path: Path) -> None:
+def test_images_that_share_a_name_are_both_named_in_the_error(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.jpg", "x/a.PNG")
     with pytest.raises(ImageError, match=r"x/a\.PNG and x/a\.jpg|x/a\.jpg and x/a\.PNG"):
         list_images(tmp_path)
@@ -63,7 +63,7 @@ def test_bar_in_a_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the file name itself")
-def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"")
     with pytest.raises(ImageError, match="not valid text"):
         list_images(tmp_path)
@@ -92,7 +92,7 @@ def test_one_image_is_a_collection_of_one(tmp_path: Path) -> None:
         list_images(tmp_path / "b.JPG", "png")
 
 
-def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+def test_unused_files_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.png", "c.CR2", "sub/d.cr2", "e.gif", ".hidden.jpg")
     images = list_images(tmp_path)
     assert unused_files(tmp_path, images) == "2 .cr2, 1 .gif"
@@ -107,7 +107,7 @@ def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
         "e\u0301", "日本語", "📷", "it's \"quoted\"", "$HOME", "*", "[0]", "CON", "x" * 240, "é" * 120,
     ],
 )  # fmt: skip
-def test_every_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+def test_every_valid_file_name(tmp_path: Path, name: str) -> None:
     touch(tmp_path, f"{name}.jpg")
     (image,) = list_images(tmp_path)
     assert (image.name, image.relative) == (name, f"{name}.jpg")
@@ -116,13 +116,13 @@ def test_every_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
     assert text_of(image.path) == image.path.as_posix()
 
 
-def test_names_that_differ_in_case_or_in_normalisation_are_two(tmp_path: Path) -> None:
+def test_names_that_differ_in_case_or_in_normalisation_are_distinct(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "A.jpg", "\u00e9.jpg", "e\u0301.jpg")
     assert len({image.name for image in list_images(tmp_path)}) == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
-def test_names_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+def test_names_are_utf8_in_any_locale(tmp_path: Path) -> None:
     touch(tmp_path, "Straße/ж.jpg")
     code = (
         "import sys, pathlib; from disk.images.listing import *; assert sys.getfilesystemencoding() == 'ascii'; "
@@ -134,7 +134,7 @@ def test_names_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     assert done.stdout.strip() == ascii("Straße/ж"), done.stderr
 
 
-def test_a_folder_that_cannot_be_listed_is_said(
+def test_a_folder_that_cannot_be_listed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, "a.jpg", "closed/b.jpg")

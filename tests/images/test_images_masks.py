@@ -46,20 +46,22 @@ def test_both_ways_to_name_a_mask(tmp_path: Path, image: str, mask: str) -> None
     assert masks == {files[0].name: tmp_path / "masks" / mask}
 
 
-def test_names_of_other_images_are_not_taken(tmp_path: Path) -> None:
+def test_names_of_other_images_are_ignored(tmp_path: Path) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg", "A.jpg", "sub/a.jpg", "b.jpg"))
     masks = find_masks(touch(tmp_path / "masks", "A.png", "sub/b.png", "b.jpg"), files)
     assert masks == {"A": tmp_path / "masks" / "A.png"}
 
 
-def test_what_has_no_mask_and_what_is_no_mask_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_mask_and_masks_without_image_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg"))
     find_masks(touch(tmp_path / "masks", "b.png", "d.png", "a.jpg"), files)
     assert f"2 of 3 images have no mask in {tmp_path / 'masks'} and are used as a whole: a.jpg, c.jpg" in caplog.text
     assert f"2 files in {tmp_path / 'masks'} are not the mask of any image: a.jpg, d.png" in caplog.text
 
 
-def test_no_mask_at_all_names_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_without_any_mask_names_the_expected_files(tmp_path: Path) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg"))
     with pytest.raises(ImageError, match=r"no image has a mask in .*: for a\.jpg, name it a\.jpg\.png or a\.png"):
         find_masks(touch(tmp_path / "masks", "mask_a.png"), files)
@@ -74,7 +76,7 @@ def test_an_image_is_not_its_own_mask(tmp_path: Path) -> None:
     assert find_masks(touch(tmp_path / "in", "a.png.png"), files) == {"a": tmp_path / "in" / "a.png.png"}
 
 
-def test_a_digest_changes_with_the_content_and_a_mask_that_comes_or_goes(tmp_path: Path) -> None:
+def test_a_digest_changes_with_the_content_and_with_an_added_or_deleted_mask(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("L", (4, 3), 255).save(path)
     before = mask_digest(path)
@@ -111,7 +113,7 @@ def test_masks_are_zero_or_not(tmp_path: Path, mask: Any) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_layouts_of_a_mask(tmp_path: Path, orientation: int) -> None:
-    """As the image is stored, with or without the tag; upright, where a size or a tag of its own tells."""
+    """As the image is stored, with or without the tag; or upright, if its size or its own tag shows that."""
     upright = np.arange(60).reshape(10, 6) % 7 > 2
     placement = fit((6, 10), orientation=orientation)
     exif = Image.Exif()
@@ -127,8 +129,8 @@ def test_layouts_of_a_mask(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0])
-def test_an_edge_of_a_mask_falls_between_the_pixels_that_it_divides(factor: float) -> None:
-    """Half a pixel of shift, here or in the mapping of points, lets a pixel pass on the wrong side."""
+def test_the_edge_of_a_mask_is_between_the_pixels_that_it_separates(factor: float) -> None:
+    """A shift by half a pixel, here or in the mapping of points, would allow a pixel on the wrong side."""
     width, edge = 60, 25  # pixels 0 to 24 are allowed: the edge is at x = 24.5
     mask = np.zeros((30, width), bool)
     mask[:, :edge] = True
@@ -142,7 +144,7 @@ def test_an_edge_of_a_mask_falls_between_the_pixels_that_it_divides(factor: floa
     )
 
 
-def test_sizes_and_kinds_that_do_not_fit(tmp_path: Path) -> None:
+def test_mismatched_sizes_and_invalid_masks(tmp_path: Path) -> None:
     Image.new("L", (5, 3)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"mask .*a\.png is 5 x 3, its image 4 x 3; make them the same size"):
         load_mask(tmp_path / "a.png", HERE)
@@ -153,12 +155,12 @@ def test_sizes_and_kinds_that_do_not_fit(tmp_path: Path) -> None:
             load_mask(mask, HERE)
 
 
-def test_a_mask_of_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mask_without_any_allowed_pixel_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert not load_mask(np.zeros((3, 4)), HERE).any()
     assert "a mask is 0 everywhere: its image has no keypoints" in caplog.text
 
 
-def test_orientations_turn_masks_as_images() -> None:
+def test_orientations_rotate_masks_like_images() -> None:
     for orientation in range(1, 9):
         stored = np.random.default_rng(0).random((5, 7)) > 0.5
         size = stored.shape[::-1] if orientation <= 4 else stored.shape
@@ -176,6 +178,6 @@ def test_a_mask_without_a_zero_is_named(tmp_path: Path, caplog: pytest.LogCaptur
         assert read_mask(tmp_path / "a.png")[0].all()
         assert "a.png has no pixel that is 0, so it masks nothing" in caplog.text
         caplog.clear()
-    Image.new("L", (30, 20), 255).save(tmp_path / "white.png")  # means that nothing is masked
+    Image.new("L", (30, 20), 255).save(tmp_path / "white.png")  # deliberately masks nothing
     assert read_mask(tmp_path / "white.png")[0].all()
     assert not caplog.text

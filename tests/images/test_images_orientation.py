@@ -24,7 +24,7 @@ def tagged(orientation: object) -> Image.Exif:
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """An image whose red is 4 x and green is 6 y, so that colours tell where a pixel is."""
+    """An image whose red is 4 x and green is 6 y, so that colours show the position of a pixel."""
     y, x = np.mgrid[:height, :width]
     return np.stack([4 * x, 6 * y, 0 * x], 2).astype(np.uint8)
 
@@ -39,7 +39,7 @@ def test_files_are_read_upright_as_viewers_show_them_or_as_stored(
     Image.fromarray(stored).save(path, exif=tagged(orientation), **options)
     image = read_upright(path)
     with Image.open(path) as file:
-        shown = np.asarray(ImageOps.exif_transpose(file))  # Pillow's own idea of upright
+        shown = np.asarray(ImageOps.exif_transpose(file))  # Pillow's notion of upright
     np.testing.assert_array_equal(image.pixels, shown)
     assert image.orientation == orientation
     assert image.stored_size == image_size(path) == (47, 31)
@@ -47,7 +47,7 @@ def test_files_are_read_upright_as_viewers_show_them_or_as_stored(
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg", "tiff_deflate"])
-def test_turned_tiff_of_every_compression(tmp_path: Path, compression: str) -> None:
+def test_rotated_tiff_of_every_compression(tmp_path: Path, compression: str) -> None:
     stored, path = ramp(31, 47), tmp_path / "a.tif"
     quality = {"quality": 100} if compression == "jpeg" else {}
     Image.fromarray(stored).save(path, exif=tagged(6), compression=compression, **quality)
@@ -58,7 +58,7 @@ def test_turned_tiff_of_every_compression(tmp_path: Path, compression: str) -> N
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_what_is_no_orientation_counts_as_stored(tmp_path: Path, value: int) -> None:
+def test_an_invalid_orientation_counts_as_stored(tmp_path: Path, value: int) -> None:
     Image.fromarray(ramp(5, 9)).save(tmp_path / "a.png", exif=tagged(value))
     assert read_upright(tmp_path / "a.png").orientation == 1
 
@@ -75,7 +75,7 @@ def test_damaged_exif_counts_as_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", ALL)
-def test_turning_is_composition(orientation: int) -> None:
+def test_rotations_compose(orientation: int) -> None:
     stored = ramp(3, 4)
     for turns in range(-1, 5):
         expected = np.rot90(to_upright(stored, orientation), turns)
@@ -89,7 +89,7 @@ def test_every_pixel_maps_back_to_the_stored_one(orientation: int) -> None:
     canvas, placement = place(to_upright(stored, orientation), orientation=orientation)
     y, x = (axis.ravel() for axis in np.mgrid[: canvas.shape[0], : canvas.shape[1]])
     points = placement.to_original(torch.from_numpy(np.stack([x, y], 1)).float()).numpy()
-    # the colour of a pixel is 4 and 6 times where it was stored
+    # the colour of a pixel is 4 and 6 times its stored position
     np.testing.assert_array_equal(canvas[y, x, :2], points * [4, 6])
     assert placement.original_size == (31, 23)
 
@@ -100,7 +100,7 @@ def test_a_resized_pixel_maps_back_by_the_half_pixel_rule(orientation: int) -> N
     canvas, placement = place(to_upright(stored, orientation), max_size=37, orientation=orientation)
     y, x = (axis.ravel() for axis in np.mgrid[4 : canvas.shape[0] - 4, 4 : canvas.shape[1] - 4])
     points = placement.to_original(torch.from_numpy(np.stack([x, y], 1)).float()).numpy()
-    # a plane stays a plane under antialiasing; 8 bits tell its place to half a level: an eighth of a pixel in x
+    # a plane stays a plane under antialiasing; 8 bits give the position to half a level: an eighth of a pixel in x
     np.testing.assert_allclose(canvas[y, x, :2], points * [4, 6], atol=0.75)
 
 
@@ -121,21 +121,21 @@ def test_matrix_and_points_are_inverse(
     on_canvas = placement.from_original() @ [*point, 1]
     back = placement.to_original(torch.from_numpy(on_canvas[None, :2]))
     np.testing.assert_allclose(back[0], point, rtol=1e-9, atol=1e-6)
-    # corners go to corners: no keypoint of the canvas's used part is mapped outside its image
+    # corners map to corners: no keypoint on the used part of the canvas is mapped outside its image
     corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]]) @ placement.from_original().T
     np.testing.assert_allclose(corners.min(0)[:2], [-0.5, -0.5], atol=1e-6)
     np.testing.assert_allclose(corners.max(0)[:2], [new_columns - 0.5, new_rows - 0.5], atol=1e-6)
 
 
-def test_subpixel_points_keep_every_digit_without_a_resize() -> None:
+def test_subpixel_points_keep_full_precision_without_a_resize() -> None:
     points = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * 1000
     assert torch.equal(Placement(1000, 1000, 1.0, 1.0).to_original(points), points)
 
 
 @pytest.mark.parametrize("orientation", ALL)
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "RGBA", "CMYK", "P"])
-def test_a_turned_tiff_of_any_mode_is_read_as_a_png_is(tmp_path: Path, orientation: int, mode: str) -> None:
-    # Pillow maps some of these into memory, by the wrong size
+def test_a_rotated_tiff_of_any_mode_is_read_like_a_png(tmp_path: Path, orientation: int, mode: str) -> None:
+    # Pillow memory-maps some of these with the wrong size
     grey = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.tif", exif=tagged(orientation))

@@ -60,7 +60,7 @@ def test_sixteen_bit_colour_png(tmp_path: Path) -> None:
     assert np.abs(read_image(tmp_path / "a.png") - deep / 257).max() <= 1
 
 
-def test_alpha_is_put_on_black(tmp_path: Path) -> None:
+def test_alpha_is_composited_on_black(tmp_path: Path) -> None:
     rgba = np.array([[[200, 100, 50, 255], [200, 100, 50, 0], [200, 100, 50, 128]]], np.uint8)
     Image.fromarray(rgba).save(tmp_path / "a.png")
     np.testing.assert_allclose(read_image(tmp_path / "a.png")[0], [[200, 100, 50], [0, 0, 0], [100, 50, 25]], atol=1)
@@ -89,13 +89,13 @@ def test_cmyk_white_and_ink(tmp_path: Path) -> None:
 
 def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown rotated by 90 degrees
+    exif[0x0112] = 6  # shown after a rotation by 90 degrees
     Image.fromarray(random_image(5, 9, 3)).save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").shape == (5, 9, 3)
     assert image_size(tmp_path / "a.jpg") == (9, 5)
 
 
-def test_the_content_counts_not_the_extension(tmp_path: Path) -> None:
+def test_the_content_decides_not_the_extension(tmp_path: Path) -> None:
     pixels = random_image(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
@@ -111,7 +111,7 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
         read_image(path)
 
 
-def test_files_that_are_no_image(tmp_path: Path) -> None:
+def test_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name in ("text.jpg", "empty.jpg"):
@@ -160,7 +160,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
         assert entered["large"].is_set()
 
 
-def test_files_of_several_pictures_say_that_the_first_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_several_pictures_log_that_the_first_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = random_image(20, 30, 3), random_image(20, 30, 3)[::-1].copy()
     options = {"save_all": True, "append_images": [Image.fromarray(second)]}
     for name in ("a.tif", "a.png", "a.webp"):
@@ -171,7 +171,7 @@ def test_files_of_several_pictures_say_that_the_first_is_used(tmp_path: Path, ca
         read = read_image(tmp_path / name)
         np.testing.assert_allclose(read.astype(int), first, atol=12 if name == "stereo.jpg" else 0)
         assert f"{name} holds 2 pictures; the first is used" in caplog.text
-    # phones keep a gain map or a preview behind the photo
+    # phones store a gain map or a preview behind the photo
     preview = Image.fromarray(second).resize((6, 4))
     Image.fromarray(first).save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[preview])
     caplog.clear()
@@ -179,7 +179,7 @@ def test_files_of_several_pictures_say_that_the_first_is_used(tmp_path: Path, ca
     assert not caplog.text
 
 
-def test_twelve_bits_in_sixteen_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_twelve_bits_in_sixteen_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(random_image(5, 7, dtype=np.uint16) >> 4).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").max() <= 16
     assert "a.png is nearly black: its largest 16-bit value is" in caplog.text
@@ -204,7 +204,7 @@ def test_a_colour_profile_is_not_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
-def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
+def test_special_files_do_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
@@ -214,7 +214,7 @@ def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 0) -> bytes:
-    """A PNG file, which Pillow cannot always write itself."""
+    """A PNG file of kinds that Pillow cannot write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -28,7 +28,7 @@ def test_pixels_move_by_the_half_pixel_rule(factor: float) -> None:
     points = torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float()
     original = placement.to_original(points).numpy()
     found = placed[y.ravel(), x.ravel()]
-    # a plane stays a plane, so colours tell where a pixel came from; 8 bits tell it to half a level
+    # a plane stays a plane, so colours show where a pixel came from; 8 bits give that to half a level
     np.testing.assert_allclose(found[:, 0], original[:, 0], atol=0.75)
     np.testing.assert_allclose(found[:, 1] / 2, original[:, 1], atol=0.4)
 
@@ -61,7 +61,7 @@ def test_max_size_only_shrinks_and_maps_back(rows: int, columns: int, max_size: 
     torch.testing.assert_close(placement.to_original(on_canvas), points)
     expected = [(x + 0.5) * width / columns - 0.5, (y + 0.5) * height / rows - 0.5, 1]
     np.testing.assert_allclose(placement.from_original() @ [x, y, 1], expected, rtol=1e-12, atol=1e-9)
-    # the image's corners are the canvas part's corners, so a keypoint never maps outside its image
+    # the image's corners are those of the canvas part, so a keypoint never maps outside its image
     corners = torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
     torch.testing.assert_close(
         placement.to_original(corners), torch.tensor([[-0.5, -0.5], [columns - 0.5, rows - 0.5]], dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_max_size_only_shrinks_and_maps_back(rows: int, columns: int, max_size: 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 120), st.integers(1, 120))
 @settings(max_examples=60, deadline=None)
-def test_box_is_filled_with_zeros_right_and_below(rows: int, columns: int, height: int, width: int) -> None:
+def test_the_box_is_padded_with_zeros_right_and_below(rows: int, columns: int, height: int, width: int) -> None:
     placed, placement = place(np.full((rows, columns, 3), 255, np.uint8), max_size=7, height=height, width=width)
     assert placed.shape == (height, width, 3)
     assert placement.height == height or placement.width == width

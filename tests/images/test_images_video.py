@@ -1,4 +1,4 @@
-"""Decoding videos: when frames are shown, how they are turned, and files that are no videos."""
+"""Decoding videos: when frames are shown, their rotation, and files that are not videos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def decoded(path: Path, begin: float = 0.0) -> tuple[list[float], list[np.ndarra
     return [time for time, _ in found], [pixels for _, pixels in found]
 
 
-# what the display matrix of ISO 14496-12 does to rows and columns: a quarter turn clockwise takes (1, 0) to (0, 1)
+# the effect of ISO 14496-12's display matrix on rows and columns: a quarter turn clockwise maps (1, 0) to (0, 1)
 @pytest.mark.parametrize(
     ("matrix", "shown"),
     [
@@ -50,8 +50,8 @@ def test_wide_pixels_are_made_square(tmp_path):
     assert pixels.shape == (96, 160, 3)
 
 
-def test_frames_come_when_they_are_shown(tmp_path):
-    """A frame rate that varies, as that of phones; from a moment on as well, though that is no key frame."""
+def test_frames_come_at_their_display_times(tmp_path):
+    """A variable frame rate, as in phone videos; also from a time in between, although that is not a key frame."""
     stamps = [1000, 1033, 1067, 1100, 1500, 1533, 2400, 2433, 4000, 4010, 4020, 4031, 4041]
     path = write_video(tmp_path / "varying.mkv", panning_frames(len(stamps)), stamps)
     times, _ = decoded(path)
@@ -67,8 +67,8 @@ def test_without_stamps_frames_are_counted(tmp_path):
     assert times == pytest.approx(np.arange(15) / read_timeline(path).rate)
 
 
-def test_recordings_put_together_are_read_to_the_end(tmp_path):
-    """Whose stamps begin anew in the middle, and whose size changes: frames of the first size are kept."""
+def test_concatenated_recordings_are_read_to_the_end(tmp_path):
+    """Their time stamps restart in the middle, and their size changes: frames of the first size are kept."""
     first = write_video(tmp_path / "first.ts", panning_frames(12))
     again = write_video(tmp_path / "again.ts", panning_frames(12))
     small = write_video(tmp_path / "small.ts", panning_frames(10, size=(96, 64)))
@@ -81,14 +81,14 @@ def test_recordings_put_together_are_read_to_the_end(tmp_path):
     assert damage.other_sizes >= 9
 
 
-def test_a_sharp_frame_has_more_of_it(tmp_path):
+def test_a_sharp_frame_has_a_higher_sharpness(tmp_path):
     frames = panning_frames(6, sharp=[0, 2, 4])
     path = write_video(tmp_path / "blurred.mp4", frames)
     found = [frame.sharpness() for frame in decode_frames(path, read_timeline(path), 0.0, Damage())]
     assert min(found[0::2]) > 3 * max(found[1::2])
 
 
-def test_files_that_are_no_videos(tmp_path):
+def test_files_that_are_not_videos(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video\n" * 1000)
     whole = write_video(tmp_path / "whole.mp4", panning_frames(10))
@@ -110,14 +110,14 @@ def test_files_that_are_no_videos(tmp_path):
             read_timeline(tmp_path / name)
 
 
-def test_videos_are_told_by_their_names(tmp_path):
+def test_videos_are_recognized_by_their_names(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     assert is_video("a/b.MOV")
     assert not is_video("a/b.jpg")
     assert not is_video(tmp_path / "folder.mp4")
 
 
-def test_without_pyav_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+def test_without_pyav_the_message_explains_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("disk.errors.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'disk-features\[video\]'"):
         read_timeline(tmp_path / "a.mp4")
