@@ -1,4 +1,4 @@
-"""Whether damaged copies of a valid file are read or refused as they should be."""
+"""Checks that damaged copies of a valid file are read or refused cleanly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PER_FILE = 6
 
 
 def check(tmp_path: Path, seed: Path, read: Reader, count: int = PER_FILE, valid: bool = True) -> None:
-    """The valid file is read and damaged copies end as they should. valid: whether the reader takes the seed."""
+    """The valid file is read, and damaged copies end cleanly. valid: whether the reader accepts the seed."""
     folder = tmp_path / f"damaged {seed.name}"
     folder.mkdir()
     inputs = [folder / f"valid{seed.suffix}"]

@@ -1,4 +1,4 @@
-"""Running a reader on hostile files in a process of its own, with bounds on memory and time."""
+"""Running a reader on hostile files in a separate process, with bounds on memory and time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEGABYTES = 1500  # beyond what the process has already
 
 
 def outcomes(read: Callable[[Path], Any], inputs: list[Path]) -> list[str]:
-    """What became of each input: `read`, `refused: ...` by a DiskError, or else what went wrong."""
+    """The outcome of each input: `read`, `refused: ...` by a DiskError, or otherwise what went wrong."""
     found: list[str] = []
     while len(found) < len(inputs):
         found += _in_child(read, inputs[len(found) :])
@@ -29,12 +29,12 @@ def outcomes(read: Callable[[Path], Any], inputs: list[Path]) -> list[str]:
 
 
 def is_clean(outcome: str) -> bool:
-    """Whether a reader took an input or refused it in one line."""
+    """Whether a reader accepted an input or refused it in one line."""
     return outcome == "read" or (outcome.startswith("refused: ") and "\n" not in outcome)
 
 
 def mutants(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Damaged copies of a file: cut short, bytes flipped, numbers made extreme, pieces repeated or taken out."""
+    """Damaged copies of a file: truncated, bytes flipped, numbers made extreme, pieces repeated or removed."""
     dice = random.Random(seed)
     extreme = [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 8, b"\xff" * 8, b"\0\0\0\x80", b"\xff\xff\xff\x7f"]
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Small valid files that tests damage: artifacts, and a COLMAP model."""
+"""Small valid files for the tests to damage: artifacts, and a COLMAP model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files made to do harm: what they ask for is refused before it happens, in one line."""
+"""Malicious files: their attacks are refused in one line before they take effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HUGE = 10**12
 
 
 class Code:
-    """What a pickle runs when it is opened."""
+    """Code that a pickle runs when it is opened."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, ("pickled-code-was-run", "w")
@@ -141,7 +141,7 @@ def test_models_that_lie(tmp_path: Path) -> None:
 
 @linux
 def test_images_that_expand(tmp_path: Path) -> None:
-    """A few bytes that say they are 2.5 billion pixels, in each of the formats."""
+    """A few bytes that claim to be 2.5 billion pixels, in each of the formats."""
     side = 50_000
     for suffix in ("png", "bmp", "ppm", "tif", "jpg", "webp"):
         Image.new("RGB", (16, 16)).save(path := tmp_path / f"a.{suffix}")
@@ -168,7 +168,7 @@ def test_images_that_expand(tmp_path: Path) -> None:
         refused(read_upright, path)
 
 
-def test_databases_hold_what_is_no_text(tmp_path: Path) -> None:
+def test_a_database_with_invalid_content(tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     from disk.colmap.database import open_database
 

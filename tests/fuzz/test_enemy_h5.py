@@ -1,4 +1,4 @@
-"""HDF5 files made to do harm: they expand, lead out of the file, never end, or hold what nobody expects."""
+"""Malicious HDF5 files: they expand, lead out of the file, never end, or hold unexpected types."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_zeros_that_compress_well_are_read(tmp_path: Path) -> None:
     assert not read_depth(tmp_path / "depth.h5").any()
 
 
-def test_h5_with_a_filter_that_is_not_here(tmp_path: Path) -> None:
+def test_h5_with_an_unavailable_filter(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path / "artifacts")
     with h5py.File(artifacts / KEYPOINTS, "a") as file:
         del file["a"]
@@ -87,14 +87,14 @@ def test_h5_with_a_heap_that_never_ends(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path / "artifacts")
     content = bytearray((artifacts / KEYPOINTS).read_bytes())
     start = content.find(b"GCOL\1")
-    assert start > 0  # where texts are kept
+    assert start > 0  # where texts are stored
     content[start + 24 : start + 32] = struct.pack("<q", -16)
     (artifacts / KEYPOINTS).write_bytes(content)
     assert "heap of strings" in refused(read_first, artifacts)
 
 
 @pytest.mark.parametrize("value", ["text", ["a", "b"], np.zeros(3, [("x", int)]), b"x"], ids=str)
-def test_h5_of_other_kinds(tmp_path: Path, value: Any) -> None:
+def test_h5_of_unexpected_types(tmp_path: Path, value: Any) -> None:
     artifacts = make_artifacts(tmp_path / "artifacts")
     with h5py.File(artifacts / KEYPOINTS, "a") as file:
         del file["a"]
@@ -112,7 +112,7 @@ def test_h5_of_other_kinds(tmp_path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size", "large"), ("image_size", [1, -1]), ("orientation", "up")])
-def test_h5_with_notes_of_other_kinds(tmp_path: Path, key: str, value: Any) -> None:
+def test_h5_with_attributes_of_unexpected_types(tmp_path: Path, key: str, value: Any) -> None:
     artifacts = make_artifacts(tmp_path / "artifacts")
     with h5py.File(artifacts / KEYPOINTS, "a") as file:
         file["a"].attrs[key] = value
@@ -121,7 +121,7 @@ def test_h5_with_notes_of_other_kinds(tmp_path: Path, key: str, value: Any) -> N
 
 
 @pytest.mark.parametrize("options", ["no json", "[1]", "[" * 50_000])
-def test_h5_with_options_of_others(tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_h5_with_unexpected_options(tmp_path: Path, options: str, capsys: pytest.CaptureFixture[str]) -> None:
     artifacts = make_artifacts(tmp_path / "artifacts")
     with h5py.File(artifacts / KEYPOINTS, "a") as file:
         file.attrs["options"] = options

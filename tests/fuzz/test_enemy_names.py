@@ -1,4 +1,4 @@
-"""Names made to do harm: no file is read or written outside of the folder that a name belongs to."""
+"""Malicious names: no file is read or written outside the folder that a name belongs to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_names_that_leave_the_folder() -> None:
     assert [name for name in OUTSIDE + OUTSIDE_ON_WINDOWS if not leads_out(name, windows=True)] == []
     inside = ["a", "a/b.jpg", "..a", "a..b/c", "console", "Zürich/ß", ".hidden"]
     assert [name for name in inside if leads_out(name, windows=False) or leads_out(name, windows=True)] == []
-    assert not leads_out("con\\..\\a:b", windows=False)  # a name as good as any there
+    assert not leads_out("con\\..\\a:b", windows=False)  # a valid name there
 
 
 def test_features_with_names_that_leave_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

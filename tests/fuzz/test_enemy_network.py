@@ -1,4 +1,4 @@
-"""Servers, archives, a Ray cluster and a report that do what they should not."""
+"""Malicious servers, archives and reports, and access to a Ray cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @pytest.fixture
 def served() -> Iterator[Callable[[Answer], str]]:
-    """Starts servers that answer every request in one way; their addresses."""
+    """Starts servers that answer every request in the same way; returns their addresses."""
     running: list[ThreadingHTTPServer] = []
 
     def serve(answer: Answer) -> str:
@@ -88,13 +88,13 @@ def test_redirections_from_https_to_http() -> None:
     assert follow(request, io.BytesIO(), 302, "Found", {}, "https://b.example/x") is not None
 
 
-def test_redirections_round_in_circles(served, tmp_path: Path) -> None:
+def test_redirection_loops(served, tmp_path: Path) -> None:
     url = served(answer(302, {"Location": "/file", "Content-Length": "0"}))
     with pytest.raises(DownloadError, match="302"):
         fetch(url, tmp_path / "file")
 
 
-def test_a_server_that_stalls_or_crawls(served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stalls_or_is_slow(served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crawl(request: BaseHTTPRequestHandler) -> None:
         answer(200, {"Content-Length": "1000000"})(request)
         for _ in range(100):
@@ -110,12 +110,12 @@ def test_a_server_that_stalls_or_crawls(served, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-5", "5e3", "\xb2", ""], ids=["digits", "-5", "5e3", "square", "none"])
-def test_lengths_that_are_none(served, tmp_path: Path, length: str) -> None:
+def test_invalid_lengths(served, tmp_path: Path, length: str) -> None:
     with pytest.raises(DownloadError, match="checksum"):
         fetch(served(answer(200, {"Content-Length": length, "Connection": "close"}, b"hello")), tmp_path / "file")
 
 
-def test_more_than_announced_and_without_end(served, tmp_path: Path) -> None:
+def test_more_than_announced_and_endless(served, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="announces more than 1048576 bytes"):
         fetch(served(answer(200, {"Content-Length": str(10**15)})), tmp_path / "file")
 
@@ -130,7 +130,7 @@ def test_more_than_announced_and_without_end(served, tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
 
 
-def test_the_list_of_files_names_nothing_outside(served, tmp_path: Path) -> None:
+def test_the_list_of_files_names_no_file_outside(served, tmp_path: Path) -> None:
     for name in ("../evil", "/etc/evil", "a/../../evil", "a\0b"):
         url = served(answer(200, {"Connection": "close"}, f"{'0' * 32}  {name}\n".encode()))
         with pytest.raises(DatasetError, match="not a checksum and a path"):
@@ -223,7 +223,7 @@ def test_a_browser_runs_nothing_in_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_local_ray_lets_nobody_in_without_its_token(tmp_path: Path) -> None:
+def test_a_local_ray_refuses_access_without_its_token(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     inside = """
 import subprocess, sys, os

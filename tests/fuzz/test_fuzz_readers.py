@@ -260,7 +260,7 @@ def test_logs_of_training(tmp_path: Path) -> None:
     check(tmp_path, tmp_path / "run" / "log.jsonl", resume)
 
 
-def test_notes_of_earlier_runs(tmp_path: Path) -> None:
+def test_records_of_earlier_runs(tmp_path: Path) -> None:
     (tmp_path / "options.json").write_text(json.dumps({"a": "b", "c": "d"}))
 
     def read(path: Path) -> None:
