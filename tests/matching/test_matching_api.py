@@ -1,4 +1,4 @@
-"""`disk.match` and the record it gives."""
+"""`disk.match` and its result."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_the_default_ratio_is_that_of_the_commands():
         (None, "cannot match NoneType"),
     ],
 )
-def test_what_cannot_be_matched_is_refused(given, message):
+def test_unusable_inputs_are_refused(given, message):
     with pytest.raises(DiskError, match=message):
         disk.match(unit(5, 8, 0), given)
 
 
-def test_what_cannot_become_an_array_is_refused():
+def test_inputs_that_are_not_arrays_are_refused():
     class Ragged:
         def __array__(self, *arguments: object, **options: object) -> np.ndarray:
             raise ValueError("setting an array element with a sequence")
@@ -82,7 +82,7 @@ def test_what_cannot_become_an_array_is_refused():
         disk.match(unit(5, 8, 0), Ragged())
 
 
-def test_matches_travel_and_are_compared_by_identity():
+def test_matches_can_be_pickled_and_are_compared_by_identity():
     matches = Matches(torch.tensor([[0, 1]]), torch.tensor([0.5]), torch.tensor([0.25]))
     points = matches.between(features(1, 0), features(2, 1))
     assert set(matches.numpy()) == {"indices", "distances", "scores"}

@@ -1,4 +1,4 @@
-"""Batches of pairs and the kernel, on the CPU: as pair by pair, as in double precision, in few operators."""
+"""Batches of pairs and the kernel, on the CPU: equal to pair by pair and to float64, with few operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unit(n: int, d: int, seed: int) -> torch.Tensor:
 
 
 def made_pairs(sizes: list[tuple[int, int]], d: int = 32, noise: float = 0.4) -> Pairs:
-    """Each second image sees points of the first, near copies and exact copies among them, and strangers."""
+    """Each second image sees points of the first, including near and exact copies, and unrelated points."""
     pairs = []
     for seed, (n, m) in enumerate(sizes):
         d0 = unit(n, d, seed)
@@ -62,7 +62,7 @@ def by_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopTwo]:
 
 @pytest.mark.parametrize("ratio", [None, 0.9, 1.0])
 @pytest.mark.parametrize("sizes", [[(50, 60)] * 3, [(50, 60), (40, 70), (64, 33), (1, 5), (3, 1)]])
-def test_a_batch_is_as_its_pairs_one_by_one(sizes, ratio):
+def test_a_batch_equals_its_pairs_one_by_one(sizes, ratio):
     pairs = made_pairs(sizes)
     expected = one_by_one(pairs, ratio)
     assert sum(map(len, expected)) > 30
@@ -76,7 +76,7 @@ def test_a_batch_is_as_its_pairs_one_by_one(sizes, ratio):
     noise=st.sampled_from([0.0, 1e-7, 0.3]),
     ratio=st.sampled_from([None, 0.8, 1.0]),
 )
-def test_padding_ties_and_near_ties_change_nothing(sizes, noise, ratio):
+def test_padding_ties_and_near_ties_do_not_change_the_result(sizes, noise, ratio):
     pairs = made_pairs(sizes, 8, noise)
     assert as_a_batch(pairs, ratio) == one_by_one(pairs, ratio)
 
@@ -87,7 +87,7 @@ def test_a_batch_of_other_precisions(kind):
     assert as_a_batch(pairs, 0.95) == one_by_one(pairs, 0.95)
 
 
-def test_a_batch_says_what_is_wrong_with_descriptors():
+def test_a_batch_reports_invalid_descriptors():
     good, bad = made_pairs([(5, 6)])[0], made_pairs([(5, 7)])[0]
     with pytest.raises(DiskError, match=r"unit length, these have 0\.5 to 1"):
         _match_batch([good, (bad[0], 0.5 * bad[1])], None, 1000)
@@ -115,13 +115,13 @@ def test_pairs_keep_their_order_and_may_be_empty():
 
 
 class _OnAGpu(torch.Tensor):
-    """Descriptors that say they are on a GPU, for how pairs are put together."""
+    """Descriptors that claim to be on a GPU, to test how pairs are batched."""
 
     device = torch.device("cuda")  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("entries", [1, 3000, 10**6])
-def test_pairs_of_like_size_share_a_batch(entries):
+def test_pairs_of_similar_size_share_a_batch(entries):
     sizes = [(50, 60), (10, 10), (52, 58), (50, 61), (10, 9), (200, 3)]
     pairs = [tuple(d.as_subclass(_OnAGpu) for d in pair) for pair in made_pairs(sizes)]
     batches = list(_batches(range(len(pairs)), pairs, entries))
@@ -150,7 +150,7 @@ def test_a_batch_takes_no_more_operators_than_one_pair():
 
     two, many = operators(made_pairs([(50, 60)] * 2)), operators(made_pairs([(50, 60)] * 16))
     assert two <= 130  # 76 that compute, views and allocations
-    assert many <= two + 2 * 14  # a view of each image more
+    assert many <= two + 2 * 14  # one more view per image
 
 
 def random_batch(b: int, n: int, m: int, d: int, kind: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -165,7 +165,7 @@ def random_batch(b: int, n: int, m: int, d: int, kind: torch.dtype) -> tuple[tor
     [((1, 1, 1, 4), torch.float32), ((2, 70, 130, 32), torch.float32), ((3, 64, 65, 128), torch.float16),
      ((2, 5, 200, 48), torch.float32)],
 )  # fmt: skip
-def test_the_kernel_is_its_twin(by_kernel, shape, kind):
+def test_the_kernel_equals_plain_torch(by_kernel, shape, kind):
     d0, d1, counts0, counts1 = (tensor.to(DEVICE) for tensor in random_batch(*shape, kind))
     for counts in ((counts0, counts1), (None, None)):
         found = by_kernel(d0, d1, *counts)
@@ -178,7 +178,7 @@ def test_the_kernel_is_its_twin(by_kernel, shape, kind):
 
 @pytest.mark.parametrize("half", [0, 1])
 def test_the_kernel_takes_images_of_different_precision(by_kernel, half):
-    """The one in single precision keeps all of its digits."""
+    """The image in single precision keeps its full precision."""
     d = [unit(40, 32, seed)[None].to(DEVICE) for seed in (0, 1)]
     d[half] = d[half].half()
     found, expected = by_kernel(*d, None, None), top_two_of_matrix(d[0].double(), d[1].double(), None, None)
@@ -186,7 +186,7 @@ def test_the_kernel_takes_images_of_different_precision(by_kernel, half):
     assert torch.equal(found.index, expected.index)
 
 
-def test_one_pair_in_tiles_is_the_matrix():
+def test_one_pair_in_tiles_equals_the_matrix():
     d0, d1 = unit(70, 16, 0), unit(90, 16, 1)
     tiles, matrix = top_two_in_tiles(d0, d1, 1024), top_two_of_matrix(d0[None], d1[None], None, None)
     torch.testing.assert_close(tiles.top, matrix.top)
@@ -226,7 +226,7 @@ for capability in (80, 90):
 """
 
 
-def test_the_kernel_compiles_for_gpus_that_are_not_here():
+def test_the_kernel_compiles_for_gpus_that_are_not_present():
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", _COMPILE], env=environment, capture_output=True, text=True)
@@ -235,7 +235,7 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 0.4])
-def test_on_a_gpu_as_on_the_cpu(noise):
+def test_a_gpu_equals_the_cpu(noise):
     pairs = made_pairs([(500, 700), (300, 200), (510, 690), (1, 3)], 128, noise)
     there = [(d0.cuda(), d1.cuda()) for d0, d1 in pairs]
     for entries in (None, 10_000):

@@ -52,8 +52,8 @@ def test_equal_descriptors_have_a_distance_above_0(dtype: torch.dtype) -> None:
     assert (probabilities(d0, d0, 50.0).diagonal() > 0.99).all()
 
 
-def test_a_distance_ends_where_rounding_begins() -> None:
-    """2 - 2 a.b is off by a few units in the last place of 2: the root of 8 of those of 1."""
+def test_a_distance_has_a_floor_where_rounding_begins() -> None:
+    """2 - 2 a.b is off by a few units in the last place of 2: the square root of 8 of those of 1."""
     assert distance_floor(torch.float64) == pytest.approx(2**1.5 * 2**-26, rel=1e-12)
     assert distance_floor(torch.float32) == pytest.approx(2**1.5 * 2**-11.5, rel=1e-12)
 
@@ -63,7 +63,7 @@ def test_empty(n: int, m: int) -> None:
     assert probabilities(unit(n), unit(m), 15.0).shape == (n, m)
 
 
-def test_single_features_match_for_certain() -> None:
+def test_single_features_match_with_certainty() -> None:
     assert probabilities(unit(1), unit(1, seed=1), 15.0).item() == 1
 
 
@@ -73,7 +73,7 @@ def test_pairs_are_independent_of_each_other_and_of_padding(block: int, monkeypa
     counts = [(7, 5), (4, 6), (0, 3), (2, 0), (1, 1), (0, 0)]
     d0, d1 = torch.zeros(6, 7, 8, dtype=torch.float64), torch.zeros(6, 6, 8, dtype=torch.float64)
     for p in range(6):
-        # what is in the padding must not matter
+        # the padding must not matter
         d0[p], d1[p] = unit(7, seed=p), unit(6, seed=p + 10)
     found = of_pairs(MatchDistribution(d0, d1, 15.0, *torch.tensor(counts).unbind(1)))
     for p, (n, m) in enumerate(counts):

@@ -1,4 +1,4 @@
-"""LightGlue with random weights: ours is kornia's own module, whatever the layout of the file."""
+"""LightGlue with random weights: ours equals kornia's module, for both layouts of the file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def released_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("layout", [dict, released_names])
-def test_matches_are_those_of_kornias_module(network, layout):
+def test_matches_equal_those_of_kornias_module(network, layout):
     ours = make(layout(network.state_dict()))
     ours.network.conf.filter_threshold = 0.0
     f0, f1 = features(40, 1), features(50, 2)
@@ -71,21 +71,21 @@ def test_matches_are_those_of_kornias_module(network, layout):
     torch.testing.assert_close(matches.distances, (d0 - d1).norm(dim=1))
 
 
-def test_no_features_no_matches(network):
+def test_no_features_give_no_matches(network):
     ours = make(network.state_dict())
     assert len(ours.match(features(0, 1), features(5, 2), (100, 60), (100, 60))) == 0
     assert len(ours.match(features(5, 1), features(0, 2), (100, 60), (100, 60))) == 0
 
 
 class Recorder(torch.nn.Module):
-    """In place of the network: keeps what it is given, and matches the first features."""
+    """Replaces the network: records its input, and matches the first features."""
 
     def forward(self, data):
         self.data = data
         return {"matches": [torch.tensor([[1, 0], [0, 2]])], "scores": [torch.tensor([0.25, 0.75])]}
 
 
-def test_the_network_is_given_each_image_with_its_own_size_and_keypoints_inside(network):
+def test_the_network_gets_the_size_of_each_image_and_keypoints_inside_it(network):
     ours = make(network.state_dict())
     ours.network = Recorder()
     f0, f1 = features(5, 1), features(4, 2)
@@ -94,7 +94,7 @@ def test_the_network_is_given_each_image_with_its_own_size_and_keypoints_inside(
     given = ours.network.data
     assert given["image0"]["image_size"].tolist() == [[100, 60]]
     assert given["image1"]["image_size"].tolist() == [[80, 70]]
-    # kornia refuses points outside of the image; rounding puts them there
+    # kornia refuses points outside the image, where rounding can put them
     assert given["image0"]["keypoints"][0, 0].tolist() == [0, 60]
     assert given["image1"]["keypoints"][0, 3].tolist() == [80, 0]
     inside = (f1.keypoints[:3, 0] <= 80) & (f1.keypoints[:3, 1] <= 70)
@@ -105,7 +105,7 @@ def test_the_network_is_given_each_image_with_its_own_size_and_keypoints_inside(
     assert torch.equal(matches.points0, f0.keypoints[:2])
 
 
-def test_a_keypoint_just_outside_is_no_error(network):
+def test_a_keypoint_just_outside_is_accepted(network):
     ours = make(network.state_dict())
     f0 = features(5, 1)
     f0.keypoints[0] = torch.tensor([-0.4, 60.2])
@@ -122,7 +122,7 @@ def test_other_weights_and_other_descriptors_are_refused(network):
         make(network.state_dict()).match(features(5, 1, 64), features(5, 2, 64), (9, 9), (9, 9))
 
 
-def test_weights_are_fetched_once(network, tmp_path):
+def test_weights_are_downloaded_once(network, tmp_path):
     class Server(SimpleHTTPRequestHandler):
         requests = 0
 

@@ -1,4 +1,4 @@
-"""The one factory of matchers: what it makes of its arguments, and what it refuses."""
+"""The only factory of matchers: what it creates from its arguments, and what it refuses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_nearest_neighbours_of_each_pair_without_sizes(ratio: float | None) -> N
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """In place of LightGlue: what it is made of, and then what it is given."""
+    """Replaces LightGlue: records its arguments, then its inputs."""
     calls: list[Any] = []
 
     class Recorder:
@@ -50,7 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_lightglue_is_made_once_and_given_each_pair_with_its_sizes(made: list[Any]) -> None:
+def test_lightglue_is_created_once_and_gets_each_pair_with_its_sizes(made: list[Any]) -> None:
     f0, f1 = features(3, 0), features(4, 1)
     match = make_matcher("lightglue", CPU, weights=WEIGHTS)
     assert made == [(WEIGHTS[0], CPU, False, WEIGHTS[1])]
@@ -62,7 +62,7 @@ def test_lightglue_is_made_once_and_given_each_pair_with_its_sizes(made: list[An
     assert made == [(WEIGHTS[0], CPU, True, WEIGHTS[1])]
 
 
-def test_what_lightglue_cannot_do_without_is_said(made: list[Any]) -> None:
+def test_missing_inputs_of_lightglue_are_reported(made: list[Any]) -> None:
     with pytest.raises(DiskError, match="the ratio test is for nearest neighbours"):
         make_matcher("lightglue", CPU, 0.9, weights=WEIGHTS)
     with pytest.raises(DiskError, match="needs weights"):

@@ -1,4 +1,4 @@
-"""Against a brute-force double precision reference, ties included, and against kornia."""
+"""Compared with a brute-force float64 reference, including ties, and with kornia."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from disk.workers import _pool
 
 
 def reference(d0: torch.Tensor, d1: torch.Tensor, ratio: float | None) -> list[tuple[int, int]]:
-    """The definition, spelled out: lowest index among ties (within 1e-12), which fail; strict ratio both ways."""
+    """The plain definition: lowest index among ties (within 1e-12), which fail; strict ratio both ways."""
     similarity = d0.double().numpy() @ d1.double().numpy().T
 
     def nearest(line: np.ndarray) -> tuple[int, bool]:
@@ -59,7 +59,7 @@ _ratios = st.sampled_from([None, 0.5, 0.8, 0.95, 1.0])
 
 @settings(max_examples=150, deadline=None)
 @given(rows=_choices, columns=_choices, ratio=_ratios, entries=st.sampled_from([1, 1024, 3000, 4096, None]))
-def test_ties_are_settled_as_in_the_reference_whatever_the_tile(rows, columns, ratio, entries):
+def test_ties_are_resolved_as_in_the_reference_for_any_tile(rows, columns, ratio, entries):
     d0, d1 = _EXACT[rows], _EXACT[columns]
     assert as_list(mutual_nearest(d0, d1, ratio, entries)) == reference(d0, d1, ratio)
 
@@ -75,10 +75,10 @@ def test_ties_are_settled_as_in_the_reference_whatever_the_tile(rows, columns, r
     ratio=_ratios,
     entries=st.sampled_from([1024, 5000, None]),
 )
-def test_equals_the_double_precision_reference(seed, n, m, d, noise, ratio, entries):
+def test_equals_the_float64_reference(seed, n, m, d, noise, ratio, entries):
     generator = torch.Generator().manual_seed(seed)
     d0 = unit(n, d, seed)
-    # copies, near copies to within rounding, and strangers
+    # copies, near copies within rounding, and unrelated descriptors
     source = d0[torch.randint(n, (m,), generator=generator)] if n else unit(m, d, seed + 1)
     d1 = torch.nn.functional.normalize(source + noise * torch.randn(m, d, generator=generator))
     assert as_list(mutual_nearest(d0, d1, ratio, entries)) == reference(d0, d1, ratio)
@@ -139,12 +139,12 @@ def test_blank_images_of_equal_descriptors_match_once_and_fail_any_ratio():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_are_matched_as_they_are(dtype):
+def test_other_precisions_are_matched_directly(dtype):
     d0, d1 = unit(60, 16, 6).to(dtype), unit(70, 16, 7).to(dtype)
     assert as_list(mutual_nearest(d0, d1, 0.97)) == reference(d0.double(), d1.double(), 0.97)
 
 
-def test_settings_that_make_torch_multiply_loosely_change_nothing():
+def test_torchs_low_precision_settings_do_not_change_the_result():
     d0, d1 = unit(300, 128, 8), unit(300, 128, 9)
     expected = as_list(mutual_nearest(d0, d1, 0.95))
     before = torch.get_float32_matmul_precision()
@@ -193,7 +193,7 @@ def test_an_impossible_ratio_is_refused(ratio):
         mutual_nearest(unit(3, 4, 0), unit(3, 4, 1), ratio)
 
 
-def test_descriptors_that_cannot_be_compared_are_refused():
+def test_invalid_descriptors_are_refused():
     with pytest.raises(DiskError, match="length 4 and 8"):
         mutual_nearest(unit(3, 4, 0), unit(3, 8, 1))
     broken = unit(3, 4, 0)
