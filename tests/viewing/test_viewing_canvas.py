@@ -1,4 +1,4 @@
-"""Figures are written as their suffix says."""
+"""Figures are written in the format of their suffix."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_the_suffix_decides(tmp_path: Path, name: str, start: bytes) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == [name]
 
 
-def test_a_suffix_of_no_picture(tmp_path: Path) -> None:
+def test_a_suffix_that_is_not_a_picture(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"a\.xls: name it"):
         canvas.save(canvas.new_figure(), tmp_path / "a.xls")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_script_that_the_font_lacks_is_drawn_without_warnings(tmp_path: Path) -> None:
+def test_a_script_missing_from_the_font_is_drawn_without_warnings(tmp_path: Path) -> None:
     figure = canvas.new_figure()
     figure.text(0, 0, "日本")
     with warnings.catch_warnings():

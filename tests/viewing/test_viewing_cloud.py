@@ -1,4 +1,4 @@
-"""The picture of a model: the eye that looks at it, points and cameras at their places, outliers left out."""
+"""The picture of a model: the view, points and cameras in their places, outliers skipped."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def above() -> object:
 
 
 def test_points_from_above_are_a_map() -> None:
-    """East is right, north is up, and each has its colour."""
+    """East is right, north is up, and each point has its colour."""
     corners = np.array([[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0.0]])
     colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0.0]])
-    # so many that the frame ends where the corners are
+    # so many that the frame ends at the corners
     figure = Figure()
     draw_cloud(figure, np.repeat(corners, 50, 0), np.repeat(colours, 50, 0), [], above(), "map")
     picture = pixels(figure)[canvas.HEADER : -60].astype(int)

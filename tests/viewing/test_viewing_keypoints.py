@@ -1,4 +1,4 @@
-"""The picture of keypoints: every dot where it belongs, in its colour, at a size that suits the picture."""
+"""The picture of keypoints: each dot in its place and colour, at a size that suits the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw(image: np.ndarray, keypoints: list, scores: list) -> Figure:
 
 
 def place(image: np.ndarray, x: float, y: float) -> tuple[int, int]:
-    """(row, column) of an image's point in the finished picture."""
+    """(row, column) in the finished picture of a point in an image."""
     height, width = image.shape[:2]
     box = canvas.fit(width, height, 1400, 1200)
     left = canvas.MARGIN + (x + 0.5) * box[0] / width
@@ -27,7 +27,7 @@ def place(image: np.ndarray, x: float, y: float) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", [(300, 400), (3000, 4000)])
-def test_the_weakest_is_violet_and_the_strongest_yellow_where_they_are(size: tuple[int, int]) -> None:
+def test_the_weakest_is_violet_and_the_strongest_yellow_in_their_places(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     height, width = size
     left, right = (0.25 * width, 0.5 * height), (0.75 * width, 0.5 * height)
@@ -40,7 +40,7 @@ def test_the_weakest_is_violet_and_the_strongest_yellow_where_they_are(size: tup
     assert blue < 100
 
 
-def test_dollars_in_a_name_are_no_formula() -> None:
+def test_dollar_signs_in_a_name_are_not_a_formula() -> None:
     figure = Figure()
     title = "a$_$b.png"
     draw_keypoints(
@@ -57,7 +57,7 @@ def test_the_colour_of_a_score_does_not_depend_on_the_order() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-def test_the_stronger_of_two_in_one_place_lies_on_top() -> None:
+def test_the_stronger_of_two_at_one_position_is_on_top() -> None:
     image = np.zeros((300, 400, 3), np.uint8)
     picture = pixels(draw(image, [(200, 150), (200, 150), (20, 20)], [9.0, 1.0, 1.0])).astype(int)
     assert picture[place(image, 200, 150)][1] > 200
@@ -71,7 +71,7 @@ def test_dots_are_as_large_on_a_12_megapixel_photo_as_on_a_small_one() -> None:
         top, left = place(image, 0, 0)
         lit.append((picture[top:1000, left:1300].max(axis=2) > 60).sum())
     assert lit[0] == pytest.approx(lit[1], rel=0.05)
-    assert 60 < lit[0] < 150  # a dot of 12 pixels less its dark rim
+    assert 60 < lit[0] < 150  # a dot of 12 pixels without its dark rim
 
 
 def test_more_keypoints_get_smaller_dots_within_bounds() -> None:

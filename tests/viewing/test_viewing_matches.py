@@ -28,17 +28,17 @@ def draw(start: np.ndarray, end: np.ndarray, good: np.ndarray, images: tuple = (
 
 
 def drawn_lines(figure: Figure) -> list[np.ndarray]:
-    """The coloured lines; each also has a dark one under it."""
+    """The coloured lines; each has a dark one beneath it."""
     collections = [c for axes in figure.axes for c in axes.collections if isinstance(c, LineCollection)]
     return [line for c in collections[1::2] for line in c.get_segments()]
 
 
-def test_a_verified_match_is_drawn_in_its_colour_and_so_is_another() -> None:
+def test_verified_and_other_matches_are_drawn_in_their_colours() -> None:
     start = [(100, 50), (100, 250)]
     picture = pixels(draw(start, start, [True, False]))
     width = picture.shape[1]
     scale = (width - 2 * canvas.MARGIN - GAP) / 2 / 400
-    # lines of equal height are level: looked for in the right image, a little left of their end
+    # lines between equal heights are level: search in the right image, slightly left of their end
     column = round(canvas.MARGIN + GAP + 400 * scale + 50 * scale)
     for y, colour in ((50, GOOD), (250, BAD)):
         row = canvas.HEADER + (y + 0.5) * scale
@@ -56,7 +56,7 @@ def test_ends_are_at_their_points_in_images_of_different_size() -> None:
     np.testing.assert_allclose(line[1], [width - canvas.MARGIN - 0.5 / 3000 * shown, 0.5 / 3000 * shown], atol=0.1)
 
 
-def test_lines_are_thinned_out_in_proportion_and_dots_are_not() -> None:
+def test_lines_are_thinned_proportionally_and_dots_are_not() -> None:
     rng = np.random.default_rng(0)
     start, end = rng.uniform(0, 300, (2, 1000, 2))
     good = np.arange(1000) < 750
@@ -82,21 +82,21 @@ def test_no_matches_and_odd_sizes(size: tuple[int, int]) -> None:
     assert picture.shape[1] < 2100
 
 
-def test_verified_tells_inliers_among_matches() -> None:
+def test_verified_marks_inliers_among_matches() -> None:
     matches = np.array([[0, 1, 2, 3], [7, 6, 5, 4]])
-    inliers = np.array([[2, 0, 1], [5, 7, 5]])  # (1, 5) is no match
+    inliers = np.array([[2, 0, 1], [5, 7, 5]])  # (1, 5) is not a match
     assert verified(matches, inliers).tolist() == [True, False, True, False]
     assert verified(matches, inliers[:, :0]).tolist() == [False] * 4
     assert verified(matches[:, :0], inliers).shape == (0,)
 
 
-def test_shares() -> None:
+def test_lines_are_shared_among_groups() -> None:
     assert share_lines([3, 4], 10) == [3, 4]
     assert share_lines([900, 100], 100) == [90, 10]
     assert share_lines([100_000, 1, 0], 100) == [100, 1, 0]
 
 
-def test_spread_takes_the_farthest_next() -> None:
+def test_spread_chooses_the_farthest_next() -> None:
     line = np.arange(101.0)[:, None]
     assert spread(line, 3).tolist() == [50, 0, 100]
     assert spread(line, 0).tolist() == []
@@ -105,7 +105,7 @@ def test_spread_takes_the_farthest_next() -> None:
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**16))
 def test_spread_covers_within_twice_the_optimum(points: int, count: int, seed: int) -> None:
-    """Gonzalez: what is left lies no farther from the chosen than these lie from each other."""
+    """Gonzalez: the others are no farther from the chosen ones than these are from each other."""
     cloud = np.random.default_rng(seed).normal(size=(points, 4))
     chosen = spread(cloud, count)
     assert len(set(chosen.tolist())) == min(points, count)

@@ -1,4 +1,4 @@
-"""The report is one file that holds everything and lets no text become markup; the contact sheet."""
+"""The report is a single self-contained file in which no text becomes markup; the contact sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from disk.viewing.sheet import save_sheet
 
 
 class Reader(HTMLParser):
-    """Collects tags, texts and addresses, and checks that tags close."""
+    """Collects tags, text and addresses, and checks that tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Reader(HTMLParser):
         self.text.append(data.strip())
 
 
-def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
+def test_report_is_complete_and_self_contained(tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (4, 4), "red").save(picture)
     facts = [("matches", "12"), ("error", "<1 px")]
@@ -56,7 +56,7 @@ def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
     (address,) = reader.addresses
     assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == picture.read_bytes()
     assert "://" not in page
-    assert "default-src 'none'" in page  # nor could a script fetch anything
+    assert "default-src 'none'" in page  # so a script could not fetch anything
     assert is_report(path)
     refuse_other_report(path)
     (tmp_path / "other.html").write_text("<html></html>")
@@ -65,7 +65,7 @@ def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
     assert "@" not in page.replace("@media", "")
 
 
-def test_no_text_stands_for_a_part_of_the_page(tmp_path: Path) -> None:
+def test_no_text_is_taken_for_a_placeholder(tmp_path: Path) -> None:
     path = write_report(tmp_path / "report.html", "$intro ${body}", "@body $title", [Section("S", "$mark")])
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What the tests of pictures share."""
+"""Helpers of the tests of pictures."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def close_to(colour: np.ndarray, name: str, tolerance: float = 60) -> bool:
-    """Whether an RGB pixel is about a colour given by name; alpha and antialiasing blur it."""
+    """Whether an RGB pixel is close to a named colour; alpha and antialiasing change it."""
     return bool(np.abs(colour.astype(float) - 255 * np.array(to_rgb(name))).max() < tolerance)
 
 
 def texts(figure: Figure) -> list[str]:
-    """The figure's own texts and the labels of its legends."""
+    """The figure's texts and the labels of its legends."""
     found = [text.get_text() for text in figure.texts]
     for legend in figure.legends:
         found += [text.get_text() for text in legend.get_texts()]
