@@ -1,4 +1,4 @@
-"""Rewards against geometry that can be worked out by hand: a plane, a sphere in the way, known cameras."""
+"""Rewards compared with hand-made geometry: a plane, an occluder, known cameras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORIGINAL = RewardOptions(visibility=False)
 
 
 def camera(centre: tuple[float, float, float], degrees: float = 0.0) -> Camera:
-    """Looks along +z, turned about y."""
+    """Looks along +z, rotated about y."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     R = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
     return Camera(K, R, -R @ torch.tensor(centre, dtype=torch.float32))
@@ -32,14 +32,14 @@ def flat(depth: float) -> torch.Tensor:
     return torch.full((SIZE, SIZE), depth)
 
 
-def test_plane_seen_by_a_camera_moved_sideways() -> None:
+def test_plane_seen_by_a_camera_shifted_sideways() -> None:
     """A wall at depth 2 seen from 0.2 to the right: every pixel moves left by f * 0.2 / 2 = 6."""
     kps1, kps2 = grid(), grid(2)
     reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0))
     shift = kps2[None] - (kps1[:, None] - torch.tensor([6.0, 0.0]))
     right = shift.norm(dim=2) < 1.5
     off_line = shift[..., 1].abs() >= 1.5
-    # a point that moves right lies behind the cameras; up to 2 * 1.5 px that is put down to the keypoints' error
+    # a point that moves right is behind the cameras; up to 2 * 1.5 px count as keypoint noise
     right_by = kps2[None, :, 0] - kps1[:, None, 0]
     before, behind_both = right_by < 3, right_by > 4.5
     expected = torch.where(right, 1.0, torch.where(off_line, -0.25, 0.0))
@@ -50,7 +50,7 @@ def test_plane_seen_by_a_camera_moved_sideways() -> None:
     assert torch.equal(original, expected)
 
 
-def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
+def test_epipolar_reward_is_the_row_for_a_camera_shifted_sideways() -> None:
     kps1, kps2 = grid(), grid(3)
     reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), options=ORIGINAL)
     same_row = (kps1[:, None, 1] - kps2[None, :, 1]).abs() < 1.5
@@ -58,7 +58,7 @@ def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
 
 
 def test_points_behind_the_camera_are_wrong_matches() -> None:
-    """Seen from further right a point must move left: a match to the right meets behind the cameras."""
+    """Seen from further right, a point must move left: the rays of a match to the right meet behind the cameras."""
     kps1 = torch.tensor([[30.0, 20.0]])
     kps2 = torch.tensor([[10.0, 20.0], [30.0, 20.0], [50.0, 20.0]])
     cameras = camera((0, 0, 0)), camera((0.2, 0, 0))
@@ -68,7 +68,7 @@ def test_points_behind_the_camera_are_wrong_matches() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_cheirality_agrees_with_points_in_front_and_behind(seed: int) -> None:
-    """Projections of points before both cameras are never called behind; those behind both always, if near."""
+    """Projections of points in front of both cameras never count as behind; near points behind both always do."""
     generator = torch.Generator().manual_seed(seed)
     one, two = camera((0, 0, 0)), camera((0.5, 0.1, 0.1), 10.0)
     points = torch.rand(200, 3, generator=generator) * torch.tensor([2.0, 2.0, 2.0]) + torch.tensor([-1.0, -1, 1])
@@ -84,11 +84,11 @@ def test_cheirality_agrees_with_points_in_front_and_behind(seed: int) -> None:
 
 def test_occluded_points_get_no_reward() -> None:
     """A pole at depth 1 hides a wall at depth 2 in image 2; both reproject onto each other along the axis of motion."""
-    # camera 2 stands behind camera 1 on the optical axis: the principal point is the epipole
+    # camera 2 is behind camera 1 on the optical axis: the principal point is the epipole
     one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
     centre = torch.tensor([[31.0, 32.0]])
     wall, pole = flat(2.0), flat(3.0)
-    pole[28:36, 28:36] = 1.5  # something between the cameras and the wall, seen by camera 2 alone
+    pole[28:36, 28:36] = 1.5  # an object between the cameras and the wall, seen only by camera 2
     hidden = pair_rewards(centre, centre, one, two, wall, pole)
     original = pair_rewards(centre, centre, one, two, wall, pole, ORIGINAL)
     visible = pair_rewards(centre, centre, one, two, wall, flat(3.0))
@@ -97,9 +97,9 @@ def test_occluded_points_get_no_reward() -> None:
 
 @pytest.mark.parametrize(("far", "reward"), [(2.88, 0.0), (2.92, 1.0), (3.0, 1.0), (3.08, 1.0), (3.12, 0.0)])
 def test_depths_agree_within_five_per_cent_seen_from_either_image(far: float, reward: float) -> None:
-    """Camera 2 stands 1 behind camera 1, where a surface at depth 2 is at depth 3.
+    """Camera 2 is 1 behind camera 1, so a surface at depth 2 is at depth 3.
 
-    A surface at 3.12 or 2.88 there is within 5 % of that, but at 2.12 or 1.88 not within 5 % of 2 as camera 1 sees it.
+    A surface at 3.12 or 2.88 there is within 5 % of that, but 2.12 or 1.88 is not within 5 % of 2 in camera 1.
     """
     one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
     centre = torch.tensor([[31.0, 32.0]])
@@ -118,7 +118,7 @@ def test_unknown_depth_is_never_positive() -> None:
 
 
 def test_unknown_depth_is_not_a_point_at_the_camera() -> None:
-    """Camera 2 sees camera 1 at the centre of its image, and would match whatever camera 1 sees there."""
+    """Camera 2 sees camera 1 at its image centre, and would match anything that camera 1 sees there."""
     one, two = camera((0, 0, 0)), camera((0, 0, -1.0))
     centre = torch.tensor([[31.0, 32.0]])
     for options in (ORIGINAL, RewardOptions()):
@@ -136,11 +136,11 @@ RIGHT, ON_LINE, WRONG = 1.0, 0.5, -0.25
         # the distance to the line
         ({"line_c": 1.5}, WRONG),
         ({"line_c": 1.4}, RIGHT),
-        # the distance to where the point of the scene is seen
+        # the distance to the projection of the scene point
         ({"seen_x": 1.5}, ON_LINE),
         ({"seen_x": 0.9, "seen_y": 1.2}, ON_LINE),
         ({"seen_x": 0.8, "seen_y": 1.2}, RIGHT),
-        # its depth and that of what is visible there, either way
+        # its depth and the visible depth there, in either direction
         ({"seen_z": SAME_DEPTH * 2}, ON_LINE),
         ({"seen_z": 2.09}, RIGHT),
         ({"seen_z": 2.0, "own_z": SAME_DEPTH * 2}, ON_LINE),
@@ -150,13 +150,13 @@ RIGHT, ON_LINE, WRONG = 1.0, 0.5, -0.25
         ({"along": -0.15, "seen_x": 9.0}, WRONG),
     ],
 )
-def test_at_exactly_a_threshold_a_match_is_not_within_it(changed: dict[str, float], expected: float) -> None:
-    """A match whose terms are all exact numbers, changed on one side and then on the other."""
+def test_a_match_exactly_at_a_threshold_is_not_within_it(changed: dict[str, float], expected: float) -> None:
+    """A match whose terms are exact numbers, changed on one side and then on the other."""
     plain = dict.fromkeys(Terms._fields, torch.zeros(1, dtype=torch.float64))
     plain |= {name: torch.tensor([value], dtype=torch.float64) for name, value in
               {"line_b": 1.0, "ray_z": 1.0, "seen_z": 2.0, "own_z": 2.0}.items()}  # fmt: skip
     one = Terms(**plain)
-    # rays at right angles do not share their lengths
+    # perpendicular rays do not share their lengths
     two = Terms(**plain | {"ray_z": plain["x"], "ray_x": plain["ray_z"]})
     slack, on_line = torch.tensor([-0.125], dtype=torch.float64), torch.tensor([ON_LINE], dtype=torch.float64)
     options = RewardOptions(positive=RIGHT, negative=WRONG)
@@ -169,7 +169,7 @@ def test_at_exactly_a_threshold_a_match_is_not_within_it(changed: dict[str, floa
         assert reward(*pair, slack, on_line, options).item() == expected
 
 
-def test_cameras_in_one_place_have_no_epipolar_reward() -> None:
+def test_cameras_in_one_position_have_no_epipolar_reward() -> None:
     kps = grid()
     assert (pair_rewards(kps, kps, camera((1.0, 2, 3)), camera((1.0, 2, 3), 5.0)) == 0).all()
 

@@ -1,4 +1,4 @@
-"""Rewards of many pairs at once, against each pair alone and against the geometry done match by match."""
+"""Rewards of many pairs at once, compared with each pair alone and with the geometry computed match by match."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 48
 
 
 class World:
-    """Cameras that look at a rough wall: images 0 and 1 in one place, image 3 without a depth map."""
+    """Cameras that look at a rough wall: images 0 and 1 share a position, image 3 has no depth map."""
 
     def __init__(self, seed: int, dtype: torch.dtype, points: int = 40) -> None:
         rng = np.random.default_rng(seed)
@@ -28,7 +28,7 @@ class World:
             centre = rng.normal(0, 0.4, 3) * (number > 1)
             K = np.array([[40.0 + number, 0, 23.5], [0, 41.0, 23.5], [0, 0, 1]])
             self.cameras.append(Camera(*(torch.tensor(x, dtype=dtype) for x in (K, R, -R @ centre))))
-            # the depth of a wall at z = 2, wrong here and there by more or less than the tolerance
+            # the depth of a wall at z = 2, wrong in places by more or less than the tolerance
             y, x = np.mgrid[:SIZE, :SIZE].astype(float)
             rays = np.stack([x, y, np.ones_like(x)], 2) @ np.linalg.inv(K).T @ R
             depth = (2 - centre[2]) / rays[..., 2] * rng.choice([1, 1, 1, 1.03, 1.2], (SIZE, SIZE))
@@ -38,7 +38,7 @@ class World:
 
 
 def batch(world: World, options: RewardOptions, first: list[int], second: list[int]) -> torch.Tensor:
-    """All pairs at once, padded to one number of keypoints."""
+    """All pairs at once, padded to the same number of keypoints."""
     most = max(len(points) for points in world.points)
     points = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, most - len(p)), value=5.0) for p in world.points])
     depths = torch.stack(
@@ -50,7 +50,7 @@ def batch(world: World, options: RewardOptions, first: list[int], second: list[i
     known = torch.tensor([depth is not None for depth in world.depths])
     terms = pair_terms(world.cameras, points, depths, known, torch.tensor(first), torch.tensor(second), options)
     rewards = match_rewards(terms)
-    # without leaving out what is far from the line
+    # without skipping matches far from the line
     one, two = Terms(*terms.one.unbind(1)), Terms(*terms.two.unbind(1))
     one, two = Terms(*(x[:, :, None] for x in one)), Terms(*(x[:, None] for x in two))
     assert torch.equal(rewards, reward(one, two, terms.slack[:, None, None], terms.on_line[:, None, None], options))
@@ -60,7 +60,7 @@ def batch(world: World, options: RewardOptions, first: list[int], second: list[i
 @pytest.mark.parametrize("visibility", [True, False])
 @pytest.mark.parametrize("epipolar", [True, False])
 @pytest.mark.parametrize("at_once", [7, 1 << 19])
-def test_pairs_at_once_are_each_pair_bit_for_bit(
+def test_pairs_at_once_equal_each_pair_bit_for_bit(
     epipolar: bool, visibility: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(0, torch.float32)
@@ -85,7 +85,7 @@ def test_pairs_at_once_are_each_pair_bit_for_bit(
     visibility=st.booleans(),
     epipolar=st.booleans(),
 )
-def test_rewards_are_those_of_the_geometry(
+def test_rewards_equal_those_of_the_geometry(
     seed: int, pair: tuple[int, int], threshold: float, visibility: bool, epipolar: bool
 ) -> None:
     world, options = (
@@ -101,7 +101,7 @@ def test_rewards_are_those_of_the_geometry(
 
 
 def reference(p: np.ndarray, q: np.ndarray, views: list, options: RewardOptions) -> float | None:
-    """The reward of one match, None within rounding of a threshold."""
+    """The reward of one match; None within rounding of a threshold."""
     (K1, R1, t1), (K2, R2, t2) = [[part.numpy() for part in (c.K, c.R, c.t)] for c, _ in views]
     close = []
 
@@ -164,8 +164,8 @@ def test_matched_rewards_are_the_diagonal() -> None:
         assert torch.equal(matched_rewards(*arguments), pair_rewards(*arguments).diagonal())
 
 
-def test_cameras_in_one_place_are_judged_by_depth_alone() -> None:
-    """Rounding of their centres makes no epipolar geometry: what is not right by depth earns nothing, nor costs."""
+def test_cameras_in_one_position_are_judged_by_depth_alone() -> None:
+    """Rounding of their centres gives no epipolar geometry: a match that is not correct by depth gets 0."""
     world = World(1, torch.float32)
     rewards = pair_rewards(*world.points[:2], *world.cameras[:2], *world.depths[:2])
     assert set(rewards.unique().tolist()) == {0.0, 1.0}
