@@ -1,4 +1,4 @@
-"""Pairs by hand-worked cases and properties."""
+"""Pairs: hand-made cases and properties."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_sequential_orders_names_that_mix_text_and_numbers():
     assert sequential(["7", "a", "b/2", "b/10", "b"], 1) == [("7", "a"), ("a", "b"), ("b", "b/2"), ("b/10", "b/2")]
 
 
-def test_an_overlap_of_nothing_is_refused():
+def test_an_overlap_of_zero_is_refused():
     with pytest.raises(DiskError, match="overlap"):
         sequential(["a", "b"], 0)
 
@@ -57,7 +57,7 @@ def write(folder: Path, text: str) -> Path:
 NAMES = ["a", "b", "sub/c", "with space", "with", "v1.2", "ünï"]
 
 
-def test_a_list_takes_names_with_or_without_extension(tmp_path):
+def test_a_list_accepts_names_with_or_without_extension(tmp_path):
     path = write(
         tmp_path,
         "# a comment\n\nb a\na.jpg b.JPG\n sub/c.png\ta \n./a v1.2.jpeg\nsub\\c v1.2\nünï.tif a\n"
@@ -100,7 +100,7 @@ def test_a_list_that_is_missing_a_folder_or_binary_is_refused(tmp_path):
         from_file(tmp_path / "binary", NAMES)
 
 
-def test_groups_that_pairs_connect():
+def test_groups_connected_by_pairs():
     pairs = [("a", "b"), ("x", "y"), ("c", "d"), ("b", "c"), ("p", "q"), ("q", "r")]
     assert connected(pairs) == [["a", "b", "c", "d"], ["p", "q", "r"], ["x", "y"]]
     assert connected([]) == []
@@ -115,7 +115,7 @@ def test_groups_hold_every_image_once_and_no_pair_leaves_its_group(pairs):
         assert any(first in group and second in group for group in groups)
 
 
-def test_a_long_chain_is_followed_in_less_than_quadratic_time():
+def test_a_long_chain_takes_less_than_quadratic_time():
     pairs = [(f"{i:06}", f"{i + 1:06}") for i in range(10_000)]
     start = process_time()
     (group,) = connected(pairs)

@@ -1,4 +1,4 @@
-"""Retrieval: VLAD against its definition, k-means against known clusters, pairs against known scenes."""
+"""Retrieval: VLAD compared with its definition, k-means with known clusters, pairs with known scenes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Collection(dict):
 
 
 def scenes(images: int = 5, n: int = 80, d: int = 32) -> Collection:
-    """Three scenes, each with its own vocabulary of descriptors, seen with noise; and a blank image."""
+    """Three scenes, each with a distinct vocabulary of descriptors, seen with noise; and a blank image."""
     generator = torch.Generator().manual_seed(0)
     collection = Collection(blank=features(torch.empty(0, d)))
     for scene in "xyz":
@@ -57,7 +57,7 @@ def test_too_few_images_give_no_pairs():
     assert retrieval(Collection(blank=collection["blank"], x0=collection["x0"]), 3) == []
 
 
-def test_top_k_of_nothing_is_refused():
+def test_top_k_of_zero_is_refused():
     with pytest.raises(DiskError, match="at least 1"):
         retrieval(scenes(), 0)
 
@@ -79,7 +79,7 @@ def test_vlad_is_the_normalised_sum_of_residuals():
 
 
 def test_every_descriptor_of_an_image_counts():
-    """Images that begin alike and go on as two scenes: one descriptor an image would pair them at random."""
+    """Images that start alike but show two scenes: a single descriptor per image would pair them at random."""
     collection = scenes(images=3)
     alike = collection["x0"].descriptors[:5]
     for name in collection.names[1:]:
@@ -105,7 +105,7 @@ def test_words_are_learned_from_many_descriptors_of_each_image(monkeypatch, samp
 
 
 @pytest.mark.parametrize("sizes", [{"_BATCH": 1, "_BLOCK": 1}, {"_BATCH": 4, "_BLOCK": 7}])
-def test_images_in_batches_are_as_all_at_once(monkeypatch, sizes):
+def test_images_in_batches_equal_all_at_once(monkeypatch, sizes):
     expected = retrieval(scenes(), 3)
     for name, size in sizes.items():
         monkeypatch.setattr(f"disk.pairs.retrieval.{name}", size)
@@ -124,7 +124,7 @@ def test_k_means_finds_separate_clusters():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_as_on_the_cpu():
+def test_a_gpu_equals_the_cpu():
     collection = scenes()
     there = Collection({name: found.to("cuda") for name, found in collection.items()})
     assert retrieval(there, top_k=4) == retrieval(collection, top_k=4)
@@ -142,8 +142,8 @@ def test_queries_find_the_images_of_their_scene():
         similar_images(asked, collection, 0)
 
 
-def test_loop_closures_lead_back_to_where_the_camera_was_before():
-    """A walk once around and a bit further: the last images show what the first ones show."""
+def test_loop_closures_lead_back_to_an_earlier_place():
+    """A walk once around and a bit further: the last images show the same as the first ones."""
     generator = torch.Generator().manual_seed(1)
     places = [torch.randn(60, 32, generator=generator) for _ in range(12)]
     walk = Collection()

@@ -1,4 +1,4 @@
-"""Pairs of cameras that fire together, by hand and as a property."""
+"""Pairs of cameras that fire together: hand-made cases and a property."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NAMES = ["left/1", "left/2", "left/10", "right/1", "right/10", "right/11"]
 
 
 def test_along_each_camera_and_across_at_each_instant():
-    """right/2 is missing: the ones around it are neighbours, and left/2 has none across."""
+    """right/2 is missing: the images around it are neighbours, and left/2 has no partner across."""
     assert along_and_across(NAMES, 1) == [
         ("left/1", "left/2"), ("left/1", "right/1"), ("left/10", "left/2"), ("left/10", "right/10"),
         ("right/1", "right/10"), ("right/10", "right/11"),
     ]  # fmt: skip
 
 
-def test_all_images_of_an_instant_have_one_place_in_time():
+def test_all_images_of_an_instant_have_the_same_number():
     assert instants(NAMES) == {
         "left/1": 0, "right/1": 0, "left/2": 1, "left/10": 2, "right/10": 2, "right/11": 3,
     }  # fmt: skip
@@ -52,6 +52,6 @@ def test_pairs_share_a_camera_or_an_instant(images, overlap):
         (["left/1", "right/1", "up/2"], "no image in up/, such as '2', has the name of an image of another camera"),
     ],
 )
-def test_folders_that_are_no_rig(names, message):
+def test_folders_that_are_not_a_rig(names, message):
     with pytest.raises(PairsError, match=message):
         along_and_across(names, 3)

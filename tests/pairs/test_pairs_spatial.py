@@ -1,4 +1,4 @@
-"""Spatial pairs against distances of all pairs."""
+"""Spatial pairs compared with the distances of all pairs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_metres_count_far_from_the_origin() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
-def test_a_distance_that_is_none(limit: float) -> None:
+def test_an_invalid_distance(limit: float) -> None:
     with pytest.raises(DiskError, match=r"max_distance=.*: must be above 0"):
         spatial({}, 1, limit)
     with pytest.raises(DiskError, match="top_k=0"):
