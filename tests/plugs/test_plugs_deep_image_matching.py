@@ -1,4 +1,4 @@
-"""Our extractor in deep-image-matching, which is not on PyPI: a stand-in has its documented layout.
+"""Our extractor in deep-image-matching, which is not on PyPI: a stub with its documented layout replaces it.
 
 ExtractorBase and extractor_loader as in deep_image_matching/extractors/extractor_base.py of its repository.
 """
@@ -55,11 +55,11 @@ def dim(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, f"{root}.extractors.disk_features", None)
     register()
-    register()  # twice is as once
+    register()  # registering twice changes nothing
     return modules
 
 
-def test_it_is_loaded_by_name_and_gives_our_features_of_what_opencv_reads(dim):
+def test_it_is_loaded_by_name_and_gives_our_features_of_opencvs_pixels(dim):
     chosen = dim["deep_image_matching.config"].confs["disk-features+kornia_matcher"]["extractor"]
     config = SimpleNamespace(extractor={**chosen, "max_keypoints": 80})
     extractor = extractor_loader(dim["deep_image_matching.extractors"], chosen["name"])(config)
@@ -82,7 +82,7 @@ def test_configurations_pass_its_checks(dim):
         assert conf["matcher"]["name"] in config.opt_zoo["matchers"]
 
 
-def test_without_it_it_is_one_line(monkeypatch):
+def test_without_the_program_the_error_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "deep_image_matching", None)
     with pytest.raises(DiskError, match=r"install it from https://github\.com/3DOM-FBK"):
         register()

@@ -1,4 +1,4 @@
-"""Our extractor among hloc's, which is not on PyPI: a stand-in has its documented layout.
+"""Our extractor in hloc, which is not on PyPI: a stub with its documented layout replaces it.
 
 BaseModel, dynamic_load and the use of an extractor as in hloc/utils/base_model.py and hloc/extract_features.py.
 """
@@ -54,7 +54,7 @@ def hloc(monkeypatch):
         modules[name].confs = {"theirs": {}}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "hloc.extractors.disk_features", None)  # so that ours goes away afterwards
+    monkeypatch.setitem(sys.modules, "hloc.extractors.disk_features", None)  # so that ours is removed afterwards
     register()
     return modules
 
@@ -73,15 +73,15 @@ def test_hloc_loads_it_by_name_and_gets_our_features(hloc):
     np.testing.assert_allclose(pred["descriptors"], expected["descriptors"].T, atol=1e-4)
 
 
-def test_configurations_join_hlocs(hloc):
+def test_configurations_are_added_to_hlocs(hloc):
     features, matchers = hloc["hloc.extract_features"].confs, hloc["hloc.match_features"].confs
     assert {"theirs", *FEATURES} == set(features)
     assert {"theirs", "disk-features+mnn", "disk-features+lightglue"} == set(matchers)
     assert all({"output", "model", "preprocessing"} == set(conf) for conf in FEATURES.values())
-    assert len({conf["output"] for conf in FEATURES.values()}) == len(FEATURES)  # files of their own
+    assert len({conf["output"] for conf in FEATURES.values()}) == len(FEATURES)  # separate files
 
 
-def test_without_hloc_it_is_one_line(monkeypatch):
+def test_without_hloc_the_error_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "hloc", None)
     with pytest.raises(DiskError, match=r"install it from https://github\.com/cvg") as caught:
         register()

@@ -1,4 +1,4 @@
-"""What nerfstudio's `ns-process-data images --skip-colmap` reads of a model, which it parses by itself.
+"""What nerfstudio's `ns-process-data images --skip-colmap` reads of a model, with its own parser.
 
 The layout is COLMAP's binary one as documented
 (colmap.github.io/format.html), read here by hand as nerfstudio does (colmap/sparse/*/cameras.bin, images.bin).
@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-# id, name and number of parameters of the camera models that nerfstudio takes
+# id, name and number of parameters of the camera models that nerfstudio supports
 MODELS = {0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4), 2: ("SIMPLE_RADIAL", 4), 3: ("RADIAL", 5), 4: ("OPENCV", 8)}
 
 

@@ -19,7 +19,7 @@ def made(n):
     )
 
 
-def test_there_and_back():
+def test_round_trip():
     features = made(7)
     keypoints, descriptors = to_opencv(features)
     assert all(isinstance(keypoint, cv2.KeyPoint) for keypoint in keypoints)
@@ -30,7 +30,7 @@ def test_there_and_back():
 
 
 def test_opencv_matches_them():
-    """Its own matcher reads what we give: every descriptor is nearest to itself."""
+    """OpenCV's matcher accepts our features: every descriptor is nearest to itself."""
     keypoints, descriptors = to_opencv(made(9))
     matches = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(descriptors, descriptors[::-1].copy())
     assert sorted((m.queryIdx, m.trainIdx) for m in matches) == [(i, 8 - i) for i in range(9)]
@@ -38,7 +38,7 @@ def test_opencv_matches_them():
     assert canvas.any()
 
 
-def test_no_keypoints_and_numbers_that_differ():
+def test_no_keypoints_and_mismatched_numbers():
     assert to_opencv(made(0))[0] == []
     assert len(from_opencv([], None)) == 0
     with pytest.raises(DiskError, match=r"2 keypoints need descriptors \(2, D\), not \(3, 128\)"):
