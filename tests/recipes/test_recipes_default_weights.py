@@ -1,4 +1,4 @@
-"""The recipe of the default weights goes through its stages, in one call or in several."""
+"""The recipe of the default weights runs through its stages, in one call or in several."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    """OUT with prepared data: photographs, and rendered scenes in the place of the real ones."""
+    """OUT with prepared data: photos, and rendered scenes instead of the real ones."""
     data = tmp_path / "out" / "data"
     (data / "photos").mkdir(parents=True)
     for number in range(2):
@@ -54,7 +54,7 @@ def prepared(tmp_path: Path) -> Path:
     return data.parent
 
 
-def test_stages_follow_one_another_and_are_not_done_twice(recipe: ModuleType, prepared: Path) -> None:
+def test_stages_run_in_order_and_only_once(recipe: ModuleType, prepared: Path) -> None:
     recipe.main(Path("not read"), prepared, minutes=0)
     assert [path.name for path in prepared.iterdir()] == ["data"]
     recipe.main(Path("not read"), prepared)
@@ -65,7 +65,7 @@ def test_stages_follow_one_another_and_are_not_done_twice(recipe: ModuleType, pr
     assert final.stat().st_mtime_ns == written
 
 
-def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
+def test_recentring_scales_and_shifts_the_heatmap(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     before = DISK()
     save(before, tmp_path / "before.pth")
@@ -78,7 +78,7 @@ def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: P
     torch.testing.assert_close(new - new.mean(), scale * (old - old.mean()), atol=1e-3, rtol=1e-3)
 
 
-def test_starting_from_weights_leaves_the_first_stage_out(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
+def test_starting_from_weights_skips_the_first_stage(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save(DISK(), tmp_path / "start.pth")
     recipe.main(Path("not read"), prepared, start=str(tmp_path / "start.pth"))
@@ -87,7 +87,7 @@ def test_starting_from_weights_leaves_the_first_stage_out(recipe: ModuleType, pr
 
 
 def test_the_stages_of_a_gpu() -> None:
-    """Eight triplets a step, six of them rendered, theta 18, along a cosine."""
+    """Eight triplets per step, six of them rendered, theta 18, along a cosine."""
     stages = _module().STAGES["cuda"]
     for options in stages.values():
         options.check()
@@ -99,8 +99,8 @@ def test_the_stages_of_a_gpu() -> None:
     assert fine.step(fine.epoch_offset + fine.n_epochs, 0) == 1750
 
 
-def test_photographs_are_shrunk_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders with files of the same name; half of the bytes of the first try are allowed."""
+def test_photos_are_shrunk_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders with files of the same name; half of the bytes of the first attempt are allowed."""
     recipe = _module()
     monkeypatch.setattr(recipe, "merge", lambda sources, out, relative: None)
     for seed, name in enumerate(("photos", "photos2")):
