@@ -1,4 +1,4 @@
-"""The pages: short, with links that lead somewhere; the notebook runs from top to bottom."""
+"""The pages are short, their links resolve, and the notebook runs from top to bottom."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
