@@ -1,4 +1,4 @@
-"""The benchmark of cores measures what it says, in a small way."""
+"""The benchmark of cores, on a small scale."""
 
 import importlib.util
 import sys
@@ -20,7 +20,7 @@ def cores():
 
 
 class Together:
-    """A barrier and a queue of one process."""
+    """A barrier and a queue for a single process."""
 
     def __init__(self):
         self.waited, self.rates = 0, []

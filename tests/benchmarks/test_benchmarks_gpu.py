@@ -1,4 +1,4 @@
-"""The script for a GPU runs without one, so that its minutes on one are not spent on mistakes."""
+"""The GPU script runs without a GPU, so that its time on one is not wasted on mistakes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_table_is_printed(
     assert json.loads(printed.splitlines()[-1]) == figures
 
 
-def test_a_table_that_fails_does_not_take_the_others_with_it(
+def test_a_failing_table_does_not_stop_the_others(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(plan: object) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What a batch costs on a GPU: launches that do not grow with it, and memory within the bound."""
+"""The cost of a batch on a GPU: launches that do not grow with it, and bounded memory."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_launches_do_not_grow_with_the_batch(launches):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_an_image_takes_at_most_250_megabytes(launches, precision):
+def test_an_image_uses_at_most_250_megabytes(launches, precision):
     two = launches.costs(fused, launches.Options(batch=2, precision=precision))
     assert two.peak / 2 < 250e6
     assert two.peak / 2 < fused.BYTES_PER_PIXEL * 768 * 1024
 
 
-def test_the_memory_counted_is_that_of_the_tensors_alive(launches):
+def test_the_counted_memory_is_that_of_live_tensors(launches):
     with launches.Costs() as counted:
         x = torch.zeros(1000)
         x[10:].add_(1)

@@ -1,4 +1,4 @@
-"""The comparison that `benchmarks/reliability` rests on notices what it is there to notice."""
+"""The comparison behind `benchmarks/reliability` notices every kind of difference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def records() -> ModuleType:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders of artifacts that are the same."""
+    """Two identical folders of artifacts."""
     reference = tmp_path / "reference"
     reference.mkdir()
     with h5py.File(reference / "keypoints.h5", "w") as file:
@@ -64,7 +64,7 @@ def test_descriptors_are_compared_up_to_rounding(
     assert records.compare(*folders, records.of_artifacts, records.descriptors_are_other).wrong == wrong
 
 
-def test_a_record_that_is_there_twice(records: ModuleType, folders: tuple[Path, Path]) -> None:
+def test_a_duplicate_record(records: ModuleType, folders: tuple[Path, Path]) -> None:
     def read(folder: Path) -> list[tuple[str, str]]:
         return [("step 1", "x"), ("step 2", "y")] + [("step 2", "y")] * (folder == folders[0])
 

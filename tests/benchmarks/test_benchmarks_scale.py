@@ -1,4 +1,4 @@
-"""The benchmark of scale in a small way: what it makes can be matched and verified, and what it checks holds."""
+"""The benchmark of scale on a small scale: its data can be matched and verified, and its checks hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
     yield importlib.import_module
     for name in set(sys.modules) - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == FOLDER:
-            del sys.modules[name]  # `pairs` and `images` are names that others may have
+            del sys.modules[name]  # `pairs` and `images` are names that other modules may have
 
 
 def test_a_street_through_all_stages(
@@ -55,7 +55,7 @@ def test_a_crowd_has_matches_in_every_pair(load: Callable[[str], ModuleType], tm
     assert all(len(mutual_nearest(first, other, 0.95).indices) > 5 for other in others)
 
 
-def test_bytes_and_memory_are_those_of_the_system(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_bytes_and_memory_equal_those_of_the_system(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     measure = load("measure")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a").write_bytes(bytes(1000))
