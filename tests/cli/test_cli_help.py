@@ -1,4 +1,4 @@
-"""The help of every command fits two screens, is grouped by topic and says what each option takes."""
+"""The help of every command fits on two screens, is grouped by topic and explains each option."""
 
 import re
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def test_help_of_every_command(command, monkeypatch, capsys):
     example = next(i for i, line in enumerate(lines) if line.startswith("example:  disk "))
     below = [i for i, line in enumerate(lines) if line.startswith(" ---")]
     assert example < below[0]
-    # lines that are too long take several; a panel's title has one of its own only without UTF-8
+    # long lines take several rows; the title of a panel is a separate line only without UTF-8
     assert len(lines) + sum(len(line) // (WIDTH + 1) for line in lines) - len(below) <= 2 * SCREEN
     assert " ".join(command) in lines[example]
     for odd in ("options options", "None}", "PATH PATH", "(default: None)", "(default: False)", "(default: True)"):
@@ -65,7 +65,7 @@ def test_every_option_of_a_topic_is_one_of_some_command(monkeypatch, capsys):
 
 @dataclass(frozen=True, kw_only=True)
 class Many(Budget, Options):
-    """More options than go into one panel."""
+    """More options than fit into one panel."""
 
     window: int = 5
     """Side of a window."""

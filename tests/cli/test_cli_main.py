@@ -91,7 +91,7 @@ def test_mistyped_commands_and_flags_get_a_hint(capsys):
 
 
 def test_sigterm_ends_a_command_like_ctrl_c(monkeypatch, capsys):
-    """Also when pycolmap, which takes it for a crash, was imported on the way."""
+    """Even if pycolmap, which treats it as a crash, was imported on the way."""
     before = signal.getsignal(signal.SIGTERM)
 
     class Command:
@@ -100,7 +100,7 @@ def test_sigterm_ends_a_command_like_ctrl_c(monkeypatch, capsys):
             code = "import disk.colmap, signal; signal.raise_signal(signal.SIGTERM)"
             exec(code)
 
-    # not of everybody: the import hook of the tests needs the real one
+    # not globally: the import hook of the tests needs the real one
     monkeypatch.setattr("disk.cli.main.importlib", SimpleNamespace(import_module=lambda name: Command))
     assert main(["verify", "artifacts"]) == 143
     assert capsys.readouterr().err == "disk verify: terminated; run the same command again to resume\n"

@@ -61,7 +61,7 @@ def test_exports_that_make_no_sense_are_refused_before_any_work(tmp_path, capsys
     ],
 )
 def test_each_kind_of_graph_has_its_writer(tmp_path, monkeypatch, flags, writer):
-    """What is written is tested in tests/model."""
+    """The written files are tested in tests/model."""
     from disk.model.onnx import export
 
     calls = []
