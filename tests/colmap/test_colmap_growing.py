@@ -62,7 +62,7 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {file.relative: file.path for file in list_images(folder / "photos")}
 
 
-def map_anew(folder: Path, mapper: Mapper = "incremental") -> list[Model]:
+def map_from_scratch(folder: Path, mapper: Mapper = "incremental") -> list[Model]:
     return map_images(folder / "database.db", files_in(folder), folder / "sparse", mapper)
 
 
@@ -123,7 +123,7 @@ def jpg(names: list[str]) -> list[str]:
 @pytest.mark.parametrize("camera_per", ["collection", "image"])
 def test_new_images_join_and_everything_keeps_its_id_and_place(scene: Scene, tmp_path: Path, camera_per: str) -> None:
     prepare(part(scene, NAMES), tmp_path, camera_per)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     before = read(tmp_path)
     prepare(scene, tmp_path, camera_per)
     (model,), growth = grow(tmp_path)
@@ -146,7 +146,7 @@ def test_new_images_join_and_everything_keeps_its_id_and_place(scene: Scene, tmp
 @pytest.mark.parametrize("mapper", ["global", "incremental"])
 def test_a_model_of_any_mapper_grows_and_grows_again(scene: Scene, tmp_path: Path, mapper: Mapper) -> None:
     prepare(part(scene, NAMES[:4]), tmp_path)
-    map_anew(tmp_path, mapper)
+    map_from_scratch(tmp_path, mapper)
     first = read(tmp_path)
     for names in (NAMES[:5], [*NAMES[:5], "a", "g"]):
         prepare(part(scene, sorted(names)), tmp_path)
@@ -159,7 +159,7 @@ def test_a_model_of_two_images_grows(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d"]
     scene = make_scene(names, points=150)
     prepare(part(scene, ["a", "c"]), tmp_path)
-    assert map_anew(tmp_path)[0].images == jpg(["a", "c"])
+    assert map_from_scratch(tmp_path)[0].images == jpg(["a", "c"])
     before = read(tmp_path)
     prepare(scene, tmp_path)
     models, growth = grow(tmp_path)
@@ -170,7 +170,7 @@ def test_a_model_of_two_images_grows(tmp_path: Path) -> None:
 
 def test_deleted_and_changed_images_are_removed(scene: Scene, tmp_path: Path) -> None:
     prepare(scene, tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     before = read(tmp_path)
     changed = dict(scene.keypoints)
     # c is taken from the position of d: it sees each point where d sees it
@@ -193,7 +193,7 @@ def test_deleted_and_changed_images_are_removed(scene: Scene, tmp_path: Path) ->
 
 def test_a_camera_of_a_deleted_image_is_deleted(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, ALL[:5]), tmp_path, "image")
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     prepare(part(scene, [*ALL[1:5], "g"]), tmp_path, "image")
     grow(tmp_path)
     after = read(tmp_path)
@@ -206,7 +206,7 @@ WITHIN = [(a, b) for half in HALVES for a in half for b in half if a < b]
 
 def test_models_that_a_new_image_connects_become_one(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, [*HALVES[0], *HALVES[1]], WITHIN), tmp_path)
-    assert [len(model.images) for model in map_anew(tmp_path)] == [3, 3]
+    assert [len(model.images) for model in map_from_scratch(tmp_path)] == [3, 3]
     largest = read(tmp_path)
     bridges = [(min(name, other), max(name, other)) for name in "de" for other in ALL if name != other]
     prepare(part(scene, ALL, WITHIN + bridges), tmp_path)
@@ -222,7 +222,7 @@ def test_models_that_a_new_image_connects_become_one(scene: Scene, tmp_path: Pat
 def test_models_that_stay_disconnected_grow_and_new_ones_start(scene: Scene, tmp_path: Path) -> None:
     within = [pair for pair in scene.matches if "h" not in pair and ((pair[0] < "d") == (pair[1] < "d"))]
     prepare(part(scene, ["a", "b", "d", "e", "f", "h"], within), tmp_path)
-    assert [model.images for model in map_anew(tmp_path)] == [jpg(["d", "e", "f"])]
+    assert [model.images for model in map_from_scratch(tmp_path)] == [jpg(["d", "e", "f"])]
     before = read(tmp_path)
     prepare(part(scene, ALL, within), tmp_path)
     models, growth = grow(tmp_path)
@@ -235,7 +235,7 @@ def test_models_that_stay_disconnected_grow_and_new_ones_start(scene: Scene, tmp
 
 def test_an_image_without_verified_pairs_is_removed(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, ALL[:5]), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     prepare(part(scene, ALL[:5], [pair for pair in scene.matches if "c" not in pair]), tmp_path)
     (model,), growth = grow(tmp_path)
     assert growth.removed == {"c.jpg": "in no verified pair any more"}
@@ -244,7 +244,7 @@ def test_an_image_without_verified_pairs_is_removed(scene: Scene, tmp_path: Path
 
 def test_other_ids_and_cameras_are_refused(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "sparse").rglob("*.bin")}
     (tmp_path / "database.db").unlink()
     prepare(scene, tmp_path)  # with a as the first image
@@ -258,7 +258,7 @@ def test_known_cameras_that_have_changed_are_refused(scene: Scene, tmp_path: Pat
     import pycolmap
 
     prepare(part(scene, NAMES), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     known = read(tmp_path).cameras[1]
     database = pycolmap.Database.open(tmp_path / "database.db")
     known.params = [*known.params[:2], known.params[2] + 9]
@@ -275,7 +275,7 @@ def test_a_known_similarity_is_undone(scene: Scene, tmp_path: Path, line: bool) 
     import pycolmap
 
     prepare(part(scene, ["a", "d"] if line else NAMES), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     before, after = read(tmp_path), read(tmp_path)
     rng = np.random.default_rng(2)
     after.transform(pycolmap.Sim3d(3.7, pycolmap.Rotation3d(rng.normal(size=4)), [5.0, -60.0, 0.7]))
@@ -287,7 +287,7 @@ def test_a_known_similarity_is_undone(scene: Scene, tmp_path: Path, line: bool) 
 
 def test_a_merged_point_keeps_the_id_of_the_larger_one(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     before, after = read(tmp_path), read(tmp_path)
     first, second = sorted(before.point3D_ids())[:2]
     seen = observed(before)
@@ -318,7 +318,7 @@ def test_the_backup_of_a_killed_run_is_restored(tmp_path: Path) -> None:
 
 def test_incomplete_models_are_ignored(scene: Scene, tmp_path: Path) -> None:
     prepare(part(scene, NAMES[:3]), tmp_path)
-    map_anew(tmp_path)
+    map_from_scratch(tmp_path)
     assert [folder.name for folder in model_folders(tmp_path / "sparse")] == ["0"]
     (tmp_path / "sparse" / "0" / "points3D.bin").unlink()
     assert model_folders(tmp_path / "sparse") == []
