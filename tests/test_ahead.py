@@ -11,7 +11,7 @@ import pytest
 from disk.ahead import map_ahead
 
 
-def test_results_come_in_order_although_later_ones_are_ready_first() -> None:
+def test_results_come_in_order_though_later_ones_are_ready_first() -> None:
     def slow_at_first(item: int) -> int:
         time.sleep(0.05 if item == 0 else 0)
         return 10 * item
@@ -47,7 +47,7 @@ def test_items_are_taken_in_the_callers_thread() -> None:
     assert not workers & threads
 
 
-def test_an_error_is_raised_at_its_items_position() -> None:
+def test_an_error_is_raised_in_its_items_place() -> None:
     results = map_ahead(lambda item: 1 // item, [1, 1, 0, 1], 2, 4)
     assert [next(results), next(results)] == [1, 1]
     with pytest.raises(ZeroDivisionError):

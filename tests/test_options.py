@@ -52,7 +52,7 @@ class Some(Options):
         ("several", 0.5, (0.5,)),
     ],
 )
-def test_values_are_taken_as_meant(field: str, given: Any, meant: Any) -> None:
+def test_values_are_taken_as_they_are_meant(field: str, given: Any, meant: Any) -> None:
     options = Some(**{field: given})
     assert getattr(options, field) == meant
     assert type(getattr(options, field)) is type(meant)

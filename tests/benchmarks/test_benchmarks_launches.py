@@ -32,7 +32,7 @@ def test_launches_do_not_grow_with_the_batch(launches):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_an_image_uses_at_most_250_megabytes(launches, precision):
+def test_an_image_takes_at_most_250_megabytes(launches, precision):
     two = launches.costs(fused, launches.Options(batch=2, precision=precision))
     assert two.peak / 2 < 250e6
     assert two.peak / 2 < fused.BYTES_PER_PIXEL * 768 * 1024

@@ -55,7 +55,7 @@ def test_a_crowd_has_matches_in_every_pair(load: Callable[[str], ModuleType], tm
     assert all(len(mutual_nearest(first, other, 0.95).indices) > 5 for other in others)
 
 
-def test_bytes_and_memory_equal_those_of_the_system(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_bytes_and_memory_are_those_of_the_system(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     measure = load("measure")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a").write_bytes(bytes(1000))

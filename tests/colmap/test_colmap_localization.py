@@ -54,7 +54,7 @@ def test_the_true_pose_among_wrong_matches(camera: KnownCamera, focal: str) -> N
 
 @pytest.mark.parametrize("focal", ["known", "unknown"])
 @pytest.mark.parametrize("noise", [0.3, 1.0])
-def test_standard_deviations_equal_those_of_many_draws(focal: str, noise: float) -> None:
+def test_standard_deviations_are_those_of_many_draws(focal: str, noise: float) -> None:
     poses = [estimate_absolute_pose(*view(noise=noise, seed=seed), KNOWN, focal, max_error=8.0) for seed in range(60)]
     away = np.array([pose.centre + R.T @ T for pose in poses])
     turned = np.array([rotation_error(pose.R, R) for pose in poses])

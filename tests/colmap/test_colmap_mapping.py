@@ -146,7 +146,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         write_ply(tmp_path / "sparse" / "0", tmp_path / "points.ply")
 
 
-def test_pngs_can_be_written_after_pycolmap_is_loaded(tmp_path: Path) -> None:
+def test_pngs_can_be_written_after_pycolmap_was_loaded(tmp_path: Path) -> None:
     """Both contain zlib; loaded in the wrong order, this crashed the process."""
     import subprocess
     import sys

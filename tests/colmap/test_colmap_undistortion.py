@@ -29,7 +29,7 @@ def test_undistorts(tmp_path: Path, model: str) -> None:
         check_spots(workspace.image_folder, image, 0.1)
 
 
-def test_a_fisheye_camera_without_distortion_becomes_a_pinhole_camera(
+def test_a_fisheye_camera_without_distortion_becomes_a_pinhole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """COLMAP's own tool copies such images unchanged."""
@@ -49,7 +49,7 @@ def test_only_existing_images_are_undistorted(tmp_path: Path) -> None:
         undistort(distorted, list(NAMES[:2]), tmp_path / "out2")
 
 
-def test_the_model_keeps_its_points_and_observations(tmp_path: Path) -> None:
+def test_the_model_keeps_its_points_and_what_images_see(tmp_path: Path) -> None:
     before = make_workspace(tmp_path / "in", "OPENCV")
     undistort(open_workspace(before), NAMES[:2], tmp_path / "out")
     model = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
@@ -118,7 +118,7 @@ def test_files_are_readable_by_splatting_programs(tmp_path: Path) -> None:
     assert params[2] != WIDTH / 2 != HEIGHT
 
 
-def test_other_file_types_become_png(tmp_path: Path) -> None:
+def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
     root = make_workspace(tmp_path / "in", "SIMPLE_RADIAL")
     Image.open(root / "images" / NAMES[0]).save(root / "images" / "a.webp", lossless=True)
     model = pycolmap.Reconstruction(root / "sparse")

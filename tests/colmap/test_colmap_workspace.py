@@ -39,7 +39,7 @@ def test_pixel_centres(tmp_path: Path) -> None:
         check_spots(workspace.image_folder, image, 0.01)
 
 
-def test_uses_the_largest_of_several_models(tmp_path: Path) -> None:
+def test_takes_the_largest_of_several_models(tmp_path: Path) -> None:
     make_workspace(tmp_path, folder="sparse/1")
     small = pycolmap.Reconstruction(make_workspace(tmp_path / "other") / "sparse")
     small.deregister_frame(3)

@@ -93,7 +93,7 @@ def test_faults_are_one_line_that_names_the_scene(maker, key: str, value: Any, m
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"a": 1}', '{"a": []}', "{", "\x00\xff"])
-def test_a_json_of_another_structure(tmp_path: Path, text: str) -> None:
+def test_a_json_of_another_shape(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DatasetError, match=r"dataset\.json"):
         SceneSet.load(tmp_path)

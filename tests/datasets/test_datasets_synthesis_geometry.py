@@ -156,7 +156,7 @@ def test_cameras_are_rotations_above_the_ground(world: tuple[Scenes, Views, Hits
         assert torch.equal(part.float().double(), part)
 
 
-def test_views_overlap_and_vary_in_every_way() -> None:
+def test_views_overlap_and_differ_in_all_ways() -> None:
     dice = Dice(range(100, 130))
     scenes = draw_scenes(dice)
     candidates = draw_views(dice, scenes, 11, HEIGHT, WIDTH)

@@ -65,7 +65,7 @@ def test_colours_agree_where_depth_agrees(sampler: SceneSampler) -> None:
     assert (first - shuffled).abs().mean() > 0.15
 
 
-def test_records_are_what_training_expects(sampler: SceneSampler) -> None:
+def test_records_are_as_training_expects(sampler: SceneSampler) -> None:
     batch = sampler.tuples([6, 7])
     assert [len(views) for views in batch] == [2, 2]
     for view in batch[0] + batch[1]:

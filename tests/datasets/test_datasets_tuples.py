@@ -36,7 +36,7 @@ def test_reads_any_image_type_dotted_names_and_sub_folders(maker) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96), (160, 160), (16, 48)])
-def test_a_spot_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
+def test_a_blob_stays_where_the_camera_sees_it(maker, height: int, width: int) -> None:
     """After the resize, a bright spot in the image is where the resized camera projects its point."""
     x, y = np.meshgrid(np.arange(60), np.arange(40))
     spot = np.array([37.0, 14.0])
@@ -211,7 +211,7 @@ def test_the_limit_is_per_scene_with_another_draw_in_each_pass(maker) -> None:
     assert len(dataset(maker)) == 7
 
 
-def test_faults_in_the_data_are_reported_at_the_start(maker) -> None:
+def test_faults_in_the_data_show_at_the_start(maker) -> None:
     calibration = maker.scene().root / "here/calibration/calibration_b.png.h5"
     maker.h5(calibration, K=np.eye(3), R=np.eye(3), T=np.full(3, np.nan))
     with pytest.raises(DatasetError, match=r"calibration_b\.png\.h5.*not finite"):

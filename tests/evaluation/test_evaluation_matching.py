@@ -110,7 +110,7 @@ def test_lightglue_gets_the_size_and_rotation_of_each_image(tmp_path, recorded, 
     assert sorted(map(tuple, matches.points1.tolist())) == stored["b"]
 
 
-def test_the_pipeline_and_evaluation_match_the_same_way(tmp_path):
+def test_the_pipeline_and_evaluation_match_alike(tmp_path):
     """Both apply the ratio to distances, not to their squares, and in both directions."""
     angle = torch.deg2rad(torch.tensor([0.0, 40.0, 50.0, 180.0]))
     words = torch.stack([angle.cos(), angle.sin()], 1)

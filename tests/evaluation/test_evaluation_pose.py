@@ -53,7 +53,7 @@ def test_no_matches_at_all_are_failures(world):
     assert figures["AUC@20"] == figures["precision"] == figures["matches"] == figures["inliers"] == 0
 
 
-def test_resizing_images_and_scaling_K_does_not_change_poses(tmp_path):
+def test_resizing_images_and_scaling_K_changes_no_pose(tmp_path):
     small, large = make_world(tmp_path / "small", noise=0.5), make_world(tmp_path / "large", scale=2, noise=0.5)
     (outcome,) = outcomes_of(small, threshold=(1.0,)).values()
     (doubled,) = outcomes_of(large, threshold=(2.0,)).values()
@@ -62,7 +62,7 @@ def test_resizing_images_and_scaling_K_does_not_change_poses(tmp_path):
     np.testing.assert_array_equal(doubled.inliers, outcome.inliers)
 
 
-def test_the_order_of_pairs_does_not_change_figures(tmp_path):
+def test_the_order_of_pairs_changes_no_figure(tmp_path):
     world = make_world(tmp_path / "world", noise=1.0)
     before = next(iter(outcomes_of(world).values()))
     lines = world.pairs.read_text().splitlines()
@@ -74,7 +74,7 @@ def test_the_order_of_pairs_does_not_change_figures(tmp_path):
         assert figures_of(after)[name] == pytest.approx(value, rel=1e-12), name
 
 
-def test_the_number_of_workers_does_not_change_figures(tmp_path):
+def test_the_number_of_workers_changes_no_figure(tmp_path):
     world = make_world(tmp_path / "world", noise=1.0)
     alone, together = outcomes_of(world, runs=2), outcomes_of(world, runs=2, workers=2)
     for setting in alone:
@@ -193,7 +193,7 @@ def test_recall_counts_errors_up_to_and_including_a_value():
     assert (y[0], y[99], y[100], y[199], y[200]) == (0.25, 0.25, 0.5, 0.5, 0.75)
 
 
-def test_the_best_is_chosen_by_auc_at_10(world, monkeypatch):
+def test_the_best_is_that_of_auc_at_10(world, monkeypatch):
     """Of three outcomes, the second is best up to 9 and up to 11 degrees."""
     monkeypatch.setattr(
         "disk.evaluation.pose.measure",

@@ -47,7 +47,7 @@ def test_table_json_and_curves(tmp_path, capsys):
     assert data["pairs"] == [["a", "b"]]
 
 
-def test_files_that_cannot_be_written(tmp_path):
+def test_files_that_could_not_be_written(tmp_path):
     check_outputs(tmp_path / "r.json", tmp_path / "r.PNG")
     with pytest.raises(EvaluationError, match="no such folder"):
         check_outputs(tmp_path / "none" / "r.json", None)

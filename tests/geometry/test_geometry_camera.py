@@ -50,7 +50,7 @@ def test_unproject_inverts_project(seed: int):
     torch.testing.assert_close(unproject(camera, *project(camera, points)), points, atol=1e-6, rtol=1e-6)
 
 
-def test_relative_pose_maps_points_from_one_camera_to_the_other():
+def test_relative_pose_carries_points_from_one_camera_to_the_other():
     rng = np.random.default_rng(1)
     camera1, camera2 = random_camera(rng), random_camera(rng)
     points = torch.from_numpy(rng.normal(size=(10, 3)))

@@ -32,7 +32,7 @@ def test_the_seven_matches_of_the_sample_are_no_evidence():
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 900), (1, 1)])
-def test_chance_of_an_inlier_compared_with_random_lines(width: int, height: int):
+def test_chance_of_an_inlier_against_random_lines(width: int, height: int):
     rng = np.random.default_rng(0)
     corner = np.array([width, height])
     on_line, points = rng.uniform(size=(2, 100_000, 2)) * corner

@@ -89,7 +89,7 @@ def test_positions_unrelated_to_the_model(count: int) -> None:
     assert taken <= 1
 
 
-def test_wrong_positions_among_inaccurate_ones() -> None:
+def test_wrong_positions_among_inexact_ones() -> None:
     """15 standard deviations off: rejected, so the fit is the same as without them."""
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(60, 3))

@@ -166,7 +166,7 @@ def test_the_estimators_search_as_documented_by_default(told: dict[str, Any]):
         assert told["options"] == {name: 0.25, **other}
 
 
-def test_a_pose_has_a_direction_of_length_one_or_zero(told: dict[str, Any]):
+def test_a_pose_has_a_direction_of_length_one_or_none(told: dict[str, Any]):
     points = np.zeros((20, 2))
     for t, direction in (((0.0, 0, 2), [0, 0, 1]), ((0.0, 0, 0), [0, 0, 0])):
         told["found"] = pose(t)

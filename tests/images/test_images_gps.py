@@ -108,7 +108,7 @@ def test_spellings(tags: dict[int, Any], latitude: float, longitude: float, alti
         (ZURICH | {9: "V"}, "the receiver had no fix"),
     ],
 )
-def test_tags_without_a_position(tags: dict[int, Any], why: str) -> None:
+def test_tags_that_tell_no_position(tags: dict[int, Any], why: str) -> None:
     with pytest.raises(_Fault, match=why):
         _position(tags)
 

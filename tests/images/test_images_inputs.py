@@ -86,7 +86,7 @@ def test_sixteen_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", ">f4"])
-def test_floats_are_kept_unchanged(kind: str) -> None:
+def test_floats_are_kept_as_they_are(kind: str) -> None:
     image = (RGB / 255).astype(kind)
     pixels, _ = as_pixels(image)
     assert pixels[0].pixels.is_floating_point()

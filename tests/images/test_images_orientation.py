@@ -127,7 +127,7 @@ def test_matrix_and_points_are_inverse(
     np.testing.assert_allclose(corners.max(0)[:2], [new_columns - 0.5, new_rows - 0.5], atol=1e-6)
 
 
-def test_subpixel_points_keep_full_precision_without_a_resize() -> None:
+def test_subpixel_points_keep_every_digit_without_a_resize() -> None:
     points = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * 1000
     assert torch.equal(Placement(1000, 1000, 1.0, 1.0).to_original(points), points)
 

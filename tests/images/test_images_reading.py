@@ -95,7 +95,7 @@ def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
     assert image_size(tmp_path / "a.jpg") == (9, 5)
 
 
-def test_the_content_decides_not_the_extension(tmp_path: Path) -> None:
+def test_the_content_counts_not_the_extension(tmp_path: Path) -> None:
     pixels = random_image(5, 7, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")

@@ -70,7 +70,7 @@ def test_max_size_only_shrinks_and_maps_back(rows: int, columns: int, max_size: 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 120), st.integers(1, 120))
 @settings(max_examples=60, deadline=None)
-def test_the_box_is_padded_with_zeros_right_and_below(rows: int, columns: int, height: int, width: int) -> None:
+def test_box_is_filled_with_zeros_right_and_below(rows: int, columns: int, height: int, width: int) -> None:
     placed, placement = place(np.full((rows, columns, 3), 255, np.uint8), max_size=7, height=height, width=width)
     assert placed.shape == (height, width, 3)
     assert placement.height == height or placement.width == width

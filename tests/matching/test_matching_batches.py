@@ -76,7 +76,7 @@ def test_a_batch_equals_its_pairs_one_by_one(sizes, ratio):
     noise=st.sampled_from([0.0, 1e-7, 0.3]),
     ratio=st.sampled_from([None, 0.8, 1.0]),
 )
-def test_padding_ties_and_near_ties_do_not_change_the_result(sizes, noise, ratio):
+def test_padding_ties_and_near_ties_change_nothing(sizes, noise, ratio):
     pairs = made_pairs(sizes, 8, noise)
     assert as_a_batch(pairs, ratio) == one_by_one(pairs, ratio)
 

@@ -63,7 +63,7 @@ def test_empty(n: int, m: int) -> None:
     assert probabilities(unit(n), unit(m), 15.0).shape == (n, m)
 
 
-def test_single_features_match_with_certainty() -> None:
+def test_single_features_match_for_certain() -> None:
     assert probabilities(unit(1), unit(1, seed=1), 15.0).item() == 1
 
 

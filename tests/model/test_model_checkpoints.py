@@ -171,7 +171,7 @@ def test_missing_names(tmp_path, monkeypatch, name, words):
     assert "\n" not in str(caught.value)
 
 
-def test_names_of_output_files(tmp_path):
+def test_names_of_files_to_write(tmp_path):
     with pytest.raises(CheckpointError, match=r"name it \.safetensors or \.pth"):
         checkpoints.save(DISK(), tmp_path / "weights.bin")
 

@@ -162,7 +162,7 @@ def test_drawn_keypoints_lie_on_the_image_and_are_repeatable(model):
         )
 
 
-def test_a_batch_that_does_not_fit_into_memory_gives_the_same(model, monkeypatch):
+def test_a_batch_that_does_not_fit_gives_the_same(model, monkeypatch):
     images, options = canvases((32, 48), (19, 45), (32, 20)), DetectionOptions()
     expected = BatchEngine(model, "fp32").start(images, options, None, torch.device("cpu"))()
     engine = BatchEngine(model, "fp32")
@@ -190,7 +190,7 @@ def test_graphs_find_the_same(model):
         assert torch.equal(first[0].descriptors, later[0].descriptors)
 
 
-def test_kernels_are_chosen_for_gpus_that_support_them_and_never_with_gradients(monkeypatch):
+def test_kernels_are_chosen_for_gpus_that_run_them_and_never_with_gradients(monkeypatch):
     pytest.importorskip("triton")
     from disk.model.kernels import fused
 

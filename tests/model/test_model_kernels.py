@@ -82,7 +82,7 @@ def test_pooled(dtype, tolerance, size):
     assert got[1].dtype == torch.float32
 
 
-def test_runs_of_several_blocks_are_summed(monkeypatch):
+def test_runs_of_several_blocks_are_added_up(monkeypatch):
     monkeypatch.setattr(fused, "_RUNS", 3)
     x, slope = maps(2, 4, 40, 44), slopes(4)
     for got, expected in zip(fused.pooled(x, slope), plain.pooled(*in_float64(x, slope)), strict=True):

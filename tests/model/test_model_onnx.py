@@ -44,7 +44,7 @@ def test_a_session_has_the_weights_of_its_model(model, dtype):
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 
-def test_inference_does_not_need_onnx_or_onnxscript():
+def test_inference_needs_neither_onnx_nor_onnxscript():
     code = """
 import sys
 sys.modules.update({"onnx": None, "onnxscript": None})

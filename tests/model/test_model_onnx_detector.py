@@ -197,7 +197,7 @@ def test_opencv_reads_our_export_and_finds_our_keypoints(for_opencv, model):
         assert assert_equal(got, image, model, subpixel=False) == len(keypoints) > 40
 
 
-def test_the_layout_for_opencv_in_onnxruntime(for_opencv, model):
+def test_the_layout_for_opencv_by_onnxruntime(for_opencv, model):
     run = session(for_opencv)
     image = textured_photo(64, 96, seed=4)
     tensor = image.transpose(2, 0, 1)[None].astype(np.float32) / 255

@@ -57,7 +57,7 @@ def write(folder: Path, text: str) -> Path:
 NAMES = ["a", "b", "sub/c", "with space", "with", "v1.2", "ünï"]
 
 
-def test_a_list_accepts_names_with_or_without_extension(tmp_path):
+def test_a_list_takes_names_with_or_without_extension(tmp_path):
     path = write(
         tmp_path,
         "# a comment\n\nb a\na.jpg b.JPG\n sub/c.png\ta \n./a v1.2.jpeg\nsub\\c v1.2\nünï.tif a\n"
@@ -115,7 +115,7 @@ def test_groups_hold_every_image_once_and_no_pair_leaves_its_group(pairs):
         assert any(first in group and second in group for group in groups)
 
 
-def test_a_long_chain_takes_less_than_quadratic_time():
+def test_a_long_chain_is_followed_in_less_than_quadratic_time():
     pairs = [(f"{i:06}", f"{i + 1:06}") for i in range(10_000)]
     start = process_time()
     (group,) = connected(pairs)

@@ -28,14 +28,14 @@ def focal_lengths(result: Reconstruction) -> list[float]:
 
 
 @pytest.mark.parametrize("mapper", ["incremental", "global"])
-def test_fixed_intrinsics_do_not_change(folder: SceneFolder, mapper: str) -> None:
+def test_fixed_intrinsics_stay_as_they_are(folder: SceneFolder, mapper: str) -> None:
     known = {"camera_model": "simple-pinhole", "single_camera": True, "camera_params": NEAR, "mapper": mapper}
     assert focal_lengths(folder.run(**known, fix_intrinsics=True)) == [pytest.approx(1.05 * FOCAL)]
     folder.out = folder.out.with_name("refined")
     assert focal_lengths(folder.run(**known)) == [pytest.approx(FOCAL, rel=1e-2)]
 
 
-def test_cameras_from_another_model(folder: SceneFolder) -> None:
+def test_the_cameras_of_another_model(folder: SceneFolder) -> None:
     known = {"camera_model": "simple-pinhole", "single_camera": True, "camera_params": TRUE, "fix_intrinsics": True}
     first = folder.run(**known)
     assert first.registered == 4
@@ -81,7 +81,7 @@ def test_options_of_earlier_versions_are_continued(folder: SceneFolder) -> None:
         ({"cameras": Path("."), "single_camera": True}, "leave those options out"),
     ],
 )
-def test_mistakes_are_refused_before_any_work(folder: SceneFolder, mistake: dict[str, Any], message: str) -> None:
+def test_mistakes_are_refused_before_the_work(folder: SceneFolder, mistake: dict[str, Any], message: str) -> None:
     with pytest.raises(DiskError, match=message):
         folder.run(**mistake)
     assert folder.detected == []

@@ -142,7 +142,7 @@ def test_errors_of_a_task_keep_their_type_and_message() -> None:
 
 
 @pytest.mark.slow
-def test_detection_and_matching_equal_those_of_one_machine(photo_folder: Path, tmp_path: Path) -> None:
+def test_detection_and_matching_are_those_of_one_machine(photo_folder: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     options = {"n": 60, "max_size": 64, "backend": "torch"}
     summary = detect(here, photo_folder, DetectOptions(**options))

@@ -46,7 +46,7 @@ def test_unknown_disparities_are_neither_correct_nor_wrong() -> None:
     assert errors[3] == 0
 
 
-def test_the_disparity_is_that_of_the_nearest_pixel_even_at_the_border() -> None:
+def test_the_disparity_is_that_of_the_nearest_pixel_also_at_the_border() -> None:
     disparity = np.arange(12, dtype=np.float32).reshape(3, 4)
     left = points((1.4, 0.6), (3.4, 2.4), (-0.4, -0.4))
     right = left - points((5, 0), (11, 0), (0, 0))
@@ -253,7 +253,7 @@ def test_demo_prints_figures_and_files_to_open(small_demo: tuple[Path, str]) -> 
     assert all(path.is_file() for path in named)
 
 
-def test_demo_writes_a_report_with_all_pictures(small_demo: tuple[Path, str]) -> None:
+def test_demo_leaves_a_report_with_all_pictures(small_demo: tuple[Path, str]) -> None:
     out, _ = small_demo
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 6

@@ -262,7 +262,7 @@ def test_invalid_options(photo_folder: Path, tmp_path: Path, options: Any, messa
         detect(tmp_path / "out", photo_folder, DetectOptions(**options))
 
 
-def test_command_line_accepts_the_originals_options(photo_folder: Path, tmp_path: Path) -> None:
+def test_command_line_takes_the_originals_options(photo_folder: Path, tmp_path: Path) -> None:
     save(load(), tmp_path / "weights.pth")
     arguments = "--height 64 --width 64 --image-extension jpg --f16 --window 3 --n 10 --desc-dim 128 --mode nms"
     command = ["detect", str(tmp_path / "out"), str(photo_folder), *arguments.split(), "--detection-scores"]

@@ -15,7 +15,7 @@ QUICK = DetectOptions(n=20, backend="torch")
 AGAIN = DetectOptions(n=20, backend="torch", overwrite=True)
 
 
-def test_overwriting_features_deletes_their_matches(photo_folder: Path, tmp_path: Path) -> None:
+def test_overwriting_features_removes_matches_of_them(photo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     detect(out, photo_folder, QUICK)
     match(out, MatchOptions(device="cpu"))

@@ -94,7 +94,7 @@ def test_sharp_frames_with_their_times(video, tmp_path):
             assert np.abs(np.asarray(image).astype(int) - truth[i]).mean() < 12
 
 
-def test_a_number_of_frames_instead_of_a_rate(video, tmp_path):
+def test_a_number_of_frames_in_place_of_a_rate(video, tmp_path):
     result = disk.frames(video, tmp_path / "out", disk.FramesOptions(frames=7))
     times = list(result.times.values())
     assert len(times) == 7
@@ -214,7 +214,7 @@ def test_invalid_rates(video, tmp_path, wrong):
         frames(video, tmp_path / "out", FramesOptions(**wrong))
 
 
-def test_the_command_reports_what_it_wrote(video, tmp_path, capsys):
+def test_the_command_says_what_it_wrote(video, tmp_path, capsys):
     assert main(["frames", str(video), str(tmp_path / "out"), "--fps", "3"]) == 0
     assert capsys.readouterr().out == f"6 frames of 160 x 96 pixels from 2.0 s of video: {tmp_path / 'out'}\n"
     assert main(["frames", str(video), str(tmp_path / "out"), "--fps", "3", "--json"]) == 0

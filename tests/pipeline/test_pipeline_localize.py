@@ -179,7 +179,7 @@ def test_a_camera_that_is_not_the_models_is_noticed(place: Place) -> None:
         ({"rt": 2.0}, "at most 1"),
     ],
 )
-def test_mistakes_are_refused_before_any_work(place: Place, mistake: dict[str, Any], message: str) -> None:
+def test_mistakes_are_refused_before_the_work(place: Place, mistake: dict[str, Any], message: str) -> None:
     with pytest.raises(DiskError, match=message):
         place.run(**mistake)
     assert not place.out.exists()

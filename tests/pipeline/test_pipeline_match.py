@@ -67,7 +67,7 @@ def test_pairs_below_the_threshold_are_not_stored_but_remembered(artifacts):
     assert contents(artifacts / "matches.h5") == stored
 
 
-def test_without_any_stored_pair_there_is_still_a_file_and_it_resumes(artifacts):
+def test_without_one_stored_pair_there_is_still_a_file_and_it_resumes(artifacts):
     options = MatchOptions(save_threshold=1000, device="cpu")
     assert match(artifacts, options).stored == 0
     with read_matches(artifacts) as store:
@@ -183,7 +183,7 @@ def test_several_workers_give_the_same_file(artifacts, tmp_path):
     assert contents(other / "matches.h5") == contents(artifacts / "matches.h5")
 
 
-def test_pairs_from_lists_and_retrieval(artifacts, tmp_path):
+def test_lists_and_retrieval_choose_pairs(artifacts, tmp_path):
     (tmp_path / "pairs.txt").write_text("b.jpg a.jpg\nsub/c a\n")
     match(artifacts, MatchOptions(device="cpu", pairs="list", pairs_file=tmp_path / "pairs.txt"))
     assert list(contents(artifacts / "matches.h5")) == ["a b", "a sub|c"]

@@ -55,7 +55,7 @@ def test_two_photos_make_a_model_of_two_views(tmp_path: Path, monkeypatch: pytes
     assert rotation_error(turn["b"] @ turn["a"].T, truth) < 6
 
 
-def test_two_photos_from_one_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_photos_from_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SceneFolder(tmp_path, turning_scene(["a", "b"]), monkeypatch)
     with pytest.raises(ColmapError, match="in 1 of 1 verified pairs the motion is a pure rotation"):
         folder.run()

@@ -150,7 +150,7 @@ def test_no_file_outside_the_photos_is_shown(tmp_path: Path) -> None:
     assert list(gather(tmp_path / "model").files()) == ["c.jpg"]
 
 
-def test_view_shows_the_page_of_a_model_unless_pictures_are_requested(
+def test_view_shows_the_page_of_a_model_unless_pictures_are_asked_for(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened: list[str] = []

@@ -169,7 +169,7 @@ def test_images_without_pose_are_not_used_and_poses_without_image_are_named(
     assert result.model.registered == 3
 
 
-def test_mistakes_are_refused_before_any_work(place: Place) -> None:
+def test_mistakes_are_refused_before_the_work(place: Place) -> None:
     with pytest.raises(
         ColmapError, match=r"4 images do not have the size in .*: a\.jpg is 640 x 480 but its camera 64 x 48"
     ):

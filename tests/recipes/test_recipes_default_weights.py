@@ -65,7 +65,7 @@ def test_stages_run_in_order_and_only_once(recipe: ModuleType, prepared: Path) -
     assert final.stat().st_mtime_ns == written
 
 
-def test_recentring_scales_and_shifts_the_heatmap(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
+def test_recentring_scales_and_moves_the_heatmap(recipe: ModuleType, prepared: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     before = DISK()
     save(before, tmp_path / "before.pth")

@@ -32,7 +32,7 @@ def flat(depth: float) -> torch.Tensor:
     return torch.full((SIZE, SIZE), depth)
 
 
-def test_plane_seen_by_a_camera_shifted_sideways() -> None:
+def test_plane_seen_by_a_camera_moved_sideways() -> None:
     """A wall at depth 2 seen from 0.2 to the right: every pixel moves left by f * 0.2 / 2 = 6."""
     kps1, kps2 = grid(), grid(2)
     reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), flat(2.0), flat(2.0))
@@ -50,7 +50,7 @@ def test_plane_seen_by_a_camera_shifted_sideways() -> None:
     assert torch.equal(original, expected)
 
 
-def test_epipolar_reward_is_the_row_for_a_camera_shifted_sideways() -> None:
+def test_epipolar_reward_is_the_row_for_a_camera_moved_sideways() -> None:
     kps1, kps2 = grid(), grid(3)
     reward = pair_rewards(kps1, kps2, camera((0, 0, 0)), camera((0.2, 0, 0)), options=ORIGINAL)
     same_row = (kps1[:, None, 1] - kps2[None, :, 1]).abs() < 1.5

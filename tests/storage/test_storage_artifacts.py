@@ -25,7 +25,7 @@ def write_features(folder: Path, sizes: dict[str, int]) -> dict[str, dict[str, n
     return stored
 
 
-def test_features_read_back_as_written(tmp_path: Path) -> None:
+def test_features_are_read_as_written(tmp_path: Path) -> None:
     stored = write_features(tmp_path, {"b": 5, "a": 0, "sub/deep/c": 3})
     with read_features(tmp_path) as store:
         assert store.names == list(store) == ["a", "b", "sub/deep/c"]

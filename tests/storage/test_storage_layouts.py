@@ -84,7 +84,7 @@ def test_imw_reads_back_as_it_was(artifacts: Path, tmp_path: Path) -> None:
                 assert torch.equal(getattr(read[name], part), getattr(ours[name], part))
 
 
-def test_hloc_files_are_what_its_tools_expect(artifacts: Path, tmp_path: Path) -> None:
+def test_hloc_is_what_its_tools_expect(artifacts: Path, tmp_path: Path) -> None:
     _hloc(artifacts, tmp_path)
     with h5py.File(tmp_path / "features.h5") as file, h5py.File(artifacts / "descriptors.h5") as ours:
         group = file["sub/d.jpg"]

@@ -52,7 +52,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 2500, 1 << 20])
-def test_finish_merges_everything_and_leaves_no_other_file(tmp_path: Path, shard_bytes: int) -> None:
+def test_finish_merges_all_and_leaves_nothing_else(tmp_path: Path, shard_bytes: int) -> None:
     write(tmp_path, shard_bytes=shard_bytes).finish()
     assert contents(tmp_path) == EXPECTED
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.h5", "y.h5"]
@@ -219,7 +219,7 @@ def test_results_are_saved_every_ten_seconds(tmp_path: Path, monkeypatch: pytest
     assert counts == [0, 0, 1, 1, 1, 2]
 
 
-def test_add_needs_an_array_for_each_file(tmp_path: Path) -> None:
+def test_add_wants_an_array_for_each_file(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, "test", ["x.h5", "y.h5"], ATTRIBUTES)
     with pytest.raises(ValueError, match="expected arrays"):
         writer.add("a", {"x.h5": np.zeros(1)})

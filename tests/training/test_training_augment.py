@@ -32,7 +32,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(a.mean(0).flatten(), b.mean(0).flatten())[0, 1])
 
 
-def test_shape_range_and_scene_are_kept() -> None:
+def test_keeps_shape_and_range_and_the_scene() -> None:
     image = picture()
     results = [changed(image, seed) for seed in range(60)]
     for result in results:

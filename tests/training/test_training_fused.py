@@ -161,7 +161,7 @@ def rewards_kernel(
 
 
 @pytest.mark.parametrize("visibility", [True, False])
-def test_rewards_in_a_tile_equal_those_of_torch_bit_for_bit(visibility: bool) -> None:
+def test_rewards_in_a_tile_are_those_of_torch_bit_for_bit(visibility: bool) -> None:
     options = RewardOptions(visibility=visibility, threshold=1.7, positive=0.7, negative=-0.3)
     terms = Pairs((120, 120, 120), options=options).terms
     expected = match_rewards(terms)

@@ -42,7 +42,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["photos", "mixed"])
-def test_a_stopped_and_resumed_run_equals_an_undisturbed_one(
+def test_stopped_and_resumed_equals_undisturbed(
     kind: str, photos: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit, with augmentation and gradient accumulation, interrupted within an epoch."""
@@ -103,7 +103,7 @@ def test_a_second_training_in_the_same_folder_is_refused(photos: Path, tmp_path:
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_the_learning_rate_follows_the_schedule(photos: Path, tmp_path: Path) -> None:
+def test_the_learning_rate_is_that_of_the_schedule(photos: Path, tmp_path: Path) -> None:
     """Five steps: one of the warm-up, then half a cosine."""
     options = replace(TINY, synthesize=photos, substep=2, n_epochs=2, chunk_size=4, test_scene_limit=0)
     train(None, replace(options, save_dir=tmp_path, lr=1e-3, lr_warmup=1, lr_schedule="cosine", lr_final=1e-4))

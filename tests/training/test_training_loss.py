@@ -205,7 +205,7 @@ def test_equal_descriptors_do_not_pull_at_each_other() -> None:
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_kernels_handle_single_and_half_precision_on_a_gpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_take_single_and_half_precision_on_a_gpu(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnAGpu(torch.Tensor):
         is_cuda = True
 

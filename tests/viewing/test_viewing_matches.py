@@ -56,7 +56,7 @@ def test_ends_are_at_their_points_in_images_of_different_size() -> None:
     np.testing.assert_allclose(line[1], [width - canvas.MARGIN - 0.5 / 3000 * shown, 0.5 / 3000 * shown], atol=0.1)
 
 
-def test_lines_are_thinned_proportionally_and_dots_are_not() -> None:
+def test_lines_are_thinned_out_in_proportion_and_dots_are_not() -> None:
     rng = np.random.default_rng(0)
     start, end = rng.uniform(0, 300, (2, 1000, 2))
     good = np.arange(1000) < 750
@@ -96,7 +96,7 @@ def test_lines_are_shared_among_groups() -> None:
     assert share_lines([100_000, 1, 0], 100) == [100, 1, 0]
 
 
-def test_spread_chooses_the_farthest_next() -> None:
+def test_spread_takes_the_farthest_next() -> None:
     line = np.arange(101.0)[:, None]
     assert spread(line, 3).tolist() == [50, 0, 100]
     assert spread(line, 0).tolist() == []

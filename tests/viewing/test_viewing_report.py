@@ -38,7 +38,7 @@ class Reader(HTMLParser):
         self.text.append(data.strip())
 
 
-def test_report_is_complete_and_self_contained(tmp_path: Path) -> None:
+def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (4, 4), "red").save(picture)
     facts = [("matches", "12"), ("error", "<1 px")]

@@ -57,7 +57,7 @@ def test_rotated_photos_are_drawn_upright_with_markers_in_the_right_place(tmp_pa
     np.testing.assert_allclose(drawn["keypoints"], [[54.5, 14.5]])
 
 
-def test_one_image_instead_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
+def test_one_image_in_place_of_the_folder(artifacts: Path, images: Path, tmp_path: Path) -> None:
     saved = view(artifacts, images / "b.v1.png", "keypoints", ViewOptions(save=tmp_path / "out"))
     assert [path.name for path in saved] == ["b.v1.jpg"]
 
