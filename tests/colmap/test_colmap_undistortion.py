@@ -35,6 +35,9 @@ def test_a_fisheye_camera_without_distortion_becomes_a_pinhole_one(
     """COLMAP's own tool copies such images unchanged."""
     monkeypatch.setitem(PARAMS, "OPENCV_FISHEYE", [150.0, 150.0, 83.0, 57.0, 0.0, 0.0, 0.0, 0.0])
     workspace = undistort(open_workspace(make_workspace(tmp_path / "in", "OPENCV_FISHEYE")), NAMES, tmp_path / "out")
+    assert [image.name for image in workspace.images] == list(NAMES)
+    cameras = pycolmap.Reconstruction(workspace.model).cameras.values()
+    assert {camera.model.name for camera in cameras} == {"PINHOLE"}
     for image in workspace.images:
         check_spots(workspace.image_folder, image, 0.1)
 
@@ -88,6 +91,7 @@ def test_masks_follow_their_images(tmp_path: Path, orientation: int) -> None:
 
 def test_smaller_images(tmp_path: Path) -> None:
     result = undistort(open_workspace(make_workspace(tmp_path / "in")), NAMES, tmp_path / "out", max_size=80)
+    assert len(result.images) == len(NAMES)
     for image in result.images:
         assert max(image.width, image.height) == 80
         assert Image.open(result.image_folder / image.name).size == (image.width, image.height)

@@ -35,6 +35,7 @@ def test_reads_models(tmp_path: Path, model: str, binary: bool, folder: str) -> 
 def test_pixel_centres(tmp_path: Path) -> None:
     """K, R, t project a point onto the centre of its spot; the first pixel's centre is (0, 0)."""
     workspace = open_workspace(make_workspace(tmp_path))
+    assert len(workspace.images) > 0
     for image in workspace.images:
         check_spots(workspace.image_folder, image, 0.01)
 

@@ -77,6 +77,7 @@ def test_the_order_of_pairs_changes_no_figure(tmp_path):
 def test_the_number_of_workers_changes_no_figure(tmp_path):
     world = make_world(tmp_path / "world", noise=1.0)
     alone, together = outcomes_of(world, runs=2), outcomes_of(world, runs=2, workers=2)
+    assert len(alone) > 0
     for setting in alone:
         np.testing.assert_array_equal(alone[setting].errors, together[setting].errors)
         np.testing.assert_array_equal(alone[setting].inliers, together[setting].inliers)

@@ -86,6 +86,7 @@ def test_images_that_cannot_be_connected_are_zeros(tmp_path):
     for name in "ab":
         Image.new("RGB", (64, 48)).save(folder / f"{name}.png")
     report = evaluate_reconstruction((folder,), ReconstructionOptions(n=50))
+    assert len(report.results) > 0
     for result in report.results:
         assert result.figures["blank"] == {"images": 2, "registered": 0, "points": 0}
 

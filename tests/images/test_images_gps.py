@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
@@ -136,16 +136,27 @@ values = st.one_of(
 
 @given(st.dictionaries(st.sampled_from([1, 2, 3, 4, 5, 6, 9, 11, 31]), values))
 def test_any_tags_give_a_position_or_a_reason(tags: dict[int, Any]) -> None:
-    """A position on earth with a finite altitude and error, or a reason; never another result."""
-    try:
-        found = _position(tags)
-    except _Fault:
-        return
-    if found is not None:
-        assert abs(found.latitude) <= 90
-        assert abs(found.longitude) <= 180
-        assert found.altitude is None or abs(found.altitude) < 1e5
-        assert 0 < found.error < float("inf")
+    with contextlib.suppress(_Fault):
+        _position(tags)
+
+
+@given(
+    st.fixed_dictionaries(
+        {1: st.sampled_from("NS"), 2: st.tuples(st.floats(0, 89), st.floats(0, 59), st.floats(0, 59)),
+         3: st.sampled_from("EW"), 4: st.tuples(st.floats(0, 179), st.floats(0, 59), st.floats(0, 59))},
+        optional={5: values, 6: values, 11: values, 31: values},
+    )
+)  # fmt: skip
+def test_any_coordinates_on_earth_are_a_position(tags: dict[int, Any]) -> None:
+    """Whatever the altitude and error are, the position is on earth, with finite ones."""
+    latitude, longitude = (d + minutes / 60 + seconds / 3600 for d, minutes, seconds in (tags[2], tags[4]))
+    assume(latitude > 0 or longitude > 0)  # both are 0 without a fix
+    found = _position(tags)
+    assert found is not None
+    assert found.latitude == pytest.approx(latitude if tags[1] == "N" else -latitude)
+    assert found.longitude == pytest.approx(longitude if tags[3] == "E" else -longitude)
+    assert found.altitude is None or abs(found.altitude) < 1e5
+    assert 0 < found.error < float("inf")
 
 
 def test_damaged_exif_raises_no_other_error(tmp_path: Path) -> None:

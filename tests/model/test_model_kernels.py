@@ -79,7 +79,7 @@ def test_pooled(dtype, tolerance, size):
         # a single pixel leaves only rounding, which dividing by the standard deviation makes 300 times larger
         close(got[0], expected[0], max(tolerance, 1e-4) if size == (2, 2) else tolerance)
         close(got[1], expected[1], 1e-4)
-    assert got[1].dtype == torch.float32
+        assert got[1].dtype == torch.float32
 
 
 def test_runs_of_several_blocks_are_added_up(monkeypatch):

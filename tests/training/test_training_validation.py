@@ -77,6 +77,7 @@ def test_few_matches_are_a_failure(count: int) -> None:
     images = views(2)
     (result,) = validate_tuple(Oracle(images, count), images)
     assert (result.rotation, result.translation, result.inliers, result.success) == (180, 180, 0, False)
+    assert summarise([result])["test/keypoints_per_image"] == count
 
 
 def test_a_pose_that_cannot_be_estimated_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
