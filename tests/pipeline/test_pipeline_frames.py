@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,10 +191,15 @@ def test_a_rate_beyond_all_frames_gives_each_of_them(video, tmp_path):
 def test_other_frames_replace_the_earlier_ones_on_request(video, tmp_path):
     out = tmp_path / "out"
     frames(video, out, FramesOptions(fps=2.0))
-    with pytest.raises(ArtifactError, match="contains frames of 4 intervals"):
-        frames(video, out, FramesOptions(fps=3.0))
+    remedy = "; use another output to keep them, or overwrite=True to replace them"
+    for options in (FramesOptions(fps=3.0), FramesOptions(frames=6)):
+        wanted = "frames=6" if options.frames else "fps=3.0"
+        message = f"{out} has 4 frames of {video}, chosen from 4 intervals, but {wanted} makes 6{remedy}"
+        with pytest.raises(ArtifactError, match=f"^{re.escape(message)}$"):
+            frames(video, out, options)
     other = write_video(tmp_path / "other.mp4", panning_frames(40), rate=FPS)
-    with pytest.raises(ArtifactError, match="another video"):
+    message = f"{out} has 4 frames of another video ({video}), not of {other}{remedy}"
+    with pytest.raises(ArtifactError, match=f"^{re.escape(message)}$"):
         frames(other, out)
     (out / "mine.txt").write_text("notes")
     assert len(frames(video, out, FramesOptions(fps=3.0, overwrite=True)).times) == 6

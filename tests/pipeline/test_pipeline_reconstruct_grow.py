@@ -183,11 +183,11 @@ class Killed(BaseException):
     """Like SIGKILL: no error handling catches it."""
 
 
-@pytest.mark.parametrize("victim", ["write_ply", "write_json"])
+@pytest.mark.parametrize("victim", ["write_ply", "note_made_from"])
 def test_a_run_that_is_killed_loses_neither_the_model_nor_what_joined(
     folder: SceneFolder, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    """write_json writes the record in the scratch folder before the model is replaced; write_ply comes after."""
+    """note_made_from writes the record in the scratch folder before the model is replaced; write_ply comes after."""
     folder.run(single_camera=True)
     before = places(folder.out)
     move(folder, "a.jpg")

@@ -42,7 +42,7 @@ def map_images(
     """Reconstruct and return the models, largest first, in `out/0`, `out/1` and so on; `out` is replaced at the end.
 
     images: files by their names in the database, for the colours of points
-    note: recorded beside the models, for `made_from`
+    note: recorded beside the models, for `storage.made_from`
     fix_intrinsics: keep the cameras unchanged
     rig: rig of the images
     gps: positions, which the database has as pose priors. They guide the incremental mapper if there is no rig, and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +20,9 @@ from disk.devices import usable_cores
 from disk.errors import ColmapError
 from disk.images.reading import one_large_at_a_time, read_image
 from disk.progress import track
-from disk.storage.new_file import new_file, sync_folder, write_json
+from disk.storage.made_from import note_made_from
+from disk.storage.new_file import new_file, sync_folder
 
-MADE_FROM = ".made-from.json"
 _ASIDE = "before"  # in the scratch folder: what is being replaced
 
 
@@ -111,21 +110,13 @@ def write_models(
             place.write(folder)
         described.append(describe(model, place))
     if note is not None:
-        write_json(complete / MADE_FROM, dict(note))
+        note_made_from(complete, note)
     _check_room(scratch)
     if out.exists():
         out.replace(scratch / _ASIDE)
     complete.replace(out)
     sync_folder(out.parent)
     return described
-
-
-def made_from(out: Path) -> dict[str, Any]:
-    """The note of `map_images` beside the models of a folder; empty if it did not write them."""
-    try:
-        return dict(json.loads((out / MADE_FROM).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def write_ply(model: Path, path: Path) -> None:

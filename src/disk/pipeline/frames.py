@@ -21,10 +21,10 @@ from disk.pipeline.options import FrameChoice
 from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import log, progress_bar
 from disk.storage.locks import folder_lock
+from disk.storage.made_from import made_from, note_made_from
 from disk.storage.new_file import new_file, write_json
 
 NOTE = "frames.json"
-_MADE_FROM = ".made-from.json"
 _NAME = re.compile(r"frame-(\d{9,})\.jpg")  # milliseconds
 _QUALITY = 95  # of JPEG
 _MOST = 1 << 53  # intervals that are counted exactly
@@ -93,7 +93,7 @@ def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions(
     timeline = read_timeline(video)
     parts = options.frames or max(1, round(min(timeline.seconds * options.fps, _MOST)))
     with folder_lock(out):
-        _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options.overwrite)
+        _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options)
         result = _read_note(out) or _write_frames(video, out, timeline, parts)
     if len(result.times) < parts:
         log.info("%s has frames in %d of %d intervals", video, len(result.times), parts)
@@ -186,28 +186,37 @@ def _times(out: Path) -> dict[str, float]:
     return dict(sorted(times.items(), key=lambda item: item[1]))
 
 
-def _take_up(out: Path, video: Path, made_from: dict[str, Any], overwrite: bool) -> None:
+def _take_up(out: Path, video: Path, now: dict[str, Any], options: FramesOptions) -> None:
     """Prepare the folder: delete the frames of an earlier run if `overwrite` is set.
 
     Raises ArtifactError if it is not set and they were chosen with other options, or if the folder has other files.
     """
-    before = _read(out / _MADE_FROM)
-    if before is not None and before.keys() != made_from.keys():  # other stages have a file of this name as well
-        before = None
+    before = made_from(out)
+    if before.keys() != now.keys():  # other stages have a file of this name as well
+        before = {}
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-    if before is None and others:
+    if not before and others:
         raise ArtifactError(f"{out} contains other files, such as {others[0]}; use another output for the frames")
-    if before not in (None, made_from) and not overwrite:
-        other = "another video" if before["video"] != made_from["video"] else f"{before['frames']} intervals of {video}"
+    if before and before != now and not options.overwrite:
         raise ArtifactError(
-            f"{out} contains frames of {other}; use another output, or {option('overwrite', True)} (now: "
-            f"{made_from['frames']} intervals)"
+            f"{out} has {_difference(out, video, before, now, options)}; use another output to keep them, or "
+            f"{option('overwrite', True)} to replace them"
         )
-    if overwrite:
+    if options.overwrite:
         (out / NOTE).unlink(missing_ok=True)
         for name in _times(out):
             (out / name).unlink()
-    write_json(out / _MADE_FROM, made_from)
+    note_made_from(out, now)
+
+
+def _difference(out: Path, video: Path, before: dict[str, Any], now: dict[str, Any], options: FramesOptions) -> str:
+    """How the frames in a folder differ from those that are wanted now."""
+    found = f"{len(_times(out))} frames of"
+    if before["video"] != now["video"]:
+        other = (_read(out / NOTE) or {}).get("video")
+        return f"{found} another video{f' ({other})' if other else ''}, not of {video}"
+    wanted = option("fps", options.fps) if options.frames is None else option("frames", options.frames)
+    return f"{found} {video}, chosen from {before['frames']} intervals, but {wanted} makes {now['frames']}"
 
 
 def _fingerprint(video: Path) -> str:

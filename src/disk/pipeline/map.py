@@ -31,6 +31,7 @@ from disk.storage.artifacts import (
 )
 from disk.storage.download import file_hash
 from disk.storage.locks import file_lock
+from disk.storage.made_from import made_from
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
 
@@ -67,7 +68,7 @@ def map_models(
     """
     from disk.colmap.growing import grow_models, model_folders, read_models
     from disk.colmap.mapping import NoModelError, map_images
-    from disk.colmap.models import made_from, put_back, write_ply
+    from disk.colmap.models import put_back, write_ply
     from disk.colmap.priors import local_map, write_priors
     from disk.colmap.rigs import write_rig
 

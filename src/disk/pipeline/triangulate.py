@@ -32,6 +32,7 @@ from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
 from disk.storage.artifacts import IN_MODEL, INLIERS, read_features, read_matches
 from disk.storage.locks import folder_lock
+from disk.storage.made_from import made_from
 from disk.storage.new_file import write_json
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _map(
     start: float,
 ) -> Triangulation:
     from disk.colmap.mapping import NoModelError
-    from disk.colmap.models import made_from, write_ply
+    from disk.colmap.models import write_ply
     from disk.colmap.triangulation import triangulate as triangulate_points
 
     database, sparse = out / "database.db", out / "sparse"

@@ -17,13 +17,13 @@ from disk.pipeline.options import MaskFolder
 from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import log
 from disk.storage.locks import folder_lock
-from disk.storage.new_file import new_file, write_json
+from disk.storage.made_from import MADE_FROM, made_from, note_made_from
+from disk.storage.new_file import new_file
 from disk.storage.transforms import Frame, write_transforms
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
 
-_MADE_FROM = ".made-from.json"
 _POINTS = "sparse_pc.ply"  # as nerfstudio calls it
 _WRITTEN = ("images", "masks", "sparse", "transforms.json", _POINTS)
 
@@ -88,9 +88,10 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     fingerprint = _fingerprint(source, usable, masks, options)
     names = [image.name for image in usable]
     with folder_lock(out):
-        if _noted(out) != fingerprint:
+        note = {"made of": fingerprint}
+        if made_from(out) != note:
             _clear(out)
-            write_json(out / _MADE_FROM, {"made of": fingerprint})
+            note_made_from(out, note)
         written = undistort_images(source, names, out, options.max_size, masks)
         if (source.model / PLACE).is_file():  # the poses are the same
             with new_file(out / "sparse" / "0" / PLACE) as temporary:
@@ -135,7 +136,7 @@ def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
     if source.model.resolve() in (place, *(place / "sparse" / sub for sub in (".", "0"))):
         raise ArtifactError(f"{out} is the model itself; use another output")
     there = [name for name in _WRITTEN if (out / name).exists()]
-    if there and not (out / _MADE_FROM).exists() and not overwrite:
+    if there and not (out / MADE_FROM).exists() and not overwrite:
         raise ArtifactError(
             f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite')}"
         )
@@ -167,15 +168,8 @@ def _fingerprint(
     return digest.hexdigest()[:16]
 
 
-def _noted(out: Path) -> str | None:
-    try:
-        return str(json.loads((out / _MADE_FROM).read_text(encoding="utf-8"))["made of"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _clear(out: Path) -> None:
-    (out / _MADE_FROM).unlink(missing_ok=True)
+    (out / MADE_FROM).unlink(missing_ok=True)
     for name in _WRITTEN:
         path = out / name
         if path.is_dir() and not path.is_symlink():
