@@ -95,7 +95,7 @@ def grow_models(
                 places.append(kept_place(grown, out / str(number), positions))
             left = set(images).difference(*map(_registered, found))
             if found and len(left) >= _MODEL_IMAGES:
-                begun = _begin(database, sorted(left), scratch / "begun", seed, fix_intrinsics)
+                begun = _begin(database, sorted(left), seed, fix_intrinsics)
                 gps = local_map(positions) if positions else None
                 places += [place_of(model, gps) for model in begun]
                 found += begun
@@ -213,18 +213,15 @@ def _continue(
     options.multiple_models = False
     options.load_all_images = True
     options.image_names = list(names)
-    found = run_incremental(database, scratch, len(names), options, source)
+    found = run_incremental(database, len(names), options, source)
     return found[0] if found else model
 
 
-def _begin(
-    database: Path, names: Sequence[str], scratch: Path, seed: int, fix_intrinsics: bool
-) -> list[pycolmap.Reconstruction]:
+def _begin(database: Path, names: Sequence[str], seed: int, fix_intrinsics: bool) -> list[pycolmap.Reconstruction]:
     """New models of images that are in no model."""
-    scratch.mkdir()
     options = incremental_options(seed, fix_intrinsics)
     options.image_names = list(names)
-    found = run_incremental(database, scratch, len(names), options)
+    found = run_incremental(database, len(names), options)
     return [model for model in found.values() if model.num_reg_images() >= _MODEL_IMAGES]
 
 

@@ -21,6 +21,7 @@ from disk.progress import log, progress_bar
 from disk.storage.locks import file_lock
 
 Mapper = Literal["incremental", "global"]
+_RELAXATIONS = 4  # of the thresholds for the initial pair, as in COLMAP
 _OVERCONFIDENT = 5  # standard deviations; with larger residuals the priors would bend the model
 
 
@@ -56,12 +57,12 @@ def map_images(
 
     def run(source: Path, fix_rig: bool = False, guided: bool = False) -> list[pycolmap.Reconstruction]:
         if mapper == "incremental":
-            found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
+            found = _incremental(source, len(images), seed, fix_intrinsics, fix_rig, guided)
         else:
             found = _global(source, raw, len(images), seed, fix_intrinsics, fix_rig)
             if not found:  # it makes no models of only two images
                 log.warning("the global mapper found no model; trying the incremental one")
-                found = _incremental(source, raw, len(images), seed, fix_intrinsics, fix_rig, guided)
+                found = _incremental(source, len(images), seed, fix_intrinsics, fix_rig, guided)
         return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
     with scratch_beside(out) as scratch:
@@ -99,17 +100,17 @@ def _misled(places: Sequence[Placed | str | None], gps: LocalMap) -> str | None:
 
 
 def _incremental(
-    database: Path, out: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool, guided: bool
+    database: Path, images: int, seed: int, fix_intrinsics: bool, fix_rig: bool, guided: bool
 ) -> dict[int, pycolmap.Reconstruction]:
     options = incremental_options(seed, fix_intrinsics)
     options.use_prior_position = options.use_robust_loss_on_prior_position = guided
     options.ba_refine_sensor_from_rig = not fix_rig
-    found = run_incremental(database, out, images, options)
+    found = run_incremental(database, images, options)
     if not found:
         # where no three images connect, the points that two of them see are all there is
         options.min_model_size = 2
         options.triangulation.ignore_two_view_tracks = False
-        found = run_incremental(database, out, images, options)
+        found = run_incremental(database, images, options)
     return found
 
 
@@ -127,30 +128,38 @@ def incremental_options(seed: int, fix_intrinsics: bool) -> pycolmap.Incremental
 
 
 def run_incremental(
-    database: Path,
-    out: Path,
-    images: int,
-    options: pycolmap.IncrementalPipelineOptions,
-    model: Path | str = "",
+    database: Path, images: int, options: pycolmap.IncrementalPipelineOptions, model: Path | None = None
 ) -> dict[int, pycolmap.Reconstruction]:
     """Map a database incrementally, with a progress bar.
 
+    As `pycolmap.incremental_mapping`, but one thread searches for the initial pair. Of several threads, the first to
+    find a pair ends the search, so that pair and model depend on the load of the machine.
     model: folder of a model to continue
     """
+    found = pycolmap.ReconstructionManager()
+    if model is not None:
+        found.read(model)
+    with pycolmap.Database.open(database) as opened:
+        pipeline = pycolmap.IncrementalPipeline(options, opened, found)
+    cache, initial = pipeline.database_cache, options.get_mapper()
+    if not cache.num_images() or (options.use_prior_position and not cache.num_pose_priors()):
+        return {}
+    initial.num_threads = 1  # not of bundle adjustment
+    mapper = pycolmap.IncrementalMapper(cache)
     with progress_bar("map", "image", total=images) as bar:
-
-        def registered() -> None:
-            bar.update(1)
-
-        return pycolmap.incremental_mapping(
-            database,
-            out,
-            out,
-            options,
-            model,
-            initial_image_pair_callback=registered,
-            next_image_callback=registered,
-        )
+        for event in ("INITIAL_IMAGE_PAIR_REG_CALLBACK", "NEXT_IMAGE_REG_CALLBACK"):
+            pipeline.add_callback(int(getattr(pycolmap.IncrementalPipelineCallback, event)), lambda: bar.update(1))
+        status = pipeline.reconstruct(mapper, initial, model is not None)
+        for step in range(_RELAXATIONS):
+            if status == pycolmap.IncrementalPipelineStatus.STOP or mapper.num_total_reg_images() == cache.num_images():
+                break
+            if step % 2:
+                initial.init_min_tri_angle /= 2
+            else:
+                initial.init_min_num_inliers //= 2
+            mapper.reset_initialization_stats()
+            status = pipeline.reconstruct(mapper, initial, False)
+    return {number: found.get(number) for number in range(found.size())}
 
 
 def _global(
