@@ -206,6 +206,9 @@ def test_other_commands_do_not_move_the_known_poses(place: Place) -> None:
     assert {path.name: path.read_bytes() for path in (place.out / "sparse" / "0").iterdir()} == there
     assert read_triangulation(place.out).model.registered == len(NAMES)
     assert map_models(place.out, place.photos, MapOptions(remap=True)).registered == len(NAMES)
+    assert not (place.out / "agreement.json").exists()  # it was of the given poses
+    with pytest.raises(ColmapError, match="run `disk triangulate` first"):
+        read_triangulation(place.out)
 
 
 def test_the_command_prints_the_record(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

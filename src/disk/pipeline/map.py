@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from disk.pipeline.connections import Connections, read_connections, why_no_mode
 from disk.pipeline.export import files_of_features
 from disk.pipeline.gps import remarks_on_place
 from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, RigChoice, Seed
-from disk.pipeline.summary import SUMMARY, Reconstruction, is_complete, read_summary
+from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.verify import check_seed
 from disk.progress import log
 from disk.storage.artifacts import (
@@ -124,7 +124,8 @@ def map_models(
             log.warning("a model of a rig cannot be extended: mapping from scratch")
             folders = []
         connections = read_connections(artifacts, database)
-        summary.unlink(missing_ok=True)
+        for path in (summary, out / AGREEMENT):
+            path.unlink(missing_ok=True)
         if rig is not None and not rig.is_known:
             (out / RIG).unlink(missing_ok=True)
         start = perf_counter()
@@ -157,24 +158,13 @@ def map_models(
         largest = models[0]
         if rig is not None and not rig.is_known and largest.rig:
             write_rig(out / RIG, largest.rig)
-        unconnected = sorted(set(files) - set(largest.images))
         registered = {PurePosixPath(name).with_suffix("").as_posix() for name in largest.images}
-        result = Reconstruction(
-            images=len(files),
-            registered=len(largest.images),
-            points=largest.points,
-            track_length=largest.track_length,
-            reprojection_error=largest.reprojection_error,
-            unconnected=unconnected,
-            models=[asdict(model) for model in models],
-            seconds={"map": round(perf_counter() - start, 3)},
-            reasons={
-                name: why_not(connections, PurePosixPath(name).with_suffix("").as_posix(), registered)
-                for name in unconnected
-            },
-            connected=len(connections.inliers),
-            watermarks=len(connections.watermarks),
-            turning=len(connections.turning),
+        reasons = {
+            name: why_not(connections, PurePosixPath(name).with_suffix("").as_posix(), registered)
+            for name in sorted(set(files) - set(largest.images))
+        }
+        result = replace(
+            summarize(models, len(files), images, connections, reasons, {"map": perf_counter() - start}),
             remarks=[
                 *_remarks(connections, registered),
                 *_remark_of_rig(options, largest),
@@ -183,7 +173,6 @@ def map_models(
                 *remarks_on_place(largest, gps),
             ],
             georegistration=asdict(largest.georegistration) if largest.georegistration else None,
-            photos=str(images.absolute()),
             new=new,
             added=growth.get("added", []),
             removed=growth.get("removed", {}),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disk.errors import ColmapError
 from disk.options import AnyPath
 
+if TYPE_CHECKING:
+    from disk.colmap.models import Model
+    from disk.pipeline.connections import Connections
+
 SUMMARY = "summary.json"
+AGREEMENT = "agreement.json"  # only beside triangulated models
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,39 @@ class Reconstruction:
     added: list[str] = field(default_factory=list)
     removed: dict[str, str] = field(default_factory=dict)
     moved: float | None = None
+
+
+def summarize(
+    models: Sequence[Model],
+    images: int,
+    photos: Path,
+    connections: Connections,
+    reasons: Mapping[str, str],
+    seconds: Mapping[str, float],
+) -> Reconstruction:
+    """The summary of models, the largest first.
+
+    images: number of images with features
+    photos: folder of the photos
+    reasons: why images are not connected to the largest model, by name
+    seconds: duration of each stage
+    """
+    largest = models[0]
+    return Reconstruction(
+        images=images,
+        registered=len(largest.images),
+        points=largest.points,
+        track_length=largest.track_length,
+        reprojection_error=largest.reprojection_error,
+        unconnected=sorted(reasons),
+        models=[asdict(model) for model in models],
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        reasons=dict(reasons),
+        connected=len(connections.inliers),
+        watermarks=len(connections.watermarks),
+        turning=len(connections.turning),
+        photos=str(photos.absolute()),
+    )
 
 
 def read_summary(out: AnyPath) -> Reconstruction:

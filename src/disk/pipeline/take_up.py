@@ -13,7 +13,7 @@ from disk.options import option
 from disk.pipeline.follow import PHOTOS
 from disk.pipeline.map import RIG, remap_remedy
 from disk.pipeline.options import MapperChoice
-from disk.pipeline.summary import SUMMARY
+from disk.pipeline.summary import AGREEMENT, SUMMARY
 from disk.storage.artifacts import IN_MODEL
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, str]:
 
 def _clear(out: Path) -> None:
     """Delete what an earlier run wrote, last stage first."""
-    for file in (SUMMARY, RIG, "agreement.json", "report.html", "points.ply", "database.db"):
+    for file in (SUMMARY, RIG, AGREEMENT, "report.html", "points.ply", "database.db"):
         for suffix in ("", "-wal", "-shm", "-journal"):
             (out / f"{file}{suffix}").unlink(missing_ok=True)
     for folder in (UNDISTORTED, ".sparse.tmp", "sparse"):

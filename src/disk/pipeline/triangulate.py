@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +26,7 @@ from disk.pipeline.match import match
 from disk.pipeline.match_options import MatchOptions, check_match
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed, TwoViews
 from disk.pipeline.precheck import check_matcher, check_output, check_room
-from disk.pipeline.summary import SUMMARY, Reconstruction, is_complete, read_summary
+from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
 from disk.progress import log
@@ -38,7 +38,6 @@ from disk.storage.new_file import write_json
 if TYPE_CHECKING:
     from disk.colmap.triangulation import KnownPose
 
-AGREEMENT = "agreement.json"
 _ALL_PAIRS_UP_TO = 200  # images; above, pairs are chosen by retrieval
 _AGREES, _DOUBTFUL = 0.8, 0.5  # share of verified matches on their epipolar lines
 _FREE = ("device", "ray", "keep_going", "overwrite")
@@ -212,24 +211,11 @@ def _map(
         shutil.rmtree(sparse, ignore_errors=True)
         raise ColmapError(f"no point could be triangulated: {verdict}") from None
     write_ply(sparse / "0", out / "points.ply")
-    blind = sorted(name for name, count in found.observations.items() if not count)
+    reasons = {name: "observes no point with its pose" for name, count in found.observations.items() if not count}
     connections = read_connections(artifacts, database)
-    summary = Reconstruction(
-        images=len(poses),
-        registered=len(found.images),
-        points=found.points,
-        track_length=found.track_length,
-        reprojection_error=found.reprojection_error,
-        unconnected=blind,
-        models=[asdict(found)],
-        seconds={"triangulate": round(perf_counter() - start, 3)},
-        reasons=dict.fromkeys(blind, "observes no point with its pose"),
-        connected=len(connections.inliers),
-        watermarks=len(connections.watermarks),
-        turning=len(connections.turning),
-        remarks=[verdict],
-        photos=str(images.absolute()),
-        failed=failed,
+    seconds = {"triangulate": perf_counter() - start}
+    summary = replace(
+        summarize([found], len(poses), images, connections, reasons, seconds), remarks=[verdict], failed=failed
     )
     write_json(out / SUMMARY, asdict(summary))
     result = Triangulation(summary, agreement, error, by_image, doubtful, verdict, failed)
