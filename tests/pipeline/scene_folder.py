@@ -27,9 +27,10 @@ class SceneFolder:
         # it would run the network
         monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
 
-    def detect(self, artifacts: Path, images: Path, options: Any) -> None:
+    def detect(self, artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
         """Like `disk detect`: features of those images in the folder that have none yet."""
-        todo = [file.name for file in list_images(images) if file.name not in known_images(artifacts)]
+        files = [file for file in list_images(images) if file.name in only]
+        todo = [file.name for file in files if file.name not in known_images(artifacts)]
         self.detected.append(todo)
         self.before_writing()
         if todo:

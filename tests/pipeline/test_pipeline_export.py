@@ -101,11 +101,11 @@ def test_images_that_do_not_fit_the_features(scene: Scene, tmp_path: Path) -> No
     assert not (tmp_path / "database.db").exists()
 
 
-def test_images_without_features_are_counted(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_features_are_named(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (320, 240)).save(tmp_path / "photos" / "new.jpg")
     with open_database(run(tmp_path)) as database:
         assert database.num_images() == 3
-    assert "1 images in" in caplog.text
+    assert "that have no features: new" in caplog.text
 
 
 def test_contradictions_and_unknown_models(scene: Scene, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Detector:
         calls: list[Any] = []
         write_photos(scene, tmp_path / "photos")
 
-        def found(artifacts: Path, images: Path, options: Any) -> None:
+        def found(artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
             calls.append(options)
             if options.overwrite:
                 for path in artifacts.glob("*.h5"):
@@ -240,8 +240,8 @@ def test_an_unreadable_image_is_reported_after_the_rest_is_done(
     detector(make_scene(NAMES, points=100))
     found = stage.detect
 
-    def partly(artifacts: Path, images: Path, options: Any) -> None:
-        found(artifacts, images, options)
+    def partly(artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
+        found(artifacts, images, options, only)
         raise PartialFailureError("1 of 5 images could not be read: broken.jpg; the rest is done")
 
     monkeypatch.setattr(stage, "detect", partly)

@@ -13,7 +13,7 @@ from PIL import Image
 from scene_folder import SceneFolder
 
 from disk.cli.main import main
-from disk.errors import ArtifactError, ColmapError, DiskError
+from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureError
 from disk.pipeline import reconstruct as stage
 from disk.storage.artifacts import read_features, read_matches
 from disk.storage.forget import known_images
@@ -220,14 +220,52 @@ def test_unreadable_photos_are_in_the_summary(folder: SceneFolder) -> None:
     (folder.photos / "f.jpg").write_bytes(b"\xff\xd8\xff")
     real = folder.detect
 
-    def detect(artifacts: Path, images: Path, options: Any) -> None:
+    def detect(artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
         folder.scene = replace(folder.scene, names=NAMES)
-        real(artifacts, images, options)
+        real(artifacts, images, options, only)
 
     folder.detect = detect  # type: ignore[method-assign]
     result = folder.run()
     assert list(result.failed) == ["f.jpg"]
     assert "f.jpg" in result.failed["f.jpg"]
+
+
+@pytest.mark.parametrize("kept", [2, 0.5], ids=["no header", "half of it"])
+def test_a_photo_that_cannot_be_decoded_is_tried_again_when_its_file_changes(
+    folder: SceneFolder, caplog: pytest.LogCaptureFixture, kept: float
+) -> None:
+    path, whole = folder.photos / "e.jpg", (folder.photos / "e.jpg").read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    real = folder.detect
+
+    def detect(artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
+        damaged = path.stat().st_size < len(whole)
+        real(artifacts, images, options, only - {"e"} if damaged else only)
+        if damaged and "e" in only:
+            folder.detected[-1].append("e")
+            raise PartialFailureError("1 of 5 images could not be read: e.jpg; the rest is done")
+
+    caplog.set_level("INFO", "disk")
+    message = "1 of 5 images could not be read: e.jpg; the rest is done"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "detect", detect)
+        with pytest.raises(PartialFailureError, match=message):
+            folder.run()
+        there, failed = files_in(folder.out / "sparse"), stage.read_summary(folder.out).failed
+        assert list(failed) == ["e.jpg"]
+        assert "e.jpg" in failed["e.jpg"]  # the reason names the file
+        caplog.clear()
+        with pytest.raises(PartialFailureError, match=message):
+            folder.run()
+        assert files_in(folder.out / "sparse") == there  # not grown
+        assert folder.run(keep_going=True).failed == failed
+        said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert said == 2 * ["skipping 1 photo that could not be decoded before: e"]
+        path.write_bytes(whole)
+        caplog.clear()
+        assert folder.run().registered == 5
+        assert folder.detected == [[*NAMES], [], [], ["e"]]
+        assert "1 photo is new: e" in caplog.text
 
 
 def test_one_photo_is_refused_before_the_work(tmp_path: Path) -> None:

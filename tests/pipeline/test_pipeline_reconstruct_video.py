@@ -35,7 +35,7 @@ class Filmed:
         monkeypatch.setattr(stage, "detect", self.detect)
         monkeypatch.setattr(stage, "turn_unconnected", lambda *arguments, **options: [])
 
-    def detect(self, artifacts: Path, images: Path, options: Any) -> None:
+    def detect(self, artifacts: Path, images: Path, options: Any, only: set[str]) -> None:
         names = [file.name for file in list_images(images)]
         todo = [name for name in names if name not in known_images(artifacts)]
         self.detected += todo

@@ -91,6 +91,9 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
                 paths = {file.name: file.relative for file in files}
                 sizes = {file.name: image_size(file.path) for file in files}
                 write_hloc(features, matches, paths, sizes, out)
+        without = sorted({file.name for file in list_images(images, options.image_extension)} - set(features.names))
+        if without:
+            log.warning("skipped images in %s that have no features: %s", images, named(without))
         log.info("%d images and %d pairs in %s", len(files), len(matches.pairs()), out)
     return out
 
@@ -146,8 +149,6 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
             f"{len(changed)} photos in {images} have changed since their features were detected: {named(changed)}; run "
             "`disk detect` and `disk match` again"
         )
-    if len(files) < len(by_name):
-        log.warning("skipped %d images in %s that have no features", len(by_name) - len(files), images)
     return files
 
 

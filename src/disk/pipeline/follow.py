@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from disk.errors import ArtifactError, ImageError
 from disk.images.listing import ImageFile
-from disk.images.reading import image_size
+from disk.images.reading import image_size, one_large_at_a_time, read_image
 from disk.options import option
 from disk.progress import log, track
 from disk.storage.artifacts import KEYPOINTS, FeatureStore, read_features
 from disk.storage.download import file_hash
 from disk.storage.forget import forget_images, known_images
+from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
 
 PHOTOS = "photos.json"  # state of each photo when its features were detected
@@ -22,21 +23,29 @@ PHOTOS = "photos.json"  # state of each photo when its features were detected
 
 @dataclass(frozen=True)
 class Changes:
-    """Names of images that were removed from the folder, changed or added since the features were detected."""
+    """Names of images that were removed from the folder, changed or added since the features were detected.
+
+    unreadable: why images could not be decoded by an earlier run, by name; their files are the same now
+    """
 
     gone: list[str]
     changed: list[str]
     new: list[str]
+    unreadable: dict[str, str]
 
 
 @dataclass(frozen=True)
 class _Photo:
-    """A file: path relative to the folder, size in bytes, modification time (ns), and hash of the content."""
+    """A file: path relative to the folder, size in bytes, modification time (ns), and hash of the content.
+
+    unreadable: why it cannot be decoded; '' if it can
+    """
 
     relative: str
     bytes: int
     modified: int
     sha256: str
+    unreadable: str = ""
 
 
 def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, keep_gone: bool = False) -> Changes:
@@ -63,21 +72,55 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
             f"{folder} has none of the {len(known)} photos that {artifacts} was made from, such as {min(known)!r}; is "
             f"it the wrong folder? Use another output, or {option('overwrite', True)}"
         )
-    changes = Changes(gone, changed, sorted(set(now) - known))
+    unreadable = {name: photo.unreadable for name, photo in now.items() if photo.unreadable and name not in known}
+    changes = Changes(gone, changed, sorted(set(now) - known - set(unreadable)), unreadable)
     # delete results first, then update the record of the photos: if killed in between, the next run repeats it
     forget_images(artifacts, {*gone, *changed})
     noted = before | now if keep_gone else {name: photo for name, photo in (before | now).items() if name in by_name}
     if before != noted:
-        write_json(artifacts / PHOTOS, {name: asdict(photo) for name, photo in sorted(noted.items())})
-    for names, what in (
-        (gone, "are no longer in the folder; results deleted"),
-        (changed, "have changed; processing them again"),
+        _write(artifacts, noted)
+    for names, one, several in (
+        (gone, "is no longer in the folder; its results are deleted", "are no longer in the folder; results deleted"),
+        (changed, "has changed; processing it again", "have changed; processing them again"),
     ):
         if names:
-            log.warning("%d photos %s: %s", len(names), what, _some(names))
+            log.warning("%s %s: %s", _photos_of(names), one if len(names) == 1 else several, _some(names))
     if known and changes.new:
-        log.info("%d photos are new: %s", len(changes.new), _some(changes.new))
+        log.info("%s %s new: %s", _photos_of(changes.new), "is" if len(changes.new) == 1 else "are", _some(changes.new))
+    if unreadable and not keep_gone:
+        names = sorted(unreadable)
+        log.warning("skipping %s that could not be decoded before: %s", _photos_of(names), _some(names))
     return changes
+
+
+def why_without_features(artifacts: Path, files: Sequence[ImageFile], changes: Changes) -> dict[str, str]:
+    """Why files have no features after detection, by path.
+
+    Records which of them cannot be decoded: `Changes.unreadable` of later runs has these until the files change.
+    """
+    with read_features(artifacts) as features:
+        known = set(features.names)
+    without = [file for file in files if file.name not in known]
+    with folder_lock(artifacts):
+        noted = _read(artifacts / PHOTOS)
+        found = {file.name: _why_unreadable(file) for file in without if file.name not in changes.unreadable}
+        now = {name: replace(noted[name], unreadable=why) for name, why in found.items() if why and name in noted}
+        if now:
+            _write(artifacts, noted | now)
+    # the others fail for another reason, such as their masks
+    reasons = {name: why or "no features could be detected" for name, why in found.items()} | changes.unreadable
+    return {file.relative: reasons[file.name] for file in without}
+
+
+def _why_unreadable(file: ImageFile) -> str:
+    try:
+        with one_large_at_a_time(file.path):
+            read_image(file.path)
+    except ImageError as error:
+        return str(error)
+    except MemoryError:
+        pass
+    return ""
 
 
 def changed_photos(artifacts: Path, files: Sequence[ImageFile]) -> list[str]:
@@ -126,12 +169,11 @@ def _photos(files: Sequence[ImageFile], before: dict[str, _Photo]) -> dict[str, 
             status, known = file.path.stat(), before.get(file.name)
         except OSError:
             continue
-        sha256 = ""
+        found[file.name] = _Photo(file.relative, status.st_size, status.st_mtime_ns, "")
         if known is not None and (known.bytes, known.modified) == (status.st_size, status.st_mtime_ns):
-            sha256 = known.sha256
+            found[file.name] = replace(found[file.name], sha256=known.sha256, unreadable=known.unreadable)
         else:
             unread.append(file)
-        found[file.name] = _Photo(file.relative, status.st_size, status.st_mtime_ns, sha256)
     for file in track(unread, "read photos", "photo") if unread else ():
         try:
             found[file.name] = replace(found[file.name], sha256=file_hash(file.path, "sha256"))
@@ -145,6 +187,18 @@ def _read(path: Path) -> dict[str, _Photo]:
         return {name: _Photo(**entry) for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _write(artifacts: Path, photos: Mapping[str, _Photo]) -> None:
+    entries = {name: asdict(photo) for name, photo in sorted(photos.items())}
+    for entry in entries.values():
+        if not entry["unreadable"]:
+            del entry["unreadable"]
+    write_json(artifacts / PHOTOS, entries)
+
+
+def _photos_of(names: Sequence[str]) -> str:
+    return "1 photo" if len(names) == 1 else f"{len(names)} photos"
 
 
 def _some(names: Sequence[str]) -> str:

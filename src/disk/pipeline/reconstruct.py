@@ -6,13 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from disk.errors import ArtifactError, ColmapError, PartialFailureError, VideoError
-from disk.images.listing import ImageFile, list_images
+from disk.images.listing import ImageFile, list_images, named
 from disk.images.video import is_video
 from disk.options import AnyPath, option
 from disk.pipeline.cameras import check_plan, plan_of, who_shares_cameras
 from disk.pipeline.detect import DetectOptions, detect
 from disk.pipeline.export import ExportOptions, export, files_of_features
-from disk.pipeline.follow import Changes, follow_folder
+from disk.pipeline.follow import Changes, follow_folder, why_without_features
 from disk.pipeline.frames import FramesOptions, frames
 from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import MapOptions, map_models
@@ -98,13 +98,17 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         changes = _follow(images, out, files, sizes, options)
         with timed(seconds, "detect"):
             try:
-                detect(artifacts, images, options_of(DetectOptions, options, overwrite=False))
+                readable = {file.name for file in files} - set(changes.unreadable)
+                detect(artifacts, images, options_of(DetectOptions, options, overwrite=False), readable)
             except PartialFailureError as error:
                 partial = error
         with read_features(artifacts) as features:
             names = set(features.names)
-        undecoded = [file.relative for file in files if file.name not in names and file.relative not in failed]
-        failed |= dict.fromkeys(undecoded, "could not be decoded")
+        failed |= why_without_features(artifacts, files, changes)
+        if changes.unreadable and not options.keep_going and partial is None:
+            partial = PartialFailureError(
+                f"{len(failed)} of {len(files)} images could not be read: {named(list(failed))}; the rest is done"
+            )
         if len(names) < 2:
             raise ColmapError(f"only {len(names)} of the images in {images} have features; a model needs at least two")
         if options.pairs == "auto" and pairs_of(len(names), options) == "retrieval":

@@ -19,7 +19,7 @@ from disk.model.options import Budget
 from disk.options import AnyPath, Options, option
 from disk.pipeline.connections import read_connections
 from disk.pipeline.detect import DetectOptions, check_detect, detect
-from disk.pipeline.follow import follow_folder
+from disk.pipeline.follow import Changes, follow_folder, why_without_features
 from disk.pipeline.known_poses import PosedFiles, missing_message, read_posed_files
 from disk.pipeline.map import database_fingerprint
 from disk.pipeline.match import match
@@ -101,13 +101,13 @@ def triangulate(
         decisive = {key: str(value) for key, value in asdict(options).items() if key not in _FREE}
         take_up(out, decisive | {"poses": "known"}, options.overwrite)
         with folder_lock(artifacts):
-            follow_folder(artifacts, posed.files, images)
+            changes = follow_folder(artifacts, posed.files, images)
             cameras = {file.name: posed.poses[file.relative].camera for file in posed.files}
             sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
             check_room(out, sizes, _options_of(DetectOptions, options).budget, options.max_size)
         note_options(out, decisive | {"poses": "known"})
         failed = dict.fromkeys(posed.without_image, f"not in {images}")
-        failed |= _features(artifacts, images, posed, options)
+        failed |= _features(artifacts, images, posed, options, changes)
         pairs = "exhaustive" if len(posed.files) <= _ALL_PAIRS_UP_TO else "retrieval"
         match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
         _export(artifacts, database, posed)
@@ -150,16 +150,18 @@ def _ratio(options: TriangulateOptions) -> float | None:
     return None if options.matcher == "lightglue" and options.rt == TriangulateOptions.rt else options.rt
 
 
-def _features(artifacts: Path, images: Path, posed: PosedFiles, options: TriangulateOptions) -> dict[str, str]:
+def _features(
+    artifacts: Path, images: Path, posed: PosedFiles, options: TriangulateOptions, changes: Changes
+) -> dict[str, str]:
     """Detect features; return why images have none, by path."""
-    names = {file.name for file in posed.files}
+    names = {file.name for file in posed.files} - set(changes.unreadable)
     detection = _options_of(DetectOptions, options, overwrite=False, keep_going=True)
     detect(artifacts, images, detection, only=names)
     with read_features(artifacts) as features:
         known = set(features.names)
     if len(known) < 2:
         raise ColmapError(f"only {len(known)} of the images in {images} have features; a model needs at least two")
-    return {file.relative: "could not be decoded" for file in posed.files if file.name not in known}
+    return why_without_features(artifacts, posed.files, changes)
 
 
 def _export(artifacts: Path, database: Path, posed: PosedFiles) -> None:
