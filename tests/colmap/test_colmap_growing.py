@@ -155,17 +155,30 @@ def test_a_model_of_any_mapper_grows_and_grows_again(scene: Scene, tmp_path: Pat
     assert_true(read(tmp_path), scene)
 
 
-def test_a_model_of_two_images_grows(tmp_path: Path) -> None:
+def test_a_model_of_two_images_is_not_grown(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d"]
     scene = make_scene(names, points=150)
     prepare(part(scene, ["a", "c"]), tmp_path)
     assert map_from_scratch(tmp_path)[0].images == jpg(["a", "c"])
-    before = read(tmp_path)
     prepare(scene, tmp_path)
+    assert grow(tmp_path) == ([], Growth(remarks=["the model has only two photos"]))
+    assert sorted(ids(read(tmp_path))) == jpg(["a", "c"])
+
+
+@pytest.mark.parametrize(("tried", "lonely", "grows"), [(6, 0, True), (7, 0, False), (7, 1, True)])
+def test_a_model_of_less_than_half_of_what_it_was_made_from_is_not_grown(
+    scene: Scene, tmp_path: Path, tried: int, lonely: int, grows: bool
+) -> None:
+    """Images that match no other one do not count."""
+    prepare(part(scene, ALL[:3]), tmp_path)
+    note = {"images": jpg(ALL[:tried])}
+    map_images(tmp_path / "database.db", files_in(tmp_path), tmp_path / "sparse", note=note)
+    alone = set(ALL[tried - lonely : tried])
+    prepare(part(scene, ALL, [pair for pair in scene.matches if alone.isdisjoint(pair)]), tmp_path)
     models, growth = grow(tmp_path)
-    assert models[0].images == jpg(names)
-    assert growth.added == jpg(["b", "d"])
-    assert ids(before).items() <= ids(read(tmp_path)).items()
+    assert [len(model.images) for model in models] == ([len(ALL) - lonely] if grows else [])
+    if not grows:
+        assert growth.remarks == ["the model has only 3 of the 7 photos that it was made from and that match"]
 
 
 def test_deleted_and_changed_images_are_removed(scene: Scene, tmp_path: Path) -> None:

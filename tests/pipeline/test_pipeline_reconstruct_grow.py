@@ -13,7 +13,7 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.cli.model_table import show
-from disk.colmap import models
+from disk.colmap import mapping, models
 from disk.errors import ArtifactError, ColmapError, PartialFailureError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.export import ExportOptions, export
@@ -219,6 +219,25 @@ def test_where_hardly_a_photo_is_left_mapping_starts_over(
     result = folder.run()
     assert (result.registered, result.moved) == (3, None)
     assert "hardly any photo of the model" in caplog.text
+
+
+def test_a_poor_model_is_mapped_from_scratch_instead_of_grown(
+    folder: SceneFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = mapping.incremental_options
+
+    def of_two_photos(*arguments: Any) -> Any:
+        options = real(*arguments)
+        options.image_names = ["b.jpg", "c.jpg"]
+        return options
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "incremental_options", of_two_photos)
+        assert folder.run(single_camera=True).registered == 2
+    move(folder, "a.jpg")
+    result = folder.run(single_camera=True)
+    assert (result.registered, result.moved, result.added) == (5, None, [])
+    assert f"{folder.out / 'sparse'}: the model has only two photos; mapping from scratch" in caplog.text
 
 
 def test_pairs_by_similarity_follow_the_folder(folder: SceneFolder, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from disk.errors import ColmapError
 from disk.images.gps import GpsPosition
 from disk.options import option
 from disk.storage.locks import file_lock
+from disk.storage.made_from import made_from
 
 GONE, CHANGED = "no longer among the photos", "its photo or its features changed"
 UNLINKED, UNFIT = "in no verified pair any more", "no pose fits its points any more"
@@ -59,7 +60,9 @@ def grow_models(
     Image, camera and point ids stay, and each model is moved back to its frame after bundle adjustment. Images that are
     gone or changed are removed first. The largest model is continued with all images, and each further one with those
     in no model before it; a model whose images are all in earlier ones is dropped. The remaining images may form new
-    models. Returns no models, and keeps the existing ones, if none of them keeps two images.
+    models. Returns no models, keeps the existing ones, and says why in the remarks, if these are not worth growing:
+    none keeps two images, the largest never had more than two (its focal lengths are guesses), or the models have fewer
+    than half of the images that they were made from and that have a verified pair.
     positions: by GPS; those of new images are only compared with the model, and neither move nor guide it
     images, note, fix_intrinsics: as for `map_images`
 
@@ -72,6 +75,9 @@ def grow_models(
         removed: dict[str, str] = {}
         kept = []
         with open_database(database) as opened:
+            poor = _why_not_worth_growing(before, set(made_from(out).get("images", ())), opened)
+            if poor:
+                return [], Growth(remarks=[poor])
             for number, model in enumerate(before):
                 removed |= _remove_stale(model, opened, fix_intrinsics)
                 if model.num_reg_images() > 1 and model.num_points3D():
@@ -101,7 +107,7 @@ def grow_models(
                 found += begun
         keep_readable(database)
         if not found:
-            return [], Growth(removed=removed)
+            return [], Growth(removed=removed, remarks=["hardly any photo of the model is left"])
         order = sorted(range(len(found)), key=lambda i: (-found[i].num_reg_images(), -found[i].num_points3D()))
         found, places = [found[i] for i in order], [places[i] for i in order]
         if order[0]:
@@ -132,6 +138,23 @@ def read_models(out: Path, positions: Mapping[str, GpsPosition]) -> list[Model]:
 
 def _registered(model: pycolmap.Reconstruction) -> set[str]:
     return {model.image(image_id).name for image_id in model.reg_image_ids()}
+
+
+def _why_not_worth_growing(
+    models: Sequence[pycolmap.Reconstruction], made_of: set[str], database: pycolmap.Database
+) -> str | None:
+    """Why models would hand down their mistakes: a poor start stays one, however many images join it.
+
+    made_of: names of the images that they were made from; empty if unknown
+    """
+    registered = {name for model in models for name in _registered(model)}
+    if max((model.num_reg_images() for model in models), default=0) < _MODEL_IMAGES:
+        return "the model has only two photos"
+    ids = {image.image_id: image.name for image in database.read_all_images()}
+    could = registered | (made_of & {ids[number] for number in _linked(database, set(ids))})
+    if 2 * len(registered) < len(could):
+        return f"the model has only {len(registered)} of the {len(could)} photos that it was made from and that match"
+    return None
 
 
 def _remove_stale(model: pycolmap.Reconstruction, database: pycolmap.Database, fix_intrinsics: bool) -> dict[str, str]:

@@ -147,7 +147,7 @@ def map_models(
                 models, grown = grow_models(database, files, sparse, seed, note | {"new": new}, fixed, positions)
                 growth = asdict(grown)
                 if not models:
-                    log.warning("hardly any photo of the model in %s is left: mapping from scratch", sparse)
+                    log.warning("%s: %s; mapping from scratch", sparse, grown.remarks[0])
             if not models:
                 new, growth = [], {}
                 models = map_images(database, files, sparse, options.mapper, seed, note, fixed, rig, gps)
