@@ -5,6 +5,7 @@ a traceback always means a bug in DISK.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 
 class DiskError(Exception):
@@ -99,6 +100,13 @@ def explain_missing(error: ModuleNotFoundError) -> Exception:
 
 
 class PartialFailureError(DiskError):
-    """Some inputs failed and are named; the rest succeeded. Exit code 1."""
+    """Some inputs failed and are named; the rest succeeded. Exit code 1.
+
+    result: what the call would have returned, if no file has it
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.errors import ArtifactError, ColmapError, DiskError, ImageError, PartialFailureError
+from disk.pipeline import reconstruct as stage
+from disk.pipeline.summary import read_summary
 from disk.pipeline.undistort import Undistorted, UndistortOptions, undistort
 from disk.storage.transforms import read_transforms
 from synthetic_scene import HEIGHT, WIDTH, make_scene
@@ -101,11 +104,19 @@ def test_the_geo_reference_is_kept(folder: SceneFolder, tmp_path: Path) -> None:
     assert not copied.exists()
 
 
-def test_deleted_and_replaced_images_are_skipped_and_named(folder: SceneFolder, tmp_path: Path) -> None:
+def test_deleted_and_replaced_images_are_skipped_and_named(
+    folder: SceneFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder.photos / "a.jpg").unlink()
     Image.new("RGB", (64, 48)).save(folder.photos / "b.jpg")
-    with pytest.raises(PartialFailureError, match=r"without 2 images: .*a\.jpg; .*b\.jpg is 64 x 48"):
+    with pytest.raises(PartialFailureError, match=r"^2 of 3 images could not be undistorted: a\.jpg, b\.jpg;") as partial:
         undistort(folder.out, tmp_path / "splat")
+    result = partial.value.result
+    assert (result.folder, result.images, list(result.failed)) == (str(tmp_path / "splat"), 1, ["a.jpg", "b.jpg"])
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"not undistorted: {reason}" for reason in result.failed.values()
+    ]
+    assert "b.jpg is 64 x 48" in result.failed["b.jpg"]
     import pycolmap
 
     model = pycolmap.Reconstruction(tmp_path / "splat" / "sparse" / "0")
@@ -151,6 +162,23 @@ def test_reconstruct_undistorts_as_well(folder: SceneFolder, monkeypatch: pytest
     folder.out = folder.photos / "out"
     with pytest.raises(ArtifactError, match="would be taken for photos"):
         folder.run(single_camera=True, undistort=True)
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_reconstruct_completes_the_summary_if_images_cannot_be_undistorted(
+    folder: SceneFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_going: bool
+) -> None:
+    def partly(*arguments: Any) -> None:
+        raise PartialFailureError("1 of 3 images could not be undistorted: a.jpg; the rest is done")
+
+    monkeypatch.setattr(stage, "undistort", partly)
+    folder.out = tmp_path / "another"
+    expected = contextlib.nullcontext() if keep_going else pytest.raises(PartialFailureError, match="undistorted: a")
+    with expected:
+        folder.run(single_camera=True, undistort=True, keep_going=keep_going)
+    summary = read_summary(folder.out)
+    assert "undistort" in summary.seconds
+    assert (folder.out / "report.html").stat().st_mtime >= (folder.out / "summary.json").stat().st_mtime
 
 
 def test_the_command_prints_the_record(folder: SceneFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,10 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
             result = map_models(artifacts, images, mapping, options.pairs_file)
         if options.undistort:
             with timed(seconds, "undistort"):
-                undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
+                try:
+                    undistort(out, out / UNDISTORTED, UndistortOptions(images=images, mask_dir=options.mask_dir))
+                except PartialFailureError as error:
+                    partial = partial or (None if options.keep_going else error)
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
         keep_page(out, images)
     if partial:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from disk.errors import ArtifactError, ImageError, PartialFailureError
-from disk.images.listing import ImageFile
+from disk.images.listing import ImageFile, named
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pipeline.options import MaskFolder
@@ -66,8 +66,8 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     model: folder of `disk reconstruct`, or another COLMAP model
 
     Raises ColmapError for an unusable model, ArtifactError if files of another program would be replaced, ImageError
-    without images, PartialFailureError if images are missing or do not have the size of their camera and the rest is
-    done.
+    without images, PartialFailureError, which has the result, if images are missing or do not have the size of their
+    camera and the rest is done.
     """
     from disk.colmap.georegistration import FILE as PLACE
     from disk.colmap.models import write_ply
@@ -106,9 +106,13 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
         str(out.absolute()), len(names), len(masks), largest.width, largest.height, source.distorted, failed
     )
     log.info("%d undistorted images in %s", result.images, out)
+    for reason in failed.values():
+        log.warning("not undistorted: %s", reason)
     if failed:
         raise PartialFailureError(
-            f"{out}: done, but without {len(failed)} images: {'; '.join(list(failed.values())[:5])}"
+            f"{len(failed)} of {len(source.images)} images could not be undistorted: {named(list(failed))}; the rest is "
+            "done",
+            result,
         )
     return result
 
