@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,63 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scene_folder import SceneFolder
+from placed_folder import NAMES, ORIGIN, Place
 
 from disk.cli.main import main
 from disk.cli.model_table import _place
 from disk.colmap.database import open_database
-from disk.errors import ArtifactError, PairsError
-from disk.geometry.pose import rotation_error
+from disk.errors import ArtifactError
 from disk.pipeline.export import ExportOptions, export
-from disk.pipeline.match import match
-from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.reconstruct import read_summary
-from disk.storage.artifacts import read_matches
 from geotagged import axes_at, geodetic, geotag, gps_tags, local, to_ecef
-from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene, make_scene, write_features
-
-NAMES = [f"{letter}" for letter in "abcdefgh"]
-ORIGIN = (-33.9, 179.9999, 12.0)  # south, and so near the date line that some photos lie beyond it
-SCALE = 20.0
-TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
-
-
-class Place(SceneFolder):
-    """A scene at a known position on earth; `truth` are the cameras' positions there in metres."""
-
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scene: Scene | None = None) -> None:
-        super().__init__(tmp_path, scene or make_scene(list(NAMES), points=120, wrong=0), monkeypatch)
-        self.truth = SCALE * self.scene.centres(self.scene.names) @ TURN.T + [3, -2, 30]
-
-    def tag(self, moved: dict[str, list[float]] | None = None, names: list[str] | None = None) -> None:
-        """Write positions into the photos' EXIF, some of them moved by some metres."""
-        for name, position in zip(self.scene.names, self.truth, strict=True):
-            if names is None or name in names:
-                place = geodetic(position + (moved or {}).get(name, [0, 0, 0]), ORIGIN)
-                geotag(self.photos / f"{name}.jpg", gps_tags(*place))
-
-    def errors(self, origin: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Of the model: largest position error, largest relative error of a distance, and rotation error (deg)."""
-        import pycolmap
-
-        model = pycolmap.Reconstruction(self.out / "sparse" / "0")
-        images = {image.name.removesuffix(".jpg"): image for image in model.images.values()}
-        truth = np.array([local(*geodetic(position, ORIGIN), origin) for position in self.truth])
-        centres = np.array([images[name].projection_center() for name in self.scene.names])
-        extent = np.linalg.norm(truth - truth.mean(0), axis=1).max()
-        pairs = list(itertools.combinations(range(len(truth)), 2))
-        distances, true = (np.array([np.linalg.norm(p[i] - p[j]) for i, j in pairs]) for p in (centres, truth))
-        # the axes at the model's origin differ from those at the truth's, due to the curvature of the earth
-        turn = axes_at(*origin[:2]) @ axes_at(*ORIGIN[:2]).T @ TURN
-        rotations = [
-            rotation_error(images[name].cam_from_world().rotation.matrix() @ turn, self.scene.rotations[name])
-            for name in self.scene.names
-        ]
-        return (
-            float(np.linalg.norm(centres - truth, axis=1).max() / extent),
-            float(np.abs(distances / true - 1).max()),
-            max(rotations),
-        )
+from synthetic_scene import FOCAL, HEIGHT, WIDTH, Scene
 
 
 @pytest.fixture
@@ -270,67 +222,6 @@ def test_the_database_has_the_priors(place: Place, tmp_path: Path) -> None:
         np.testing.assert_allclose(np.diag(priors["f.jpg"].position_covariance), [0.25, 0.25, 1e4])
         heights = [geodetic(position, ORIGIN)[2] for position in place.truth[:5]]
         assert priors["f.jpg"].position[2] == pytest.approx(np.median(heights), abs=1e-3)
-
-
-def test_bad_tags_are_reported_in_one_line(place: Place) -> None:
-    place.tag(names=NAMES[2:])
-    geotag(place.photos / "a.jpg", {1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)})
-    geotag(place.photos / "b.jpg", {1: "N", 2: (12.0, 0.0, 0.0)})
-    result = place.run(single_camera=True)
-    assert result.georegistration["photos"] == 6
-    (line,) = [remark for remark in result.remarks if "tags" in remark]
-    assert line.startswith("the GPS tags of 2 photos are not used: ")
-    assert "a.jpg" in line
-    assert "b.jpg" in line
-
-
-def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    place.tag(names=NAMES[:7])
-    with caplog.at_level("INFO", logger="disk"):
-        result = place.run(single_camera=True, pairs="spatial", top_k=2)
-    distances = np.linalg.norm(place.truth[:7, None] - place.truth[None, :7], axis=2)
-    wanted = set()
-    for i in range(7):
-        for j in np.argsort(distances[i])[1:3]:
-            wanted.add((NAMES[min(i, j)], NAMES[max(i, j)]))
-    with read_matches(place.out / "artifacts") as matches:
-        pairs = set(matches.pairs())
-    assert {pair for pair in pairs if "h" not in pair} == wanted
-    assert len([pair for pair in pairs if "h" in pair]) == 2  # by similarity
-    assert "1 photos without GPS are matched with similar ones: h" in caplog.text
-    assert result.registered == 8
-
-
-def test_spatial_pairs_within_a_distance(place: Place) -> None:
-    """As a separate stage: half the photos are 10 km away, and one is isolated."""
-    place.tag({name: [1e4, 0, 0] for name in NAMES[:4]} | {"h": [-1e4, 0, 0]})
-    write_features(place.scene, place.out)
-    command = ["match", str(place.out), "--pairs", "spatial", "--max-distance", "1000"]
-    assert main(command) == 2
-    assert main([*command, "--images", str(place.photos)]) == 0
-    with read_matches(place.out) as matches:
-        wanted = [*itertools.combinations(NAMES[:4], 2), *itertools.combinations(NAMES[4:7], 2)]
-        assert matches.pairs() == wanted
-    assert main([*command, "--images", str(place.photos), "--max-distance", "0"]) == 2
-    with pytest.raises(PairsError, match="pairs='spatial' and images go together"):
-        match(place.out, MatchOptions(images=place.photos))
-
-
-def test_spatial_pairs_of_one_file_type(place: Place) -> None:
-    """A raw converter's folder: photos and their copies share their names."""
-    place.tag()
-    write_features(place.scene, place.out)
-    (place.photos / "a.png").write_bytes((place.photos / "a.jpg").read_bytes())
-    assert main(["match", str(place.out), "--pairs", "spatial", "--images", str(place.photos)]) == 0
-    with read_matches(place.out) as matches:
-        assert matches.pairs()
-
-
-def test_spatial_pairs_need_positions(place: Place) -> None:
-    place.tag(names=["c"])
-    with pytest.raises(PairsError, match=r"1 of 8 photos have a usable GPS position in their EXIF; use pairs="):
-        place.run(pairs="spatial")
-    assert not place.detected
 
 
 def same(place: Place) -> None:
