@@ -99,7 +99,9 @@ def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions(
         log.info("%s has frames in %d of %d intervals", video, len(result.times), parts)
     log.info("%d frames of %.1f s of video in %s", len(result.times), result.seconds, out)
     if result.problem:
-        raise PartialFailureError(f"{video} {result.problem}; its {len(result.times)} readable frames are in {out}", result)
+        raise PartialFailureError(
+            f"{video} {result.problem}; its {len(result.times)} readable frames are in {out}", result
+        )
     return result
 
 

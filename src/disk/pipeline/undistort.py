@@ -109,11 +109,8 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     for reason in failed.values():
         log.warning("not undistorted: %s", reason)
     if failed:
-        raise PartialFailureError(
-            f"{len(failed)} of {len(source.images)} images could not be undistorted: {named(list(failed))}; the rest is "
-            "done",
-            result,
-        )
+        left = f"{len(failed)} of {len(source.images)} images could not be undistorted: {named(list(failed))}"
+        raise PartialFailureError(f"{left}; the rest is done", result)
     return result
 
 
