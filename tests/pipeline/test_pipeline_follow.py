@@ -1,4 +1,4 @@
-"""Artifacts of earlier versions, which record only the sizes of the photos, not their contents."""
+"""Changes of the folder of photos, also for artifacts of earlier versions, which record only the sizes of the photos."""
 
 from __future__ import annotations
 
@@ -25,3 +25,23 @@ def test_features_without_notes_are_opened_once_for_all_images(tmp_path: Path, m
     assert (changes.gone, changes.changed, changes.new) == ([], ["c"], [])
     assert known_images(artifacts) == set("abdef")
     assert opened == [artifacts]
+
+
+def test_new_photos_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if no features are found in them; another file under the same name is new again."""
+    artifacts, photos = make_artifacts(tmp_path / "artifacts", {"a": 5}), tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (60, 60)).save(photos / "a.jpg")
+    caplog.set_level("INFO", "disk")
+    for added, said in (
+        ({"b": b"damaged"}, ["1 photo is new: b"]),
+        ({}, []),
+        ({"c": b"damaged", "d": b"damaged"}, ["2 photos are new: c, d"]),
+        ({"b": b"damaged in another way"}, ["1 photo is new: b"]),
+    ):
+        for name, content in added.items():
+            (photos / f"{name}.jpg").write_bytes(content)
+        caplog.clear()
+        changes = follow.follow_folder(artifacts, list_images(photos), photos, keep_gone=True)
+        assert [record.message for record in caplog.records if record.module == "follow"] == said
+        assert changes.new == sorted(path.stem for path in photos.iterdir() if path.stem != "a")

@@ -85,8 +85,10 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     ):
         if names:
             log.warning("%s %s: %s", _photos_of(names), one if len(names) == 1 else several, _some(names))
-    if known and changes.new:
-        log.info("%s %s new: %s", _photos_of(changes.new), "is" if len(changes.new) == 1 else "are", _some(changes.new))
+    # an earlier run has reported the others, but detected no features in them
+    unseen = [name for name in changes.new if name not in before or before[name].sha256 != now[name].sha256]
+    if known and unseen:
+        log.info("%s %s new: %s", _photos_of(unseen), "is" if len(unseen) == 1 else "are", _some(unseen))
     if unreadable and not keep_gone:
         names = sorted(unreadable)
         log.warning("skipping %s that could not be decoded before: %s", _photos_of(names), _some(names))
