@@ -1,4 +1,4 @@
-"""Changes of the folder of photos, also for artifacts of earlier versions, which record only the sizes of the photos."""
+"""Changes of the folder of photos, also for artifacts of earlier versions, which record only the sizes of photos."""
 
 from __future__ import annotations
 
