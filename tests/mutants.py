@@ -53,7 +53,7 @@ _TRAINING = ("loss", "step", "loop", "state", "validation", "schedule", "network
 ROOMS = {
     "rewards": Room(40),
     "geometry": Room(40),
-    "training": Room(20, _TRAINING, (*_TRAINING[:-1], "devices")),
+    "training": Room(20, _TRAINING, (*_TRAINING[:-1], "devices", "step_parts")),
     "matching": Room(20),
     "evaluation": Room(12),
 }

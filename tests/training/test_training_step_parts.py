@@ -114,3 +114,14 @@ def test_a_keypoint_of_unknown_depth_is_never_correct(together: bool) -> None:
     for batch, right in ((views, False), ([one, views[1]], True)):
         sums = accumulate_gradient(network(), [batch], generators(1), objective, together=together)
         assert (Totals(*sums.tolist()).right > 0) == right
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_convolutions_are_measured_during_the_step_alone(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    monkeypatch.setattr(
+        step, "_accumulate", lambda *others: seen.append(torch.backends.cudnn.benchmark) or torch.zeros(6)
+    )
+    accumulate_gradient(network(), [[view(0), view(1)]], generators(1), Objective(weights=WEIGHTS))
+    assert (seen, torch.backends.cudnn.benchmark) == ([True], before)
