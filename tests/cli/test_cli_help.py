@@ -1,6 +1,9 @@
 """The help of every command fits on two screens, is grouped by topic and explains each option."""
 
+import contextlib
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +14,8 @@ from tyro.conf import Positional
 from disk.cli.app import run
 from disk.cli.main import COMMANDS, main
 from disk.cli.panels import TOPICS, documentation
+from disk.cli.wrapping import wrapped
+from disk.errors import DiskError
 from disk.model.options import Budget
 from disk.options import Options
 
@@ -53,6 +58,34 @@ def test_help_of_every_command(command, monkeypatch, capsys):
     assert len(titles) == len(set(titles))
     for start, end in zip(below, [*below[1:], None], strict=True):  # no panel is a long list
         assert sum(line.startswith("  --") for line in lines[start:end]) <= 12
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", [*EVERY, (), ("dataset",), ("evaluate",), ("weights",)], ids=" ".join)
+def test_help_wraps_at_the_width_of_the_terminal(command, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert max(map(len, lines)) > 0.7 * columns or len(lines) < 20  # wraps where it has to, not before
+    if columns == 80:  # whoever copies an example copies one line
+        assert not any(re.match(r" {10}(?!disk )\S", line) for line in lines[2:8])
+
+
+def test_a_pipe_has_80_columns(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    command = [sys.executable, "-m", "disk", "auc", "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout
+    assert 70 < max(map(len, printed.splitlines())) <= 80
+
+
+def test_colours_do_not_count_as_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "12")
+    assert wrapped("\x1b[1musage:\x1b[0m disk try") == "usage: disk\n       try"
+    assert wrapped("\x1b[1musage:\x1b[0m disk") == "\x1b[1musage:\x1b[0m disk"
+    assert wrapped("usage: disk [--a B] [--c D]") == "usage: disk\n       [--a B]\n       [--c D]"
+    assert wrapped("  one  two three four") == "  one  two\n       three\n       four"
 
 
 def test_every_option_of_a_topic_is_one_of_some_command(monkeypatch, capsys):
@@ -105,7 +138,7 @@ def test_what_is_in_panels_reaches_the_command_as_one_record():
     )  # fmt: skip
     assert parse(*given) == ((Path("a"), Path("b")), options, Few(save=Path("s")), True)
     assert parse("a", "--subpixel", "--n", "auto")[1] == Many()
-    with pytest.raises(SystemExit):
+    with pytest.raises(DiskError, match="no option '--no-overwrite'; did you mean '--overwrite'"):
         parse("a", "--no-overwrite")
 
 
@@ -125,7 +158,7 @@ def test_line_breaks_of_a_docstring_are_not_in_the_help(monkeypatch, capsys):
 
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     with pytest.raises(SystemExit):
-        run(broken, ["--help"], "try", "disk try\n          disk try --other")
+        run(broken, ["--help"], "try", ["disk try", "disk try --other"])
     out = capsys.readouterr().out
     assert "break before --an-option. Another /sentence.\n" in out
     assert "one that goes on here, with (more). (required)" in out

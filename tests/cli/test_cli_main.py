@@ -85,9 +85,6 @@ def test_mistyped_commands_and_flags_get_a_hint(capsys):
     assert [line.partition("; did")[2] for line in capsys.readouterr().err.splitlines()] == [
         " you mean 'import-colmap'?", " you mean 'pose'?", " you mean '--version'?",
     ]  # fmt: skip
-    with pytest.raises(SystemExit):
-        main(["detect", "a", "b", "--hieght", "3"])
-    assert "--height" in capsys.readouterr().err
 
 
 def test_sigterm_ends_a_command_like_ctrl_c(monkeypatch, capsys):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import tyro
 
+from disk.cli.mistakes import first_mistake
 from disk.cli.panels import arranged
+from disk.cli.wrapping import wrapped, wrapped_output
+from disk.errors import DiskError
 from disk.storage.names import did_you_mean
 
 # `json: AsJson = False` gives a command --json; with it the command prints its summary by `print_json` and nothing else
@@ -22,23 +27,45 @@ AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scri
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 
 
-def run(command: Callable[..., Any], argv: list[str], name: str, example: str, switches_both_ways: bool = False) -> Any:
+def run(
+    command: Callable[..., Any],
+    argv: list[str],
+    name: str,
+    example: str | Sequence[str],
+    switches_both_ways: bool = False,
+) -> Any:
     """Call `command` with parameters parsed from argv; its docstring and the example become the help.
 
     argv: arguments after the command
     name: of the command
+    example: one command, or several, of at most 70 characters
     switches_both_ways: give every switch a --no- twin
+
+    Raises DiskError for wrong arguments.
     """
+    call, arguments = arranged(command, switches_both_ways)
+    if any(not token or (token.startswith("--") and token.endswith("=")) for token in argv):
+        _refuse(first_mistake(arguments, argv), name)  # tyro takes an empty path for the current folder
     summary = inspect.cleandoc(command.__doc__ or "").split("\nArgs:")[0].strip()
     # tyro would keep a line break before a word that does not begin with a letter, such as an option
     summary = re.sub(r"(?<=\S)\n(?=\S)", " ", summary)
-    return tyro.cli(
-        arranged(command, switches_both_ways),
-        args=argv,
-        prog=f"disk {name}",
-        description=f"example:  {example}\n\n{summary}",
-        config=_CONFIG,
-    )
+    examples = example if isinstance(example, str) else "\n          ".join(example)
+    description = f"example:  {examples}\n\n{summary}"
+    complaint = io.StringIO()
+    try:
+        with wrapped_output(), redirect_stderr(complaint):
+            bound = tyro.cli(call, args=argv, prog=f"disk {name}", description=description, config=_CONFIG)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        _refuse(first_mistake(arguments, argv) or " ".join(re.findall(r"[^\s─│╭╮╰╯]+", complaint.getvalue())), name)
+        raise
+    return bound()
+
+
+def _refuse(mistake: str | None, name: str) -> None:
+    if mistake is not None:
+        raise DiskError(f"{mistake} (see disk {name} --help)")
 
 
 def run_group(
@@ -54,7 +81,7 @@ def run_group(
         lines = [f"usage: disk {name} COMMAND ...", "", description, ""]
         for key, (function, _) in commands.items():
             lines.append(f"  {key:<{width}}  {(function.__doc__ or '').strip().splitlines()[0]}")
-        print("\n".join(lines))
+        print(wrapped("\n".join(lines)))
         return 0 if argv else 2
     function, example = commands[argv[0]]
     return run(function, argv[1:], f"{name} {argv[0]}", example)

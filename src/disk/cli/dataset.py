@@ -100,8 +100,8 @@ def synthesize(
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/ --min-overlap 0.1"),
-    "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out data/train/dataset.json"),
+    "import-colmap": (import_colmap, "disk dataset import-colmap model/ --images photos/"),
+    "merge": (merge, "disk dataset merge rock/dataset lewis/dataset --out train/dataset.json"),
     "check": (check, "disk dataset check data/"),
     "download": (download, "disk dataset download disk-data/"),
     "synthesize": (synthesize, "disk dataset synthesize photos/ data/train --scenes 20 --seed 1"),

@@ -71,9 +71,9 @@ def reconstruction(
 
 
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
-    "pose": (pose, "disk evaluate pose pairs.txt images/ --method disk rootsift --ratio 0.8 0.85 0.9"),
+    "pose": (pose, "disk evaluate pose pairs.txt images/ --method disk rootsift"),
     "homography": (homography, "disk evaluate homography hpatches/ --method disk rootsift sift orb"),
-    "imw": (imw, "disk evaluate imw phototourism/* --method disk rootsift --ratio 0.8 0.85 0.9"),
+    "imw": (imw, "disk evaluate imw phototourism/* --ratio 0.8 0.85 0.9"),
     "reconstruction": (reconstruction, "disk evaluate reconstruction fountain/images castle/images"),
 }
 

@@ -62,7 +62,9 @@ def _run(arguments: list[str]) -> int:
         arguments.remove("--quiet")
     setup(quiet)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
+        from disk.cli.wrapping import wrapped
+
+        print(wrapped(_usage()))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from disk.versions import describe
@@ -79,6 +81,8 @@ def _run(arguments: list[str]) -> int:
     try:
         with spelt_as_flags():
             module = importlib.import_module(f"disk.cli.{COMMANDS[name][0]}")
+            if arguments[1:2] and arguments[1] in getattr(module, "COMMANDS", ()):
+                name = f"{name} {arguments[1]}"
             return int(module.main(arguments[1:]) or 0)
     except DiskError as error:
         print(f"disk {name}: {printable(error)}", file=sys.stderr)

@@ -43,5 +43,5 @@ def main(argv: list[str]) -> int:
         "disk map model/artifacts/ photos/ --remap",
         "disk map model/ cameras/ --rig",
     ]
-    run(map_, argv, "map", "\n          ".join(examples))
+    run(map_, argv, "map", examples)
     return 0

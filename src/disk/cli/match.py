@@ -60,10 +60,9 @@ def _refuse(given: Any, defaults: Any, but: tuple[str, ...], what_for: str) -> N
 
 
 def main(argv: list[str]) -> int:
-    run(
-        match,
-        argv,
-        "match",
-        "disk match artifacts/ --pairs sequential --overlap 5   or   disk match a.jpg b.jpg --save matches.jpg",
-    )
+    examples = [
+        "disk match artifacts/ --pairs sequential --overlap 5",
+        "disk match a.jpg b.jpg --save matches.jpg",
+    ]
+    run(match, argv, "match", examples)
     return 0

@@ -13,10 +13,13 @@ import textwrap
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from disk.cli.mistakes import Argument
 
 # topic -> options, for all commands; options not listed here are in the command's main panel
 TOPICS = {
@@ -54,21 +57,27 @@ class _Panel:
     """Base of the records made for each topic."""
 
 
-def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> Callable[..., Any]:
-    """Wrap a command for tyro, with the fields of its record `options` in panels by topic.
+def arranged(
+    command: Callable[..., Any], switches_both_ways: bool = False
+) -> tuple[Callable[..., Callable[[], Any]], list[Argument]]:
+    """Wrap a command for tyro, with the fields of its record `options` in panels by topic; also list its arguments.
 
-    Any other record becomes a panel named after its parameter. Calling the wrapper builds the records and calls the
-    command with them.
+    Any other record becomes a panel named after its parameter. Calling the wrapper builds the records and binds the
+    command to them, without running it.
     switches_both_ways: also give switches that are off by default a --no- twin
     """
     hints: dict[str, Any] = get_type_hints(command, include_extras=True)
     hints.pop("return", None)
-    parameters = []
+    parameters, arguments = [], list[Argument]()
     for name, parameter in inspect.signature(command).parameters.items():
         record, default = hints[name], parameter.default
         if not is_dataclass(record):
             parameters.append(_keyword(name, _explained(name, record, default, None, switches_both_ways), default))
+            arguments.append(_argument(name, record, default, switches_both_ways))
             continue
+        inside = get_type_hints(record, include_extras=True)
+        for each in fields(record):
+            arguments.append(_argument(each.name, inside[each.name], getattr(default, each.name), switches_both_ways))
         for topic, options in _topics(name, [each.name for each in fields(record)]).items():
             flags = list(_flags(record, default, options, switches_both_ways))
             if not topic:
@@ -80,13 +89,13 @@ def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> C
             title = Annotated[panel, tyro.conf.arg(name=topic)]
             parameters.append(_keyword(f"panel {topic}".replace(" ", "_"), title, panel()))
 
-    def call(**values: Any) -> Any:
+    def call(**values: Any) -> Callable[[], Any]:
         for key in [key for key, value in values.items() if isinstance(value, _Panel)]:
             values |= vars(values.pop(key))
         for name, kind in hints.items():
             if is_dataclass(kind):
                 values[name] = kind(**{each.name: values.pop(each.name) for each in fields(kind)})  # type: ignore[operator]
-        return command(**values)
+        return partial(command, **values)
 
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -94,7 +103,7 @@ def arranged(command: Callable[..., Any], switches_both_ways: bool = False) -> C
     # tyro would keep the line breaks within the text of an argument
     call.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(command.__doc__ or ""))
     vars(call).pop("__wrapped__", None)  # set by decorators such as a type checker; it has the old signature
-    return call
+    return call, arguments
 
 
 def documentation(record: type) -> dict[str, str]:
@@ -143,14 +152,33 @@ def _explained(name: str, hint: Any, default: Any, about: str | None, both_ways:
         one_way = [] if default or both_ways else get_args(tyro.conf.FlagCreatePairsOff[bool])[1:]
         words = "(default: on)" if default else ""
         return _annotated(kind, tyro.conf.arg(help=about, help_behavior_hint=words), *one_way, *extras)
-    metavar = _metavar(kind, default)
-    if tyro.conf.Positional in extras:
-        if not metavar.startswith("{"):
-            metavar = name.upper().replace("_", "-") + (" ..." if metavar.endswith("...") else "")
-        metavar = metavar if default is inspect.Parameter.empty else f"[{metavar}]"
+    metavar = _place(name, kind, default) if tyro.conf.Positional in extras else _metavar(kind, default)
     words = _in_words(default)
     # annotations from the argument's declaration come last, so they take precedence
     return _annotated(kind, tyro.conf.arg(help=about, metavar=metavar, help_behavior_hint=words), *extras)
+
+
+def _argument(name: str, hint: Any, default: Any, both_ways: bool) -> Argument:
+    """The argument that tyro makes of what `_explained` returns."""
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    positional, several = tyro.conf.Positional in extras, get_origin(kind) in (tuple, list)
+    declared: Any = next((extra for extra in extras if isinstance(extra, type(tyro.conf.arg()))), tyro.conf.arg())
+    flag = (declared.name or name).replace("_", "-")
+    if positional:
+        names: tuple[str, ...] = (declared.metavar or _place(name, kind, default),)
+    elif kind is bool and (default or both_ways):
+        names = f"--{flag}", f"--no-{flag}"
+    else:
+        names = (f"--{flag}",)
+    return Argument(names, get_args(kind)[0] if several else kind, default, positional, several)
+
+
+def _place(name: str, kind: Any, default: Any) -> str:
+    """A positional argument in the usage: `IMAGES`, `LOGS ...`, `{depth,epipolar}`, `[IMAGES]`."""
+    metavar = _metavar(kind, default)
+    if not metavar.startswith("{"):
+        metavar = name.upper().replace("_", "-") + (" ..." if metavar.endswith("...") else "")
+    return metavar if default is inspect.Parameter.empty else f"[{metavar}]"
 
 
 def _annotated(kind: Any, *about: Any) -> Any:

@@ -49,11 +49,11 @@ def reconstruct(
 
 def main(argv: list[str]) -> int:
     examples = [
-        "disk reconstruct photos/ model/ --single-camera          (again after adding photos)",
-        "disk reconstruct photos/ model/ --single-camera --remap  (to map from scratch)",
+        "disk reconstruct photos/ model/ --single-camera",
+        "disk reconstruct photos/ model/ --single-camera --remap",
         "disk reconstruct photos/ model/ --pairs spatial",
         "disk reconstruct walk.mp4 model/ --fps 3",
         "disk reconstruct cameras/ model/ --rig",
     ]
-    run(reconstruct, argv, "reconstruct", "\n          ".join(examples))
+    run(reconstruct, argv, "reconstruct", examples)
     return 0

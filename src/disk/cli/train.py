@@ -19,7 +19,11 @@ def main(argv: list[str]) -> int:
         _arguments,
         argv,
         "train",
-        "disk train --synthesize photos/ --save-dir run/ --height 256 --width 256",
+        [
+            "disk train --synthesize photos/ --save-dir run/",
+            "disk train data/ --save-dir run/",
+            "disk train --save-dir run/ --resume",
+        ],
         switches_both_ways=True,  # so that a resumed training can switch options off
     )
     last = options.save_dir / "last.pth"

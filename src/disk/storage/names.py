@@ -70,7 +70,8 @@ def find_name(word: str, known: Collection[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`; did you mean ...?` for a mistyped word; empty if no known word is similar."""
-    whole = {**{name.split("-")[0]: name for name in known}, **{name: name for name in known}}
-    close = difflib.get_close_matches(word, whole, 1, cutoff=0.6)
+    """`; did you mean ...?` for a mistyped word or option; empty if no known word is similar."""
+    bare = {name.lstrip("-"): name for name in known}
+    whole = {**{name.split("-")[0]: bare[name] for name in bare}, **bare}
+    close = difflib.get_close_matches(word.lstrip("-"), whole, 1, cutoff=0.6)
     return f"; did you mean {whole[close[0]]!r}?" if close else ""
