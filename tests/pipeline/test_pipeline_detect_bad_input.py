@@ -51,8 +51,8 @@ def test_paths_that_are_not_folders(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "text" / "a.jpg").write_text("text")
     code, lines = run(capsys, tmp_path / "out2", tmp_path / "text")
     assert code == 2
+    assert lines[0].startswith("disk detect: none of the 1 images could be read; the first: ")
     assert "a.jpg is not an image" in lines[0]
-    assert lines[1].startswith("disk detect: none of the 1 images could be used; the first: ")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,7 @@ from disk.evaluation.report import Report, Result, Value, check_outputs, write_r
 from disk.images.listing import list_images
 from disk.options import AnyPath, Options
 from disk.pipeline.export import ExportOptions
+from disk.pipeline.precheck import check_readable
 from disk.pipeline.reconstruct import ReconstructOptions, reconstruct
 from disk.pipeline.verify import VerifyOptions
 from disk.progress import log
@@ -62,6 +63,8 @@ def evaluate_reconstruction(
     scenes = {_name(Path(folder)): Path(folder) for folder in images}
     if len(scenes) < len(images):
         raise EvaluationError("two folders share a name; evaluate them separately")
+    for folder in scenes.values():
+        check_readable(list_images(folder))  # a wrong folder is an error before the first model is made
     methods = {"disk" if name == "default" else f"disk {name}": name for name in options.weights}
     figures: dict[str, dict[str, dict[str, Value]]] = {label: {} for label in [*methods, "COLMAP's SIFT"]}
     with tempfile.TemporaryDirectory(prefix="disk-evaluate-") as scratch:
@@ -85,7 +88,6 @@ def _name(folder: Path) -> str:
 
 
 def _ours(folder: Path, out: Path, weights: str, options: ReconstructionOptions) -> dict[str, Value]:
-    out.mkdir(parents=True, exist_ok=True)
     chosen = ReconstructOptions(
         n=options.n, max_size=options.max_size, model_path=weights, pairs="exhaustive", rt=options.ratio,
         camera_model=options.camera_model, single_camera=options.single_camera, seed=options.seed,

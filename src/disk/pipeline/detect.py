@@ -27,6 +27,7 @@ from disk.pipeline.batches import Waiting, network
 from disk.pipeline.follow import follow_folder
 from disk.pipeline.loading import Loaded, equal_shapes, is_large, load_ahead, load_image
 from disk.pipeline.options import ChosenImages, MaskFolder, Network, Place
+from disk.pipeline.precheck import check_readable
 from disk.progress import log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, artifacts_folder, feature_writer
 from disk.storage.forget import forget_images
@@ -94,6 +95,7 @@ def detect(
     check_detect(options)
     artifacts, images = artifacts_folder(artifacts), Path(images)
     files = list_images(images, options.image_extension)
+    check_readable(files)
     unused = unused_files(images, files)
     if only is not None:
         files = [file for file in files if file.name in only]

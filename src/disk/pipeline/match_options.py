@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from disk.errors import DiskError, PairsError
+from disk.errors import CheckpointError, DiskError, PairsError
 from disk.options import Options, check_at_least, option
 from disk.pairs.spatial import check_distance
 from disk.pipeline.options import MatcherChoice, PairChoice, Place
@@ -58,6 +58,8 @@ def check_match(options: MatchOptions) -> None:
         raise DiskError(f"{option('rt')} is for nearest neighbours; leave it out with {lightglue}")
     if options.matcher != "lightglue" and options.matcher_weights is not None:
         raise DiskError(f"{option('matcher_weights')} is for {lightglue}; leave it out")
+    if options.matcher_weights is not None and not options.matcher_weights.is_file():
+        raise CheckpointError(f"{option('matcher_weights', options.matcher_weights)}: no such file")
     if (options.pairs == "list") != (options.pairs_file is not None):
         raise PairsError(f"{option('pairs', 'list')} and {option('pairs_file')} go together")
     if (options.pairs == "spatial") != (options.images is not None):

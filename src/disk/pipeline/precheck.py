@@ -32,8 +32,24 @@ def read_sizes(files: Sequence[ImageFile]) -> tuple[Sizes, dict[str, str]]:
         except ImageError as error:
             failed[file.relative] = str(error)
     if not sizes:
-        raise ImageError(f"none of the {len(files)} images could be read; the first: {next(iter(failed.values()))}")
+        raise _none_readable(len(files), next(iter(failed.values())))
     return sizes, failed
+
+
+def _none_readable(count: int, problem: str) -> ImageError:
+    return ImageError(f"none of the {count} images could be read; the first: {problem}")
+
+
+def check_readable(files: Sequence[ImageFile]) -> None:
+    """Read the headers of images until one is readable. Raises ImageError if none is."""
+    problem = ""
+    for file in files:
+        try:
+            image_size(file.path)
+            return
+        except ImageError as error:
+            problem = problem or str(error)
+    raise _none_readable(len(files), problem)
 
 
 def check_output(files: Sequence[ImageFile], out: Path, overwrite: bool) -> None:

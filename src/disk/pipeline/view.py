@@ -18,6 +18,7 @@ from disk.options import AnyPath, Options, as_meant, check_at_least, option
 from disk.pairs.choose import from_file
 from disk.pipeline.follow import changed_photos
 from disk.pipeline.pictures import draw_keypoints_of, draw_matches_of
+from disk.pipeline.precheck import check_readable
 from disk.pipeline.report import write_model_page
 from disk.pipeline.summary import read_summary
 from disk.progress import log, track
@@ -85,6 +86,7 @@ def view(
     check_at_least(options, limit=1)
     target = _target(artifacts, options.save)
     files = list_images(images, options.image_extension)
+    check_readable(files)
     _refuse_among_photos(target, images)
     paths = {file.name: file.path for file in files}
     with read_features(artifacts) as features:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,27 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what network file 
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this run; ArtifactError if another run holds it or it is not writable."""
-    with _lock(folder / ".lock", folder):
-        yield
+    """Create a folder and lock it for this run; ArtifactError if another run holds it or it is not writable.
+
+    If the block raises before anything is written, the folder is deleted again.
+    """
+    lock = folder / ".lock"
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _lock(lock, folder):
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # Windows cannot delete the open lock
+                _delete_if_unused(lock, made)
+            raise
+
+
+def _delete_if_unused(lock: Path, made: Sequence[Path]) -> None:
+    """Delete the folders made for a lock, the innermost first, if there is nothing else in them."""
+    if made and {path.name for path in lock.parent.iterdir()} <= {lock.name, _mark(lock).name}:
+        lock.unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
 
 
 @contextlib.contextmanager

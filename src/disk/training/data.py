@@ -234,6 +234,10 @@ class Ahead:
         self.batches, self.on_gpu = batches, device.type == "cuda"
         self.waiting: list[list[Tuple]] = []
 
+    def check(self) -> None:
+        """Fetch the first batch, which raises the errors of unusable data, before anything is written."""
+        self.waiting.append(next(self.batches))
+
     def __next__(self) -> list[Tuple]:
         return self.waiting.pop() if self.waiting else next(self.batches)
 

@@ -92,6 +92,8 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     if resumed and (changed := changes(last, data, options)):
         log.warning("resuming with changed options: %s", ", ".join(changed))
     batches = Ahead(cleanup.enter_context(closing(source.batches(position.total))), group.device)
+    if position.epoch < end:
+        batches.check()
     collapse = CollapseWatch()
     logs = None
     if group.leads:
