@@ -29,6 +29,45 @@ def test_names_are_relative_paths_without_extension_sorted(tmp_path: Path) -> No
     assert all(i.path == tmp_path / i.relative for i in images)
 
 
+@pytest.mark.parametrize(
+    ("output", "pictures"),
+    [
+        (["options.json", "artifacts/keypoints.h5", "report.html", "sparse/0/images.bin"], ["artifacts/view/a--b.jpg"]),
+        (["options.json", "artifacts/keypoints.h5"], ["undistorted/images/a.jpg", "frames/frame-0.jpg"]),
+        ([".made-from.json", "sparse/0/images.bin", "transforms.json"], ["images/a.jpg", "masks/a.jpg.png"]),
+        ([".disk-demo", "report.html"], ["scene/photos/a.jpg", "stereo/matches.jpg"]),
+        (["keypoints.h5", "descriptors.h5", "scores.h5", "photos.json", "matches.h5"], ["view/a--b.jpg"]),
+    ],
+)
+def test_outputs_in_the_folder_are_skipped(tmp_path: Path, output: list[str], pictures: list[str]) -> None:
+    touch(tmp_path, "a.jpg", *(f"day 1/model/{name}" for name in (*output, *pictures)))
+    images = list_images(tmp_path)
+    assert [image.name for image in images] == ["a"]
+    assert unused_files(tmp_path, images) == ""
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ["keypoints.h5", "photos.json"],  # features written to a folder of photos
+        ["artifacts/keypoints.h5", "artifacts/view/a--b.jpg"],  # into one in it
+        [".made-from.json", "frames.json"],  # frames of a video
+    ],
+)
+def test_photos_beside_results_are_photos(tmp_path: Path, beside: list[str]) -> None:
+    touch(tmp_path, "rome/a.jpg", "rome/day 1/b.jpg", *(f"rome/{name}" for name in beside))
+    images = list_images(tmp_path)
+    assert [image.name for image in images] == ["rome/a", "rome/day 1/b"]
+    assert unused_files(tmp_path, images) == ""
+
+
+def test_other_files_are_named_whatever_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "photos.json", "options.json", "view/b.jpg", "artifacts/c.jpg", "sparse/0/d.jpg")
+    images = list_images(tmp_path)
+    assert [image.name for image in images] == ["a", "artifacts/c", "sparse/0/d", "view/b"]
+    assert unused_files(tmp_path, images) == "2 .json"
+
+
 @pytest.mark.parametrize("extension", ["jpg", ".jpg", "JPG"])
 def test_extension_limits_in_any_case(tmp_path: Path, extension: str) -> None:
     touch(tmp_path, "a.jpg", "b.JPG", "c.jpeg", "a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from scene_folder import SceneFolder
 
 from disk.cli.main import main
 from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureError
+from disk.images.listing import list_images, unused_files
 from disk.pipeline import reconstruct as stage
 from disk.storage.artifacts import read_features, read_matches
 from disk.storage.forget import known_images
@@ -193,13 +195,23 @@ def test_what_another_program_made_is_not_replaced(folder: SceneFolder, name: st
     assert not folder.detected
 
 
-def test_an_output_among_the_photos(folder: SceneFolder) -> None:
+def test_an_output_among_the_photos(folder: SceneFolder, caplog: pytest.LogCaptureFixture) -> None:
     folder.out = folder.photos / "model"
     assert folder.run().registered == 5
     view = folder.out / "artifacts" / "view"
     view.mkdir()
     Image.new("RGB", (640, 480)).save(view / "a--b.jpg")
-    with pytest.raises(ArtifactError, match=r"contains 1 of the photos, such as model/artifacts/view/a--b\.jpg"):
+    caplog.clear()
+    again = folder.run()
+    assert (again.images, again.registered, again.unused) == (5, 5, [])
+    assert folder.detected[1:] == [[]]
+    assert unused_files(folder.photos, list_images(folder.photos)) == ""
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_output_that_would_contain_the_photos(folder: SceneFolder) -> None:
+    folder.out = folder.photos
+    with pytest.raises(ArtifactError, match=r"contains 5 of the photos, such as "):
         folder.run()
 
 

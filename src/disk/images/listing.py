@@ -19,6 +19,24 @@ VIDEO_EXTENSIONS = (
     ".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".vob", ".3gp", ".3g2",
     ".wmv", ".asf", ".flv", ".ogv", ".mxf", ".insv", ".360", ".lrv", ".h264", ".264", ".h265", ".hevc", ".ivf", ".dv",
 )  # fmt: skip
+# what `disk` writes; other files in these folders are the user's
+_FEATURES, _FRAMES = "keypoints.h5", ".made-from.json"
+_BESIDE = {
+    _FEATURES: (
+        "descriptors.h5",
+        "scores.h5",
+        "matches.h5",
+        "unmatched.h5",
+        "inliers.h5",
+        "localized.h5",
+        "photos.json",
+    ),
+    _FRAMES: ("frames.json",),
+}  # fmt: skip
+_PICTURES = "view"  # folder of pictures beside _FEATURES
+# marks of the outputs of `disk reconstruct` or `disk triangulate`, `disk undistort` and `disk demo`, which never
+# contain photos of the user
+_OUTPUTS = (("options.json", f"artifacts/{_FEATURES}"), (_FRAMES, "images", "sparse/0"), (".disk-demo",))
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ class ImageFile:
 def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
     """All images in a folder and its sub-folders, sorted by name.
 
-    Skips hidden files; a folder reached through several symlinks is read once.
+    Skips hidden files and outputs of `disk` in the folder; a folder reached through several symlinks is read once.
     root: the folder, or a single image
     extension: only files with this extension (`jpg` or `.jpg`), any case; None: every supported type
 
@@ -100,7 +118,7 @@ def path_of(text: str) -> Path:
 
 
 def walk(root: Path) -> list[Path]:
-    """All files in a folder and its sub-folders, except hidden ones; visits each folder once."""
+    """All files in a folder and its sub-folders, except hidden ones and outputs of `disk`; visits each folder once."""
     files, seen = [], {_identity(root)}  # symlinks may lead to the same folder twice, or form a loop
 
     def is_new(folder: Path) -> bool:
@@ -112,10 +130,17 @@ def walk(root: Path) -> list[Path]:
         log.warning("folder %s cannot be listed (%s); its files are not used", error.filename, error.strerror)
 
     for folder, folders, names in os.walk(root, onerror=skip, followlinks=True):
-        visible = sorted(name for name in folders if not name.startswith("."))
+        ours = [own for mark, beside in _BESIDE.items() if mark in names for own in (mark, *beside)]
+        visible = sorted(name for name in folders if not (name.startswith(".") or _is_output(Path(folder, name))))
+        if _FEATURES in names and _PICTURES in visible:
+            visible.remove(_PICTURES)
         folders[:] = [name for name in visible if is_new(Path(folder, name))]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not (name.startswith(".") or name in ours)]
     return files
+
+
+def _is_output(folder: Path) -> bool:
+    return any(all((folder / mark).exists() for mark in marks) for marks in _OUTPUTS)
 
 
 def _hint(paths: Sequence[Path]) -> str:
