@@ -35,7 +35,7 @@ def describe() -> str:
         for name, number in [
             (PACKAGE, installed(PACKAGE)),
             ("torch", installed("torch")),
-            ("CUDA", cuda_of_torch() or "none, this torch is built without it"),
+            ("CUDA", cuda_of_torch() or "none (this torch is built without CUDA)"),
             ("pycolmap", installed("pycolmap")),
         ]
     )

@@ -189,7 +189,7 @@ def test_processes_that_compete_for_the_cores_get_a_hint(model, monkeypatch, cap
     engine.hint_at_rivals.cache_clear()
     for _ in range(2):
         model.detect(torch.rand(3, 16, 16))
-    assert caplog.text.count("7 threads compete for 2 cores") == int(said)
+    assert caplog.text.count("other processes use the CPU (7 threads want to run on 2 cores)") == int(said)
     assert caplog.text.count("disk.load(threads=1)") == int(said)
 
 

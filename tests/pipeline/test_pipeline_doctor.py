@@ -60,10 +60,10 @@ def test_libraries_that_are_missing_broken_or_deadly(modules):
         "exiting_lib": Library("exiting_lib", "?", "SystemExit: 3"),
         "last_lib": Library("last_lib", "3"),
     }
-    [extra] = doctor._extras(found)
-    assert extra.install == "pip install 'disk-features[extra]'"
-    [extra] = doctor._extras({**found, **{name: Library(name, "1") for name in found}})
-    assert extra.install is None
+    extra = doctor._extras(found)[0]
+    assert (extra.name, extra.install) == ("extra", "pip install 'disk-features[extra]'")
+    extra = doctor._extras({**found, **{name: Library(name, "1") for name in found}})[0]
+    assert (extra.name, extra.install) == ("extra", None)
 
 
 def test_a_library_that_hangs_does_not_hang_the_doctor(modules, monkeypatch):
@@ -154,9 +154,44 @@ def test_a_broken_driver_is_a_problem_and_no_traceback(monkeypatch):
     assert not found.healthy
 
 
-def test_every_library_of_an_extra_is_known():
+@pytest.fixture
+def project():
     tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_every_extra_is_listed_with_all_its_libraries(project):
+    listed = {
+        extra.name: {*(library.name for library in extra.libraries), *extra.includes}
+        for extra in doctor._extras({name: Library(distribution, "1") for name, (distribution, _) in OPTIONAL.items()})
+    }
+    declared: dict[str, set[str]] = {}
+    for extra, requirements in project["optional-dependencies"].items():
+        parts = declared.setdefault(extra, set())
+        for requirement in requirements:
+            inside = re.fullmatch(r"disk-features\[(.*)\]", requirement)
+            parts |= set(inside[1].split(",")) if inside else {re.match(r"[\w.-]+", requirement)[0]}
+    assert listed == {extra: parts for extra, parts in declared.items() if extra not in ("dev", "docs")}
+
+
+def test_an_extra_without_a_library_of_its_own_is_complete_when_its_parts_are(monkeypatch, capsys):
+    def lines(missing: str | None) -> dict[str, str]:
+        versions = {name: None if name == missing else "1.0" for name in (*doctor.BASE, *OPTIONAL)}
+        monkeypatch.setattr(doctor, "_import", lambda names: {name: Library(name, versions[name]) for name in versions})
+        monkeypatch.setattr(doctor, "_check", lambda: doctor.SelfCheck(512, 100, 1.0))
+        main(["doctor"])
+        out = capsys.readouterr().out
+        return dict(line.split(None, 1) for line in out.splitlines() if line.startswith("["))
+
+    assert lines(None)["[eval]"] == "all of [sfm] and [baselines]"
+    assert lines(None)["[all]"] == "all of the above"
+    without = lines("cv2")
+    assert without["[eval]"] == "all of [sfm] and [baselines]; run: pip install 'disk-features[eval]'"
+    assert without["[all]"] == "all of the above; run: pip install 'disk-features[all]'"
+    assert "run:" not in without["[sfm]"]
+
+
+def test_every_library_of_an_extra_is_known(project):
     declared = {
         (re.match(r"[\w.-]+", requirement)[0], extra)
         for extra, requirements in project["optional-dependencies"].items()

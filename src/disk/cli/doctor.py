@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline.doctor import Diagnosis, Extra, Machine, SelfCheck, examine
+
+# tasks of `fastest` in the words of users; --json has the times
+_TASKS = {"layers up to an eighth": "coarse layers of the network", "products": "matrix products"}
 
 
 def doctor(json: AsJson = False) -> int:
@@ -45,20 +49,33 @@ def _machine(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "device", f"{machine.device}: {machine.why}"
     for gpu in machine.gpus:
         yield "", gpu
-    yield "CPU", f"{machine.cpu}; {machine.cores} cores usable, torch uses {machine.threads} threads"
+    cores, threads = _number(machine.cores, "core"), _number(machine.threads, "thread")
+    yield "CPU", f"{machine.cpu}; {cores} usable, torch uses {threads}"
     yield "", f"{' '.join(machine.instructions) or 'instructions unknown'}; torch uses {machine.torch_uses}"
-    yield "precision", f"auto is {machine.precision}; half precision: {' and '.join(machine.half) or 'emulated only'}"
+    half = " and ".join(machine.half) or "none, it is emulated"
+    yield "precision", f"auto uses {machine.precision}; half precision in hardware: {half}"
     yield "Triton", machine.triton
     free, whole = (None if amount is None else f"{amount:.1f}" for amount in machine.memory)
     yield "memory", f"{free or '?'} of {whole or '?'} GiB free"
-    for i, (task, figures) in enumerate(sorted(machine.faster.items())):
-        ways = sorted(figures, key=lambda way: figures[way])
-        taken = ", ".join(f"{way} {1000 * figures[way]:.2f} ms" for way in ways)
-        yield "" if i else "fastest", f"{task}: {taken}"
+    winners: dict[str, Counter[str]] = {}
+    for task, figures in machine.faster.items():
+        winners.setdefault(task.split(",")[0], Counter())[min(figures, key=lambda way: figures[way])] += 1
+    for i, (task, ways) in enumerate(sorted(winners.items())):
+        said = ", ".join(f"{way} in {count} of {ways.total()}" for way, count in ways.most_common())
+        yield "" if i else "fastest", f"{_TASKS.get(task, task)}: {said} measurements"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def _extra(extra: Extra) -> str:
-    state = ", ".join(f"{one.name} {_state(one.version, one.problem)}" for one in extra.libraries)
+    states = [f"{one.name} {_state(one.version, one.problem)}" for one in extra.libraries]
+    if extra.name == "all":
+        states = ["all of the above"]
+    elif extra.includes:
+        states.append(f"all of {' and '.join(f'[{name}]' for name in extra.includes)}")
+    state = ", ".join(states)
     return state if extra.install is None else f"{state}; run: {extra.install}"
 
 

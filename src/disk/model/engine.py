@@ -219,10 +219,12 @@ def hint_at_rivals() -> None:
     """Log a hint, once per process, if other processes already use the cores that this one's threads need."""
     if torch.get_num_threads() > 1 and crowded():
         cores, busy = usable_cores(), load_average()
+        share = max(1, int(cores / busy * torch.get_num_threads()))
         log.warning(
-            "%.0f threads compete for %d cores; if several processes detect at once, share the cores among them: "
-            "disk.load(threads=%d), or OMP_NUM_THREADS=%d",
-            busy, cores, max(1, int(cores / busy * torch.get_num_threads())), 1,
+            "other processes use the CPU (%.0f threads want to run on %d cores): this is slower than it could be. If "
+            "several of your processes detect at once, give each its share: disk.load(threads=%d), or "
+            "OMP_NUM_THREADS=%d",
+            busy, cores, share, share,
         )  # fmt: skip
 
 

@@ -21,6 +21,16 @@ from disk.errors import OPTIONAL
 from disk.versions import PACKAGE, installed
 
 BASE = {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors"}  # module -> distribution
+# what extras take from others, as in pyproject.toml
+_SHARED = {"train": ("poselib",)}  # extra -> modules that are listed with another one in OPTIONAL
+_INCLUDED = {
+    "sfm": ("cli",),
+    "train": ("cli",),
+    "eval": ("sfm", "baselines"),
+    "all": (
+        "cli", "sfm", "video", "train", "eval", "onnx", "gpu", "heic", "lightglue", "ray", "demo", "baselines",
+    ),
+}  # fmt: skip
 _PATIENCE = 120  # seconds for imports
 _SHIFT = (32, 16)  # pixels in x and y between the images of the self-check, multiples of the network's stride
 
@@ -55,11 +65,15 @@ class Library:
 
 @dataclass(frozen=True)
 class Extra:
-    """An extra of the package; install: the command to install what is missing, None if complete."""
+    """An extra of the package.
+
+    install: the command to install what is missing, None if complete; includes: other extras that are part of it.
+    """
 
     name: str
     libraries: list[Library]
     install: str | None
+    includes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,17 +193,19 @@ def _import(modules: Iterable[str]) -> dict[str, Library]:
 
 
 def _extras(found: dict[str, Library]) -> list[Extra]:
+    """All extras for users; those that only combine others come last. `dev` and `docs` are for work on the package."""
     members: dict[str, list[Library]] = {}
     for module, (_, extra) in OPTIONAL.items():
         members.setdefault(extra, []).append(found[module])
-    return [
-        Extra(
-            name,
-            some,
-            None if all(library.works for library in some) else f"pip install 'disk-features[{name}]'",
-        )
-        for name, some in sorted(members.items())
-    ]
+    members = dict(sorted(members.items()))
+    for extra, modules in _SHARED.items():
+        members.setdefault(extra, []).extend(found[module] for module in modules if module in found)
+    extras: dict[str, Extra] = {}
+    for name in (*(name for name in members if name not in _INCLUDED), *_INCLUDED):
+        some, includes = members.get(name, []), [part for part in _INCLUDED.get(name, ()) if part in extras]
+        complete = all(library.works for library in some) and not any(extras[part].install for part in includes)
+        extras[name] = Extra(name, some, None if complete else f"pip install 'disk-features[{name}]'", includes)
+    return list(extras.values())
 
 
 def _machine(triton: Library) -> Machine:
