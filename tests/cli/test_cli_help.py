@@ -1,6 +1,7 @@
 """The help of every command fits on two screens, is grouped by topic and explains each option."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def test_colours_do_not_count_as_columns(monkeypatch):
     assert wrapped("\x1b[1musage:\x1b[0m disk") == "\x1b[1musage:\x1b[0m disk"
     assert wrapped("usage: disk [--a B] [--c D]") == "usage: disk\n       [--a B]\n       [--c D]"
     assert wrapped("  one  two three four") == "  one  two\n       three\n       four"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_no_empty_lines_between_options(encoding):
+    """tyro leaves one where a text without a default fills its line."""
+    variables = {**os.environ, "COLUMNS": "110", "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "disk", "undistort", "--help"]
+    printed = subprocess.run(command, capture_output=True, encoding="utf-8", env=variables, check=True).stdout
+    lines = [line.strip("│ ") for line in printed.partition("-h, --help")[2].splitlines()]
+    options = [i for i, line in enumerate(lines) if line.startswith("--")]
+    assert len(options) == 6
+    assert all(lines[: options[-1]])
+    assert ("│" in printed) == (encoding == "utf-8")
 
 
 def test_every_option_of_a_topic_is_one_of_some_command(monkeypatch, capsys):

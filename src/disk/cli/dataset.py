@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from disk.cli.app import run_group
 from disk.datasets import check as checking
@@ -31,7 +32,11 @@ def import_colmap(workspace: Positional[Path], options: ImportOptions = ImportOp
     importing.import_colmap(workspace, options)
 
 
-def merge(jsons: Positional[list[Path]], out: Path = Path("merged.json"), relative: bool = False) -> None:
+def merge(
+    jsons: Annotated[Positional[list[Path]], arg(metavar="DATASET ...")],
+    out: Path = Path("merged.json"),
+    relative: bool = False,
+) -> None:
     """Merge several data sets into one dataset.json; their files stay where they are.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import run_group
 from disk.evaluation import homography as homography_stage
@@ -45,9 +45,7 @@ def homography(root: Positional[Path], options: HomographyOptions = HomographyOp
     homography_stage.evaluate_homography(root, options)
 
 
-def imw(
-    scenes: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCENES...")], options: ImwOptions = ImwOptions()
-) -> None:
+def imw(scenes: Positional[tuple[Path, ...]], options: ImwOptions = ImwOptions()) -> None:
     """Evaluate stereo mAA(10) on scenes of the Image Matching Workshop benchmark.
 
     Args:
@@ -58,7 +56,7 @@ def imw(
 
 
 def reconstruction(
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES...")],
+    images: Positional[tuple[Path, ...]],
     options: ReconstructionOptions = ReconstructionOptions(),
 ) -> None:
     """Compare sparse models from our features and COLMAP's SIFT: registered images, points, tracks, error, seconds.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline import frames as stage
@@ -13,8 +12,8 @@ from disk.pipeline.frames import FramesOptions
 
 
 def frames(
-    video: Annotated[Positional[Path], arg(metavar="VIDEO")],
-    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    video: Positional[Path],
+    out: Positional[Path],
     options: FramesOptions = FramesOptions(),
     json: AsJson = False,
 ) -> None:

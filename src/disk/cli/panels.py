@@ -23,13 +23,13 @@ from disk.cli.mistakes import Argument
 
 # topic -> options, for all commands; options not listed here are in the command's main panel
 TOPICS = {
-    "image": ("image_extension", "mask_dir", "images", "max_size", "height", "width", "rotations", "fps", "frames"),
+    "image": ("max_size", "height", "width", "rotations", "image_extension", "mask_dir", "images", "fps", "frames"),
     "feature": (
         "n", "method", "weights", "features", "window", "subpixel", "mode", "model_path", "desc_dim", "f16",
         "detection_scores",
     ),
     "pair": ("pairs", "overlap", "loops", "pairs_file", "top_k", "max_distance"),
-    "matching": ("rt", "ratio", "matcher", "matcher_weights", "save_threshold", "max_error", "min_inliers", "u16"),
+    "matching": ("matcher", "matcher_weights", "rt", "ratio", "save_threshold", "max_error", "min_inliers", "u16"),
     "camera": ("camera_model", "camera_per", "single_camera", "camera_params", "cameras", "camera", "focal_length"),
     "mapping": ("mapper", "remap", "fix_intrinsics", "rig", "rig_config", "gps", "seed"),
     "estimation": ("threshold", "estimator", "runs"),
@@ -42,8 +42,8 @@ TOPICS = {
         "synthesize", "synthetic_share", "views", "augment", "train_scene_limit", "test_scene_limit",
     ),
     "training": (
-        "n_epochs", "chunk_size", "warmup", "epoch_offset", "lr", "lr_schedule", "lr_warmup", "lr_final", "average",
-        "substep",
+        "n_epochs", "chunk_size", "substep", "warmup", "epoch_offset", "lr", "lr_schedule", "lr_warmup", "lr_final",
+        "average",
     ),
 }  # fmt: skip
 _TOPIC_OF = {name: topic for topic, names in TOPICS.items() for name in names}
@@ -139,7 +139,7 @@ def _topics(name: str, options: list[str]) -> dict[str, list[str]]:
         return {name.replace("_", " "): options}
     if len(options) <= _FEW:
         return {"": options}
-    topics = {topic: [each for each in options if _TOPIC_OF.get(each) == topic] for topic in TOPICS}
+    topics = {topic: [each for each in listed if each in options] for topic, listed in TOPICS.items()}
     topics = {topic: some for topic, some in topics.items() if len(some) >= _LEAST}
     return {"": [each for each in options if _TOPIC_OF.get(each) not in topics], **topics}
 

@@ -23,8 +23,8 @@ def view(
 ) -> None:
     """Show the page of a model, or draw keypoints (coloured by score) or matches (coloured by whether verified).
 
-    `disk view model/` writes model/report.html and opens it: numbers, the model in 3D with its photos, which photos
-    connect, which do not and why. Any COLMAP model works. For keypoints and matches, opens one window after the other;
+    For a model, writes its report.html and opens it: numbers, the model in 3D with its photos, which photos connect,
+    which do not and why. Any COLMAP model works. For keypoints and matches, opens one window after the other;
     without a display, or with --save, writes a .jpg for each image or pair.
 
     Args:
@@ -40,5 +40,5 @@ def view(
 
 
 def main(argv: list[str]) -> int:
-    run(view, argv, "view", "disk view artifacts/ photos/ matches --save pictures/ --limit 20")
+    run(view, argv, "view", ["disk view model/", "disk view artifacts/ photos/ matches --save pictures/ --limit 20"])
     return 0

@@ -13,13 +13,20 @@ from typing import Any
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HEAD = re.compile(r"usage: |example:  | +\S+ {2,}| *")  # the wrapped rest of a line is indented by the length of this
+_ARGUMENT = re.compile(r"[ │] [-A-Z{[]")  # a line of a panel that begins with an argument
 _GROUP = re.compile(r"\[[^]]*\]")  # `[--plot PATH]` in the usage stays in one line
 
 
 def wrapped(text: str) -> str:
-    """Wrap the lines that are wider than the terminal."""
+    """Wrap the lines that are wider than the terminal, and drop the empty ones that tyro leaves between options."""
     width = shutil.get_terminal_size().columns
-    return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+    lines = text.split("\n")
+    plain = [_COLOUR.sub("", line) for line in lines]
+    return "\n".join(
+        _wrapped(line, width)
+        for line, this, after in zip(lines, plain, [*plain[1:], ""], strict=True)
+        if this.strip(" │") or not _ARGUMENT.match(after)
+    )
 
 
 def _wrapped(line: str, width: int) -> str:

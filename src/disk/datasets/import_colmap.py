@@ -30,7 +30,7 @@ class ImportOptions(Options):
     name: str | None = None
     """Name of the scene; default: the name of the workspace folder."""
     images: Path | None = None
-    """Folder of the images; default: WORKSPACE/images. Required for a reconstruction."""
+    """Folder of the images; default: WORKSPACE/images. Required for an output of `disk reconstruct`."""
     out: Path | None = None
     """Folder to write; default: WORKSPACE/dataset."""
     no_depth: bool = False

@@ -16,7 +16,7 @@ class Budget:
     """Keypoint budget and image size."""
 
     n: int | Literal["auto"] | None = "auto"
-    """Maximum number of keypoints per image, the best by score; auto: 4096, or all in mode rng; None: all."""
+    """Maximum number of keypoints per image, the best by score; auto: 4096; None: all."""
     max_size: int = 1600
     """Shrink images whose long side is longer than this, in pixels; 0: never."""
 
@@ -35,7 +35,8 @@ class DetectionOptions(Budget, Options):
     subpixel: bool = True
     """Refine keypoints to subpixel peaks of the heatmap; off: whole pixels, as in the original."""
     mode: Literal["nms", "rng"] = "nms"
-    """nms: the best local maxima; rng: random samples as in training, the same on every run."""
+    """nms: the best local maxima; rng: random samples as in training, all of them if n is auto, the same on every
+    run."""
 
     @property
     def budget(self) -> int | None:

@@ -13,7 +13,6 @@ from disk.errors import ArtifactError, ImageError, PartialFailureError
 from disk.images.listing import ImageFile, named
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
-from disk.pipeline.options import MaskFolder
 from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import log
 from disk.storage.locks import folder_lock
@@ -29,9 +28,11 @@ _WRITTEN = ("images", "masks", "sparse", "transforms.json", _POINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UndistortOptions(MaskFolder, Options):
+class UndistortOptions(Options):
     """What to undistort and what to write."""
 
+    mask_dir: Path | None = None
+    """Folder of masks to undistort as well. The mask of image.jpg is image.jpg.png, as in COLMAP, or image.png."""
     images: Path | None = None
     """Folder of the model's images; default: the one used by `disk reconstruct`, or MODEL/images."""
     max_size: int = 0

@@ -105,7 +105,7 @@ class TrainOptions(Options):
     each image."""
 
     load: str | None = None
-    """Checkpoint (a path or the name of shipped weights) to start from."""
+    """Weights to start from: default, depth, epipolar, or a .pth or .safetensors file."""
 
     resume: bool = False
     """Continue from last.pth in --save-dir, if it exists, exactly where training stopped, with the original DATA and
