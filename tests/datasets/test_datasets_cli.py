@@ -32,7 +32,7 @@ def test_merge_and_check(maker, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["dataset", "check", str(out)]) == 1
     printed = capsys.readouterr()
     assert "here: no file" in printed.out
-    assert printed.err.splitlines()[-1].startswith(f"disk dataset: {out}: 1 problems")
+    assert printed.err.splitlines()[-1].startswith(f"disk dataset check: {out}: 1 problems")
 
 
 def test_synthesized_data_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +62,6 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert main(["dataset", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("disk dataset: ")
+    assert printed.err.startswith(("disk dataset: no command", f"disk dataset {arguments[0]}: "))
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -35,7 +35,7 @@ def test_mistakes_are_one_line_and_exit_2(world, capsys, arguments, message):
     error = capsys.readouterr().err
     assert code == 2
     assert message in error
-    assert error.startswith("disk evaluate: ")
+    assert error.startswith(f"disk evaluate {arguments[0]}: ")
     assert error.count("\n") == 1
 
 
