@@ -148,7 +148,9 @@ def test_a_truncated_video_gives_its_remaining_frames(video, tmp_path, capsys):
     note = json.loads((tmp_path / "out" / "frames.json").read_text())
     assert len(note["times"]) == len(list((tmp_path / "out").glob("*.jpg"))) >= 3
     assert main(["frames", str(cut), str(tmp_path / "out")]) == 1  # reported again, although there is nothing to do
-    assert capsys.readouterr().err.splitlines()[-1].startswith("disk frames: ")
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("disk frames: ")
+    assert printed.out.startswith(f"{len(note['times'])} frames of ")
 
 
 def test_damage_in_the_middle_costs_the_frames_around_it(video, tmp_path):

@@ -181,6 +181,21 @@ def test_reconstruct_completes_the_summary_if_images_cannot_be_undistorted(
     assert (folder.out / "report.html").stat().st_mtime >= (folder.out / "summary.json").stat().st_mtime
 
 
+def test_the_command_prints_the_record_of_a_partial_failure(
+    folder: SceneFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = undistort
+
+    def partly(*arguments: Any) -> None:
+        raise PartialFailureError("1 of 3 images could not be undistorted: a.jpg", whole(*arguments))
+
+    monkeypatch.setattr("disk.pipeline.undistort.undistort", partly)
+    assert main(["undistort", str(folder.out), str(tmp_path / "splat"), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"] == 3
+    assert printed.err.splitlines()[-1] == "disk undistort: 1 of 3 images could not be undistorted: a.jpg"
+
+
 def test_the_command_prints_the_record(folder: SceneFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["undistort", str(folder.out), str(tmp_path / "splat"), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {field.name for field in fields(Undistorted)}

@@ -10,15 +10,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from disk.cli.mistakes import first_mistake
 from disk.cli.panels import arranged
 from disk.cli.wrapping import wrapped, wrapped_output
-from disk.errors import DiskError
+from disk.errors import DiskError, PartialFailureError
 from disk.storage.names import did_you_mean
+
+Result = TypeVar("Result")
 
 # `json: AsJson = False` gives a command --json; with it the command prints its summary by `print_json` and nothing else
 AsJson = Annotated[bool, tyro.conf.arg(help="Print the summary as JSON, for scripts.")]
@@ -85,6 +87,21 @@ def run_group(
         return 0 if argv else 2
     function, example = commands[argv[0]]
     return run(function, argv[1:], f"{name} {argv[0]}", example)
+
+
+def show_result(stage: Callable[[], Result], text: Callable[[Result], str], json: bool) -> None:
+    """Run a stage and print its result, also of a stage that fails for some of its inputs, before the error."""
+    failed: PartialFailureError | None = None
+    try:
+        result = stage()
+    except PartialFailureError as error:
+        failed, result = error, error.result
+    if json:
+        print_json(result)
+    else:
+        print(text(result))
+    if failed is not None:
+        raise failed
 
 
 def print_json(summary: Any) -> None:

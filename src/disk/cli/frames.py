@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
+from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import frames as stage
 from disk.pipeline.frames import FramesOptions
 
@@ -27,12 +27,13 @@ def frames(
         out: Folder for the frames, created if missing; must not contain other files.
         options: How many frames to write.
     """
-    result = stage.frames(video, out, options)
-    if json:
-        print_json(result)
-    else:
-        size = f"{result.width} x {result.height}"
-        print(f"{len(result.times)} frames of {size} pixels from {result.seconds:.1f} s of video: {out}")
+    show_result(
+        lambda: stage.frames(video, out, options),
+        lambda done: (
+            f"{len(done.times)} frames of {done.width} x {done.height} pixels from {done.seconds:.1f} s of video: {out}"
+        ),
+        json,
+    )
 
 
 def main(argv: list[str]) -> int:

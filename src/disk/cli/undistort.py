@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
+from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import undistort as stage
 from disk.pipeline.undistort import UndistortOptions
 
@@ -27,11 +27,11 @@ def undistort(
         out: Folder for the results, created if missing.
         options: Images and masks to read, and what else to write.
     """
-    result = stage.undistort(model, out, options)
-    if json:
-        print_json(result)
-    else:
-        print(f"{result.images} images of up to {result.width} x {result.height} pixels, {result.masks} masks: {out}")
+    show_result(
+        lambda: stage.undistort(model, out, options),
+        lambda done: f"{done.images} images of up to {done.width} x {done.height} pixels, {done.masks} masks: {out}",
+        json,
+    )
 
 
 def main(argv: list[str]) -> int:
