@@ -6,7 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+import disk
 from disk import devices
 from disk.errors import DiskError
 from disk.features import Features
@@ -16,6 +18,7 @@ from disk.model.canvas import Canvas, pad_to_stride
 from disk.model.disk import DISK
 from disk.model.engine import resolve_precision
 from disk.model.options import DetectionOptions
+from textured import textured_photo
 
 
 def network(backend="torch", precision="auto"):
@@ -172,6 +175,28 @@ def test_half_precision_finds_the_same_positions(model):
     assert near.keypoints.dtype == near.descriptors.dtype == torch.float32
     common = {tuple(p) for p in full.keypoints.tolist()} & {tuple(p) for p in near.keypoints.tolist()}
     assert len(common) > 70
+
+
+@pytest.mark.parametrize(("precision", "share"), [("bf16", 0.98), ("fp16", 0.995)])
+def test_the_weights_that_ship_find_nearly_the_same_in_half_precision(precision, share):
+    image = textured_photo(192, 256)
+    full, half = (disk.load("default", "cpu", kind, "torch").detect(image, n=None) for kind in ("fp32", precision))
+    distances, nearest = torch.cdist(full.keypoints, half.keypoints).min(1)
+    near = distances < 0.5
+    assert len(full) > 100
+    assert near.float().mean() > share
+    assert (full.descriptors * half.descriptors[nearest]).sum(1)[near].mean() > 0.999
+
+
+def test_half_precision_takes_8_bit_images_without_rounding_them():
+    image = torch.randint(0, 256, (1, 3, 32, 48))
+    model = network(precision="bf16")
+    *_, full = model.engine._coarse(image / 255)
+    first = model.unet.path_down[0][1][3]
+    weight = (first.weight.detach() * (256 / 255)).bfloat16().double()
+    bias = first.bias.detach().bfloat16().double()
+    expected = F.conv2d(image.double() / 256, weight, bias, padding=2)
+    torch.testing.assert_close(full.double(), expected, rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("there", [True, False])

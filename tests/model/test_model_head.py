@@ -149,10 +149,10 @@ def test_half_precision_is_close():
 
 
 def test_inference_leaves_no_state_that_breaks_training():
-    winograd._matrices.cache_clear()
+    winograd.matrices.cache_clear()
     model = random_model()
     image = torch.rand(3, 48, 64)
     model.detect(image)
-    assert not any(matrix.is_inference() for matrix in winograd._matrices(torch.float64))
+    assert not any(matrix.is_inference() for matrix in winograd.matrices(torch.float64))
     model.heatmap(model.encode(image[None])).sum().backward()
     assert model.unet.path_up[1].conv[3].weight.grad.abs().max() > 0

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -96,13 +96,15 @@ class StripEngine:
 
     def __init__(self, model: DISK, precision: Literal["fp32", "fp16", "bf16"], onnx: bool | None) -> None:
         parameter = next(model.parameters())
-        # half-precision weights run in fp32, except in the coarse part
+        # half-precision weights run in fp32, except in the coarse part and, on a CPU, in the products of the up blocks
         self._model = copy.deepcopy(model).float() if parameter.dtype.itemsize < 4 else model
         self._dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         self._device = parameter.device
         self._coarse: Callable[[Tensor], Sequence[Tensor]] = self._model.unet.coarse
-        if precision != "fp32":
-            self._coarse = _in_half_precision(model, _DTYPES[precision])
+        half = _DTYPES.get(precision)
+        self._products = half if self._device.type == "cpu" else None
+        if half is not None:
+            self._coarse = _in_half_precision(model, half)
         if onnx is None:
             onnx = _onnx_is_faster(self._model)
         self.name = "onnx" if onnx else "torch"
@@ -142,7 +144,8 @@ class StripEngine:
     def _detect(self, canvas: Canvas, options: DetectionOptions, generator: torch.Generator | None) -> Features:
         image = canvas.pixels[None].to(self._device)
         image = image.to(self._dtype).div_(255) if image.dtype == torch.uint8 else image.to(self._dtype)
-        encoding = encode(*self._model.unet.fine(*self._coarse(image.contiguous())))
+        maps = self._coarse(image.contiguous())
+        encoding = encode(*self._model.unet.fine(*maps, products=self._products))
         logits = self._model.heatmap(encoding)
         area = logits[0, : canvas.placement.height, : canvas.placement.width]
         found = nms(area, options.window) if options.mode == "nms" else sample_grid(logits, generator)[0]
@@ -195,12 +198,14 @@ def _in_onnxruntime(model: DISK, threads: int) -> Callable[[Tensor], Sequence[Te
 
 
 def _in_half_precision(model: DISK, dtype: torch.dtype) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The coarse part in half precision; its maps in fp32, because Winograd saves more than half precision would."""
-    unet = copy.deepcopy(model.unet).to(dtype)
-    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it, its types do not
+    """The coarse part in half precision; its maps in fp32, in which torch's other operations are as fast."""
+    unet = copy.deepcopy(model.unet)
+    # half precision represents 256ths exactly, unlike the 255ths of an 8-bit image
+    cast(torch.nn.Conv2d, unet.get_submodule("path_down.0.1.3")).weight.data *= 256 / 255
+    unet.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has it, its types do not
 
     def coarse(images: Tensor) -> Sequence[Tensor]:
-        maps = unet.coarse(images.to(dtype, memory_format=torch.channels_last))
+        maps = unet.coarse((images * (255 / 256)).to(dtype, memory_format=torch.channels_last))
         return [large(images, *m.movedim(1, 3).shape).movedim(3, 1).copy_(m) for m in maps]
 
     return coarse

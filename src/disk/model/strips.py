@@ -20,7 +20,8 @@ def large(like: Tensor, *shape: int) -> Tensor:
     """Allocate memory; on a CPU through numpy, which asks for huge pages where available, as torch does not."""
     if like.device.type != "cpu":
         return like.new_empty(shape)
-    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
+    memory = np.empty(prod(shape) * like.dtype.itemsize, np.uint8)  # numpy has no bfloat16
+    return torch.from_numpy(memory).view(like.dtype).view(shape)
 
 
 class Workspace(threading.local):

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from disk.model import upblock
+from disk.model import halfblock, upblock
 from disk.model.statistics import EPS, encode
 from disk.model.winograd import KERNEL
 from disk.shapes import Float, Tensor
@@ -55,11 +55,16 @@ class UpBlock(nn.Module):
         up = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         return self.conv(torch.cat([up, skip], dim=1))
 
-    def fast(self, x: Tensor, skip: Tensor) -> Tensor:
+    def fast(self, x: Tensor, skip: Tensor, products: torch.dtype | None = None) -> Tensor:
         """The same with `disk.model.upblock` where that is faster: on a CPU, in full precision, not compiled.
 
         Height and width of `skip` must be multiples of 4. Without gradients, overwrites both inputs.
+        products: half precision of the products on a CPU (`disk.model.halfblock`), without gradients and autocast;
+            None: that of the maps
         """
+        if products is not None:
+            slope, weight, _ = self.conv.weights()
+            return halfblock.convolve(encode(x, skip), slope, weight, products)
         half_precision = x.dtype.itemsize < 4 or torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or half_precision or torch.compiler.is_compiling():
             return self(x, skip)
@@ -94,10 +99,15 @@ class UNet(nn.Module):
         x = self.path_up[0](maps[5], maps[4])
         return x, maps[3], maps[2], maps[1]
 
-    def fine(self, x: Tensor, quarter: Tensor, half: Tensor, full: Tensor) -> tuple[Tensor, Tensor]:
-        """The trunk from the maps of `coarse`: two up blocks, with most of its arithmetic."""
+    def fine(
+        self, x: Tensor, quarter: Tensor, half: Tensor, full: Tensor, *, products: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The trunk from the maps of `coarse`: two up blocks, with most of its arithmetic.
+
+        products: as in `UpBlock.fast`
+        """
         first, second = cast(UpBlock, self.path_up[1]), cast(UpBlock, self.path_up[2])
-        return second.fast(first.fast(x, quarter), half), full
+        return second.fast(first.fast(x, quarter, products), half, products), full
 
     def trunk(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 64 h2 w2"], Float[Tensor, "b 16 h w"]]:
         """The two inputs of the last block: the map at half resolution and the skip connection at full resolution."""

@@ -29,7 +29,7 @@ _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity
 
 def transform_kernel(weight: Float[Tensor, "o c 5 5"]) -> Float[Tensor, "8 8 o c"]:
     """G g G^T, with gradients."""
-    g = _matrices(torch.float64)[1]
+    g = matrices(torch.float64)[1]
     # in float64, because it is small and its rounding would affect every product
     return torch.einsum("ia,jb,ocab->ijoc", g, g, weight.double()).to(weight.dtype).contiguous()
 
@@ -39,7 +39,7 @@ def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) ->
 
     Each result overwrites the previous one.
     """
-    b = _matrices(strip.dtype)[2]
+    b = matrices(strip.dtype)[2]
     height, width, channels = strip.shape
     rows, size = strip.view(height, width * channels), width * channels
     count = (height - TILE) // TILE
@@ -59,7 +59,7 @@ def transform_windows(strip: Float[Tensor, "rows w c"], workspace: Workspace) ->
 
 def transform_windows_adjoint(grad: Float[Tensor, "8 8 n c"], width: int) -> Float[Tensor, "rows w c"]:
     """The gradient of a strip of a map of this width, from those of its windows [i, j, tile], 0 in the margin."""
-    b = _matrices(grad.dtype)[2]
+    b = matrices(grad.dtype)[2]
     tiles, channels = width // TILE + 1, grad.shape[3]
     count = grad.shape[2] // tiles
     columns = grad.new_empty(_WINDOW, count, tiles, TILE, channels)
@@ -82,7 +82,7 @@ def transform_products(
     products: yields [j, tile] for each i
     """
     for i, product in enumerate(products):
-        a, (_, count, channels) = _matrices(product.dtype)[0], product.shape
+        a, (_, count, channels) = matrices(product.dtype)[0], product.shape
         columns = workspace.empty("columns of products", _WINDOW, TILE, count * channels)
         torch.mm(a, product.flatten(1), out=columns[i])
     rows = workspace.empty("rows of products", TILE, TILE * count * channels)
@@ -92,7 +92,7 @@ def transform_products(
 
 def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor, "8 8 n o"]:
     """The gradient of the products of each tile, 0 for the tiles in the margin."""
-    a = _matrices(grad.dtype)[0]
+    a = matrices(grad.dtype)[0]
     height, width, channels = grad.shape
     tiles = grad.new_zeros(TILE, TILE, height // TILE, width // TILE + 1, channels)
     tiles[:, :, :, :-1] = grad.unflatten(0, (-1, TILE)).unflatten(2, (-1, TILE)).permute(1, 3, 0, 2, 4)
@@ -102,7 +102,7 @@ def transform_products_adjoint(grad: Float[Tensor, "rows w o"]) -> Float[Tensor,
 
 @lru_cache
 @torch.inference_mode(False)
-def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """A^T (4, 8), G (8, 5) and B^T (8, 8) by the Toom-Cook construction.
 
     Not made in inference mode, because training uses the same cached tensors.
