@@ -135,7 +135,8 @@ class StripEngine:
         height, width = canvases[0].pixels.shape[1:]
         threads = torch.get_num_threads()
         fit = self.images_at_once(height, width) >= min(len(canvases), threads)
-        if fit and len(canvases) > max(1, threads // 2) and options.mode != "rng":
+        enough = len(canvases) > max(1, threads // 2)
+        if fit and enough and self._device.type == "cpu" and options.mode != "rng":
             return start_each(detect, canvases)
         found = [detect(canvas) for canvas in canvases]
         return lambda: found
