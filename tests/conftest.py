@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import interpreted  # isort: skip  # noqa: F401  # before anything imports triton
+import pretend_cuda as pretend  # isort: skip  # before the first backward pass
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +23,18 @@ settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on machines without a CUDA GPU."""
+    """Tests marked `gpu` run on a pretended device where there is none."""
     if not torch.cuda.is_available():
         for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+            if item.get_closest_marker("gpu") and isinstance(item, pytest.Function):
+                item.fixturenames.insert(0, "pretend_cuda")
+
+
+@pytest.fixture
+def pretend_cuda() -> Iterator[pretend.Machine]:
+    """This machine has two CUDA devices, computed on the CPU."""
+    with pretend.pretended() as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session", autouse=True)
