@@ -97,7 +97,8 @@ def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
     Raises RuntimeError if it cannot be recorded.
     """
     device = tensors[0].device
-    inputs = [tensor.clone() for tensor in tensors]
+    with torch.inference_mode(False):  # or a graph recorded in inference mode could not be replayed outside it
+        inputs = [tensor.clone() for tensor in tensors]
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)
     graph = torch.cuda.CUDAGraph()
