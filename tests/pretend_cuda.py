@@ -64,11 +64,11 @@ class Machine:
                 arrive()
         del self.arriving[:copies]
 
-    def launch(self, run: Callable[[], Any]) -> None:
-        """Run work on the device, as part of the graph if one is captured."""
-        run()
-        if self.thread.tape is not None:
+    def record(self, run: Callable[[], Any], index: int) -> Callable[[], Any]:
+        """Keep work of a device in the graph, if one is captured on that device."""
+        if self.thread.tape is not None and index == self.thread.device:
             self.thread.tape.append(run)
+        return run
 
 
 machine = Machine()
@@ -152,8 +152,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     inner = [torch.device("cpu") if isinstance(x, torch.device) else _inner(x) for x in flat]
     inner_args, inner_kwargs = tree_unflatten(inner, spec)
     found = func(*inner_args, **inner_kwargs)
-    if machine.thread.tape is not None:
-        machine.thread.tape.append(lambda: _again(func, inner_args, inner_kwargs, found))
+    machine.record(lambda: _again(func, inner_args, inner_kwargs, found), index)
     if (target := kwargs.get("device")) is not None:
         if torch.device(target).type == "cpu":
             return found
@@ -212,13 +211,13 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
     to, of = _inner(target), _inner(source)
     pinned = is_pinned(target) or is_pinned(source)
     if target.is_cuda and source.is_cuda:
-        machine.launch(lambda: to.copy_(of))
+        machine.record(lambda: to.copy_(of), target.get_device())()
     elif target.is_cuda:
         if not (non_blocking and pinned):
             machine.wait("a copy from pageable memory")
-        machine.launch(lambda: to.copy_(of))
+        machine.record(lambda: to.copy_(of), target.get_device())()
     elif non_blocking and pinned:
-        machine.launch(lambda: _send(to, of))
+        machine.record(lambda: _send(to, of), source.get_device())()
     else:
         machine.wait("a copy to the host")
         to.copy_(of)
@@ -289,15 +288,27 @@ class CUDAGraph:
                 run()
 
 
+class Stream:
+    """Belongs to the device that was current."""
+
+    default_of_graphs: Stream | None = None
+
+    def __init__(self, device: Any = None) -> None:
+        self.index = torch.cuda._utils._get_device_index(device, optional=True)
+
+
 @contextmanager
-def capture(graph: CUDAGraph, capture_error_mode: str = "global") -> Iterator[None]:
-    """torch.cuda.graph."""
+def capture(graph: CUDAGraph, stream: Stream | None = None, capture_error_mode: str = "global") -> Iterator[None]:
+    """torch.cuda.graph: all graphs of a process share one stream, that of the first one's device, unless given one."""
     machine.wait("the start of a capture")
+    Stream.default_of_graphs = Stream.default_of_graphs or Stream()
+    before = _exchange((stream or Stream.default_of_graphs).index)
     machine.thread.tape = graph.tape
     try:
         yield
     finally:
         machine.thread.tape = None
+        _exchange(before)
 
 
 def _exchange(index: int) -> int:
@@ -320,7 +331,7 @@ def _launched(run: Callable[..., None]) -> Callable[..., None]:
                 where = f"{x.device}, the kernel on cuda:{machine.thread.device}"
                 raise ValueError(f"Pointer argument (at {number}) cannot be accessed from Triton ({where})")
         inner = [_inner(x) for x in args], {name: _inner(x) for name, x in kwargs.items()}
-        machine.launch(lambda: run(self, *inner[0], **inner[1]))
+        machine.record(lambda: run(self, *inner[0], **inner[1]), machine.thread.device)()
 
     return call
 
@@ -421,6 +432,7 @@ _CUDA = {
         total_memory=_MEMORY, name="pretended GPU", major=9, minor=0, multi_processor_count=132
     ),
     "Event": Event,
+    "Stream": Stream,
     "CUDAGraph": CUDAGraph,
     "graph": capture,
 }
@@ -456,6 +468,7 @@ def pretended() -> Iterator[Machine]:
             # interpreted, a program costs the same whatever its size
             for name, size in _PROGRAMS.items():
                 patch.setattr(name, size)
+        patch.setattr(Stream, "default_of_graphs", None)
         machine.__init__()  # type: ignore[misc]
         yield machine
         assert machine.thread.tape is None

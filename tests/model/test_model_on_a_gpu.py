@@ -96,6 +96,15 @@ def test_another_device_than_the_current_one(on_cpu, pretend_cuda):
     assert pretend_cuda.thread.device == 0
 
 
+def test_graphs_of_two_devices(on_cpu, plain):
+    """torch captures all graphs on a stream of the first one's device, unless given another."""
+    for device in ("cuda:0", "cuda:1"):
+        model = disk.load(device=device, precision="fp32")
+        for seed in range(3):
+            photo = textured_photo(32, 48, seed)
+            assert_same(model.detect(photo, n=N), on_cpu(photo, n=N))
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_graph_recorded_in_inference_mode_runs_outside_it_and_the_reverse(expected, plain, first):
     model = disk.load(device="cuda", precision="fp32")
