@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import disk.training.fused  # noqa: F401  # the kernels' sizes are changed in modules
 from disk.devices import choose_device
 
 pytestmark = pytest.mark.usefixtures("pretend_cuda")

@@ -61,8 +61,13 @@ def test_a_failing_table_does_not_stop_the_others(
     assert figures["match"]
 
 
+@pytest.mark.parametrize("names", [("detect", "match", "render"), ("train",), ("dense",)])
 def test_every_table_on_a_gpu(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, pretend_cuda: object, photo: np.ndarray
+    script: ModuleType,
+    names: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    pretend_cuda: object,
+    photo: np.ndarray,
 ) -> None:
     """A pretended one, without kornia and Triton, which are slow here; the processes that render cannot pretend."""
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
@@ -72,5 +77,5 @@ def test_every_table_on_a_gpu(
     monkeypatch.setattr(script, "photographs", lambda: [np.tile(photo, (2, 2, 1))])
     tiny = {**script.TINY, "seconds": 0.0, "size": (32, 48), "batches": (2,), "dense_size": (32, 32)}
     plan = replace(script.Plan(torch.device("cuda", 0)), **tiny)
-    for name in ("detect", "match", "train", "dense", "render"):
+    for name in names:
         assert all(row["ms"] > 0 for row in script.TABLES[name](plan)), name

@@ -40,7 +40,7 @@ def test_detect_and_match(photo_folder, tmp_path, device):
             assert abs(here[pair].shape[1] - there[pair].shape[1]) <= 2
 
 
-def test_two_photos(photo_folder, capsys):
+def test_two_photos(photo_folder):
     counts = []
     for place in ("cpu", "cuda:1"):
         photos = [photo_folder / "a.jpg", photo_folder / "sub" / "d.jpg"]
@@ -58,6 +58,7 @@ def test_evaluation_gets_features_on_the_cpu(photo_folder, tmp_path):
 
 
 def test_the_doctor_sees_the_gpus(monkeypatch):
+    monkeypatch.setattr("disk.matching.nearest._kernel", lambda device: None)
     machine = doctor._machine(doctor.Library("triton", "3.6.0", None))
     assert machine.device == "cuda:0"
     assert len(machine.gpus) == COUNT

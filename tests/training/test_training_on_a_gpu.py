@@ -8,11 +8,14 @@ from tiny import TINY, records, weights
 
 from disk.datasets.synthesis.sampler import SceneSampler
 from disk.model import kernels
+from disk.model.disk import DISK
 from disk.training import distributed, loss
 from disk.training.augment import augment
 from disk.training.data import TrainingData
 from disk.training.distributed import Group, joined
 from disk.training.loop import train
+from disk.training.schedule import weights_at
+from disk.training.step import Objective, accumulate_gradient, tuple_generator
 
 OPTIONS = replace(TINY, n_epochs=1, batch_size=2, chunk_size=2, warmup=1, augment=True, renderers=0)
 
@@ -91,3 +94,14 @@ def test_a_process_takes_its_gpu(pretend_cuda, monkeypatch):
             assert pretend_cuda.thread.device == index
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed._own_gpu("cuda", 2) == torch.device("cuda", 1)
+
+
+def test_a_step_while_another_device_is_current(photos, pretend_cuda):
+    model = DISK(8).to("cuda:0")
+    tuples = SceneSampler(photos, 32, 32, 2, "cuda:0", 0).tuples([0])
+    found = []
+    for current in (0, 1):
+        with torch.cuda.device(current):
+            generators = [tuple_generator(0, 0, "keypoints", torch.device("cuda", 0))]
+            found.append(accumulate_gradient(model, tuples, generators, Objective(weights=weights_at("default", 5))))
+    assert torch.equal(*found)
