@@ -284,7 +284,8 @@ def tests(plan: Plan) -> list[Row]:
         return [{"result": "pytest is not installed"}]
     files = [str(f) for f in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in f.read_text(encoding="utf-8")]
     # without pytest's options in pyproject.toml, which need jaxtyping and beartype
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command += ["--continue-on-collection-errors", *files]  # of files that need a library that is not there
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     lines = result.stdout.strip().splitlines() or result.stderr.strip().splitlines() or ["no output"]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import interpreted  # isort: skip  # noqa: F401  # before anything imports triton
+import pretend_cuda as pretend  # isort: skip  # before the first backward pass
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from disk.progress import log
 from textured import textured_photo
 
-# CI machines are busy
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+if find_spec("hypothesis"):  # a machine that only runs the tests of a GPU may lack it
+    from hypothesis import HealthCheck, settings
+
+    # CI machines are busy
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on machines without a CUDA GPU."""
+    """Tests marked `gpu` run on a pretended device where there is none."""
     if not torch.cuda.is_available():
         for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+            if item.get_closest_marker("gpu") and isinstance(item, pytest.Function):
+                item.fixturenames.insert(0, "pretend_cuda")
+
+
+@pytest.fixture
+def pretend_cuda() -> Iterator[pretend.Machine]:
+    """This machine has two CUDA devices, computed on the CPU."""
+    if not pretend.POSSIBLE:
+        pytest.skip("no CUDA GPU can be pretended here")
+    with pretend.pretended() as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+
+from disk.model import kernels
+from disk.training import loss
 
 
 @pytest.fixture
@@ -53,3 +59,23 @@ def test_a_failing_table_does_not_stop_the_others(
     figures = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert figures["detect"] == {"error": "out of memory"}
     assert figures["match"]
+
+
+@pytest.mark.parametrize("names", [("detect", "match", "render"), ("train",), ("dense",)])
+def test_every_table_on_a_gpu(
+    script: ModuleType,
+    names: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    pretend_cuda: object,
+    photo: np.ndarray,
+) -> None:
+    """A pretended one, without kornia and Triton, which are slow here; the processes that render cannot pretend."""
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
+    for module in (kernels, loss):
+        monkeypatch.setattr(module, "has_kernels", lambda device: False)
+    monkeypatch.setattr(script, "fed", lambda plan: 1.0)
+    monkeypatch.setattr(script, "photographs", lambda: [np.tile(photo, (2, 2, 1))])
+    tiny = {**script.TINY, "seconds": 0.0, "size": (32, 48), "batches": (2,), "dense_size": (32, 32)}
+    plan = replace(script.Plan(torch.device("cuda", 0)), **tiny)
+    for name in names:
+        assert all(row["ms"] > 0 for row in script.TABLES[name](plan)), name

@@ -206,9 +206,9 @@ def test_images_that_do_not_fit_after_all_run_in_tiles(model, monkeypatch, caplo
 @pytest.mark.gpu
 def test_tiles_on_a_gpu_equal_the_whole_image(in_tiles):
     model = disk.load(device="cuda", precision="fp32")
-    photo = textured_photo(301, 405)
+    photo = textured_photo(75, 100)
     whole = model.detect(photo, n=200)
-    in_tiles(112)
+    in_tiles(48)
     features = model.detect(photo, n=200)
     distance = torch.cdist(features.keypoints, whole.keypoints).amin(1)
     assert (distance < 0.1).float().mean() > 0.98

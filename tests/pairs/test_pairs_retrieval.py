@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from disk.errors import DiskError
 from disk.features import Features
 from disk.pairs.choose import exhaustive
-from disk.pairs.retrieval import k_means, loop_closures, retrieval, similar_images, vlad
+from disk.pairs.retrieval import _nearest_images, k_means, loop_closures, retrieval, similar_images, vlad
 
 
 def features(descriptors: torch.Tensor) -> Features:
@@ -158,3 +158,13 @@ def test_loop_closures_lead_back_to_an_earlier_place():
     assert {("00", "12"), ("01", "13"), ("02", "14")} <= set(found)
     assert loop_closures(walk, order, 20, top_k=3) == []
     assert loop_closures(Collection(), {}, 1, top_k=3) == []
+
+
+def test_how_often_the_host_waits_does_not_grow_with_the_pairs(pretend_cuda):
+    waits = []
+    for count in (5, 20):
+        vectors = normalize(torch.randn(count, 8), dim=1).to("cuda")
+        names, before = [str(i) for i in range(count)], pretend_cuda.waits
+        assert len(_nearest_images(names, vectors, 4, torch.arange(count), 0, names)) >= 2 * count
+        waits.append(pretend_cuda.waits - before)
+    assert waits[0] == waits[1]

@@ -147,7 +147,7 @@ def _from_floats(pixels: Tensor, given: Any) -> Pixels:
 
 
 def _check_range(values: Tensor, given: Any) -> None:
-    low, high = (bound.item() for bound in torch.aminmax(values))
+    low, high = torch.stack(torch.aminmax(values)).tolist()  # one copy from a GPU
     if not (low >= _LOWEST and high <= _HIGHEST):  # also true for nan
         hint = "; divide by 255" if low >= 0 and high <= 255 else ""
         raise ImageError(

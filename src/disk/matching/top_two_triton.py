@@ -85,9 +85,11 @@ def top_two_by_kernel(
     top, second = torch.empty((2, pairs, n + m), device=d0.device)
     index = torch.empty((pairs, n + m), dtype=torch.int64, device=d0.device)
     grid = (triton.cdiv(n, _ROWS) + triton.cdiv(m, _ROWS), pairs)
-    _top_two_kernel[grid](
-        d0, d1, counts0, counts1, top, second, index, d0.stride(0), d1.stride(0), n, m, depth,
-        SPLIT=d0.dtype != torch.float16 or d1.dtype != torch.float16, ROWS=_ROWS, COLUMNS=_COLUMNS,
-        DEPTH=max(16, triton.next_power_of_2(depth)),
-    )  # fmt: skip
+    # Triton launches on the current device, not on that of the tensors
+    with torch.cuda.device_of(d0):
+        _top_two_kernel[grid](
+            d0, d1, counts0, counts1, top, second, index, d0.stride(0), d1.stride(0), n, m, depth,
+            SPLIT=d0.dtype != torch.float16 or d1.dtype != torch.float16, ROWS=_ROWS, COLUMNS=_COLUMNS,
+            DEPTH=max(16, triton.next_power_of_2(depth)),
+        )  # fmt: skip
     return TopTwo(top, second, index)

@@ -205,7 +205,9 @@ class DISK(nn.Module):
         found: list[Features | None] = [None] * len(canvases)
         for rows in _equal_shapes(canvases):
             height, width = canvases[rows[0]].pixels.shape[1:]
-            step = 1 if options.mode == "rng" else self.images_at_once(height, width)
+            # asking a GPU for its free memory takes as long as much of the network
+            alone = options.mode == "rng" or len(rows) == 1
+            step = 1 if alone else self.images_at_once(height, width)
             for some in blocks(len(rows), step):
                 features = self.start([canvases[i] for i in rows[some]], options, generator)()
                 for i, each in zip(rows[some], features, strict=True):

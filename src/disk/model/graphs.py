@@ -97,11 +97,15 @@ def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
     Raises RuntimeError if it cannot be recorded.
     """
     device = tensors[0].device
-    inputs = [tensor.clone() for tensor in tensors]
+    with torch.inference_mode(False):  # or a graph recorded in inference mode could not be replayed outside it
+        inputs = [tensor.clone() for tensor in tensors]
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)
     graph = torch.cuda.CUDAGraph()
-    # other threads may allocate pinned memory during the recording
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = function(*inputs)
+    # by default, torch records all graphs of a process on one stream, which belongs to the first one's device;
+    # thread_local, because other threads may allocate pinned memory meanwhile
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            output = function(*inputs)
     return Recording(graph.replay, inputs, output, torch.cuda.memory_reserved(device) - before)

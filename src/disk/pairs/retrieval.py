@@ -138,8 +138,10 @@ def _nearest_images(
         # exclude the image itself and its neighbours in the sequence
         similarity.masked_fill_((places[some, None] - places).abs() <= apart, -torch.inf)
         best, nearest = similarity.topk(min(top_k, len(names)))
-        for i, j in (best > -torch.inf).nonzero().tolist():
-            first, second = names[some.start + i], names[int(nearest[i, j])]
+        # to the host at once: on a GPU, reading single numbers waits for each
+        i, j = (best > -torch.inf).nonzero().unbind(1)
+        for row, column in torch.stack([i, nearest[i, j]], 1).tolist():
+            first, second = names[some.start + row], names[column]
             if first in wanted:
                 pairs.add((min(first, second), max(first, second)))
     return sorted(pairs)

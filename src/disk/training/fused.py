@@ -59,7 +59,9 @@ def pair_gradients(
             n, m = d[a].shape[1], d[b].shape[1]
             if pairs * n > 0:
                 own = [side[k] for side in (d, counts, *sides) for k in (a, b)]
-                kernel[triton.cdiv(n, _ROWS), pairs](*own, *more, outs[a], N=n, M=m, **always, **options)
+                # Triton launches on the current device, not on that of the tensors
+                with torch.cuda.device_of(outs[a]):
+                    kernel[triton.cdiv(n, _ROWS), pairs](*own, *more, outs[a], N=n, M=m, **always, **options)
         return outs
 
     zeros = partial(torch.zeros, dtype=torch.float32, device=d1.device)
