@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from disk.errors import DiskError, EvaluationError
-from disk.evaluation.report import Report, Result, as_json, check_outputs, write_report
+from disk.evaluation.report import Report, Result, as_json, check_outputs, plot_curves, write_report
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ def test_table_json_and_curves(tmp_path, capsys):
     assert data["results"][1]["figures"][""]["AUC"] is None
     assert data["options"] == {"threshold": [1.0, 2.0], "cache": "kept"}
     assert data["pairs"] == [["a", "b"]]
+
+
+def test_shares_are_plotted_from_0_to_1(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("disk.viewing.canvas.save", lambda figure, file, dpi: saved.append(figure))
+    plot_curves(report(), tmp_path / "r.png")
+    (axes,) = saved[0].axes
+    assert (axes.get_ylim(), axes.get_xlim()[0]) == ((0, 1), 0)
+    assert [line.get_label() for line in axes.lines] == ["ours"]
 
 
 def test_files_that_could_not_be_written(tmp_path):
