@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import medium
 from disk.progress import log
 from textured import textured_photo
 
@@ -26,7 +27,12 @@ if find_spec("hypothesis"):  # a machine that only runs the tests of a GPU may l
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run on a pretended device where there is none."""
+    """Mark the tests of medium.txt; tests marked `gpu` run on a pretended device where there is none."""
+    listed, here = medium.listed(), Path(__file__).parent
+    for item in items:
+        name = f"{item.path.relative_to(here).as_posix()}::{getattr(item, 'originalname', item.name)}"
+        if name in listed:
+            item.add_marker("medium")
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") and isinstance(item, pytest.Function):

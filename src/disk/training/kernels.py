@@ -62,8 +62,8 @@ def _reward(
     same = same & ((sx2 - x1) * (sx2 - x1) + (sy2 - y1) * (sy2 - y1) < squared)
     earned = on_line
     if VISIBILITY:
-        same = same & (sz1 < _SAME_DEPTH * z2) & (z2 < _SAME_DEPTH * sz1)
-        same = same & (sz2 < _SAME_DEPTH * z1) & (z1 < _SAME_DEPTH * sz2)
+        same = same & (sz1 < z2 * _SAME_DEPTH) & (z2 < sz1 * _SAME_DEPTH)
+        same = same & (sz2 < z1 * _SAME_DEPTH) & (z1 < sz2 * _SAME_DEPTH)
         cosine = rx1 * rx2 + ry1 * ry2 + rz1 * rz2
         behind = (along1 + cosine * along2 < slack) | (along2 + cosine * along1 < slack)
         earned = tl.where(behind, negative, on_line)
