@@ -22,7 +22,7 @@ demo: $(STAMP)  ## measure the matches of a stereo pair and a rendered scene, of
 test: $(STAMP)  ## all tests
 	$(PYTEST)
 
-test-fast: $(STAMP)  ## the tests that take less than a quarter of a second each
+test-fast: $(STAMP)  ## the tests that take less than a tenth of a second each
 	$(PYTEST) -m "not slow and not medium"
 
 test-lowest:  ## all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
