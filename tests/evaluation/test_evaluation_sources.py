@@ -11,7 +11,7 @@ def test_disk_gives_the_detections_of_the_model(tmp_path):
     from disk.model.checkpoints import load
 
     view = write_photo(tmp_path / "a.png")
-    (source,) = open_sources(FeatureOptions(n=20, device="cpu"))
+    (source,) = open_sources(FeatureOptions(n=20, device="cpu", cache=tmp_path / "cache"))
     assert source.label == "disk"
     source.prepare([view])
     found, expected = source.features(view), load().detect(photo(96, 128), n=20, subpixel=True)

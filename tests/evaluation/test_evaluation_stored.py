@@ -86,3 +86,16 @@ def test_a_folder_of_several_scenes_is_searched(tmp_path):
     (source,) = open_sources(FeatureOptions(features=(tmp_path / "submission",)), "rome")
     assert source.label == "submission"
     assert len(source.features(View(tmp_path / "a.jpg", "sub/a"))) == 6
+    (alone,) = open_sources(FeatureOptions(features=(tmp_path / "submission" / "rome",)), "rome")
+    assert len(alone.features(View(tmp_path / "a.jpg", "sub/a"))) == 6
+
+
+def test_of_equal_scores_the_first_are_used(tmp_path):
+    rng = np.random.default_rng(0)
+    keypoints = rng.uniform(0, 100, (300, 2)).astype(np.float32)
+    scores = rng.integers(0, 3, 300).astype(np.float32)
+    path = write_layout("hloc:scores", tmp_path / "many", keypoints, unit(rng, 300, 8).astype(np.float32), scores)
+    (source,) = open_sources(FeatureOptions(features=(path,), n=200))
+    order = sorted(range(300), key=lambda i: -scores[i])  # Python's sort is stable
+    found = source.features(View(tmp_path / "sub" / "a.jpg", "sub/a"))
+    np.testing.assert_array_equal(found.keypoints.numpy(), keypoints[order[:200]])
