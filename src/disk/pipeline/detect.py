@@ -51,7 +51,7 @@ class DetectOptions(Place, Network, MaskFolder, ChosenImages, DetectionOptions):
     backend: Backend = "auto"
     """auto: onnxruntime on a CPU in fp32, torch otherwise."""
     batch_size: int = 0
-    """Number of images of equal size to process at once; 0: one per core on a CPU, up to 16 on a GPU, as memory allows."""
+    """Number of equally sized images at once; 0: one per core on a CPU, as many as speed up a GPU, as memory allows."""
     workers: int = 0
     """Number of threads that decode images; 0: one per core, at most eight."""
     overwrite: bool = False
