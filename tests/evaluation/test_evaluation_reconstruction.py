@@ -68,7 +68,7 @@ def test_ours_and_sift_on_the_same_images(corner, tmp_path, capsys):
     assert [result.label for result in report.results] == ["disk", "COLMAP's SIFT"]
     ours, theirs = (result.figures[corner.name] for result in report.results)
     assert theirs["registered"] == theirs["images"] == ours["images"] == 4
-    assert theirs["points"] > 50
+    assert theirs["points"] > 20  # COLMAP verifies in several threads, so the number varies
     assert theirs["track length"] >= 2
     assert 0 < theirs["reprojection error (px)"] < 1
     assert theirs["keypoints per image"] <= 400
