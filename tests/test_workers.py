@@ -71,3 +71,18 @@ def test_after_an_error_no_further_part_starts(threads):
     error_raised.set()
     share(lambda part: None, [0, 1], CPU)  # comes after all parts that were not cancelled
     assert len(done) <= 2
+
+
+def test_parts_that_nobody_waits_for_do_not_start(threads):
+    threads(2)
+    done, dropped = [], threading.Event()
+
+    def work(part):
+        assert dropped.wait(60)
+        done.append(part)
+
+    finish = start_each(work, list(range(20)))
+    del finish
+    dropped.set()
+    share(lambda part: None, [0, 1], CPU)  # comes after all parts that were not cancelled
+    assert len(done) <= 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
 from typing import TypeVar
 
@@ -29,7 +30,8 @@ def share(function: Callable[[Part], Result], parts: Sequence[Part], device: tor
 def start_each(function: Callable[[Part], Result], parts: Sequence[Part]) -> Callable[[], list[Result]]:
     """Start applying a function to CPU tensors, without gradients and on one core per part.
 
-    Returns a function that waits for the results, in order, or raises the first error.
+    Returns a function that waits for the results, in order, or raises the first error. No further part starts after an
+    error, or once the function is dropped without a call: at exit, Python would wait for all parts that wait.
     """
     inference = torch.is_inference_mode_enabled()
 
@@ -44,10 +46,15 @@ def start_each(function: Callable[[Part], Result], parts: Sequence[Part]) -> Cal
         try:
             return [each.result() for each in started]
         finally:
-            for each in started:
-                each.cancel()
+            _cancel(started)
 
+    weakref.finalize(finish, _cancel, started)
     return finish
+
+
+def _cancel(started: Sequence[Future[Result]]) -> None:
+    for each in started:
+        each.cancel()
 
 
 @functools.cache

@@ -38,6 +38,15 @@ MISTAKES = {
     "detect '' b": ("detect", "ARTIFACTS is empty; give a path"),
     "detect a b --mask-dir=": ("detect", "--mask-dir is empty; give a path"),
     "match a --pairs-file ''": ("match", "--pairs-file is empty; give a path"),
+    "detect a b --quiet=1": ("detect", "--quiet is a switch: give it without '1'"),
+    "detect a b --help=yes": ("detect", "--help is a switch: give it without 'yes'"),
+    "detect a b --mask-dir -m": ("detect", "--mask-dir needs a value: a path; if -m is the value, write --mask-dir=-m"),
+    "detect -photos b": ("detect", "no option '-photos'; if it is a path, write ./-photos"),
+    # what is right is not called a mistake
+    "reconstruct a b --camera-params -1,2 --n many": ("reconstruct", "--n many: must be a whole number, auto or None"),
+    "detect -2019,1 b --n many": ("detect", "--n many: must be a whole number, auto or None"),
+    "evaluate pose --ratio 0.8 a ''": ("evaluate pose", "IMAGES is empty; give a path"),
+    "evaluate pose a --ratio 0.8 ''": ("evaluate pose", "IMAGES is empty; give a path"),
     "weights convert '' a.pth": ("weights convert", "SOURCE is empty; give text"),
 }
 # those of the first words, where there is no command to ask for help

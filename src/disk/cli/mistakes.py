@@ -54,20 +54,27 @@ def first_mistake(arguments: Sequence[Argument], argv: Sequence[str]) -> str | N
         else:
             word, equals, attached = token.partition("=")
             flag = "--" + word[2:].replace("_", "-") if word.startswith("--") else word
-            if flag in _EVERYWHERE:
+            if flag in _EVERYWHERE and not equals:
                 continue
+            if flag in _EVERYWHERE or (flag in flags and flags[flag].kind is bool and equals):
+                return f"{flag} is a switch: give it without {attached!r}"
             if flag not in flags:
-                return f"no option {word!r}" + did_you_mean(word, (*flags, *_EVERYWHERE))
+                hint = did_you_mean(word, (*flags, *_EVERYWHERE))
+                if places and not hint and not word.startswith("--"):
+                    hint = f"; if it is a path, write ./{token}"
+                return f"no option {word!r}{hint}"
             option = flags[flag]
             if option.kind is bool:
-                if equals:
-                    return f"{flag} is a switch: give it without {attached!r}"
                 continue
             values = [attached] if equals else []
             while not equals and tokens and not _is_flag(tokens[0]) and (option.several or not values):
+                if option.several and len(tokens) <= sum(not each.several for each in missing):
+                    break  # the last words are for the positional arguments
                 values.append(tokens.popleft())
-            if not values:
-                return f"{flag} needs a value: {_wanted(option)}"
+            if not values and not option.several:
+                dashed = tokens and not tokens[0].startswith("--")
+                hint = f"; if {tokens[0]} is the value, write {flag}={tokens[0]}" if dashed else ""
+                return f"{flag} needs a value: {_wanted(option)}{hint}"
             for value in values:
                 if not _accepts(option.kind, value):
                     return _wrong(option, flag, value)
@@ -78,12 +85,13 @@ def first_mistake(arguments: Sequence[Argument], argv: Sequence[str]) -> str | N
 
 
 def _is_flag(token: str) -> bool:
-    if len(token) < 2 or token[0] != "-":
-        return False
+    """Whether tyro reads it as an option: `-1,2` and `-inf` are values."""
+    if token == "--":
+        return True
     with suppress(ValueError):
         float(token)
         return False
-    return True
+    return token.startswith("-") and token.lstrip("-")[:1].isalpha()
 
 
 def _accepts(kind: Any, value: str) -> bool:

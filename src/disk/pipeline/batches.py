@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -42,7 +42,8 @@ class Waiting:
 
 
 Batch = list[Loaded]
-Run = Callable[[Iterable[Batch], Waiting], Iterator[tuple[Batch, list[Features]]]]
+Found = Generator[tuple[Batch, list[Features]], None, None]
+Run = Callable[[Iterable[Batch], Waiting], Found]
 
 
 @contextlib.contextmanager
@@ -66,26 +67,30 @@ def _make_run(model: DISK, options: DetectionOptions, device: str) -> Callable[[
     return run
 
 
-def _run_here(
-    model: DISK, options: DetectionOptions, batches: Iterable[Batch], waiting: Waiting
-) -> Iterator[tuple[Batch, list[Features]]]:
-    """Run batches on this machine; starts a batch before it waits for the previous one, to keep the device busy."""
+def _run_here(model: DISK, options: DetectionOptions, batches: Iterable[Batch], waiting: Waiting) -> Found:
+    """Run batches on this machine; starts a batch before it waits for the previous one, to keep the device busy.
+
+    Close the generator to drop the images that have not started.
+    """
     started: deque[tuple[Batch, Callable[[], list[Features]]]] = deque()
     upcoming = iter(batches)
-    while True:
-        with waiting("decoding"):
-            batch = next(upcoming, None)
-        # a single image takes all cores of a CPU, and may take most of the memory
-        alone = batch is None or (len(batch) == 1 and model.device.type == "cpu")
-        while len(started) > (0 if alone else 1):
-            done, finish = started.popleft()
-            with waiting("the network"), _explained(done):
-                features = finish()
-            yield done, features
-        if batch is None:
-            return
-        with waiting("the network"), _explained(batch):
-            started.append((batch, _start(model, batch, options)))
+    try:
+        while True:
+            with waiting("decoding"):
+                batch = next(upcoming, None)
+            # a single image takes all cores of a CPU, and may take most of the memory
+            alone = batch is None or (len(batch) == 1 and model.device.type == "cpu")
+            while len(started) > (0 if alone else 1):
+                done, finish = started.popleft()
+                with waiting("the network"), _explained(done):
+                    features = finish()
+                yield done, features
+            if batch is None:
+                return
+            with waiting("the network"), _explained(batch):
+                started.append((batch, _start(model, batch, options)))
+    finally:
+        started.clear()
 
 
 def _start(model: DISK, batch: Batch, options: DetectionOptions) -> Callable[[], list[Features]]:

@@ -215,8 +215,11 @@ def _detect_all(
         # one at a time for rng, so that an image's draw depends only on its name
         batch_size = 1 if options.mode == "rng" else options.batch_size or images_at_once
         loaded = load_ahead(files, loading, workers, workers + batch_size, failed, large)
-        with contextlib.closing(equal_shapes(loaded, batch_size)) as batches:
-            for batch, features in run(batches, waiting):
+        with (
+            contextlib.closing(equal_shapes(loaded, batch_size)) as batches,
+            contextlib.closing(run(batches, waiting)) as found,
+        ):
+            for batch, features in found:
                 keypoints += sum(map(len, features))
                 writing.append(pool.submit(write_features, writer, batch, features, options.f16))
                 if len(writing) > 2:
