@@ -39,11 +39,16 @@ def test_names_are_relative_paths_without_extension_sorted(tmp_path: Path) -> No
         (["keypoints.h5", "descriptors.h5", "scores.h5", "photos.json", "matches.h5"], ["view/a--b.jpg"]),
     ],
 )
-def test_outputs_in_the_folder_are_skipped(tmp_path: Path, output: list[str], pictures: list[str]) -> None:
+def test_outputs_in_the_folder_are_skipped(
+    tmp_path: Path, output: list[str], pictures: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     touch(tmp_path, "a.jpg", *(f"day 1/model/{name}" for name in (*output, *pictures)))
+    caplog.set_level("INFO", "disk")
     images = list_images(tmp_path)
     assert [image.name for image in images] == ["a"]
     assert unused_files(tmp_path, images) == ""
+    skipped = tmp_path / "day 1/model" / ("view" if "keypoints.h5" in output else "")
+    assert [record.message for record in caplog.records] == [f"skipping {skipped}: an output of disk"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,12 @@ def test_photos_beside_results_are_photos(tmp_path: Path, beside: list[str]) -> 
     images = list_images(tmp_path)
     assert [image.name for image in images] == ["rome/a", "rome/day 1/b"]
     assert unused_files(tmp_path, images) == ""
+
+
+def test_photos_in_a_folder_called_view_are_photos(tmp_path: Path) -> None:
+    """Also if features were written beside it, where `disk view` writes no pictures."""
+    touch(tmp_path, "keypoints.h5", "view/a.jpg", "rome/keypoints.h5", "rome/b.jpg", "rome/view/c.jpg")
+    assert [image.name for image in list_images(tmp_path)] == ["rome/b", "rome/view/c", "view/a"]
 
 
 def test_other_files_are_named_whatever_they_are_called(tmp_path: Path) -> None:

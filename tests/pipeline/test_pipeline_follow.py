@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_features import make_artifacts
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from disk.images.listing import list_images
 from disk.pipeline import follow
@@ -45,3 +47,39 @@ def test_new_photos_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureF
         changes = follow.follow_folder(artifacts, list_images(photos), photos, keep_gone=True)
         assert [record.message for record in caplog.records if record.module == "follow"] == said
         assert changes.new == sorted(path.stem for path in photos.iterdir() if path.stem != "a")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "lasting"),
+    [
+        (PermissionError(13, "Permission denied"), False),
+        (OSError(5, "Input/output error"), False),
+        (FileNotFoundError(2, "No such file"), False),
+        (MemoryError(), False),
+        (OSError("image file is truncated"), True),
+        (SyntaxError("broken PNG file"), True),
+    ],
+)
+def test_only_damage_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: BaseException, lasting: bool
+) -> None:
+    """Permissions, disks and memory may be in order on the next run, though the file stays the same."""
+    artifacts, photos = make_artifacts(tmp_path / "artifacts", {"a": 5}), tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a", "b"):
+        Image.new("L", (60, 60)).save(photos / f"{name}.jpg")
+    files = list_images(photos)
+    changes = follow.follow_folder(artifacts, files, photos)
+    with monkeypatch.context() as patch:
+        patch.setattr(JpegImageFile, "load" if isinstance(trouble, MemoryError) else "__init__", raising(trouble))
+        reasons = follow.why_without_features(artifacts, files, changes)
+    assert list(reasons) == ["b.jpg"]
+    assert "b.jpg" in reasons["b.jpg"]
+    assert list(follow.follow_folder(artifacts, files, photos).unreadable) == (["b"] if lasting else [])
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def call(*args: object, **options: object) -> None:
+        raise error
+
+    return call

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from disk.errors import ImageError
@@ -33,7 +34,8 @@ _BESIDE = {
     ),
     _FRAMES: ("frames.json",),
 }  # fmt: skip
-_PICTURES = "view"  # folder of pictures beside _FEATURES
+# folder of pictures beside _FEATURES; `disk view` refuses to write it into a folder of photos
+_PICTURES = "view"
 # marks of the outputs of `disk reconstruct` or `disk triangulate`, `disk undistort` and `disk demo`, which never
 # contain photos of the user
 _OUTPUTS = (("options.json", f"artifacts/{_FEATURES}"), (_FRAMES, "images", "sparse/0"), (".disk-demo",))
@@ -131,12 +133,21 @@ def walk(root: Path) -> list[Path]:
 
     for folder, folders, names in os.walk(root, onerror=skip, followlinks=True):
         ours = [own for mark, beside in _BESIDE.items() if mark in names for own in (mark, *beside)]
-        visible = sorted(name for name in folders if not (name.startswith(".") or _is_output(Path(folder, name))))
-        if _FEATURES in names and _PICTURES in visible:
-            visible.remove(_PICTURES)
-        folders[:] = [name for name in visible if is_new(Path(folder, name))]
+        visible = sorted(name for name in folders if not name.startswith("."))
+        has_photos = Path(folder) == root or any(name.lower().endswith(EXTENSIONS) for name in names)
+        pictures = _PICTURES if _FEATURES in names and not has_photos else None
+        outputs = [name for name in visible if name == pictures or _is_output(Path(folder, name))]
+        for name in outputs:
+            _say_skipped(Path(folder, name))
+        folders[:] = [name for name in visible if name not in outputs and is_new(Path(folder, name))]
         files += [Path(folder, name) for name in names if not (name.startswith(".") or name in ours)]
     return files
+
+
+@lru_cache
+def _say_skipped(folder: Path) -> None:
+    """Log, once per process, that the files of a folder are not used."""
+    log.info("skipping %s: an output of disk", folder)
 
 
 def _is_output(folder: Path) -> bool:

@@ -106,23 +106,30 @@ def why_without_features(artifacts: Path, files: Sequence[ImageFile], changes: C
     with folder_lock(artifacts):
         noted = _read(artifacts / PHOTOS)
         found = {file.name: _why_unreadable(file) for file in without if file.name not in changes.unreadable}
-        now = {name: replace(noted[name], unreadable=why) for name, why in found.items() if why and name in noted}
+        damaged = {name: str(error) for name, error in found.items() if error and _is_damage(error)}
+        now = {name: replace(noted[name], unreadable=why) for name, why in damaged.items() if name in noted}
         if now:
             _write(artifacts, noted | now)
     # the others fail for another reason, such as their masks
-    reasons = {name: why or "no features could be detected" for name, why in found.items()} | changes.unreadable
-    return {file.relative: reasons[file.name] for file in without}
+    reasons = {name: str(error or "no features could be detected") for name, error in found.items()}
+    return {file.relative: (reasons | changes.unreadable)[file.name] for file in without}
 
 
-def _why_unreadable(file: ImageFile) -> str:
+def _why_unreadable(file: ImageFile) -> ImageError | None:
     try:
         with one_large_at_a_time(file.path):
             read_image(file.path)
     except ImageError as error:
-        return str(error)
+        return error
     except MemoryError:
         pass
-    return ""
+    return None
+
+
+def _is_damage(error: ImageError) -> bool:
+    """Whether the content of the file is at fault, not the disk, its permissions or the memory."""
+    cause = error.__context__
+    return not isinstance(cause, MemoryError) and getattr(cause, "errno", None) is None
 
 
 def changed_photos(artifacts: Path, files: Sequence[ImageFile]) -> list[str]:
