@@ -96,9 +96,10 @@ class DISK(nn.Module):
         # an engine copies the weights into its own layout, so any change of a parameter needs a new engine
         parameters = [(p.data_ptr(), p._version, p.dtype, p.device) for p in self.parameters()]
         key = (parameters, self.precision, self.backend, torch.get_num_threads())
-        if self._engine is None or self._engine[0] != key:
-            self._engine = key, make_engine(self, self.precision, self.backend)
-        return self._engine[1]
+        made = self._engine  # another thread may replace it meanwhile
+        if made is None or made[0] != key:
+            made = self._engine = key, make_engine(self, self.precision, self.backend)
+        return made[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_engine": None}
