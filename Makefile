@@ -25,10 +25,13 @@ test: $(STAMP)  ## all tests
 test-fast: $(STAMP)  ## the tests that take less than a tenth of a second each
 	$(PYTEST) -m "not slow and not medium"
 
-test-lowest:  ## all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+# the second environment has the core alone: other packages need a newer numpy
+test-lowest:  ## all tests with Python 3.10 and the oldest versions that pyproject.toml allows, in .venv-lowest
+	test -x .venv-lowest/core/bin/python || (python3.10 -m venv .venv-lowest && python3.10 -m venv .venv-lowest/core)
 	.venv-lowest/bin/python -m pip install --quiet uv
-	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/core/bin/python --resolution lowest-direct --upgrade .
+	.venv-lowest/core/bin/python tests/installed.py
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --upgrade -e '.[dev]'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile
 
 coverage: $(STAMP)  ## all tests with the share of lines they run, at least 90 %

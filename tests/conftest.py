@@ -57,12 +57,11 @@ def _cache_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(autouse=True)
-def _log_as_at_the_start() -> Iterator[None]:
-    """Undo a test's changes to the log."""
-    handlers, level, propagate = log.handlers[:], log.level, log.propagate
-    yield
-    log.handlers[:], log.propagate = handlers, propagate
-    log.setLevel(level)
+def _log_as_at_the_start() -> None:
+    """Undo the changes to the log by earlier tests, and by fixtures of modules, which come before this one."""
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel("NOTSET")
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,28 @@
 """Import this before triton: without a GPU, it makes Triton interpret its kernels on the CPU."""
 
+import functools
 import importlib.util
+import inspect
 import os
 
 import torch
 
-if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, including triton's own
+if importlib.util.find_spec("triton"):
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, including triton's own
 
+    import triton
+
+    jit = triton.jit
+
+    @functools.wraps(jit)
+    def jit_of_the_source(function=None, **options):
+        """Until 0.3.7, the last for Python 3.10, jaxtyping also wraps what is marked `no_type_check`."""
+        return jit(function and inspect.unwrap(function), **options)
+
+    triton.jit = jit_of_the_source
+
+if os.environ.get("TRITON_INTERPRET") == "1":
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -41,6 +42,8 @@ def pil_images() -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("mode", pil_images())
 def test_pil_images_arrays_and_files_read_the_same(tmp_path: Path, mode: str) -> None:
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 12:
+        pytest.skip("Pillow before 12 does not read the YCbCr TIFF it writes")
     image = pil_images()[mode]
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
     image.save(path)

@@ -21,11 +21,17 @@ def model():
     return DISK(desc_dim=16).eval()
 
 
+def wiring(graph):
+    """The inputs of every node, values between nodes numbered: their names depend on the version of torch."""
+    number = {name: at for at, name in enumerate(name for node in graph.node for name in node.output)}
+    return [[number.get(name, name) for name in node.input] for node in graph.node]
+
+
 @pytest.mark.slow
 def test_the_shipped_graph_equals_that_of_the_network():
     shipped, fresh = onnx.load(GRAPH, load_external_data=False).graph, export_coarse_graph().graph
     assert [n.op_type for n in shipped.node] == [n.op_type for n in fresh.node]
-    assert [list(n.input) for n in shipped.node] == [list(n.input) for n in fresh.node]
+    assert wiring(shipped) == wiring(fresh)
     named = {i.name for i in shipped.initializer}
     coarse = {n for n in DISK().state_dict() if n.startswith(("unet.path_down", "unet.path_up.0"))}
     assert named == coarse

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -209,7 +210,7 @@ def test_version_names_torch_cuda_and_pycolmap(capsys):
     assert main(["--version"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["disk-features", "torch", "CUDA", "pycolmap"]
-    assert lines[1] == f"torch {torch.__version__}"
+    assert lines[1] == f"torch {version('torch')}"
     assert torch.version.cuda is None or lines[2] == f"CUDA {torch.version.cuda}"
     code = "import sys; from disk.cli.main import main; main(['--version']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

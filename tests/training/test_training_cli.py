@@ -71,7 +71,8 @@ def test_a_signal_to_the_group_saves_and_exits_with_0(
             if log.exists() and len(log.read_text(encoding="utf-8").splitlines()) >= 3:
                 break
             time.sleep(0.1)
-        os.killpg(process.pid, number)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
         out, err = process.communicate(timeout=100)  # returns once its helpers, who share stderr, have ended too
     finally:
         process.kill()

@@ -160,6 +160,8 @@ def _colour(model: pycolmap.Reconstruction, images: Mapping[str, Path]) -> None:
     registered = [image for image in registered if image.num_points3D]
     with ThreadPoolExecutor(usable_cores()) as pool:
         sampled = list(track(pool.map(sample, registered), "colour points", "image", len(registered)))
+    if not sampled:
+        return
     points, owner = np.unique(np.concatenate([ids for ids, _ in sampled]), return_inverse=True)
     total = np.zeros((len(points), 3))
     np.add.at(total, owner, np.concatenate([colours for _, colours in sampled]))

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -189,8 +189,10 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"{path} is a folder, not a video" if path.is_dir() else f"no file {path}")
     if not path.stat().st_size:
         raise VideoError(f"{path} is empty")
+    # PyAV 19 has no such option
+    kwargs: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:  # by its absolute path, so that FFmpeg never takes a name for a URL
-        container = av.open(str(path.resolve()), options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+        container = av.open(str(path.resolve()), options={"format_whitelist": _FORMATS}, **kwargs)
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or error
         raise VideoError(f"{path} is not a video that can be read, or is truncated or damaged ({reason})") from None

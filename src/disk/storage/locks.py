@@ -68,11 +68,8 @@ def _acquired(lock: Path) -> Any:
     """The lock, held; where the file system has no locks, a file that is there while it is held."""
     from filelock import FileLock, SoftFileLock
 
-    try:
-        # its own way out would take the empty file of an earlier lock for one that is held
-        handle = FileLock(lock, timeout=0, fallback_to_soft=False)
-    except TypeError:  # older versions have none
-        handle = FileLock(lock, timeout=0)
+    # its own way out would take the empty file of an earlier lock for one that is held
+    handle = FileLock(lock, timeout=0, fallback_to_soft=False)
     try:
         handle.acquire()
     except (OSError, NotImplementedError) as error:  # Timeout is an OSError without a number

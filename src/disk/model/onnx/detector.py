@@ -43,9 +43,10 @@ class Detector(nn.Module):
     def forward(self, images: UInt8[Tensor, "b h w 3"]) -> Detected:
         height, width = images.shape[1:3]
         x = images.permute(0, 3, 1, 2).float() / 255
-        # padding must be a constant here, so pad by the most that any size may need, then slice
+        # padding must be a constant here, so pad by the most that any size may need, then narrow
+        # (torch 2.10 loses track of the sizes of a slice)
         x = F.pad(x, (0, STRIDE - 1, 0, STRIDE - 1))
-        x = x[:, :, : _multiple(height), : _multiple(width)]
+        x = x.narrow(2, 0, _multiple(height)).narrow(3, 0, _multiple(width))
         return self.detect(x, height, width)
 
     def detect(self, images: Float[Tensor, "b 3 h2 w2"], height: Size, width: Size) -> Detected:
@@ -64,7 +65,7 @@ class Detector(nn.Module):
         products = products + taps[:, :, split:] @ F.prelu(skip, slope[split:]).flatten(2)
         heatmap = _add_shifted(products.unflatten(2, skip.shape[2:])) + bias[self.desc_dim]
 
-        heatmap = heatmap[:, :height, :width]
+        heatmap = heatmap.narrow(1, 0, height).narrow(2, 0, width)
         scores, points = self._best(heatmap)
         y = _divide(points, width)
         x = points - y * width
