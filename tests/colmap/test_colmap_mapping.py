@@ -11,7 +11,7 @@ from PIL import Image
 
 from disk.colmap.database import image_ids, open_database, write_database
 from disk.colmap.mapping import Mapper, incremental_options, map_images, run_incremental
-from disk.colmap.models import Model, write_ply
+from disk.colmap.models import Model, write_models, write_ply
 from disk.colmap.plan import plan_cameras
 from disk.colmap.verification import verify_pairs
 from disk.errors import ColmapError
@@ -81,6 +81,15 @@ def test_the_same_seed_gives_the_model_of_one_thread_of_colmap(tmp_path: Path, p
         found = run_incremental(database, len(NAMES), incremental_options(seed=0, fix_intrinsics=False))
         assert list(found) == list(expected) == [0]
         assert numbers(found[0]) == numbers(expected[0])
+
+
+def test_a_model_without_points_has_nothing_to_colour(tmp_path: Path) -> None:
+    import pycolmap
+
+    (tmp_path / "scratch").mkdir()
+    (written,) = write_models([pycolmap.Reconstruction()], {}, tmp_path / "sparse", tmp_path / "scratch")
+    assert (written.images, written.points) == ([], 0)
+    assert pycolmap.Reconstruction(tmp_path / "sparse" / "0").num_points3D() == 0
 
 
 def numbers(model: Any) -> dict[Any, Any]:
