@@ -66,7 +66,8 @@ def arranged(
     command to them, without running it.
     switches_both_ways: also give switches that are off by default a --no- twin
     """
-    hints: dict[str, Any] = get_type_hints(command, include_extras=True)
+    # not by get_type_hints: in Python 3.10 it makes `Positional[...] = None` an option
+    hints: dict[str, Any] = inspect.get_annotations(command, eval_str=True)
     hints.pop("return", None)
     parameters, arguments = [], list[Argument]()
     for name, parameter in inspect.signature(command).parameters.items():

@@ -75,7 +75,8 @@ def _acquired(lock: Path) -> Any:
     except (OSError, NotImplementedError) as error:  # Timeout is an OSError without a number
         if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
-        handle = SoftFileLock(_mark(lock), timeout=0)
+        # a second try after 50 ms: older versions of filelock use up the first to remove the file of a killed run
+        handle = SoftFileLock(_mark(lock), timeout=0.1)
         handle.acquire()
     return handle
 
