@@ -46,7 +46,7 @@ from disk.training.augment import augment  # noqa: E402
 from disk.training.data import Mix  # noqa: E402
 from disk.training.rendering import RenderJob, rendered  # noqa: E402
 from disk.training.schedule import weights_at  # noqa: E402
-from disk.training.step import Objective, accumulate_gradient, tuple_generator  # noqa: E402
+from disk.training.step import Objective, accumulate_gradient, measured_convolutions, tuple_generator  # noqa: E402
 
 Row = dict[str, Any]
 RATIO = 0.95
@@ -134,11 +134,8 @@ def tuned(run: Callable[[], Any]) -> Callable[[], Any]:
     """The same with cuDNN's algorithms chosen by measurement, which is not torch's default."""
 
     def call() -> Any:
-        torch.backends.cudnn.benchmark = True
-        try:
+        with measured_convolutions():
             return run()
-        finally:
-            torch.backends.cudnn.benchmark = False
 
     return call
 

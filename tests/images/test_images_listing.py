@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from disk.errors import ImageError
+from disk.images import listing
 from disk.images.listing import list_images, path_of, text_of, unused_files
+from disk.storage import artifacts
+from disk.storage.made_from import MADE_FROM
 
 
 def touch(root: Path, *names: str) -> None:
@@ -198,3 +201,11 @@ def test_a_folder_that_cannot_be_listed_is_reported(
     monkeypatch.setattr(os, "scandir", scandir)
     assert [image.name for image in list_images(tmp_path)] == ["a"]
     assert "closed cannot be listed (Permission denied); its files are not used" in caplog.text
+
+
+def test_the_marks_of_outputs_are_the_names_that_are_written() -> None:
+    """`images` and `storage` do not import each other, so both have these names."""
+    assert listing._FEATURES == artifacts.KEYPOINTS
+    assert listing._FRAMES == MADE_FROM
+    others = {artifacts.DESCRIPTORS, artifacts.SCORES, artifacts.MATCHES, artifacts.UNMATCHED, artifacts.INLIERS}
+    assert others | {artifacts.LOCALIZED} < set(listing._BESIDE[listing._FEATURES])

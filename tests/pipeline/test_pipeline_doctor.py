@@ -16,8 +16,9 @@ import disk
 from disk.cli import doctor as command
 from disk.cli.main import main
 from disk.errors import OPTIONAL
-from disk.pipeline import doctor
-from disk.pipeline.doctor import Library, examine
+from disk.pipeline import doctor, libraries
+from disk.pipeline.doctor import examine
+from disk.pipeline.libraries import Library
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,14 +33,14 @@ def modules(monkeypatch, tmp_path):
     """A function that creates modules, which are the only ones besides Python's own."""
 
     def make(**codes):
-        monkeypatch.setattr(doctor, "BASE", {})
-        monkeypatch.setattr(doctor, "OPTIONAL", {name: (name, "extra") for name in codes})
+        monkeypatch.setattr(libraries, "BASE", {})
+        monkeypatch.setattr(libraries, "OPTIONAL", {name: (name, "extra") for name in codes})
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.syspath_prepend(str(tmp_path))
         for name, code in codes.items():
             if code is not None:
                 make_module(tmp_path, name, code)
-        return doctor._import(codes)
+        return libraries.import_each(codes)
 
     return make
 
@@ -61,14 +62,14 @@ def test_libraries_that_are_missing_broken_or_deadly(modules):
         "exiting_lib": Library("exiting_lib", "?", "SystemExit: 3"),
         "last_lib": Library("last_lib", "3"),
     }
-    extra = doctor._extras(found)[0]
+    extra = libraries.extras_of(found)[0]
     assert (extra.name, extra.install) == ("extra", "pip install 'disk-features[extra]'")
-    extra = doctor._extras({**found, **{name: Library(name, "1") for name in found}})[0]
+    extra = libraries.extras_of({**found, **{name: Library(name, "1") for name in found}})[0]
     assert (extra.name, extra.install) == ("extra", None)
 
 
 def test_a_library_that_hangs_does_not_hang_the_doctor(modules, monkeypatch):
-    monkeypatch.setattr(doctor, "_PATIENCE", 2)
+    monkeypatch.setattr(libraries, "_PATIENCE", 2)
     found = modules(early_lib="", hanging_lib="import time; time.sleep(60)", late_lib="")
     assert found["early_lib"].works
     assert found["late_lib"].works
@@ -131,7 +132,7 @@ def test_without_torch_the_doctor_still_reports(tmp_path):
 
 
 def test_the_report_names_everything(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "_import", lambda names: {name: Library(name, "1.0") for name in names})
+    monkeypatch.setattr(doctor, "import_each", lambda names: {name: Library(name, "1.0") for name in names})
     found = examine()
     assert found.machine is not None
     assert found.machine.cores >= 1
@@ -147,7 +148,7 @@ def test_the_report_names_everything(monkeypatch, capsys):
 
 
 def test_a_broken_driver_is_a_problem_and_no_traceback(monkeypatch):
-    monkeypatch.setattr(doctor, "_import", lambda names: {name: Library(name, "1.0") for name in names})
+    monkeypatch.setattr(doctor, "import_each", lambda names: {name: Library(name, "1.0") for name in names})
     monkeypatch.setattr(doctor, "_check", lambda: doctor.SelfCheck(512, 100, 1.0))
     monkeypatch.setattr("disk.devices.choose_device", lambda name: 1 / 0)
     found = examine()
@@ -164,7 +165,7 @@ def project():
 def test_every_extra_is_listed_with_all_its_libraries(project):
     listed = {
         extra.name: {*(library.name for library in extra.libraries), *extra.includes}
-        for extra in doctor._extras({name: Library(distribution, "1") for name, (distribution, _) in OPTIONAL.items()})
+        for extra in libraries.extras_of({name: Library(which, "1") for name, (which, _) in OPTIONAL.items()})
     }
     declared: dict[str, set[str]] = {}
     for extra, requirements in project["optional-dependencies"].items():
@@ -177,8 +178,10 @@ def test_every_extra_is_listed_with_all_its_libraries(project):
 
 def test_an_extra_without_a_library_of_its_own_is_complete_when_its_parts_are(monkeypatch, capsys):
     def lines(missing: str | None) -> dict[str, str]:
-        versions = {name: None if name == missing else "1.0" for name in (*doctor.BASE, *OPTIONAL)}
-        monkeypatch.setattr(doctor, "_import", lambda names: {name: Library(name, versions[name]) for name in versions})
+        versions = {name: None if name == missing else "1.0" for name in (*libraries.BASE, *OPTIONAL)}
+        monkeypatch.setattr(
+            doctor, "import_each", lambda names: {name: Library(name, versions[name]) for name in versions}
+        )
         monkeypatch.setattr(doctor, "_check", lambda: doctor.SelfCheck(512, 100, 1.0))
         main(["doctor"])
         out = capsys.readouterr().out
@@ -203,7 +206,7 @@ def test_every_library_of_an_extra_is_known(project):
     known = set(OPTIONAL.values())
     assert known <= declared
     assert {name for name, _ in declared} == {name for name, _ in known}
-    assert {re.match(r"[\w.-]+", one)[0] for one in project["dependencies"]} == set(doctor.BASE.values())
+    assert {re.match(r"[\w.-]+", one)[0] for one in project["dependencies"]} == set(libraries.BASE.values())
 
 
 def test_version_names_torch_cuda_and_pycolmap(capsys):

@@ -10,6 +10,7 @@ from disk.evaluation.options import FeatureOptions
 from disk.evaluation.sources import open_sources
 from disk.model import kernels
 from disk.pipeline import doctor
+from disk.pipeline.libraries import Library
 from disk.pipeline.match_options import MatchOptions
 from disk.pipeline.match_photos import PhotoOptions, match_photos
 from disk.storage.artifacts import read_features, read_matches
@@ -59,7 +60,7 @@ def test_evaluation_gets_features_on_the_cpu(photo_folder, tmp_path):
 
 def test_the_doctor_sees_the_gpus(monkeypatch):
     monkeypatch.setattr("disk.matching.nearest._kernel", lambda device: None)
-    machine = doctor._machine(doctor.Library("triton", "3.6.0", None))
+    machine = doctor._machine(Library("triton", "3.6.0", None))
     assert machine.device == "cuda:0"
     assert len(machine.gpus) == COUNT
     assert machine.precision == "fp16"

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from disk.cli.app import AsJson, print_json, run
-from disk.pipeline.doctor import Diagnosis, Extra, Machine, SelfCheck, examine
+from disk.pipeline.doctor import Diagnosis, Machine, SelfCheck, examine
+from disk.pipeline.libraries import Extra
 
 # tasks of `fastest` in the words of users; --json has the times
 _TASKS = {"layers up to an eighth": "coarse layers of the network", "products": "matrix products"}

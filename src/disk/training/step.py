@@ -84,12 +84,12 @@ def accumulate_gradient(
         together = next(model.parameters()).device.type == "cuda"
     tuples = [(views, generator) for views, generator in zip(batch, generators, strict=True) if len(views) > 0]
     groups = [tuples] if together else [[each] for each in tuples]
-    with _measured_convolutions():
+    with measured_convolutions():
         return torch.stack([_accumulate(model, group, objective, bf16, together) for group in groups if group]).sum(0)
 
 
 @contextmanager
-def _measured_convolutions() -> Iterator[None]:
+def measured_convolutions() -> Iterator[None]:
     """Let cuDNN measure which of its algorithms is fastest, once per size: all batches have the same size."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
