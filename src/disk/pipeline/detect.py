@@ -51,7 +51,7 @@ class DetectOptions(Place, Network, MaskFolder, ChosenImages, DetectionOptions):
     backend: Backend = "auto"
     """auto: onnxruntime on a CPU in fp32, torch otherwise."""
     batch_size: int = 0
-    """Number of equally sized images at once; 0: one per core on a CPU, as many as speed up a GPU, as memory allows."""
+    """Equally sized images at once; 0: one per core on a CPU, a full batch on a GPU; fewer if memory is short."""
     workers: int = 0
     """Number of threads that decode images; 0: one per core, at most eight."""
     overwrite: bool = False
