@@ -41,6 +41,7 @@ REPORTED = 0.02  # relative error whose share is reported
 # camera that moves forward or is turned far stretches it
 MAX_PIXELS, MIN_SCALE = 3, 0.4
 MARGIN = 0.15  # by which the range of disparities exceeds that of the sparse points, relative to its length
+MIN_COVERAGE = 0.05  # share of pixels; an image with less gets no map and is trained on with the epipolar reward
 BLOCK = 5  # side of the blocks that are matched, in pixels
 
 
@@ -77,10 +78,11 @@ def main(scenes: tyro.conf.Positional[tuple[Path, ...]], size: int = 640) -> Non
     setup(quiet=False)
     for scene in scenes:
         found = list(dense_depth(scene, size))
-        errors = np.concatenate([one.errors for one in found])
+        coverages, errors = [one.coverage for one in found], np.concatenate([one.errors for one in found])
+        errors = errors if len(errors) else np.array([np.nan])
         log.info(
-            "%s: %d depth maps, %.0f %% of pixels; at %d sparse points: median error %.2f %%, %.0f %% within %.0f %%",
-            *(scene, len(found), 100 * np.mean([one.coverage for one in found]), len(errors)),
+            "%s: %d of %d images have depth, %.0f %% of pixels; at %d points: median error %.2f %%, %.0f %% within %.0f %%",
+            *(scene, np.count_nonzero(coverages), len(found), 100 * np.mean(coverages), len(errors)),
             *(100 * np.median(errors), 100 * np.mean(errors < REPORTED), 100 * REPORTED),
         )
 
@@ -98,8 +100,13 @@ def dense_depth(scene: Path, size: int) -> Iterator[Agreement]:
         depth = fuse(list(depths), view.grey.shape)
         path = folder / f"{view.name}.geometric.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pycolmap.DepthMap.from_array(depth, 0, max(float(depth.max()), 1.0)).write(path)
-        yield Agreement(float((depth > 0).mean()), errors_at_points(view, depth))
+        path.unlink(missing_ok=True)
+        coverage = float((depth > 0).mean())
+        if coverage < MIN_COVERAGE:
+            yield Agreement(0, np.zeros(0))
+            continue
+        pycolmap.DepthMap.from_array(depth, 0, float(depth.max())).write(path)
+        yield Agreement(coverage, errors_at_points(view, depth))
 
 
 def read_views(scene: Path, size: int) -> list[View]:
@@ -161,9 +168,9 @@ def stereo(view: View, other: View) -> Float[np.ndarray, "h w"] | None:
     right, bottom = np.ceil(focal * seen.max(1)).astype(int).tolist()
     low, high = np.quantile(focal * baseline / along[along > 0], (0.01, 0.99))
     margin = MARGIN * (high - low) + 1
-    first = max(low - margin, 0)  # the smallest disparity
+    first = max(low - margin, 1)  # the smallest disparity
     count = 16 * int(np.ceil((high + margin - first) / 16))
-    if scale < MIN_SCALE or count > max(height, width) / 2:
+    if scale < MIN_SCALE or count > max(height, width):
         return None
     # StereoSGBM leaves the first `count` columns unknown
     size = (right - left + count, bottom - top)

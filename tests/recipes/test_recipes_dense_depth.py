@@ -132,6 +132,18 @@ def test_depth_on_which_two_neighbours_agree(recipe: ModuleType) -> None:
     assert recipe.fuse([], (1, 1)) == 0
 
 
+def test_an_image_without_neighbours_has_no_map(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_workspace(tmp_path, 0)
+    stale = tmp_path / "stereo/depth_maps/0.png.geometric.bin"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    monkeypatch.setattr(recipe, "ANGLES", (100, 120))
+    recipe.main((tmp_path,))
+    assert not list(stale.parent.iterdir())
+
+
 def test_distorted_images_are_refused(recipe: ModuleType, tmp_path: Path) -> None:
     write_workspace(tmp_path, 0, "OPENCV")
     with pytest.raises(ColmapError, match="OPENCV cameras; run `disk undistort` first"):
