@@ -81,7 +81,7 @@ def main(scenes: tyro.conf.Positional[tuple[Path, ...]], size: int = 640) -> Non
         coverages, errors = [one.coverage for one in found], np.concatenate([one.errors for one in found])
         errors = errors if len(errors) else np.array([np.nan])
         log.info(
-            "%s: %d of %d images have depth, %.0f %% of pixels; at %d points: median error %.2f %%, %.0f %% within %.0f %%",
+            "%s: depth in %d of %d images, %.0f %% of pixels; at %d points: median error %.2f %%, %.0f %% < %.0f %%",
             *(scene, np.count_nonzero(coverages), len(found), 100 * np.mean(coverages), len(errors)),
             *(100 * np.median(errors), 100 * np.mean(errors < REPORTED), 100 * REPORTED),
         )
