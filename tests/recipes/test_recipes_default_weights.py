@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -97,6 +98,29 @@ def test_the_stages_of_a_gpu() -> None:
     weights = weights_at(fine.schedule, fine.epoch_offset, fine.keypoint_penalty)
     assert (weights.theta, weights.negative, weights.keypoint) == pytest.approx((18, -0.175, -0.0007))
     assert fine.step(fine.epoch_offset + fine.n_epochs, 0) == 1750
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_stops_and_resumes(
+    recipe: ModuleType, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the options of the real stages, but smaller images and two batches."""
+    fine = replace(
+        _module().STAGES["cuda"]["fine"], chunk_size=2, height=64, width=64, renderers=0, workers=0, precision="fp32"
+    )
+    monkeypatch.setattr(recipe, "STAGES", {"cuda": {"coarse": fine, "fine": fine}})
+    torch.manual_seed(0)
+    save(DISK(), tmp_path / "start.pth")
+    call = {"start": str(tmp_path / "start.pth"), "device": "cuda"}
+    recipe.main(Path("not read"), prepared, minutes=1e-6, **call)
+    assert not (prepared / "default.pth").exists()
+    recipe.main(Path("not read"), prepared, **call)
+    before, after = load(prepared / "start.pth"), load(prepared / "default.pth")
+    # a convolution in the middle, which recentring does not touch
+    first, last = (model.unet.path_down[2][-1][-1].weight for model in (before, after))
+    assert not torch.equal(first, last)
+    steps = [json.loads(line)["step"] for line in (prepared / "fine" / "log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 2
 
 
 def test_photos_are_shrunk_until_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,12 @@ def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog:
     assert saved_options(tmp_path / "last.pth")[1].chunk_size == 3
 
 
+def test_an_epoch_may_take_several_passes(data: Path, tmp_path: Path) -> None:
+    """Eight batches of one of six tuples."""
+    train(data, replace(TINY, save_dir=tmp_path, chunk_size=8, warmup=8, n_epochs=1, test_scene_limit=0))
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["position"] == [1, 0, 8]
+
+
 def test_options_without_effect_are_named(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = replace(TINY, save_dir=tmp_path, time_limit=0.0, lr_final=1e-6, synthetic_share=0.1)
     train(data, options)

@@ -79,7 +79,7 @@ class Mix:
 class TrainingData:
     """The data to train and validate on.
 
-    Raises DatasetError if the data cannot be used or do not fill an epoch, TrainingError if there are none.
+    Raises DatasetError if the data cannot be used or do not fill a batch, TrainingError if there are none.
     """
 
     def __init__(self, data: Path | None, options: TrainOptions, group: Group) -> None:
@@ -209,18 +209,19 @@ class TrainingData:
         ]
 
     def _epoch(self, data: Path | None) -> int:
-        """Number of batches in an epoch: as requested, or one pass over the data up to CHUNK_SIZE."""
+        """Number of batches in an epoch: as requested, or one pass over the data up to CHUNK_SIZE.
+
+        An epoch may take several passes, each in another order.
+        """
         asked, mix = self.options.chunk_size, self.mix
         if self.tuples is None:
             return CHUNK_SIZE if asked is None else asked
         together = mix.batch_size * mix.size
-        per_pass = len(self.tuples) // together
         fits = int(len(self.tuples) / (together * (1 - mix.share)))
-        needed = max(int((asked or 1) * (1 - mix.share)), 1)
-        if per_pass < needed or fits == 0:
+        if fits == 0:
             raise DatasetError(
-                f"{data}: {len(self.tuples)} tuples make {per_pass} batches of {together}, an epoch needs {needed}; "
-                + (f"use {option('chunk_size', fits)} or less, or more data" if fits else "add data")
+                f"{data}: {len(self.tuples)} tuples make 0 batches of {together}; "
+                f"use a smaller {option('batch_size')}, or add data"
             )
         if asked is None and fits < CHUNK_SIZE:
             log.info("epochs of %d batches, one pass over the %d tuples of %s", fits, len(self.tuples), data)
