@@ -117,7 +117,7 @@ def test_help_explains_what_resuming_keeps(capsys: pytest.CaptureFixture[str]) -
         (["nowhere"], "disk train: nowhere"),
         (["--synthesize", "nowhere"], "nowhere"),
         (["DATA", "--height", "50"], "--height 50: must be a multiple of 16"),
-        (["DATA", "--chunk-size", "100"], "use --chunk-size 6 or less"),
+        (["DATA", "--batch-size", "7"], "use a smaller --batch-size, or add data"),
         (["DATA", "--save-dir", "file/run"], "file"),
     ],
 )
