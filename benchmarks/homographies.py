@@ -1,4 +1,4 @@
-"""Makes three sets of pairs with known homographies from any photos, to measure what features stand.
+"""Makes three sets of pairs with known homographies from photos: what changes of view and light do features survive?
 
     python benchmarks/homographies.py OUT PHOTO...
     disk evaluate homography OUT/planes     # the photo as a plane under tilt (25 to 68 degrees) and zoom (0.45 to 1.8)
@@ -48,36 +48,31 @@ def main(out: tyro.conf.Positional[Path], photos: tyro.conf.Positional[tuple[Pat
         if max(photo.shape) > SOURCE:
             scale = SOURCE / max(photo.shape)
             photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        first = reduction(photo)
+        to_first, size = reduction(photo)
+        first = warp(photo, to_first, size)
         for kind in KINDS:
             folder = out / kind / f"{'i' if kind == 'night' else 'v'}_{path.stem}"
             folder.mkdir(parents=True)
-            height, width = warp(photo, first, folder / "1.png").shape[:2]
+            write(folder / "1.png", first)
             for k in range(2, 7):
-                there = draw(kind, k, generator, (photo.shape[0], photo.shape[1]), (height, width))
-                warp(photo, there, folder / f"{k}.png", generator if kind == "night" else None)
-                from_first = there @ np.linalg.inv(first)
+                there = draw(kind, k, generator, (photo.shape[0], photo.shape[1]), size)
+                image = warp(photo, there, size)
+                write(folder / f"{k}.png", at_night(image, generator) if kind == "night" else image)
+                from_first = there @ np.linalg.inv(to_first)
                 np.savetxt(folder / f"H_1_{k}", from_first / from_first[2, 2])
 
 
-def view_size(photo: Image) -> tuple[int, int]:
-    """Height and width of the images of a photo."""
+def reduction(photo: Image) -> tuple[Homography, tuple[int, int]]:
+    """The map from pixels of the photo to those of image 1; height and width of all images of the photo."""
     scale = min(VIEW, max(photo.shape)) / max(photo.shape)
-    return round(photo.shape[0] * scale), round(photo.shape[1] * scale)
-
-
-def reduction(photo: Image) -> Homography:
-    """From pixels of the photo to those of image 1."""
-    height, width = view_size(photo)
-    scale = min(VIEW, max(photo.shape)) / max(photo.shape)
+    height, width = round(photo.shape[0] * scale), round(photo.shape[1] * scale)
     centre = _shift(-(photo.shape[1] - 1) / 2, -(photo.shape[0] - 1) / 2)
-    return _shift((width - 1) / 2, (height - 1) / 2) @ np.diag([scale, scale, 1]) @ centre
+    return _shift((width - 1) / 2, (height - 1) / 2) @ np.diag([scale, scale, 1]) @ centre, (height, width)
 
 
 def draw(
-    kind: str, k: int, generator: np.random.Generator, photo: tuple[int, int],
-    size: tuple[int, int],
-) -> Homography:  # fmt: skip
+    kind: str, k: int, generator: np.random.Generator, photo: tuple[int, int], size: tuple[int, int]
+) -> Homography:
     """A random map from pixels of the photo to those of image k."""
     uniform, normal, pi = generator.uniform, generator.normal, np.pi
     if kind == "planes":
@@ -108,9 +103,9 @@ def seen_from(
     return _shift((width - 1) / 2, (height - 1) / 2) @ np.diag([focal, focal, 1]) @ pose @ centre
 
 
-def warp(photo: Image, there: Homography, path: Path, generator: np.random.Generator | None = None) -> Image:
-    """Write the image that a homography makes of a photo, without aliasing; with a generator, at night."""
-    height, width = view_size(photo)
+def warp(photo: Image, there: Homography, size: tuple[int, int]) -> Image:
+    """The image that a homography makes of a photo, without aliasing."""
+    height, width = size
     k = OVERSAMPLING
     there = _shift((k - 1) / 2, (k - 1) / 2) @ np.diag([k, k, 1]) @ there
     centre = there @ np.array([photo.shape[1] / 2, photo.shape[0] / 2, 1])
@@ -124,11 +119,7 @@ def warp(photo: Image, there: Homography, path: Path, generator: np.random.Gener
     large = cv2.warpPerspective(
         level, there @ np.linalg.inv(to_level), (width * k, height * k), flags=cv2.INTER_CUBIC, borderValue=GREY
     )
-    image = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
-    if generator is not None:
-        image = at_night(image, generator)
-    cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1]))
-    return image
+    return cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def at_night(image: Image, generator: np.random.Generator) -> Image:
@@ -153,6 +144,11 @@ def at_night(image: Image, generator: np.random.Generator) -> Image:
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(generator.integers(50, 85))]
     stored = cv2.imencode(".jpg", np.ascontiguousarray(noisy[..., ::-1]), quality)[1]
     return np.ascontiguousarray(cv2.imdecode(stored, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def write(path: Path, image: Image) -> None:
+    """Write an image without loss."""
+    cv2.imwrite(str(path), np.ascontiguousarray(image[..., ::-1]))
 
 
 def _shift(x: float, y: float) -> Homography:

@@ -1,19 +1,14 @@
 """The benchmark of cores, on a small scale."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+
+from script import load_script
 
 
 @pytest.fixture
 def cores():
-    path = Path(__file__).parents[2] / "benchmarks" / "cores.py"
-    spec = importlib.util.spec_from_file_location("cores", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("benchmarks/cores.py")
     threads = torch.get_num_threads()
     yield module
     torch.set_num_threads(threads)

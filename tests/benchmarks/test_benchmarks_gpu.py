@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -15,18 +14,12 @@ import torch
 
 from disk.model import kernels
 from disk.training import loss
+from script import load_script
 
 
 @pytest.fixture
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for dataclasses
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/gpu.py")
 
 
 def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *tables: str) -> int:

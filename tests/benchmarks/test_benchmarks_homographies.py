@@ -1,15 +1,12 @@
 """The sets of planes, turns and night: their homographies explain their images."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from disk.errors import DiskError
 from disk.evaluation.ground_truth import read_homography_pairs
+from script import load_script
 from textured import textured_photo
 
 cv2 = pytest.importorskip("cv2")
@@ -17,11 +14,7 @@ cv2 = pytest.importorskip("cv2")
 
 @pytest.fixture(scope="module")
 def homographies():
-    path = Path(__file__).parents[2] / "benchmarks" / "homographies.py"
-    spec = importlib.util.spec_from_file_location("homographies", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/homographies.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton")
 from disk.model.kernels import fused, plain
+from script import load_script
 
 
 @pytest.fixture(scope="module")
 def launches():
-    path = Path(__file__).parents[2] / "benchmarks" / "launches.py"
-    spec = importlib.util.spec_from_file_location("launches", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/launches.py")
 
 
 def test_launches_do_not_grow_with_the_batch(launches):

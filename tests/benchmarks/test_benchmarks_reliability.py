@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
+from script import load_script
+
 
 @pytest.fixture(scope="module")
 def records() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "reliability" / "records.py"
-    spec = importlib.util.spec_from_file_location("reliability_records", path)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/reliability/records.py")
 
 
 @pytest.fixture

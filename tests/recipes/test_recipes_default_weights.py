@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +17,11 @@ from disk.model.checkpoints import load, save
 from disk.model.disk import DISK
 from disk.training.data import Mix
 from disk.training.schedule import weights_at
+from script import load_script
 
 
 def _module() -> ModuleType:
-    path = Path(__file__).parents[2] / "recipes" / "default_weights.py"
-    spec = importlib.util.spec_from_file_location("default_weights", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("recipes/default_weights.py")
 
 
 @pytest.fixture

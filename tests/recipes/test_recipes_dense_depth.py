@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +22,7 @@ from disk.datasets.synthesis.trace import Views
 from disk.datasets.synthesis.views import draw_views
 from disk.datasets.tuples import TupleDataset
 from disk.errors import ColmapError
+from script import load_script
 from textured import textured_photo
 
 pytest.importorskip("cv2")
@@ -33,13 +32,7 @@ SPARSE = 300  # points per image
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    path = Path(__file__).parents[2] / "recipes" / "dense_depth.py"
-    spec = importlib.util.spec_from_file_location("dense_depth", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["dense_depth"] = importlib.util.module_from_spec(spec)  # for its dataclasses
-    spec.loader.exec_module(module)
-    return module
+    return load_script("recipes/dense_depth.py")
 
 
 @pytest.fixture(scope="module")
