@@ -5,6 +5,7 @@ from __future__ import annotations
 import interpreted  # isort: skip  # noqa: F401  # before anything imports triton
 import pretend_cuda as pretend  # isort: skip  # before the first backward pass
 
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,18 @@ def _cache_folder_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Keep measurements and downloads out of the user's cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISK_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_of_the_tests() -> Iterator[None]:
+    """Remove what killed processes and the browser leave; pytest's own folders are too deep for Ray's sockets."""
+    with (
+        tempfile.TemporaryDirectory(prefix="disk-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
         yield
 
 
