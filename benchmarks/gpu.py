@@ -18,14 +18,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -36,46 +33,14 @@ if importlib.util.find_spec("disk") is None:
     sys.path.insert(0, str(ROOT / "src"))
 
 import disk  # noqa: E402
-from disk.datasets.synthesis.sampler import SceneSampler  # noqa: E402
-from disk.features import Features  # noqa: E402
 from disk.matching.nearest import mutual_nearest, mutual_nearest_pairs  # noqa: E402
-from disk.model.detection import sample_grid  # noqa: E402
 from disk.model.disk import DISK  # noqa: E402
-from disk.rewards.matches import pair_rewards  # noqa: E402
 from disk.training.augment import augment  # noqa: E402
 from disk.training.data import Mix  # noqa: E402
 from disk.training.rendering import RenderJob, rendered  # noqa: E402
-from disk.training.schedule import weights_at  # noqa: E402
-from disk.training.step import Objective, accumulate_gradient, measured_convolutions, tuple_generator  # noqa: E402
-
-Row = dict[str, Any]
-RATIO = 0.95
-WEIGHTS = weights_at("default", 5)
-OBJECTIVE = Objective(weights=WEIGHTS)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of the benchmarks, and seconds per table of two methods."""
-
-    device: torch.device
-    seconds: float = 8.0
-    size: tuple[int, int] = (768, 1024)
-    n: int = 2048
-    batches: tuple[int, ...] = (1, 8)
-    pairs: int = 64
-    triplets: int = 8
-    triplet_size: tuple[int, int] = (480, 640)
-    dense_size: tuple[int, int] = (768, 768)
-    rendered: int = 32
-    rounds: int = 3
-
-
-TINY = {
-    "seconds": 0.1, "size": (64, 96), "n": 50, "batches": (1, 2), "pairs": 3, "triplets": 1, "triplet_size": (48, 48),
-    "dense_size": (48, 48), "rendered": 2, "rounds": 1,
-}  # fmt: skip
-
+from disk.training.step import accumulate_gradient, measured_convolutions, tuple_generator  # noqa: E402
+from gpu_measuring import TINY, Plan, Row, measured, photographs, pictures, sampler  # noqa: E402
+from gpu_peers import OBJECTIVE, RATIO, dense_gradient, kornia_detector, original_match  # noqa: E402
 
 # The measured functions of the package, in one place.
 
@@ -99,13 +64,6 @@ def match_many(pairs: list[tuple[Tensor, Tensor]]) -> Any:
 def gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
     """Compute the gradient of one training step."""
     accumulate_gradient(model, batch, generators, OBJECTIVE, bf16=bf16)
-
-
-def rewards(f1: Features, f2: Features, view1: Any, view2: Any) -> Tensor:
-    """The reward of every match of a pair."""
-    return pair_rewards(
-        f1.keypoints, f2.keypoints, view1.camera, view2.camera, view1.depth, view2.depth, OBJECTIVE.rewards
-    )
 
 
 # The tables.
@@ -140,23 +98,6 @@ def tuned(run: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
-def kornia_detector(precision: str, plan: Plan) -> Callable[[Tensor], Any]:
-    """kornia's DISK with the same weights: fp16 with autocast, fp32 with TF32 convolutions, torch's default."""
-    from kornia.feature import DISK as Theirs
-
-    theirs = Theirs()
-    theirs.load_state_dict(disk.load(device="cpu").state_dict())
-    theirs = theirs.to(plan.device).eval()
-    half = precision == "fp16"
-
-    @torch.inference_mode()
-    def run(images: Tensor) -> Any:
-        with torch.autocast(plan.device.type, torch.float16, enabled=half):
-            return theirs(images, plan.n)
-
-    return run
-
-
 def matching(plan: Plan) -> list[Row]:
     """Milliseconds per pair of matching, compared with the original's formula and kornia."""
     generator = torch.Generator().manual_seed(0)
@@ -181,18 +122,6 @@ def matching(plan: Plan) -> list[Row]:
     return [{"pairs": 1, **row} for row in measured(one, plan)] + [
         {"pairs": plan.pairs, **row} for row in measured(many, plan, each=plan.pairs)
     ]
-
-
-def original_match(d0: Tensor, d1: Tensor) -> Tensor:
-    """The original's formula: distance matrix, two nearest neighbours in both directions, mutual matches."""
-    distances = (2 - 2 * (d0 @ d1.T)).clamp(min=1e-6).sqrt()
-    near0, index0 = distances.topk(2, dim=1, largest=False)
-    near1, index1 = distances.topk(2, dim=0, largest=False)
-    rows = torch.arange(len(d0), device=d0.device)
-    back = index1[0][index0[:, 0]]
-    good = (back == rows) & (near0[:, 0] < RATIO * near0[:, 1])
-    good &= (near1[0] < RATIO * near1[1])[index0[:, 0]]
-    return torch.stack([rows, index0[:, 0]], 1)[good]
 
 
 def training(plan: Plan) -> list[Row]:
@@ -224,36 +153,6 @@ def stepper(plan: Plan, batch: Any, dense: bool) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
-
-
-def dense_gradient(model: DISK, batch: Any, generators: list[torch.Generator], bf16: bool) -> None:
-    """The gradient as in the original: dense network, features detached per image, one backward pass per pair."""
-    images = torch.stack([view.image for views in batch for view in views])
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        heatmaps, raw = model(images)
-    features: list[Features] = []
-    for generator, logits in zip(generators, heatmaps[:, 0].float().split(3), strict=True):
-        for points, log_p in sample_grid(logits, generator):
-            x, y = points.unbind(1)
-            descriptors = F.normalize(raw[len(features), :, y, x].T.float(), dim=1)
-            features.append(Features(points.float(), descriptors, log_p))
-    leaves = [
-        replace(f, descriptors=f.descriptors.detach().requires_grad_(), scores=f.scores.detach().requires_grad_())
-        for f in features
-    ]
-    for number, views in enumerate(batch):
-        for i, j in combinations(range(3), 2):
-            f1, f2 = leaves[3 * number + i], leaves[3 * number + j]
-            distance = (2 - 2 * f1.descriptors @ f2.descriptors.T).clamp(min=1e-6).sqrt()
-            affinity = -WEIGHTS.theta * distance
-            log_p = affinity.log_softmax(0) + affinity.log_softmax(1)
-            weight = (rewards(f1, f2, views[i], views[j]) * log_p.exp()).detach()
-            earned = (weight * (log_p + f1.scores[:, None] + f2.scores[None])).sum()
-            (-earned - WEIGHTS.keypoint * (f1.scores.sum() + f2.scores.sum())).backward()
-    torch.autograd.backward(
-        [t for f in features for t in (f.descriptors, f.scores)],
-        [t.grad for f in leaves for t in (f.descriptors, f.scores)],
-    )
 
 
 def rendering(plan: Plan) -> list[Row]:
@@ -316,81 +215,6 @@ TABLES: dict[str, Callable[[Plan], list[Row]]] = {
     "render": rendering,
     "tests": tests,
 }
-
-
-# The measurement.
-
-
-def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, ratio: bool = True) -> list[Row]:
-    """Measure methods: median milliseconds, peak memory above what was allocated, and time relative to the first one.
-
-    each: number of items that one call processes; times are per item.
-    ratio: include the relative time.
-    """
-    cuda = plan.device.type == "cuda"
-    memory = {}
-    for name, run in methods.items():
-        run()  # compiles and tunes on the first call
-        run()
-        synchronise(plan.device)
-        if cuda:
-            before = torch.cuda.memory_allocated(plan.device)
-            torch.cuda.reset_peak_memory_stats(plan.device)
-            run()
-            synchronise(plan.device)
-            memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 1e6
-    taken: dict[str, list[float]] = {name: [] for name in methods}
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < plan.seconds * len(methods) / 2 or len(taken[next(iter(taken))]) < plan.rounds:
-        for name, run in methods.items():
-            synchronise(plan.device)
-            start = time.perf_counter()
-            run()
-            synchronise(plan.device)
-            taken[name].append(time.perf_counter() - start)
-    times = {name: 1e3 * median(seconds) / each for name, seconds in taken.items()}
-    first = next(iter(times.values()))
-    return [
-        {
-            "method": name,
-            "ms": ms,
-            **({"ratio": ms / first} if ratio and len(times) > 1 else {}),
-            **({"peak_mb": memory[name]} if cuda else {}),
-        }
-        for name, ms in times.items()
-    ]
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def photographs() -> list[np.ndarray]:
-    """Synthetic textures with edges at all scales, made with NumPy and Pillow only."""
-    found = []
-    for seed in range(6):
-        generator = np.random.default_rng(seed)
-        total = np.zeros((768, 1024, 3))
-        for cells in (6, 12, 24, 48, 96, 192):
-            small = generator.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
-            how = Image.Resampling.NEAREST if cells % 24 == 0 else Image.Resampling.BICUBIC
-            total += np.asarray(Image.fromarray(small).resize((1024, 768), how), dtype=np.float64) - 127.5
-        found.append((127.5 + total / 2).clip(0, 255).astype(np.uint8))
-    return found
-
-
-def pictures(count: int, height: int, width: int) -> Tensor:
-    """Images (count, 3, height, width) in [0, 1]."""
-    images = [Image.fromarray(photo).resize((width, height)) for photo in photographs()]
-    stack = np.stack([np.asarray(images[i % len(images)]) for i in range(count)])
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255
-
-
-def sampler(plan: Plan, size: tuple[int, int]) -> SceneSampler:
-    """Create a sampler of triplets of rendered scenes."""
-    return SceneSampler(photographs(), *size, 3, plan.device, 0)
 
 
 def show(name: str, rows: list[Row]) -> None:

@@ -6,14 +6,17 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 
 def load_script(path: str) -> ModuleType:
     """Load a script as a module of its own, without running it; `path` is relative to the repository."""
     name = "script_" + path.removesuffix(".py").replace("/", "_")
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
+    file = Path(__file__).parents[1] / path
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with patch.object(sys, "path", [str(file.parent), *sys.path]):  # for the modules beside it
+        spec.loader.exec_module(module)
     return module

@@ -67,7 +67,7 @@ def test_every_table_on_a_gpu(
     for module in (kernels, loss):
         monkeypatch.setattr(module, "has_kernels", lambda device: False)
     monkeypatch.setattr(script, "fed", lambda plan: 1.0)
-    monkeypatch.setattr(script, "photographs", lambda: [np.tile(photo, (2, 2, 1))])
+    monkeypatch.setattr(sys.modules["gpu_measuring"], "photographs", lambda: [np.tile(photo, (2, 2, 1))])
     tiny = {**script.TINY, "seconds": 0.0, "size": (32, 48), "batches": (2,), "dense_size": (32, 32)}
     plan = replace(script.Plan(torch.device("cuda", 0)), **tiny)
     for name in names:

@@ -126,6 +126,16 @@ def test_a_truncated_image_is_named_and_the_others_are_detected(
         assert store.names == ["a", "b", "c", "sub/d"]
 
 
+def test_a_folder_of_truncated_images(photo_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    for file in photo_folder.rglob("*.*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    arguments = [str(tmp_path / "out"), str(photo_folder), "--backend", "torch", "--device", "cpu"]
+    assert main(["detect", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert "4 images: none detected in this run; in" in printed
+    assert "none of the 4 images could be used; the first: " in printed.splitlines()[-1]
+
+
 def test_a_decompression_bomb_is_named_and_the_others_are_detected(
     photo_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:

@@ -88,7 +88,7 @@ def test_json_in_a_script_holds_no_markup() -> None:
     assert json.loads(text) == value
 
 
-def test_photos_are_small_and_upright(tmp_path: Path) -> None:
+def test_photos_are_small_and_upright(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from disk.viewing.thumbnails import SMALLEST, make_thumbnails, thumbnail
 
     exif = Image.Exif()
@@ -98,6 +98,7 @@ def test_photos_are_small_and_upright(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"no photo")
     made = make_thumbnails({name: tmp_path / name for name in ("a.jpg", "b.jpg", "c.jpg")})
     assert list(made) == ["a.jpg"]
+    assert "photos that cannot be shown: b.jpg, c.jpg" in caplog.text
     (tmp_path / "small.jpg").write_bytes(made["a.jpg"])
     assert Image.open(tmp_path / "small.jpg").size == (267, 400)
     for most in (20_000, 3_000):

@@ -162,7 +162,7 @@ def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> Non
 
 
 def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: str, keep_going: bool) -> None:
-    done = "nothing left to detect"
+    done = "none detected in this run" if summary.failed else "nothing left to detect"
     if summary.detected:
         done = f"{summary.detected} detected in this run with {summary.keypoints} keypoints"
         done += f", {summary.detected / seconds:.2f} images/s" + (f", limited by {slowest}" if slowest else "")
@@ -173,10 +173,7 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: st
         first = next(iter(summary.failed.values()))
         raise ImageError(f"none of the {summary.images} images could be used; the first: {first}")
     names = list(summary.failed)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    message = (
-        f"{len(names)} of {summary.images} images could not be read: {', '.join(names[:10])}{more}; the rest is done"
-    )
+    message = f"{len(names)} of {summary.images} images could not be read: {named(names)}; the rest is done"
     if not keep_going:
         raise PartialFailureError(message)
     log.warning("%s", message)

@@ -38,7 +38,7 @@ def make_thumbnails(photos: Mapping[str, Path]) -> dict[str, bytes]:
     results = dict(zip(photos, track(made, "thumbnails", "photo", len(photos)), strict=True))
     missing = [name for name, result in results.items() if isinstance(result, ImageError)]
     if missing:
-        log.warning("%d photos cannot be shown: %s", len(missing), named(missing))
+        log.warning("photos that cannot be shown: %s", named(missing))
     return {name: result for name, result in results.items() if isinstance(result, bytes)}
 
 
