@@ -77,26 +77,50 @@ class CUDAGraph:
 
 
 class Stream:
-    """Belongs to the device that was current."""
+    """Belongs to the device that was current. Only a name: operators run at once."""
 
     default_of_graphs: Stream | None = None
 
     def __init__(self, device: Any = None) -> None:
-        self.index = torch.cuda._utils._get_device_index(device, optional=True)
+        self.device = torch.device("cuda", torch.cuda._utils._get_device_index(device, optional=True))
+
+
+def _current_stream(device: Any = None) -> Stream:
+    index = torch.cuda._utils._get_device_index(device, optional=True)
+    return _streams().get(index) or machine.default_streams.setdefault(index, Stream(index))
+
+
+def _set_stream(stream: Stream) -> None:
+    _streams()[stream.device.index] = stream
+    _exchange(stream.device.index)
+
+
+def _streams() -> dict[int, Stream]:
+    """The current stream of each device, where it is not the default one."""
+    return machine.thread.__dict__.setdefault("streams", {})
 
 
 @contextmanager
 def capture(graph: CUDAGraph, stream: Stream | None = None, capture_error_mode: str = "global") -> Iterator[None]:
-    """torch.cuda.graph: all graphs of a process share one stream, that of the first one's device, unless given one."""
+    """torch.cuda.graph: all graphs of a process share one stream, that of the first one's device, unless given one.
+
+    After an operation that is not permitted, its stream stays the current one.
+    """
     machine.wait("the start of a capture")
     Stream.default_of_graphs = Stream.default_of_graphs or Stream()
-    before = _exchange((stream or Stream.default_of_graphs).index)
+    context = torch.cuda.stream(stream or Stream.default_of_graphs)  # type: ignore[arg-type]
+    context.__enter__()
     machine.thread.tape = graph.tape
+    left = True
     try:
         yield
+    except RuntimeError as error:
+        left = "when stream is capturing" not in str(error)
+        raise
     finally:
         machine.thread.tape = None
-        _exchange(before)
+        if left:
+            context.__exit__(None, None, None)
 
 
 def _exchange(index: int) -> int:
@@ -209,7 +233,8 @@ _CUDA = {
     "set_device": _set_device,
     "_exchange_device": _exchange,
     "_maybe_exchange_device": _exchange,
-    "current_stream": lambda device=None: None,
+    "current_stream": _current_stream,
+    "set_stream": _set_stream,
     "synchronize": lambda device=None: machine.wait("synchronize"),
     "empty_cache": lambda: None,
     "memory_reserved": lambda device=None: 0,

@@ -36,6 +36,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.thread, self.waits, self.process = _Thread(), 0, os.getpid()
+        self.default_streams: dict[int, Any] = {}
         self.arriving: list[Callable[[], None]] = []  # copies on their way to pinned memory
 
     def wait(self, why: str, copies: int | None = None) -> None:

@@ -1,12 +1,13 @@
 """Which calls run as a CUDA graph, with a stub in place of CUDA's."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from disk.model import graphs
-from disk.model.graphs import Graphs, Recording
+from disk.model.graphs import Graphs, Recording, record_graph
 
 
 class Stub:
@@ -32,6 +33,7 @@ class Stub:
 def memory(monkeypatch):
     properties = SimpleNamespace(total_memory=80)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the only stream")
 
 
 def times_two(x):
@@ -87,6 +89,35 @@ def test_calls_that_cannot_be_recorded_run_without_a_graph(caplog):
     assert [r.message for r in caplog.records] == [
         "running without CUDA graphs: operation not permitted when stream is capturing"
     ]
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_replay_on_another_stream_waits_for_the_last_one(monkeypatch):
+    class Stream:
+        def wait_stream(self, other):
+            events.append((self, other))
+
+    class Traced(Stub):
+        def record(self, function, tensors):
+            recording = super().record(function, tensors)
+            return replace(recording, replay=lambda: events.append("replay"))
+
+    events, one, two = [], Stream(), Stream()
+    run = Graphs(torch.device("cuda"), Traced().record).run
+    for stream in (one, one, one, two, two, one):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device, now=stream: now)
+        run("a", times_two, torch.ones(1))
+    assert events == ["replay", "replay", (two, one), "replay", "replay", (one, two), "replay"]
+
+
+def test_a_failed_recording_leaves_the_stream_of_before(pretend_cuda):
+    """Or what follows would not wait for the work queued so far."""
+    device = torch.device("cuda", 1)
+    before = torch.cuda.current_stream(), torch.cuda.current_stream(device)
+    with pytest.raises(RuntimeError, match="capturing"):
+        record_graph(lambda x: x * x.sum().item(), [torch.ones(2, device=device)])
+    assert (torch.cuda.current_stream(), torch.cuda.current_stream(device)) == before
+    assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.gpu

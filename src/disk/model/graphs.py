@@ -45,6 +45,8 @@ class Graphs:
         self._refused: set[Hashable] = set()
         self._kept: OrderedDict[Hashable, Recording] = OrderedDict()
         self._lock = threading.Lock()  # a graph has only one set of inputs
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None  # of the last replay
 
     def run(self, key: Hashable, function: Function, *tensors: Tensor) -> Tensor:
         """Run the function on the tensors.
@@ -57,11 +59,19 @@ class Graphs:
                 return function(*tensors)
             self._kept.move_to_end(key)
             recording = self._kept[key]
+            self._wait_for_other_streams()
             for place, tensor in zip(recording.inputs, tensors, strict=True):
                 place.copy_(tensor, non_blocking=True)
             recording.replay()
             # the next replay overwrites the output
             return recording.output.clone()
+
+    def _wait_for_other_streams(self) -> None:
+        """Queue the next replay behind the last one, which may still read and write the same memory."""
+        stream = torch.cuda.current_stream(self._device)
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
 
     def clear(self) -> None:
         """Free the memory of all graphs."""
@@ -106,6 +116,7 @@ def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
     # thread_local, because other threads may allocate pinned memory meanwhile
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        # of its own, because after a failed capture `graph` leaves its stream the current one
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = function(*inputs)
     return Recording(graph.replay, inputs, output, torch.cuda.memory_reserved(device) - before)
