@@ -135,6 +135,12 @@ def test_pairs_of_similar_size_share_a_batch(entries):
     assert len(batches) == expected[entries]
 
 
+def test_a_batch_has_no_more_pairs_than_a_grid_takes(monkeypatch):
+    monkeypatch.setattr(nearest, "_MOST_PAIRS", 2)
+    pairs = [tuple(d.as_subclass(_OnAGpu) for d in pair) for pair in made_pairs([(3, 4)] * 5)]
+    assert [len(batch) for batch in _batches(range(5), pairs, 10**6)] == [2, 2, 1]
+
+
 def test_a_batch_takes_no_more_operators_than_one_pair():
     class Count(TorchDispatchMode):
         operators = 0

@@ -141,6 +141,17 @@ def test_kernels_and_plain_torch_find_the_same(model, choose):
     torch.testing.assert_close(found[0].descriptors, found[1].descriptors, atol=1e-5, rtol=0)
 
 
+def test_autocast_does_not_change_the_precision(model, choose):
+    """The kernels would not even compile for maps in another precision than the weights."""
+    choose("torch")
+    images, options, engine = canvases((32, 48)), DetectionOptions(), BatchEngine(model, "fp32")
+    (expected,) = engine.start(images, options, None, torch.device("cpu"))()
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        (got,) = engine.start(images, options, None, torch.device("cpu"))()
+    torch.testing.assert_close(got.keypoints, expected.keypoints, atol=1e-3, rtol=0)
+    torch.testing.assert_close(got.descriptors, expected.descriptors, atol=1e-5, rtol=0)
+
+
 def test_drawn_keypoints_lie_on_the_image_and_are_repeatable(model):
     images = canvases((19, 45), (32, 20), masked=[0])
     options, engine = DetectionOptions(mode="rng"), BatchEngine(model, "fp32")

@@ -151,6 +151,31 @@ def test_describe(dtype, tolerance, dimension):
     assert fused.describe(*block, matrix, bias, pixels[:0]).shape == (0, dimension)
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+def test_single_precision_whatever_the_default_type(default):
+    block, x, slope = last_block(6, 4, torch.float32), maps(1, 4, 4, 6), slopes(4)
+    taps, matrix = torch.randn(25, 9, device=DEVICE) / 15, torch.randn(225, 16, device=DEVICE) / 15
+    bias, biases, pixels = slopes(1)[0], slopes(16), torch.arange(9, device=DEVICE)
+    sizes = torch.tensor([[6, 4]] * 2, dtype=torch.int32, device=DEVICE)
+
+    def found():
+        heatmap = fused.heatmap(*block, taps, bias)
+        keys = fused.candidates(heatmap, sizes, 3).sort(descending=True).values
+        placed = fused.place(keys, heatmap, sizes, True)[:2]
+        described = fused.describe(*block, matrix, biases, pixels)
+        return [heatmap, *placed, described, *fused.pooled(x, slope), fused.upsampled_norm(x)]
+
+    expected, before = found(), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(default)
+        got = found()
+    finally:
+        torch.set_default_dtype(before)
+    for one, two in zip(got, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, two)
+
+
 def test_the_window_of_a_point_equals_that_of_the_whole_activation():
     block = in_float64(*last_block(6, 10, torch.float32))
     matrix, bias = torch.randn(225, 7, dtype=torch.float64, device=DEVICE), torch.randn(7, device=DEVICE).double()

@@ -30,6 +30,7 @@ _UNIT = 0.01  # how far from 1 the length of a descriptor may be; bfloat16 is of
 _BATCH_ENTRIES = 8192**2
 # only pairs of similar size share a batch: at most this part of its similarities are padding
 _PADDING = 0.3
+_MOST_PAIRS = 65535  # in a batch: CUDA's limit for the second axis of a grid
 
 
 def mutual_nearest(
@@ -93,7 +94,7 @@ def _batches(todo: Sequence[int], pairs: Sequence[tuple[Tensor, Tensor]], entrie
     for i in sorted(todo, key=lambda i: (_kind(pairs[i]), *map(len, pairs[i]))):
         n, m = map(len, pairs[i])
         padded = (len(batch) + 1) * max(height, n) * max(width, m)
-        fits = padded <= entries and held + n * m >= (1 - _PADDING) * padded
+        fits = len(batch) < _MOST_PAIRS and padded <= entries and held + n * m >= (1 - _PADDING) * padded
         if batch and not (fits and _kind(pairs[i]) == _kind(pairs[batch[0]]) and pairs[i][0].device.type != "cpu"):
             yield batch
             batch, held, height, width = [], 0, 0, 0

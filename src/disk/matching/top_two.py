@@ -36,7 +36,7 @@ class TopTwo:
     @staticmethod
     def start(n: int, device: torch.device) -> TopTwo:
         """The state before any similarity has been seen."""
-        nothing = torch.full((n,), -math.inf, device=device)
+        nothing = torch.full((n,), -math.inf, dtype=torch.float32, device=device)
         return TopTwo(nothing, nothing.clone(), torch.zeros(n, dtype=torch.int64, device=device))
 
     @staticmethod

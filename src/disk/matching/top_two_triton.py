@@ -82,7 +82,7 @@ def top_two_by_kernel(
     d0, d1 = (d if d.stride()[1:] == (depth, 1) else d.contiguous() for d in (d0, d1))
     counts0 = torch.full((pairs,), n, device=d0.device) if counts0 is None else counts0
     counts1 = torch.full((pairs,), m, device=d0.device) if counts1 is None else counts1
-    top, second = torch.empty((2, pairs, n + m), device=d0.device)
+    top, second = torch.empty((2, pairs, n + m), dtype=torch.float32, device=d0.device)
     index = torch.empty((pairs, n + m), dtype=torch.int64, device=d0.device)
     grid = (triton.cdiv(n, _ROWS) + triton.cdiv(m, _ROWS), pairs)
     # Triton launches on the current device, not on that of the tensors

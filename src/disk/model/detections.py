@@ -73,7 +73,8 @@ class Detections:
         """Queue the copy to CPU memory behind the device's pending work; call the returned function to wait for it."""
         if not self.packed.is_cuda:
             return Detections(self.packed.cpu(), self.shape).features
-        host = torch.empty(self.packed.shape, pin_memory=True).copy_(self.packed, non_blocking=True)
+        host = torch.empty(self.packed.shape, dtype=self.packed.dtype, pin_memory=True)
+        host.copy_(self.packed, non_blocking=True)
         copied = torch.cuda.Event()
         copied.record(torch.cuda.current_stream(self.packed.device))
 

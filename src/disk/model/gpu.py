@@ -54,8 +54,8 @@ class BatchEngine:
 
         Raises torch.OutOfMemoryError if a single image does not fit.
         """
-        # Triton launches on the current device, not on that of the tensors
-        with torch.cuda.device_of(self._layout.taps):
+        # Triton launches on the current device, not on that of the tensors, and expects the precision of the layout
+        with torch.cuda.device_of(self._layout.taps), torch.autocast(self._device.type, enabled=False):
             waiting = self._parts.run(lambda part: self._start(part, options, generator, to), canvases)
         return lambda: [features for wait in waiting for features in wait()]
 

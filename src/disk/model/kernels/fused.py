@@ -53,7 +53,7 @@ def pooled(
     height, width = height // 2, width // 2
     out = _maps(batch, channels, height, width, x.dtype, x.device)
     steps, runs = _runs(height * width)
-    sums = torch.empty(batch, runs, 4, channels, device=x.device)
+    sums = _singles(batch, runs, 4, channels, device=x.device)
     padded = triton.next_power_of_2(channels)
     pool_kernel[(runs, batch)](x, out, sums, height, width, steps, channels, padded, _BLOCK)
     norm, pooled_norm = _finish(x, sums, height * width)
@@ -67,7 +67,7 @@ def upsampled_norm(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 c"]:
     """The norm of `x` after bilinear x2 upsampling."""
     batch, channels, height, width = x.shape
     steps, runs = _runs(height * width)
-    sums = torch.empty(batch, runs, 2, channels, device=x.device)
+    sums = _singles(batch, runs, 2, channels, device=x.device)
     upsampled_kernel[(runs, batch)](x, sums, height, width, steps, channels, triton.next_power_of_2(channels), _BLOCK)
     return _finish(x, sums, height * width)[0]
 
@@ -100,9 +100,9 @@ def heatmap(
     taps: the kernel, in reading order
     """
     batch, _, height, width = skip.shape
-    products = torch.empty(batch, len(taps), height, width, device=half.device)
+    products = _singles(batch, len(taps), height, width, device=half.device)
     _activate(half, skip, half_norm, skip_norm, slope, products, taps, len(taps))
-    out = torch.empty(batch, height, width, device=half.device)
+    out = _singles(batch, height, width, device=half.device)
     fold_kernel[(triton.cdiv(height * width, _PIXELS), batch)](products, bias, out, height, width, KERNEL, _PIXELS)
     return out
 
@@ -131,8 +131,8 @@ def place(
     """Decode keys to keypoints, scores, pixels and counts, as `plain.place` does."""
     batch, points = keys.shape
     _, height, width = heatmap.shape
-    keypoints = torch.empty(batch, points, 2, device=keys.device)
-    scores = torch.empty(batch, points, device=keys.device)
+    keypoints = _singles(batch, points, 2, device=keys.device)
+    scores = _singles(batch, points, device=keys.device)
     pixels = torch.empty(batch, points, dtype=torch.int64, device=keys.device)
     counts = torch.empty(batch, dtype=torch.int64, device=keys.device)
     if not points:
@@ -156,7 +156,7 @@ def describe(
 ) -> Float[Tensor, "n d"]:
     """The other output channels at some pixels, as unit vectors, as `plain.describe` returns them."""
     height, width = skip.shape[2:]
-    out = torch.empty(len(pixels), len(bias), device=half.device)
+    out = _singles(len(pixels), len(bias), device=half.device)
     if len(pixels):
         describe_kernel[(triton.cdiv(len(pixels), _POINTS),)](
             half, skip, half_norm, skip_norm, slope, matrix, bias, pixels, out, height, width, len(pixels),
@@ -183,7 +183,7 @@ def _activate(
 def _finish(x: Tensor, sums: Tensor, pixels: int) -> Tensor:
     """The norms (kinds, B, 2, C) of sums (B, runs, 2 kinds, C)."""
     batch, runs, twice, channels = sums.shape
-    norms = torch.empty(twice // 2, batch, 2, channels, device=x.device)
+    norms = _singles(twice // 2, batch, 2, channels, device=x.device)
     finish_kernel[(triton.cdiv(channels, _SMALLEST), batch)](
         x, sums, norms, runs, pixels, x.stride(0), EPS, channels, twice // 2, triton.next_power_of_2(runs),
         _SMALLEST,
@@ -201,6 +201,11 @@ def _runs(pixels: int) -> tuple[int, int]:
 
 def _maps(batch: int, channels: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(batch, channels, height, width, dtype=dtype, device=device, memory_format=torch.channels_last)
+
+
+def _singles(*shape: int, device: torch.device) -> Tensor:
+    """Memory for single precision, whatever torch's default is."""
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def _power(channels: int) -> int:
