@@ -15,6 +15,7 @@ import torch
 
 from disk.errors import DiskError
 from disk.options import option
+from disk.shapes import Tensor
 
 _INSTRUCTIONS = (
     "avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_fp16",
@@ -97,6 +98,14 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device; on a GPU without waiting for its pending work, unlike `Tensor.to`."""
+    if device.type != "cuda":
+        return values.to(device)
+    # torch reuses the pinned memory, but only after the copy
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def free_memory(device: torch.device) -> float:

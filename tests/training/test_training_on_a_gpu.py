@@ -6,7 +6,9 @@ import pytest
 import torch
 from tiny import TINY, records, weights
 
+from disk.datasets.records import PosedImage
 from disk.datasets.synthesis.sampler import SceneSampler
+from disk.geometry.camera import Camera
 from disk.model import kernels
 from disk.model.disk import DISK
 from disk.training import distributed, loss
@@ -94,6 +96,24 @@ def test_a_process_takes_its_gpu(pretend_cuda, monkeypatch):
             assert pretend_cuda.thread.device == index
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed._own_gpu("cuda", 2) == torch.device("cuda", 1)
+
+
+def test_a_step_waits_only_for_the_numbers_of_keypoints(photos, plain, monkeypatch, pretend_cuda):
+    """And preparing the next batch for nothing: it is made while the GPU works on the gradient of this one."""
+    monkeypatch.setattr(loss, "has_kernels", lambda device: True)  # plain torch finds the wrong matches with `nonzero`
+    model = DISK(8).to("cuda:0")
+    tuples = SceneSampler(photos, 32, 32, 2, "cuda:0", 0).tuples([0, 1])
+    generators = [tuple_generator(0, i, "keypoints", torch.device("cuda", 0)) for i in range(2)]
+    waited = pretend_cuda.waits
+    accumulate_gradient(model, tuples, generators, Objective(weights=weights_at("default", 5), share=0.4))
+    assert pretend_cuda.waits == waited + 2
+    images = torch.stack([torch.stack([view.image for view in views]) for views in tuples]).repeat(8, 1, 1, 1, 1)
+    waited = pretend_cuda.waits
+    augment(images, [torch.Generator().manual_seed(i) for i in range(16)])
+    read = PosedImage(images[0, 0].cpu(), Camera(torch.eye(3), torch.eye(3), torch.zeros(3)), torch.ones(32, 32), "a")
+    waited += 1
+    assert read.pin_memory().to("cuda").depth.is_cuda
+    assert pretend_cuda.waits == waited
 
 
 def test_a_step_while_another_device_is_current(photos, pretend_cuda):

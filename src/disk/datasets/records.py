@@ -38,5 +38,6 @@ class PosedImage:
 
     def pin_memory(self) -> PosedImage:
         """Copy to page-locked memory, for DataLoader."""
+        camera = Camera(*(part.pin_memory() for part in (self.camera.K, self.camera.R, self.camera.t)))
         depth = None if self.depth is None else self.depth.pin_memory()
-        return PosedImage(self.image.pin_memory(), self.camera, depth, self.name)
+        return PosedImage(self.image.pin_memory(), camera, depth, self.name)

@@ -113,7 +113,7 @@ def pair_terms(
     work = torch.device("cpu") if points.device.type == "mps" else points.device
     K64, R64, t64 = (part.to(work, torch.float64) for part in (K, R, t))
     i, j = first.to(work), second.to(work)
-    inverse = torch.linalg.inv(K64)
+    inverse = torch.linalg.inv_ex(K64).inverse  # unlike `inv`, does not wait for a GPU
     relative = R64[j] @ R64[i].mT
     shift = t64[j] - (relative @ t64[i, :, None])[..., 0]
     centre = -(R64.mT @ t64[..., None])[..., 0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from disk.devices import send
 from disk.shapes import Float, Tensor
 
 _KERNEL = 9  # blur kernel size
@@ -46,7 +47,7 @@ def augment(images: Float[Tensor, "n *v 3 h w"], generators: Sequence[torch.Gene
     draw = _Draws(len(batch) // max(len(generators), 1), generators, batch.device)
     batch = batch * _shadow(draw, *batch.shape[-2:])
     kernels = _kernels(draw)  # for every image, so that later draws do not depend on which images are blurred
-    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, kernels[chosen].to(x.device)))
+    batch = _where(draw.chance(0.3), batch, lambda x, chosen: blur(x, send(kernels[chosen], x.device)))
     dim = draw.chance(0.4)
     batch = _tone(draw, batch.clamp(0, 1), dim)
     sigma = torch.where(draw.chance(0.5), 0.05 * draw.uniform(0, 1), 0.0)
@@ -76,13 +77,17 @@ def jpeg(images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]) -> Floa
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
-    to_ycc = images.new_tensor(_YCC)
-    ycc = torch.einsum("ij,bjhw->bihw", to_ycc, padded * 255)
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).to(images.device, images.dtype)
-    luma = _quantise(ycc[:, :1] - 128, images.new_tensor(_LUMA), scale) + 128
-    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), images.new_tensor(_CHROMA), scale)
+    to_ycc = torch.tensor(_YCC)
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    forth, back, luma_table, chroma_table, scale = (
+        send(table.to(images.dtype), images.device)
+        for table in (to_ycc, torch.linalg.inv(to_ycc), torch.tensor(_LUMA), torch.tensor(_CHROMA), scale)
+    )
+    ycc = torch.einsum("ij,bjhw->bihw", forth, padded * 255)
+    luma = _quantise(ycc[:, :1] - 128, luma_table, scale) + 128
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), chroma_table, scale)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    rgb = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycc), torch.cat([luma, chroma], 1))
+    rgb = torch.einsum("ij,bjhw->bihw", back, torch.cat([luma, chroma], 1))
     return (rgb.round().clamp(0, 255) / 255)[..., :height, :width]
 
 
@@ -123,15 +128,16 @@ class _Draws:
 
     def on_device(self, values: Tensor) -> Tensor:
         """Reshape (b, ...) to (b, 1, 1, 1) or (b, c, 1, 1) on the images' device."""
-        return values.reshape(len(values), -1, 1, 1).to(self.device)
+        return send(values.reshape(len(values), -1, 1, 1), self.device)
 
 
 def _where(chosen: Tensor, batch: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Apply `change(images, indices)` to the chosen images."""
     index = torch.nonzero(chosen)[:, 0]
-    if len(index):
-        batch = batch.index_copy(0, index.to(batch.device), change(batch[index.to(batch.device)], index))
-    return batch
+    if not len(index):
+        return batch
+    rows = send(index, batch.device)
+    return batch.index_copy(0, rows, change(batch[rows], index))
 
 
 def _shadow(draw: _Draws, height: int, width: int) -> Float[Tensor, "b 1 h w"]:
@@ -153,7 +159,7 @@ def _tone(draw: _Draws, batch: Tensor, dim: Tensor) -> Tensor:
 
     dim: which images become dark and flat.
     """
-    grey = torch.einsum("c,bchw->bhw", batch.new_tensor(_GREY), batch)[:, None]
+    grey = torch.einsum("c,bchw->bhw", send(torch.tensor(_GREY, dtype=batch.dtype), batch.device), batch)[:, None]
     saturation = torch.where(draw.chance(0.4), draw.uniform(0.3, 1.7), 1.0)
     saturation = torch.where(draw.chance(0.07), 0.0, saturation)
     batch = grey + draw.on_device(saturation) * (batch - grey)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from disk.blocks import blocks, rows_at_once
+from disk.devices import send
 from disk.matching.distribution import MatchDistribution
 from disk.model.kernels import has_kernels
 from disk.rewards.matches import match_rewards
@@ -59,7 +60,7 @@ def pair_gradients(
     if fusible(d1):
         from disk.training import fused
 
-        n1, n2 = (torch.tensor(c, dtype=torch.int32, device=d1.device) for c in (counts1, counts2))
+        n1, n2 = (send(torch.tensor(c, dtype=torch.int32), d1.device) for c in (counts1, counts2))
         return PairGradients(*fused.pair_gradients(d1, d2, n1, n2, terms, theta))
     d1, d2 = d1.to(terms.one.dtype), d2.to(terms.one.dtype)
     found = PairGradients(
@@ -75,7 +76,7 @@ def pair_gradients(
         n, m = max(counts1[some]), max(counts2[some])
         rewards = match_rewards(terms.part(some, n, m))
         if min(counts1[some]) < n or min(counts2[some]) < m:
-            n1, n2 = (torch.tensor(c[some], device=d1.device) for c in (counts1, counts2))
+            n1, n2 = (send(torch.tensor(c[some]), d1.device) for c in (counts1, counts2))
             part = expected_gradients(d1[some, :n], d2[some, :m], rewards, theta, n1, n2)
         else:
             part = expected_gradients(d1[some, :n], d2[some, :m], rewards, theta)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from disk.datasets.records import PosedImage
+from disk.devices import send
 from disk.model.detection import Sample, sample_cells
 from disk.model.disk import DISK
 from disk.rewards.terms import RewardOptions, pair_terms
@@ -116,7 +117,7 @@ def _accumulate(
     pairs = _pairs(lengths)
     with torch.no_grad():
         gradients = _expectations(views, keypoints, descriptors.detach(), pairs, objective, together)
-        sides = _sides(pairs, len(views)).to(images.device)
+        sides = send(_sides(pairs, len(views)), images.device)
         of_descriptors = _per_image(gradients.descriptors1, gradients.descriptors2, sides)
         rewards = _per_image(gradients.rewards1, gradients.rewards2, sides)
         in_pairs = (sides < 2 * len(pairs)).sum(1, keepdim=True).to(rewards.dtype)
@@ -133,7 +134,8 @@ def _accumulate(
         grads.append(keypoints.flat(of_descriptors))
     torch.autograd.backward(outputs, grads)
     sums = torch.stack([gradients.rewards1.sum(), gradients.matches.sum(), gradients.right.sum()])
-    return torch.cat([sums, sums.new_tensor([len(pairs), len(keypoints.image), len(views)])])
+    counts = torch.tensor([len(pairs), len(keypoints.image), len(views)], dtype=sums.dtype)
+    return torch.cat([sums, send(counts, sums.device)])
 
 
 @dataclass(frozen=True)
@@ -188,12 +190,12 @@ def _expectations(
         x, y = keypoints.points.unbind(1)
         found = torch.stack(maps)[keypoints.image, y, x].to(dtype)
         depth = torch.where(found > 0, found, torch.nan)
-    first, second = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
+    first, second = send(torch.tensor(pairs, dtype=torch.int64).view(-1, 2), device).unbind(1)
     terms = pair_terms(
         [view.camera for view in views],
         keypoints.rows(keypoints.points.to(dtype)),
         keypoints.rows(depth),
-        torch.tensor(has_depth, device=device),
+        send(torch.tensor(has_depth), device),
         first,
         second,
         objective.rewards,
@@ -209,7 +211,7 @@ def _price(rewards: Float[Tensor, "i n"], keypoints: _Keypoints, free: float) ->
     A cost shared by all keypoints of an image teaches the network which of them are worth more than others. As it falls
     to 0 when there are few keypoints, it cannot remove them all.
     """
-    counts = torch.tensor(keypoints.counts, device=rewards.device, dtype=rewards.dtype)[:, None]
+    counts = send(torch.tensor(keypoints.counts, dtype=rewards.dtype), rewards.device)[:, None]
     inside = torch.arange(rewards.shape[1], device=rewards.device) < counts
     mean = torch.where(inside, rewards, 0.0).sum(1, keepdim=True) / counts.clamp(min=1)
     return mean.clamp(min=0) * (counts / free - 1).clamp(0, 1)
