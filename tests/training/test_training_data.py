@@ -97,6 +97,18 @@ def test_readers_fit_the_cores(
     assert TrainingData(data, replace(OPTIONS, workers=asked, chunk_size=1), Group(0, 1, CPU)).workers == expected
 
 
+def test_as_many_readers_as_shared_memory_holds_the_tuples_of(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    tuple_ = 16 * 48 * 48 * 3
+    for free, expected in ((1e12, 4), (6.5 * tuple_, 2), (0, 0)):
+        monkeypatch.setattr(rendering, "free_shared_memory", lambda free=free: free)
+        options = replace(OPTIONS, workers=None, chunk_size=1)
+        assert TrainingData(data, options, Group(0, 1, CPU)).workers == expected
+        assert ("--shm-size" in caplog.text) == (expected < 4)
+
+
 def job(photos: Path, device: str = "cpu") -> RenderJob:
     return RenderJob(photos, 48, 48, 2, 0, torch.device(device), False)
 

@@ -33,6 +33,7 @@ TEST_NUMBERS = 1 << 40  # rendered tuples from this number on are for validation
 CHUNK_SIZE = 5000  # default number of batches in an epoch, as in the original
 _ON_GPU = 32  # tuples rendered at once on a GPU, to launch fewer kernels
 _WORKERS, _WORKERS_ON_GPU = 4, 8  # default maximum of reader processes
+_HELD, _BYTES_PER_PIXEL = 3, 16  # tuples of each reader in shared memory, with image and depth in single precision
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ class TrainingData:
         self.chunk_size = self._epoch(data)
         if self.test_length == 0:
             log.info("no validation: %s", "no test/dataset.json" if options.test_scene_limit else "as requested")
-        most = _WORKERS if group.device.type == "cpu" else _WORKERS_ON_GPU
-        self.workers = min(most, group.cores - 1) if options.workers is None else options.workers
+        self.workers = self._readers(group) if options.workers is None else options.workers
 
     def batches(self, first: int) -> Generator[list[Tuple], None, None]:
         """Endless batches of this process from number `first` on, on the device, augmented if the options say so."""
@@ -207,6 +207,21 @@ class TrainingData:
             [replace(view, image=image) for view, image in zip(views, part, strict=True)]
             for views, part in zip(tuples, images, strict=True)
         ]
+
+    def _readers(self, group: Group) -> int:
+        """Default number of processes that read the data set: one less than the cores, if shared memory is enough."""
+        most = min(_WORKERS if group.device.type == "cpu" else _WORKERS_ON_GPU, group.cores - 1)
+        if self.tuples is None:
+            return most
+        pixels = self.tuples.scenes[0].tuples.shape[1] * self.options.height * self.options.width
+        fit = rendering.free_shared_memory() / (_HELD * _BYTES_PER_PIXEL * pixels)
+        if fit < most:
+            log.warning(
+                "/dev/shm has room for %d instead of %d processes that read the data; start the container with a "
+                "larger --shm-size",
+                int(fit), most,
+            )  # fmt: skip
+        return int(min(fit, most))
 
     def _epoch(self, data: Path | None) -> int:
         """Number of batches in an epoch: as requested, or one pass over the data up to CHUNK_SIZE.

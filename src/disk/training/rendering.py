@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -98,9 +99,8 @@ def fitting_processes(job: RenderJob, asked: int | None, tuples: int) -> int:
         return asked
     if job.device.type != "cuda":
         return 0
-    memory = Path("/dev/shm")
     needed = 2 * (_AHEAD + 2) * job.group_bytes(tuples)
-    if memory.is_dir() and shutil.disk_usage(memory).free < needed:
+    if free_shared_memory() < needed:
         log.warning(
             "/dev/shm has less than %.1f GB free, so rendering does not run in parallel with training; start the "
             "container with a larger --shm-size, or set %s",
@@ -109,6 +109,12 @@ def fitting_processes(job: RenderJob, asked: int | None, tuples: int) -> int:
         )
         return 0
     return 2
+
+
+def free_shared_memory() -> float:
+    """Free bytes of /dev/shm, in which processes hand over tensors; infinite on systems without it."""
+    memory = Path("/dev/shm")
+    return float(shutil.disk_usage(memory).free) if memory.is_dir() else math.inf
 
 
 class _Renderer:
