@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import disk
+from disk.errors import ImageError
 from disk.model import kernels
 from disk.model.canvas import make_canvases
 from disk.model.options import DetectionOptions
@@ -111,6 +112,16 @@ def test_a_graph_recorded_in_inference_mode_runs_outside_it_and_the_reverse(expe
     for inference in (first, first, not first, first):
         with torch.inference_mode(inference):
             assert_same(model.detect(PHOTO, n=N), expected)
+
+
+def test_the_values_of_a_batch_are_checked_at_once(pretend_cuda):
+    images = torch.rand(5, 3, 16, 32).cuda()
+    waited = pretend_cuda.waits
+    make_canvases(images, DetectionOptions())
+    assert pretend_cuda.waits == waited + 1
+    images[3] += 2
+    with pytest.raises(ImageError, match=r"\(3, 16, 32\) has values from 2 to 2\.9"):
+        make_canvases(images, DetectionOptions())
 
 
 def test_only_the_result_is_waited_for(expected, plain, pretend_cuda):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -71,7 +72,10 @@ def as_pixels(image: Any) -> tuple[list[Pixels], bool]:
     if isinstance(image, Tensor):
         if image.is_meta or image.layout != torch.strided:
             raise ImageError(f"cannot use {_describe(image)} without values, or a sparse one, as an image: {_WANTED}")
-        return _split(image.detach(), _from_tensor)
+        image = image.detach()
+        # a batch at once, because each look at the values waits for a GPU; if it is wrong, each image tells how
+        right = image.ndim == 4 and image.is_floating_point() and 0 not in image.shape and _in_range(*_range(image))
+        return _split(image, partial(_from_tensor, checked=right))
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         return _split(np.asarray(image), _from_array)
     raise ImageError(f"cannot use {_describe(image)} as an image: {_WANTED}")
@@ -125,7 +129,7 @@ def _integers_to_rgb(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)), "the array")
 
 
-def _from_tensor(tensor: Tensor) -> Pixels:
+def _from_tensor(tensor: Tensor, checked: bool) -> Pixels:
     if tensor.ndim == 2:
         tensor = tensor[None]
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
@@ -133,7 +137,7 @@ def _from_tensor(tensor: Tensor) -> Pixels:
         hint = "; its channels come last, so make it an array, or .permute(2, 0, 1)" if channels_last else ""
         raise ImageError(f"cannot use {_describe(tensor)} as an image{hint}: {_WANTED}")
     if tensor.is_floating_point():
-        return _from_floats(tensor, tensor)
+        return Pixels(tensor.expand(3, -1, -1)) if checked else _from_floats(tensor, tensor)
     if tensor.dtype == torch.uint8:
         return Pixels(tensor.expand(3, -1, -1))
     if tensor.dtype in (torch.bool, torch.uint16):
@@ -147,12 +151,21 @@ def _from_floats(pixels: Tensor, given: Any) -> Pixels:
 
 
 def _check_range(values: Tensor, given: Any) -> None:
-    low, high = torch.stack(torch.aminmax(values)).tolist()  # one copy from a GPU
-    if not (low >= _LOWEST and high <= _HIGHEST):  # also true for nan
+    low, high = _range(values)
+    if not _in_range(low, high):
         hint = "; divide by 255" if low >= 0 and high <= 255 else ""
         raise ImageError(
             f"{_describe(given)} has values from {low:.4g} to {high:.4g}, not from 0 to 1{hint}: {_WANTED}"
         )
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    low, high = torch.stack(torch.aminmax(values)).tolist()  # one copy from a GPU
+    return low, high
+
+
+def _in_range(low: float, high: float) -> bool:
+    return low >= _LOWEST and high <= _HIGHEST  # False for nan
 
 
 def _from_rows(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
