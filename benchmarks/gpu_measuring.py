@@ -59,8 +59,6 @@ def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, r
         synchronise(plan.device)
         if cuda:
             memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 1e6
-        run()
-        synchronise(plan.device)
     taken: dict[str, list[float]] = {name: [] for name in methods}
     begun = time.perf_counter()
     while time.perf_counter() - begun < plan.seconds * len(methods) / 2 or len(taken[next(iter(taken))]) < plan.rounds:
