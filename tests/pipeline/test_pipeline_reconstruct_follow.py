@@ -277,7 +277,7 @@ def test_a_photo_that_cannot_be_decoded_is_tried_again_when_its_file_changes(
         caplog.clear()
         assert folder.run().registered == 5
         assert folder.detected == [[*NAMES], [], [], ["e"]]
-        assert "1 photo is new: e" in caplog.text
+        assert "1 new photo: e" in caplog.text
 
 
 def test_one_photo_is_refused_before_the_work(tmp_path: Path) -> None:

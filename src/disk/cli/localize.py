@@ -10,6 +10,7 @@ from disk.cli.app import AsJson, print_json, run
 from disk.errors import PartialFailureError
 from disk.pipeline import localize as stage
 from disk.pipeline.localize import Localization, LocalizeOptions
+from disk.progress import counted
 
 
 def localize(
@@ -64,7 +65,7 @@ def _show(result: Localization, out: Path) -> None:
     console = Console(soft_wrap=True)
     if table.row_count:
         console.print(table)
-    lines = [f"{result.found} of {len(result.photos)} photos localized; poses in {out / stage.POSES}"]
+    lines = [f"{result.found} of {counted(len(result.photos), 'photo')} localized; poses in {out / stage.POSES}"]
     lines += [f"not localized: {name}: {photo.reason}" for name, photo in result.photos.items() if not photo.found]
     lines += [f"could not be read: {reason}" for reason in result.failed.values()]
     for line in lines:

@@ -12,7 +12,7 @@ from disk.errors import ArtifactError
 from disk.evaluation.ground_truth import View
 from disk.features import Features
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.layouts import HlocFeatures, open_features
 
 
@@ -47,7 +47,7 @@ class StoredFeatures:
                 f"{self._path} has no scores for {name!r}, so the best {self._n} of its {counts[name]} keypoints "
                 f"cannot be selected; use {option('n', counts[name])} or more"
             )
-        log.warning("%s has no scores for %d images: using all of their keypoints", self._path, len(counts))
+        log.warning("%s has no scores for %s: using all keypoints", self._path, counted(len(counts), "image"))
 
     def features(self, view: View) -> Features:
         """The n best features of a view, with descriptors of unit length."""

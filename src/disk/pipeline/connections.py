@@ -12,6 +12,7 @@ from disk.options import option
 from disk.pairs.choose import Pair, connected
 from disk.pipeline.precheck import describe_groups
 from disk.pipeline.verify import turning_message
+from disk.progress import counted
 from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_matches
 
 
@@ -104,7 +105,7 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         if found.watermarks:
             return (
                 "the images have only a watermark in common, such as a date stamp or a frame "
-                f"({len(found.watermarks)} pairs); apart from it {_remedy()}"
+                f"({counted(len(found.watermarks), 'pair')}); apart from it {_remedy()}"
             )
         hint = f" The list {listed} does not connect: {describe_groups(groups)}." if listed and len(groups) > 1 else ""
         return f"no two images have enough matches that pass geometric verification: {_remedy()}.{hint}"

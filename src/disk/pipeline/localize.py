@@ -24,7 +24,7 @@ from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of,
 from disk.pipeline.match_options import check_match
 from disk.pipeline.precheck import check_matcher, read_sizes
 from disk.pipeline.verify import check_seed
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.artifacts import (
     IN_MODEL,
     KEYPOINTS,
@@ -111,7 +111,7 @@ def localize(
         str(model.absolute()), sum(photo.found for photo in photos.values()), photos, failed, len(todo)
     )
     write_json(out / POSES, asdict(result))
-    log.info("%d of %d photos localized in %s; poses in %s", result.found, len(photos), model, out / POSES)
+    log.info("%d of %s localized in %s; poses in %s", result.found, counted(len(photos), "photo"), model, out / POSES)
     if partial:
         raise partial
     return result

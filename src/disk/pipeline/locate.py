@@ -20,6 +20,7 @@ from disk.pipeline.match import read_lightglue
 from disk.pipeline.match_options import MatchOptions, ratio_of
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
 from disk.pipeline.precheck import Sizes
+from disk.progress import counted
 from disk.storage.artifacts import FeatureStore
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Locator:
         rows, points, images = self._matches(file.name)
         pose, origin, focal = self._pose(file, keypoints[rows], self._posed.xyz[points])
         if pose is None:
-            reason = f"no pose fits its {len(rows)} matches with points of the model"
+            reason = f"no pose fits its {counted(len(rows), 'match', 'matches')} with points of the model"
             return Located(False, reason, len(rows), 0, images), nothing
         inliers = int(pose.inliers.sum())
         reason = self._doubt(file, keypoints[rows], self._posed.xyz[points], pose, focal)

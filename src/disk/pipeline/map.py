@@ -20,7 +20,7 @@ from disk.pipeline.gps import remarks_on_place
 from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, RigChoice, Seed
 from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.verify import check_seed
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import (
     INLIERS,
     artifacts_folder,
@@ -191,8 +191,8 @@ def _remarks(connections: Connections, registered: Collection[str]) -> list[str]
     remarks = [connections.mostly_turning] if connections.mostly_turning else []
     if connections.watermarks:
         remarks.append(
-            f"{len(connections.watermarks)} pairs have only a watermark in common, such as a date stamp or a frame, "
-            "and were not used"
+            f"{counted(len(connections.watermarks), 'pair')} with only a watermark in common, such as a date stamp or "
+            "a frame: not used"
         )
     if len(registered) == 2:
         remarks.append("the model has only two photos: its focal lengths are guesses; add a third photo")

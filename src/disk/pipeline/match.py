@@ -29,7 +29,7 @@ from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_i
 from disk.pipeline.match_options import MatchOptions, check_match, ratio_of, threshold_of, warn_of_unused
 from disk.pipeline.match_writers import MatchWriters
 from disk.pipeline.pair_choice import choose_pairs, forget_pairs_but
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
@@ -223,9 +223,7 @@ def _match_all(
                 writers.add(pair, matches)
                 bar.update(1)
     except torch.OutOfMemoryError as error:
-        what = f"{option('max_full_matrix')} or {option('cache_mb')}"
-        message = f"out of GPU memory; lower {what}"
-        raise DiskError(message) from error
+        raise DiskError(f"out of GPU memory; lower {option('max_full_matrix')} or {option('cache_mb')}") from error
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
@@ -234,5 +232,5 @@ def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
     done = "nothing left to match"
     if summary.matched:
         done = f"{summary.matched} matched in this run at {summary.matched / seconds:.1f} pairs/s"
-        done += f", {summary.stored} stored with {summary.matches} matches"
-    log.info("%d pairs: %s; in %s", summary.pairs, done, artifacts / MATCHES)
+        done += f", {summary.stored} stored with {counted(summary.matches, 'match', 'matches')}"
+    log.info("%s: %s; in %s", counted(summary.pairs, "pair"), done, artifacts / MATCHES)

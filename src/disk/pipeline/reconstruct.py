@@ -110,7 +110,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
                 f"{len(failed)} of {len(files)} images could not be read: {named(list(failed))}; the rest is done"
             )
         if len(names) < 2:
-            raise ColmapError(f"only {len(names)} of the images in {images} have features; a model needs at least two")
+            raise ColmapError(f"features in only {len(names)} of the images in {images}; a model needs at least two")
         if options.pairs == "auto" and pairs_of(len(names), options) == "retrieval":
             log.info(
                 "%d images: matching each with the %d most similar ones; %s matches all pairs",

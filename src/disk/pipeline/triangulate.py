@@ -29,7 +29,7 @@ from disk.pipeline.precheck import check_matcher, check_output, check_room
 from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import IN_MODEL, INLIERS, read_features, read_matches
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import made_from
@@ -115,7 +115,7 @@ def triangulate(
         result = _map(artifacts, images, out, posed, options, failed, start)
     if failed and not options.keep_going:
         unread = set(failed) - set(posed.without_image)
-        message = f"{len(unread)} images could not be read: {', '.join(sorted(unread))}; the rest is done"
+        message = f"{counted(len(unread), 'image')} could not be read: {', '.join(sorted(unread))}; the rest is done"
         raise PartialFailureError(message if unread else missing_message(posed, model))
     return result
 
@@ -160,7 +160,7 @@ def _features(
     with read_features(artifacts) as features:
         known = set(features.names)
     if len(known) < 2:
-        raise ColmapError(f"only {len(known)} of the images in {images} have features; a model needs at least two")
+        raise ColmapError(f"features in only {len(known)} of the images in {images}; a model needs at least two")
     return why_without_features(artifacts, posed.files, changes)
 
 

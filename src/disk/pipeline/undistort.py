@@ -14,7 +14,7 @@ from disk.images.listing import ImageFile, named
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pipeline.summary import SUMMARY, read_summary
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import MADE_FROM, made_from, note_made_from
 from disk.storage.new_file import new_file
@@ -106,7 +106,7 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     result = Undistorted(
         str(out.absolute()), len(names), len(masks), largest.width, largest.height, source.distorted, failed
     )
-    log.info("%d undistorted images in %s", result.images, out)
+    log.info("%s in %s", counted(result.images, "undistorted image"), out)
     for reason in failed.values():
         log.warning("not undistorted: %s", reason)
     if failed:
@@ -140,7 +140,7 @@ def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
     there = [name for name in _WRITTEN if (out / name).exists()]
     if there and not (out / MADE_FROM).exists() and not overwrite:
         raise ArtifactError(
-            f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite')}"
+            f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite', True)}"
         )
 
 

@@ -19,7 +19,7 @@ from disk.datasets.synthesis.sampler import SceneSampler, list_photos
 from disk.datasets.tuples import TupleDataset
 from disk.errors import DatasetError, DiskError, TrainingError
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 from disk.training import rendering
 from disk.training.augment import augment
 from disk.training.distributed import Group
@@ -220,11 +220,14 @@ class TrainingData:
         fits = int(len(self.tuples) / (together * (1 - mix.share)))
         if fits == 0:
             raise DatasetError(
-                f"{data}: {len(self.tuples)} tuples make 0 batches of {together}; "
+                f"{data}: {counted(len(self.tuples), 'tuple')} cannot fill a batch of {together}; "
                 f"use a smaller {option('batch_size')}, or add data"
             )
         if asked is None and fits < CHUNK_SIZE:
-            log.info("epochs of %d batches, one pass over the %d tuples of %s", fits, len(self.tuples), data)
+            log.info(
+                "epochs of %s, one pass over %s of %s",
+                counted(fits, "batch", "batches"), counted(len(self.tuples), "tuple"), data,
+            )  # fmt: skip
         return min(fits, CHUNK_SIZE) if asked is None else asked
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from disk.geometry.camera import Camera, project, unproject
+from disk.progress import counted
 from disk.shapes import Float, Tensor
 from disk.viewing import canvas
 
@@ -69,7 +70,7 @@ def draw_cloud(
     for rig, lines in edges:
         sheet.add_collection(LineCollection(list(lines), colors=rig.colour, linewidths=canvas.points(1.8)))
     _add_legend(figure, rigs)
-    canvas.add_title(figure, title, f"{len(points)} points")
+    canvas.add_title(figure, title, counted(len(points), "point"))
 
 
 def looking_at(

@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from disk.progress import counted
 from disk.shapes import Bool, Float, Int, UInt8
 from disk.viewing import canvas
 
@@ -83,7 +84,7 @@ def draw_matches(
     _add_legend(figure, groups)
     count = len(ends[0])
     thinned = f" · {drawn} lines drawn, spread evenly; a dot for every match" if drawn < count else ""
-    canvas.add_title(figure, f"{names[0]}  –  {names[1]}", f"{count} matches{thinned}")
+    canvas.add_title(figure, f"{names[0]}  –  {names[1]}", f"{counted(count, 'match', 'matches')}{thinned}")
 
 
 def verified(matches: Int[np.ndarray, "2 k"], inliers: Int[np.ndarray, "2 m"]) -> Bool[np.ndarray, " k"]:
