@@ -66,13 +66,18 @@ def read_connections(artifacts: Path, database: Path) -> Connections:
 
 def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
     """All matched pairs, and the number of inliers (possibly 0) of the verified ones; raises the errors of reading."""
+    with read_matches(artifacts, INLIERS) as found:
+        return matched_pairs(artifacts), {pair: found.count(pair) for pair in found.pairs()}
+
+
+def matched_pairs(artifacts: Path) -> list[Pair]:
+    """All matched pairs, sorted, also those with too few matches to store; raises the errors of reading."""
     with read_matches(artifacts) as matches:
         pairs = matches.pairs()
     if (artifacts / UNMATCHED).is_file():
         with read_matches(artifacts, UNMATCHED) as unmatched:
             pairs = sorted({*pairs, *unmatched.pairs()})
-    with read_matches(artifacts, INLIERS) as found:
-        return pairs, {pair: found.count(pair) for pair in found.pairs()}
+    return pairs
 
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:

@@ -20,8 +20,9 @@ from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import load, weights_hash
 from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.detect import DetectOptions, check_detect, detect
-from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of, shared_camera
-from disk.pipeline.match_options import check_match
+from disk.pipeline.locate import LocalizeOptions, Located, Locator, shared_camera
+from disk.pipeline.match_options import MatchOptions, check_match
+from disk.pipeline.options import options_of
 from disk.pipeline.precheck import check_matcher, read_sizes
 from disk.pipeline.verify import check_seed
 from disk.progress import counted, log, progress_bar
@@ -36,7 +37,8 @@ from disk.storage.artifacts import (
 )
 from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
-from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, keep_what_is_done, open_h5
+from disk.storage.reading import dataset_keys, open_h5
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 if TYPE_CHECKING:
     from disk.colmap.localization import LocalizedImage, PosedModel
@@ -142,7 +144,7 @@ def _check(options: LocalizeOptions) -> None:
     if options.ray != "off":
         raise DiskError(f"{option('ray', options.ray)}: photos are localized on this machine only; leave it out")
     check_seed(options.seed)
-    check_match(matching_of(options))
+    check_match(options_of(MatchOptions, options))
     check_matcher(options.matcher)
     choose_device(options.device)
 

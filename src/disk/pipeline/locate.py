@@ -17,7 +17,7 @@ from disk.options import Options
 from disk.pairs.retrieval import similar_images
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
 from disk.pipeline.match import read_lightglue
-from disk.pipeline.match_options import MatchOptions, ratio_of
+from disk.pipeline.match_options import ratio_of
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
 from disk.pipeline.precheck import Sizes
 from disk.progress import counted
@@ -223,16 +223,9 @@ def shared_camera(posed: PosedModel) -> KnownCamera | None:
     return next(iter(cameras)) if len(cameras) == 1 else None
 
 
-def matching_of(options: LocalizeOptions) -> MatchOptions:
-    """The options of matching."""
-    # the default ratio is for nearest neighbours; with lightglue `match` refuses any other value
-    rt = None if options.matcher == "lightglue" and options.rt == LocalizeOptions.rt else options.rt
-    return MatchOptions(rt=rt, matcher=options.matcher, matcher_weights=options.matcher_weights, device=options.device)
-
-
 def _matcher(options: LocalizeOptions) -> Matcher:
     weights = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
-    return make_matcher(options.matcher, choose_device(options.device), ratio_of(matching_of(options)), weights=weights)
+    return make_matcher(options.matcher, choose_device(options.device), ratio_of(options), weights=weights)
 
 
 def _finite(value: float) -> float | None:

@@ -26,9 +26,10 @@ from disk.options import AnyPath, option
 from disk.pairs.choose import Pair
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
-from disk.pipeline.match_options import MatchOptions, check_match, ratio_of, threshold_of, warn_of_unused
+from disk.pipeline.match_options import MatchOptions, check_match, only_for_other_pairs, ratio_of, threshold_of
 from disk.pipeline.match_writers import MatchWriters
 from disk.pipeline.pair_choice import choose_pairs, forget_pairs_but
+from disk.pipeline.unused import log_unused, unused_flags
 from disk.progress import counted, log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
@@ -70,7 +71,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
     cannot be chosen.
     """
     check_match(options)
-    warn_of_unused(options)
+    log_unused(unused_flags(options, only_for_other_pairs(options.pairs)))
     lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
     artifacts = artifacts_folder(artifacts)

@@ -17,6 +17,7 @@ from disk.pipeline.frames import FramesOptions, frames
 from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import MapOptions, map_models
 from disk.pipeline.match import match
+from disk.pipeline.options import options_of
 from disk.pipeline.precheck import (
     Sizes,
     check_output,
@@ -31,7 +32,6 @@ from disk.pipeline.reconstruct_options import (
     check_rig,
     decisive,
     matching_options,
-    options_of,
     pairs_of,
     unused_options,
 )

@@ -85,15 +85,15 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         if not pairs:
             raise ArtifactError(f"{artifacts} has no matched pairs to verify; run `disk match` first")
         attributes = _attributes(matches, options)
-        anew = options.overwrite or _is_of_earlier_version(artifacts, attributes)
+        from_scratch = options.overwrite or _is_of_earlier_version(artifacts, attributes)
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
                 f"{path} is not an up-to-date export of {artifacts} ({other}); run `disk export` again, "
                 f"with {option('overwrite', True)}"
             )
-        writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
-        if anew:
+        writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, from_scratch, SHARD_BYTES)
+        if from_scratch:
             # inliers first, then geometries, so that a pair present in both always comes from one run
             writer.remove_old()
             database.clear_two_view_geometries()

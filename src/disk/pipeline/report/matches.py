@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from disk.errors import ArtifactError, ImageError
+from disk.pairs.choose import Pair
 from disk.pipeline.pictures import draw_matches_of
 from disk.pipeline.report.gather import ModelFacts
 from disk.pipeline.report.links import weakest_links
@@ -17,7 +18,6 @@ from disk.viewing.report import Picture
 
 _LOOKED_AT = 500  # sample of unverified pairs; the one with the most matches is drawn
 _DPI = 65  # of pictures that the page shows at about 1100 pixels
-Pair = tuple[str, str]
 
 
 def draw_pairs(facts: ModelFacts, files: dict[str, Path], folder: Path) -> list[Picture]:
