@@ -162,9 +162,10 @@ def test_images_without_pose_are_not_used_and_poses_without_image_are_named(
     assert result.model.registered == 3
     (place.photos / "a.jpg").unlink()
     place.out = place.folder / "other"
-    with pytest.raises(PartialFailureError, match=r"1 image of .* missing: a\.jpg"):
+    with pytest.raises(PartialFailureError, match=r"1 image of .* missing: a\.jpg") as failure:
         place.run(place.model())
     result = read_triangulation(place.out)
+    assert failure.value.result == result
     assert list(result.failed) == ["a.jpg"]
     assert result.model.registered == 3
 

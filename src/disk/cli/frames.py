@@ -30,7 +30,7 @@ def frames(
     """
     show_result(
         lambda: stage.frames(video, out, options),
-        lambda done: (
+        lambda done: print(
             f"{counted(len(done.times), 'frame')} of {done.width} x {done.height} pixels from {done.seconds:.1f} s of "
             f"video: {out}"
         ),

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
-from disk.errors import PartialFailureError
+from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import localize as stage
 from disk.pipeline.localize import Localization, LocalizeOptions
 from disk.progress import counted
@@ -32,18 +31,7 @@ def localize(
         out: Folder for the results, created if missing.
         options: Options of matching, and what is known about the cameras.
     """
-    partial: PartialFailureError | None = None
-    try:
-        stage.localize(model, queries, out, options)
-    except PartialFailureError as error:
-        partial = error  # the rest is done; raise after printing
-    result = stage.read_poses(out)
-    if json:
-        print_json(result)
-    else:
-        _show(result, out)
-    if partial:
-        raise partial
+    show_result(lambda: stage.localize(model, queries, out, options), lambda result: _show(result, out), json)
 
 
 def _show(result: Localization, out: Path) -> None:

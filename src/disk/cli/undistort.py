@@ -30,7 +30,7 @@ def undistort(
     """
     show_result(
         lambda: stage.undistort(model, out, options),
-        lambda done: (
+        lambda done: print(
             f"{counted(done.images, 'image')} of up to {done.width} x {done.height} pixels, "
             f"{counted(done.masks, 'mask')}: {out}"
         ),

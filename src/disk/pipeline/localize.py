@@ -75,7 +75,7 @@ def localize(
     out: folder for the results
 
     Raises ColmapError without a model or if it does not belong to its features, ArtifactError if `out` was made with
-    other options, PartialFailureError if some photos could not be read and the rest is done, and the errors of
+    other options, PartialFailureError, which has the result, if some photos could not be read, and the errors of
     detection and matching.
     """
     model, queries, out = Path(model), Path(queries), Path(out)
@@ -115,6 +115,7 @@ def localize(
     write_json(out / POSES, asdict(result))
     log.info("%d of %s localized in %s; poses in %s", result.found, counted(len(photos), "photo"), model, out / POSES)
     if partial:
+        partial.result = result
         raise partial
     return result
 

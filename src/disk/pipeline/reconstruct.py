@@ -64,7 +64,8 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     out: folder for the results
 
     Raises ArtifactError if `out` was made with other options or from other photos, ColmapError if no images can be
-    connected, PartialFailureError if some images could not be read and the rest is done, and the errors of the stages.
+    connected, PartialFailureError, which has the result, if some images could not be read, and the errors of the
+    stages.
     """
     images, out = Path(images), Path(out)
     check_options(images, options)
@@ -143,6 +144,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
         keep_page(out, images)
     if partial:
+        partial.result = result
         raise partial
     return result
 

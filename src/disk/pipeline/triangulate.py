@@ -95,7 +95,7 @@ def triangulate(
     model: a COLMAP model, or a transforms.json of nerfstudio or instant-ngp
 
     Raises ColmapError for an unusable model, images that do not have the size of their camera, or if no point fits;
-    PartialFailureError if some images could not be used and the rest is done; and the errors of the stages.
+    PartialFailureError, which has the result, if some images could not be used; and the errors of the stages.
     """
     model, images, out = Path(model), Path(images), Path(out)
     _check(options)
@@ -123,7 +123,7 @@ def triangulate(
     if failed and not options.keep_going:
         unread = set(failed) - set(posed.without_image)
         message = f"{counted(len(unread), 'image')} could not be read: {', '.join(sorted(unread))}; the rest is done"
-        raise PartialFailureError(message if unread else missing_message(posed, model))
+        raise PartialFailureError(message if unread else missing_message(posed, model), result)
     return result
 
 
