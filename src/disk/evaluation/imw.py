@@ -112,9 +112,14 @@ def _figures(outcome: Outcome, legacy: bool) -> dict[str, Value]:
 
 
 def _mean(scenes: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    """Mean of each figure over the scenes, not weighted by their number of pairs, as in the benchmark."""
+    """Mean of each figure over the scenes, whatever their numbers of pairs, as in the benchmark; sum of failures."""
     means: dict[str, Value] = {}
     for name in scenes[0]:
         values = [value for value in (scene[name] for scene in scenes) if isinstance(value, (int, float))]
-        means[name] = float(np.mean(values)) if values and name != "failures" else sum(values) if values else None
+        if not values:
+            means[name] = None
+        elif name == "failures":
+            means[name] = sum(values)
+        else:
+            means[name] = float(np.mean(values))
     return means

@@ -55,6 +55,6 @@ class StoredFeatures:
         best = torch.argsort(found.scores, descending=True, stable=True)[: self._n]
         descriptors = found.descriptors[best]
         length = torch.linalg.vector_norm(descriptors, dim=1, keepdim=True)
-        if (length - 1).abs().max().item() > 1e-2 if len(best) else False:
+        if len(best) and (length - 1).abs().max() > 1e-2:
             descriptors = descriptors / length.clamp(min=1e-9)
         return Features(found.keypoints[best], descriptors, found.scores[best])

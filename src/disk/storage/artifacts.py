@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -57,9 +56,7 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -141,9 +138,7 @@ class MatchStore:
     def __enter__(self) -> MatchStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     @property
@@ -168,15 +163,19 @@ class MatchStore:
 
     def __getitem__(self, pair: tuple[str, str]) -> np.ndarray:
         """Matches of a pair, (2, K) int64; row 0 indexes the first image of `pair`, whatever order is stored."""
-        swapped = pair_key(*pair) not in self._file
-        key = pair_key(*pair[::-1]) if swapped else pair_key(*pair)
+        key, swapped = self._key(pair)
         matches = _read(self._file, key, (2, None), np.int64)
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
     def count(self, pair: tuple[str, str]) -> int:
         """The number of matches of a pair, without reading them."""
+        key, _ = self._key(pair)
+        return int(_shaped(self._file, key, (2, None)).shape[1])
+
+    def _key(self, pair: tuple[str, str]) -> tuple[str, bool]:
+        """The key of a pair, and whether the file has its images in the other order."""
         swapped = pair_key(*pair) not in self._file
-        return int(_shaped(self._file, pair_key(*pair[::-1]) if swapped else pair_key(*pair), (2, None)).shape[1])
+        return pair_key(*(pair[::-1] if swapped else pair)), swapped
 
 
 def is_artifact(path: Path) -> bool:
