@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from disk.errors import ColmapError, DatasetError, PartialFailureError
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.progress import counted, log, track
 from disk.shapes import Float, Int
+from disk.storage.names import image_name
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
@@ -162,7 +163,9 @@ def _report_left_out(overlap: Float[np.ndarray, "n n"], tuples: Int[np.ndarray, 
     if 0 < len(used) < len(sharing):
         smaller = ""
         if len(paired) > len(used):
-            smaller = f"{option('tuple_size', 2)} would use {len(paired)} images in {counted(within.sum(), 'pair')}, "
+            smaller = (
+                f"{option('tuple_size', 2)} would use {len(paired)} images in {counted(int(within.sum()), 'pair')}, "
+            )
         log.warning(
             "%d of %d images are in no tuple of %d: %sa lower %s uses more",
             len(sharing) - len(used), len(sharing), options.tuple_size, smaller, option("min_overlap"),
@@ -174,7 +177,7 @@ def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: P
     from disk.colmap.workspace import read_depth_map
 
     # a.jpg and a.png would share a.h5, so these keep their extension
-    stems = Counter(str(PurePosixPath(image.name).with_suffix("")) for image in images)
+    stems = Counter(image_name(image.name) for image in images)
     faults, without = [], 0
     for image in track(images, "depth maps", "image", len(images)):
         stale = find_depth(folder, image.name)  # from an earlier import, perhaps at another scale
@@ -190,7 +193,7 @@ def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: P
             faults.append(str(error))
             continue
         depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
-        twice = stems[str(PurePosixPath(image.name).with_suffix(""))] > 1
+        twice = stems[image_name(image.name)] > 1
         write_depth(folder, image.name, depth, keep_extension=twice)
     if without:
         log.info("no depth map for %d of %d images: their depth counts as unknown", without, len(images))

@@ -14,7 +14,7 @@ from disk.images.listing import EXTENSIONS, list_images
 from disk.images.reading import image_size
 from disk.progress import counted
 from disk.shapes import Float
-from disk.storage.names import leads_out
+from disk.storage.names import image_name, leads_out
 from disk.storage.reading import read_datasets
 
 
@@ -120,7 +120,7 @@ def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]
             except ImageError as error:
                 raise EvaluationError(f"{where}: {error}") from None
         check_intrinsics(K, sizes[path], f"{where}: K{side}")
-        views.append(View(path, Path(name).with_suffix("").as_posix(), int(turns), second=side == 1))
+        views.append(View(path, image_name(name), int(turns), second=side == 1))
     if not np.allclose(T[3], [0, 0, 0, 1]):
         raise EvaluationError(f"{where}: the last row of T_0to1 is {T[3].tolist()}, not 0 0 0 1")
     check_rotation(T[:3, :3], f"{where}: T_0to1")

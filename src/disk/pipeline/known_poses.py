@@ -12,7 +12,7 @@ from disk.images.listing import ImageFile, named
 from disk.images.reading import image_size
 from disk.options import option
 from disk.progress import counted, log
-from disk.storage.transforms import Frame, read_transforms
+from disk.storage.transforms import Frame, NoSizeError, read_transforms
 
 if TYPE_CHECKING:
     from disk.colmap.triangulation import KnownPose
@@ -80,14 +80,10 @@ def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, Kn
         raise ColmapError(f"{model}: no such folder or file")
     if path.suffix.lower() != ".json":
         raise ColmapError(f"{model} is neither a COLMAP model folder nor a transforms.json")
-    size = None
     try:
         frames = read_transforms(path)
-    except ColmapError as error:
-        if "has no 'w'" not in str(error):
-            raise
-        size = image_size(files[0].path)
-        frames = read_transforms(path, size)
+    except NoSizeError:
+        frames = read_transforms(path, image_size(files[0].path))
     poses: dict[str, KnownPose] = {}
     index = _Names(path.parent, images, files)
     for frame in frames:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disk.errors import ArtifactError, ImageError, PartialFailureError
@@ -17,6 +17,7 @@ from disk.pipeline.summary import SUMMARY, read_summary
 from disk.progress import counted, log
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import MADE_FROM, made_from, note_made_from
+from disk.storage.names import image_name
 from disk.storage.new_file import new_file
 from disk.storage.transforms import Frame, write_transforms
 
@@ -147,10 +148,7 @@ def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
 def _masks(source: Workspace, usable: list[WorkspaceImage], folder: Path | None) -> dict[str, Path]:
     if folder is None:
         return {}
-    files = [
-        ImageFile(PurePosixPath(image.name).with_suffix("").as_posix(), source.image_folder / image.name, image.name)
-        for image in usable
-    ]
+    files = [ImageFile(image_name(image.name), source.image_folder / image.name, image.name) for image in usable]
     found = find_masks(folder, files)
     return {file.relative: found[file.name] for file in files if file.name in found}
 

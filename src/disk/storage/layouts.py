@@ -28,6 +28,7 @@ from disk.storage.artifacts import (
     artifacts_folder,
     read_features,
 )
+from disk.storage.names import image_name
 from disk.storage.new_file import write_text
 from disk.storage.new_h5 import new_h5
 from disk.storage.reading import dataset_keys, open_h5, read_numbers, stored_dataset
@@ -133,7 +134,7 @@ class HlocFeatures:
         for key in dataset_keys(self._file):
             if key.endswith("/keypoints"):
                 image = key.removesuffix("/keypoints")
-                name = PurePosixPath(image).with_suffix("").as_posix()
+                name = image_name(image)
                 if name in self.paths:
                     raise ArtifactError(f"{path}: {self.paths[name]} and {image} share the name {name!r}")
                 self.paths[name] = image

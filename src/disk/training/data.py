@@ -64,7 +64,7 @@ class Mix:
         """Whether a tuple is rendered."""
         return self.rendered_before(number + 1) > self.rendered_before(number)
 
-    def groups(self, first: int, together: int) -> Iterator[rendering.Group]:
+    def groups(self, first: int, together: int) -> Iterator[rendering.RenderGroup]:
         """Endless groups of rendered tuples, each covering `together` batches.
 
         The first group starts at a multiple of `together` at or before batch `first`, so that a resumed training has
@@ -73,7 +73,7 @@ class Mix:
         for start in count(first - first % together, together):
             seeds = [n for b in range(start, start + together) for n in self.numbers(b) if self.is_rendered(n)]
             if seeds:
-                yield rendering.Group([self.rendered_before(n) for n in seeds], seeds)
+                yield rendering.RenderGroup([self.rendered_before(n) for n in seeds], seeds)
 
 
 class TrainingData:
