@@ -20,8 +20,11 @@ from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_match
 class Connections:
     """The results of verification, by image name.
 
-    keypoints: number in each image; pairs: all matched pairs; inliers: number in each verified pair that has any;
-    watermarks: pairs that have only a watermark in common; turning: verified pairs with a (nearly) pure rotation.
+    keypoints: number in each image
+    pairs: all matched pairs
+    inliers: number in each verified pair that has any
+    watermarks: pairs that have only a watermark in common
+    turning: verified pairs with a (nearly) pure rotation
     """
 
     keypoints: dict[str, int]

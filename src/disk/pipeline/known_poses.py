@@ -24,7 +24,8 @@ TRANSFORMS = "transforms.json"
 class PosedFiles:
     """The images of a folder that have a pose, sorted by name, and their poses by path.
 
-    without_image: names in the model without a file in the folder; without_pose: images of the folder not in the model.
+    without_image: names in the model without a file in the folder
+    without_pose: images of the folder that are not in the model
     """
 
     files: list[ImageFile]
@@ -37,7 +38,8 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
     """Assign poses to image files.
 
     model: a COLMAP model, a transforms.json, or the folder of one
-    images: the image folder; files: its images
+    images: the image folder
+    files: its images
 
     Raises ColmapError if the model cannot be read or an image does not have the size of its camera, ImageError if fewer
     than two images have a pose.

@@ -53,8 +53,11 @@ _DETECTION = ("n", "height", "width", "max_size", "window", "subpixel", "mode")
 class Localization:
     """The result of a run; also the content of poses.json.
 
-    model: its folder; found: number of photos with a pose; photos: the result of each; failed: photos that could not be
-    read, and why; localized: number of photos processed in this run.
+    model: its folder
+    found: number of photos with a pose
+    photos: the result of each photo, by path
+    failed: photos that could not be read, and why
+    localized: number of photos processed in this run
     """
 
     model: str

@@ -56,12 +56,15 @@ class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenIma
 class Located:
     """The result for one photo.
 
-    found: whether it has a pose; reason: why not
-    matches: number of matches with 3D points; inliers: number of those that agree with the pose
+    found: whether it has a pose
+    reason: why it has none; '' if it has one
+    matches: number of matches with 3D points
+    inliers: number of those that agree with the pose
     images: number of matches with each image of the model, largest first
     rotation (quaternion w, x, y, z), translation: camera from world, as in COLMAP
     centre: position of the camera, in units of the model
-    camera: model, width, height and params, as in COLMAP; camera_from: model, exif, unknown or given
+    camera: model, width, height and params, as in COLMAP
+    camera_from: model, exif, unknown or given
     error: median reprojection error of the inliers, in pixels
     position_sigma, rotation_sigma: standard deviations of the position (units of the model) and the rotation (degrees),
         from keypoint errors only; None if the pose is not well determined

@@ -42,8 +42,11 @@ from disk.storage.shards import keep_what_is_done
 class MatchSummary:
     """What a run did.
 
-    pairs: chosen pairs; matched: pairs matched in this run; stored: those of them with enough matches; matches: total
-    over the stored pairs; images_read: number of times an image's features were read.
+    pairs: number of chosen pairs
+    matched: number of pairs matched in this run
+    stored: number of those with enough matches
+    matches: number of matches of the stored pairs together
+    images_read: number of times an image's features were read
     """
 
     pairs: int

@@ -115,8 +115,9 @@ def rotated_images(artifacts: Path, files: Sequence[ImageFile]) -> dict[str, int
 class Graph:
     """The results of verification.
 
-    names: all images with features; pairs: all matched pairs; links: number of inliers of each verified pair, and
-    whether its images have the same orientation.
+    names: all images with features
+    pairs: all matched pairs
+    links: number of inliers of each verified pair, and whether its images have the same orientation
     """
 
     names: Sequence[str]

@@ -48,8 +48,12 @@ class UndistortOptions(Options):
 class Undistorted:
     """The files written.
 
-    folder: of the results; images: number of images; masks: number of masks; width, height: of the largest image, in
-    pixels; cameras: the camera models that were undistorted; failed: images of the model that were skipped, and why.
+    folder: of the results
+    images: number of images
+    masks: number of masks
+    width, height: of the largest image, in pixels
+    cameras: the camera models that were undistorted
+    failed: images of the model that were skipped, and why
     """
 
     folder: str

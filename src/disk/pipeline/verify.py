@@ -46,9 +46,13 @@ class VerifyOptions(Seed, TwoViews, Options):
 class VerifySummary:
     """What a run did.
 
-    pairs: matched pairs; verified: pairs verified in this run; connected: pairs with inliers; matches, inliers: totals
-    of all pairs; watermarks: pairs that have only a watermark in common, and so no inliers; turning: connected pairs
-    with a (nearly) pure rotation of the camera; stale: pairs verified again because their cameras or matches changed.
+    pairs: number of matched pairs
+    verified: number of pairs verified in this run
+    connected: number of pairs with inliers
+    matches, inliers: totals of all pairs
+    watermarks: number of pairs that have only a watermark in common, and so no inliers
+    turning: number of connected pairs with a (nearly) pure rotation of the camera
+    stale: number of pairs verified again because their cameras or matches changed
     """
 
     pairs: int
