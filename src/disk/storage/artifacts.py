@@ -47,7 +47,10 @@ class FeatureStore:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of detection; empty if the file does not tell them (files of the original DISK do not)."""
+        """The options of detection; empty if the file does not tell them (files of the original DISK do not).
+
+        Raises ArtifactError if they are damaged.
+        """
         try:
             return dict(json.loads(self.attributes.get("options", "{}")))
         except (ValueError, TypeError, RecursionError):
@@ -116,7 +119,10 @@ class FeatureStore:
         return str(self._attribute(name, "image_path"))
 
     def orientation(self, name: str) -> int:
-        """The EXIF orientation (1 to 8) in which the network saw the image; 1 if the file does not tell it."""
+        """The EXIF orientation (1 to 8) in which the network saw the image; 1 if the file does not tell it.
+
+        Raises ArtifactError for another number.
+        """
         value = stored_attributes(_dataset(self._keypoints, name)).get("orientation", 1)
         if value not in range(1, 9):
             raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has orientation {value!r}, not 1 to 8")
@@ -147,7 +153,7 @@ class MatchStore:
         return {key: str(value) for key, value in stored_attributes(self._file).items()}
 
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs (name0, name1), sorted."""
+        """All pairs (name0, name1), sorted. Raises ArtifactError if the file does not hold matches."""
         pairs = []
         with reading(self._file):
             for key0, group in self._file.items():

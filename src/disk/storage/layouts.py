@@ -180,7 +180,7 @@ class HlocFeatures:
         return next((key for key in keys if stored_dataset(self._file, f"{self.paths[name]}/{key}") is not None), None)
 
     def keypoints(self, name: str) -> np.ndarray:
-        """Keypoints of one image, (N, 2) float32 in pixels."""
+        """Keypoints of one image, (N, 2) float32 in pixels. Raises ArtifactError for bad data."""
         keypoints = self._array(name, "keypoints")
         if keypoints.ndim != 2 or keypoints.shape[1] < 2:
             raise ArtifactError(f"{self._file.filename}: {name!r} has keypoints {keypoints.shape}, not (N, 2)")
