@@ -118,7 +118,7 @@ def _warn_of_many_parameters(model: str, per: str) -> None:
         log.warning(
             "%s has %d parameters, and each image gets its own camera: too many to estimate reliably from one "
             "image; use %s or %s if the images were taken with one camera and zoom",
-            option("camera_model", name), count, option("single_camera"), option("camera_per", "folder"),
+            option("camera_model", name), count, option("single_camera", True), option("camera_per", "folder"),
         )  # fmt: skip
 
 

@@ -186,7 +186,7 @@ def _check_camera(options: LocalizeOptions, posed: PosedModel) -> None:
     if options.camera == "model" and not shared_camera(posed):
         raise ColmapError(
             f"{option('camera', 'model')}: the photos of the model do not share one camera; map them with "
-            f"{option('single_camera')}, or use {option('camera', 'auto')}"
+            f"{option('single_camera', True)}, or use {option('camera', 'auto')}"
         )
 
 
