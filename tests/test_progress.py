@@ -45,3 +45,17 @@ def test_quiet_means_no_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     caplog.set_level(logging.WARNING, "disk")
     assert list(progress.track(range(3), "count", "number")) == [0, 1, 2]
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "said"),
+    [
+        (0, ("photo",), "0 photos"),
+        (1, ("photo",), "1 photo"),
+        (2, ("photo",), "2 photos"),
+        (1, ("match", "matches"), "1 match"),
+        (3, ("match", "matches"), "3 matches"),
+    ],
+)
+def test_counts_agree_with_their_nouns(count: int, words: tuple[str, ...], said: str) -> None:
+    assert progress.counted(count, *words) == said

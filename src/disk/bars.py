@@ -10,10 +10,8 @@ from tqdm import tqdm
 from disk.progress import log
 
 _LOG_EVERY = 30.0  # seconds between log lines where there is no terminal
-_LINE, _LINE_WITHOUT_TOTAL = (
-    "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}",
-    "{desc}: {n_fmt}, {rate_fmt}{postfix}",
-)
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
+_LINE_WITHOUT_TOTAL = "{desc}: {n_fmt}, {rate_fmt}{postfix}"
 
 
 class Bar(tqdm):

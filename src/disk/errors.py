@@ -102,7 +102,7 @@ def explain_missing(error: ModuleNotFoundError) -> Exception:
 class PartialFailureError(DiskError):
     """Some inputs failed and are named; the rest succeeded. Exit code 1.
 
-    result: what the call would have returned, if no file has it
+    result: what the call would have returned; None if not available
     """
 
     exit_code = 1

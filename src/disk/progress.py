@@ -32,6 +32,15 @@ def printable(text: object) -> str:
     return str(text).encode(errors="backslashreplace").decode().translate(_CONTROL)
 
 
+def counted(count: int, what: str, several: str | None = None) -> str:
+    """A number of things for a message: `1 photo`, `3 photos`.
+
+    what: one of them
+    several: its plural; default: with an s
+    """
+    return f"{count} {what if count == 1 else several or what + 's'}"
+
+
 def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
     """Iterate with a bar that shows the rate and the time left; without a terminal, log when done."""
     bar = progress_bar(description, unit, total=total if total is not None else _length(items))

@@ -85,8 +85,8 @@ def test_cameras_that_look_at_different_things(maker, depth: bool, R: np.ndarray
     maker.scene(depth=depth, tuples=((0, 1), (0, 2), (1, 2)))
     maker.h5(maker.root / "here/calibration/calibration_b.png.h5", K=K, R=R, T=T)
     assert problems(maker) == [
-        "a.jpg and b.png do not overlap, but share 1 tuples",
-        "b.png and c.d.tif do not overlap, but share 1 tuples",
+        "a.jpg and b.png do not overlap, but share 1 tuple",
+        "b.png and c.d.tif do not overlap, but share 1 tuple",
     ]
 
 
@@ -101,7 +101,7 @@ def test_depth_reveals_what_fields_of_view_cannot(maker) -> None:
 def test_depth_with_another_scale_than_the_poses(maker) -> None:
     maker.scene(tuples=((0, 1),))
     maker.h5(maker.root / "here/depth/b.h5", depth=np.full((40, 60), 50))
-    assert problems(maker) == ["a.jpg and b.png do not overlap, but share 1 tuples"]
+    assert problems(maker) == ["a.jpg and b.png do not overlap, but share 1 tuple"]
 
 
 def test_an_unreadable_data_set(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_merge_and_check(maker, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["dataset", "check", str(out)]) == 1
     printed = capsys.readouterr()
     assert "here: no file" in printed.out
-    assert printed.err.splitlines()[-1].startswith(f"disk dataset check: {out}: 1 problems")
+    assert printed.err.splitlines()[-1].startswith(f"disk dataset check: {out}: 1 problem,")
 
 
 def test_synthesized_data_passes_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def test_downloaded_files_are_listed(server: Server, tmp_path: Path) -> None:
 def test_a_corrupt_archive_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "data"
     server.write_sums({FILES[0]: "0" * 32})
-    with pytest.raises(PartialFailureError, match=r"1 files failed.*0000\.tar: .*checksum"):
+    with pytest.raises(PartialFailureError, match=r"1 file failed.*0000\.tar: .*checksum"):
         download_disk_data(out, server.url)
     assert (out / "megadepth/scenes/0001/images").is_dir()
     assert not (out / "megadepth/scenes/0000").exists()
@@ -165,7 +165,7 @@ def test_no_path_leads_out_of_an_archive(server: Server, tmp_path: Path, evil: t
     server.write_sums()
     out = tmp_path / "data"
     before = sorted(path for path in tmp_path.rglob("*") if out not in path.parents)
-    with pytest.raises(PartialFailureError, match=r"1 files failed.*0000\.tar"):
+    with pytest.raises(PartialFailureError, match=r"1 file failed.*0000\.tar"):
         download_disk_data(out, server.url)
     assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents) == sorted([*before, out])
     assert sorted(path.name for path in (out / "megadepth/scenes").iterdir() if path.name[0] != ".") == [

@@ -107,4 +107,4 @@ def test_unusable_photos() -> None:
 
 def test_small_photos_are_skipped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert len(build_store([noise(100, 500), noise(200, 150)])) == 1
-    assert "1 photos" in caplog.text
+    assert "skipping 1 photo with" in caplog.text

@@ -74,7 +74,7 @@ def test_without_scores_the_best_are_unknown(tmp_path, caplog):
         source.prepare([view])
     (source,) = open_sources(FeatureOptions(features=(path,), n=6))
     source.prepare([view])
-    assert "no scores for 1 images: using all" in caplog.text
+    assert "no scores for 1 image: using all" in caplog.text
     assert len(source.features(view)) == 6
 
 

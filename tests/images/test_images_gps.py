@@ -136,8 +136,15 @@ values = st.one_of(
 
 @given(st.dictionaries(st.sampled_from([1, 2, 3, 4, 5, 6, 9, 11, 31]), values))
 def test_any_tags_give_a_position_or_a_reason(tags: dict[int, Any]) -> None:
-    with contextlib.suppress(_Fault):
-        _position(tags)
+    try:
+        position = _position(tags)
+    except _Fault:
+        return
+    assert (position is None) == (2 not in tags and 4 not in tags)
+    if position is not None:
+        assert abs(position.latitude) <= 90
+        assert abs(position.longitude) <= 180
+        assert position.error > 0
 
 
 @given(

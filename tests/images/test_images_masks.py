@@ -57,8 +57,8 @@ def test_images_without_mask_and_masks_without_image_are_reported(
 ) -> None:
     files = list_images(touch(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg"))
     find_masks(touch(tmp_path / "masks", "b.png", "d.png", "a.jpg"), files)
-    assert f"2 of 3 images have no mask in {tmp_path / 'masks'} and are used as a whole: a.jpg, c.jpg" in caplog.text
-    assert f"2 files in {tmp_path / 'masks'} are not the mask of any image: a.jpg, d.png" in caplog.text
+    assert f"no mask in {tmp_path / 'masks'} for 2 of 3 images (used as a whole): a.jpg, c.jpg" in caplog.text
+    assert f"2 files in {tmp_path / 'masks'} without an image: a.jpg, d.png" in caplog.text
 
 
 def test_the_error_without_any_mask_names_the_expected_files(tmp_path: Path) -> None:

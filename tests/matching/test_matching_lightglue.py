@@ -109,7 +109,11 @@ def test_a_keypoint_just_outside_is_accepted(network):
     ours = make(network.state_dict())
     f0 = features(5, 1)
     f0.keypoints[0] = torch.tensor([-0.4, 60.2])
-    ours.match(f0, features(5, 2), (100, 60), (100, 60))
+    found = ours.match(f0, features(5, 2), (100, 60), (100, 60))
+    f0.keypoints[0] = torch.tensor([0.0, 60.0])
+    at_the_border = ours.match(f0, features(5, 2), (100, 60), (100, 60))
+    assert torch.equal(found.indices, at_the_border.indices)
+    assert torch.equal(found.scores, at_the_border.scores)
 
 
 def test_other_weights_and_other_descriptors_are_refused(network):

@@ -114,7 +114,7 @@ def test_masks(model) -> None:
     assert other.keypoints[:, 0].min() < 50
     with pytest.raises(ImageError, match="a mask is 96 x 63, its image 96 x 64"):
         model.detect(photo, masks=mask[1:])
-    with pytest.raises(ImageError, match="2 images but 1 masks"):
+    with pytest.raises(ImageError, match="2 images but 1 mask;"):
         model.detect([photo, photo], masks=[mask])
 
 

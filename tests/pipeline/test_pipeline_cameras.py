@@ -98,7 +98,7 @@ def test_images_that_do_not_fit_their_cameras(folder: SceneFolder, tmp_path: Pat
         folder.run(camera_params=f"{TRUE},0")
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder.photos / "b.jpg")
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder.photos / "new.jpg")
-    with pytest.raises(ColmapError, match=r"no camera for 1 images: new\.jpg"):
+    with pytest.raises(ColmapError, match=r"no camera for 1 image: new\.jpg"):
         folder.run(cameras=model)
     assert folder.detected == before
     (tmp_path / "cameras.txt").write_text("junk")

@@ -117,7 +117,7 @@ def test_a_machine_that_joins_later_gets_work(
     machines.remove_node(*joined)
     assert [number for number, _ in sorted(found)] == list(range(len(found)))
     assert {node for _, node in found} - before
-    assert "1 more workers on machines that joined" in caplog.text
+    assert "1 more worker on machines that joined" in caplog.text
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -47,11 +47,11 @@ def test_paths_that_are_not_folders(tmp_path: Path, capsys: Any) -> None:
     assert "empty holds no images" in refuses(capsys, tmp_path / "out", tmp_path / "empty")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("text")
-    assert "text holds 1 other files (1 .txt), but no images" in refuses(capsys, tmp_path / "out", tmp_path / "text")
+    assert "text holds 1 other file (1 .txt), but no images" in refuses(capsys, tmp_path / "out", tmp_path / "text")
     (tmp_path / "text" / "a.jpg").write_text("text")
     code, lines = run(capsys, tmp_path / "out2", tmp_path / "text")
     assert code == 2
-    assert lines[0].startswith("disk detect: none of the 1 images could be read; the first: ")
+    assert lines[0].startswith("disk detect: none of the images could be read (1); the first: ")
     assert "a.jpg is not an image" in lines[0]
     assert not (tmp_path / "out").exists()
 
@@ -164,8 +164,8 @@ def test_a_mask_of_another_size(photo_folder: Path, tmp_path: Path, capsys: Any)
     (masks / "b.PNG.png").write_text("no image")
     code, lines = run(capsys, tmp_path / "out", photo_folder, "--mask-dir", masks)
     assert code == 1
-    assert "2 of 4 images have no mask in" in lines[0]
-    assert lines[0].endswith("are used as a whole: c.jpg, sub/d.jpg")
+    assert lines[0].startswith("no mask in")
+    assert lines[0].endswith("for 2 of 4 images (used as a whole): c.jpg, sub/d.jpg")
     assert "a.jpg.png is 7 x 5, its image 96 x 64" in lines[1]
     assert "b.PNG.png is not an image" in lines[2]
     assert "2 of 4 images could not be read: a.jpg, b.PNG" in lines[3]

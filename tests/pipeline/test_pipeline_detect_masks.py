@@ -73,8 +73,8 @@ def test_unused_files_and_missing_masks_are_reported(photo_folder: Path, tmp_pat
     said = capsys.readouterr().err
     for line in (
         f"ignoring other files in {photo_folder}: 1 .cr2",
-        "2 of 4 images have no mask",
-        "1 files in",
+        "for 2 of 4 images (used as a whole)",
+        "1 file in",
         "b.png is 0 everywhere: its image has no keypoints",
     ):
         assert line in said

@@ -242,5 +242,5 @@ def test_a_photo_replaced_since_detection_is_refused(scene: Scene, tmp_path: Pat
     (tmp_path / "artifacts" / "photos.json").write_text(json.dumps(noted))
     run(tmp_path)
     Image.open(tmp_path / "photos" / "sub" / "b.JPG").rotate(180).save(tmp_path / "photos" / "sub" / "b.JPG")
-    with pytest.raises(ImageError, match=r"1 photos in .* have changed since their features were detected: sub/b;"):
+    with pytest.raises(ImageError, match=r"1 photo in .* changed after detection: sub/b;"):
         run(tmp_path, overwrite=True)

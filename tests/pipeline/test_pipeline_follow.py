@@ -36,10 +36,10 @@ def test_new_photos_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureF
     Image.new("L", (60, 60)).save(photos / "a.jpg")
     caplog.set_level("INFO", "disk")
     for added, said in (
-        ({"b": b"damaged"}, ["1 photo is new: b"]),
+        ({"b": b"damaged"}, ["1 new photo: b"]),
         ({}, []),
-        ({"c": b"damaged", "d": b"damaged"}, ["2 photos are new: c, d"]),
-        ({"b": b"damaged in another way"}, ["1 photo is new: b"]),
+        ({"c": b"damaged", "d": b"damaged"}, ["2 new photos: c, d"]),
+        ({"b": b"damaged in another way"}, ["1 new photo: b"]),
     ):
         for name, content in added.items():
             (photos / f"{name}.jpg").write_bytes(content)

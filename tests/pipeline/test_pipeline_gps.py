@@ -106,7 +106,7 @@ def test_overconfident_positions_do_not_bend_the_model(place: Place, caplog: pyt
 @pytest.mark.parametrize(
     ("why", "tag"),
     [
-        ("2 photos of the model have a position, and three are needed", lambda place: place.tag(names=["a", "b"])),
+        ("a position for only 2 photos of the model; three are needed", lambda place: place.tag(names=["a", "b"])),
         ("all 8 photos have the same position", lambda place: same(place)),
         ("the positions do not agree with the model: they are off by", lambda place: place.tag(shuffled(place))),
     ],

@@ -48,7 +48,7 @@ def test_spatial_pairs(place: Place, caplog: pytest.LogCaptureFixture) -> None:
         pairs = set(matches.pairs())
     assert {pair for pair in pairs if "h" not in pair} == wanted
     assert len([pair for pair in pairs if "h" in pair]) == 2  # by similarity
-    assert "1 photos without GPS are matched with similar ones: h" in caplog.text
+    assert "matching 1 photo without GPS with similar ones: h" in caplog.text
     assert result.registered == 8
 
 
@@ -79,6 +79,6 @@ def test_spatial_pairs_of_one_file_type(place: Place) -> None:
 
 def test_spatial_pairs_need_positions(place: Place) -> None:
     place.tag(names=["c"])
-    with pytest.raises(PairsError, match=r"1 of 8 photos have a usable GPS position in their EXIF; use pairs="):
+    with pytest.raises(PairsError, match=r"a usable GPS position in the EXIF of only 1 of 8 photos; use pairs="):
         place.run(pairs="spatial")
     assert not place.detected

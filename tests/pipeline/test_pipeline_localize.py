@@ -151,9 +151,10 @@ def test_a_damaged_photo_is_named_and_the_others_are_localized(place: Place, mon
         raise PartialFailureError("1 of 3 images could not be read: broken.jpg")
 
     monkeypatch.setattr(stage, "detect", detect)
-    with pytest.raises(PartialFailureError, match=r"broken\.jpg"):
+    with pytest.raises(PartialFailureError, match=r"broken\.jpg") as failure:
         place.run()
     result = read_poses(place.out)
+    assert failure.value.result == result
     assert result.found == 1
     assert list(result.failed) == ["broken.jpg"]
 

@@ -205,7 +205,7 @@ def test_disconnected_lists_and_unused_options_are_reported(artifacts, tmp_path,
     options = MatchOptions(pairs="list", pairs_file=tmp_path / "pairs.txt", overlap=3, device="cpu")
     assert match(artifacts, options).pairs == 2
     assert "2 unconnected groups, such as those of a and of sub/c" in caplog.text
-    assert "overlap=3 is not used" in caplog.text
+    assert "not used: overlap is for pairs='sequential' or rig" in caplog.text
     caplog.clear()
     match(artifacts, MatchOptions(pairs="sequential", overlap=3, device="cpu"))
     assert not caplog.text

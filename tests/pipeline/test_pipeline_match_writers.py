@@ -28,7 +28,7 @@ def test_the_originals_matches_are_continued(artifacts, caplog):
     theirs(artifacts, a={"b": [[0, 1], [2, 3]], "sub|one": []})
     summary = match(artifacts, MatchOptions(rt=0.9, device="cpu"))
     assert (summary.pairs, summary.matched) == (10, 8)
-    assert "its 2 pairs are kept" in caplog.text
+    assert "its matches of 2 pairs are kept" in caplog.text
     found = contents(artifacts / "matches.h5")
     assert len(found) == 10
     assert found["a b"][1] == [[0, 1], [2, 3]]

@@ -44,7 +44,7 @@ def test_sizes_from_headers(tmp_path: Path) -> None:
     assert sizes == {"a": (64, 48)}
     assert list(failed) == ["b.jpg"]
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(ImageError, match=r"none of the 1 images could be read; the first: .*b\.jpg"):
+    with pytest.raises(ImageError, match=r"none of the images could be read \(1\); the first: .*b\.jpg"):
         read_sizes(list_images(tmp_path))
 
 

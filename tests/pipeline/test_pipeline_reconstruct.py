@@ -16,6 +16,7 @@ from disk.errors import ArtifactError, ColmapError, DiskError, PartialFailureErr
 from disk.geometry.pose import align_similarity, rotation_error
 from disk.matching.nearest import DEFAULT_RATIO
 from disk.pipeline import reconstruct as stage
+from disk.pipeline.match_options import ratio_of
 from disk.pipeline.reconstruct import Reconstruction, ReconstructOptions, read_summary, reconstruct
 from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
@@ -265,7 +266,7 @@ def test_the_default_ratio_test_is_only_for_nearest_neighbours(
     asked: list[float | None] = []
 
     def stop(artifacts: Path, matching: Any, **others: Any) -> None:
-        asked.append(matching.rt)
+        asked.append(ratio_of(matching))
         raise ArtifactError("enough")
 
     monkeypatch.setattr(stage, "match", stop)

@@ -26,7 +26,7 @@ def test_a_date_stamp_joins_no_scenes(tmp_path: Path, monkeypatch: pytest.Monkey
     models = sorted(model["images"] for model in result.models)
     assert models == scenes if mapper == "incremental" else all(model in scenes for model in models)
     assert (result.connected, result.watermarks) == (9, 27)  # all pairs across scenes, none within a scene
-    assert any("27 pairs have only a watermark in common" in remark for remark in result.remarks)
+    assert any("27 pairs with only a watermark in common" in remark for remark in result.remarks)
     with read_matches(folder.out, "inliers.h5") as inliers:
         for pair in inliers.pairs():
             assert (inliers[pair].shape[1] > 0) == (pair[0][:2] == pair[1][:2])

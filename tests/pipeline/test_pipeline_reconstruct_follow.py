@@ -261,9 +261,10 @@ def test_a_photo_that_cannot_be_decoded_is_tried_again_when_its_file_changes(
     message = "1 of 5 images could not be read: e.jpg; the rest is done"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "detect", detect)
-        with pytest.raises(PartialFailureError, match=message):
+        with pytest.raises(PartialFailureError, match=message) as failure:
             folder.run()
         there, failed = files_in(folder.out / "sparse"), stage.read_summary(folder.out).failed
+        assert failure.value.result == stage.read_summary(folder.out)
         assert list(failed) == ["e.jpg"]
         assert "e.jpg" in failed["e.jpg"]  # the reason names the file
         caplog.clear()
@@ -277,7 +278,7 @@ def test_a_photo_that_cannot_be_decoded_is_tried_again_when_its_file_changes(
         caplog.clear()
         assert folder.run().registered == 5
         assert folder.detected == [[*NAMES], [], [], ["e"]]
-        assert "1 photo is new: e" in caplog.text
+        assert "1 new photo: e" in caplog.text
 
 
 def test_one_photo_is_refused_before_the_work(tmp_path: Path) -> None:

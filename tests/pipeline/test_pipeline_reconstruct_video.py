@@ -104,7 +104,7 @@ def test_mistakes_with_videos(filmed, tmp_path, caplog):
     with pytest.raises(VideoError, match="no file"):
         reconstruct(tmp_path / "none.mp4", tmp_path / "other")
     assert not (tmp_path / "other").exists()
-    with pytest.raises(ImageError, match=r"1 other files \(1 \.mov\), but no images .*`disk frames` extracts images"):
+    with pytest.raises(ImageError, match=r"1 other file \(1 \.mov\), but no images .*`disk frames` extracts images"):
         reconstruct(filmed.video.parent, tmp_path / "other")
     (tmp_path / "foreign" / "sparse").mkdir(parents=True)
     with pytest.raises(ArtifactError, match="was not made by"):

@@ -6,7 +6,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disk.colmap.overview import shared_points
 from disk.pipeline.report.links import link_matrix, strongest_link, weakest_links
 
 
@@ -43,11 +42,3 @@ def _reached(links: np.ndarray, start: int, least: int) -> set[int]:
                 reached.add(other)
                 todo.append(other)
     return reached
-
-
-@given(st.lists(st.sets(st.integers(0, 12)), min_size=1, max_size=6))
-def test_shared_points_are_in_both(seen: list[set[int]]) -> None:
-    found = shared_points([np.array(sorted(ids), np.int64) for ids in seen])
-    for a, one in enumerate(seen):
-        for b, other in enumerate(seen):
-            assert found[a, b] == (len(one & other) if a != b else 0)

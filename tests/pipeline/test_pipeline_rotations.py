@@ -79,7 +79,7 @@ class World:
 
 
 def agree(view: View, other: View) -> int:
-    return _agreement(view, other, None, 4.0, 15, 0)
+    return _agreement(view, other, 4.0, 15, 0)
 
 
 @pytest.mark.parametrize("held", [{"b": 1}, {"a": 2}, {"b": 1, "d": 3}, {"d": 1, "e": 1}, {"a": 3, "c": 2}])

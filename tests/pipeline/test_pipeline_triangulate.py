@@ -162,16 +162,17 @@ def test_images_without_pose_are_not_used_and_poses_without_image_are_named(
     assert result.model.registered == 3
     (place.photos / "a.jpg").unlink()
     place.out = place.folder / "other"
-    with pytest.raises(PartialFailureError, match=r"1 images of .* are missing: a\.jpg"):
+    with pytest.raises(PartialFailureError, match=r"1 image of .* missing: a\.jpg") as failure:
         place.run(place.model())
     result = read_triangulation(place.out)
+    assert failure.value.result == result
     assert list(result.failed) == ["a.jpg"]
     assert result.model.registered == 3
 
 
 def test_mistakes_are_refused_before_the_work(place: Place) -> None:
     with pytest.raises(
-        ColmapError, match=r"4 images do not have the size in .*: a\.jpg is 640 x 480 but its camera 64 x 48"
+        ColmapError, match=r"4 images of another size than in .*: a\.jpg is 640 x 480 but its camera 64 x 48"
     ):
         place.run(place.model(size=(64, 48)))
     with pytest.raises(ColmapError, match="no such folder or file"):

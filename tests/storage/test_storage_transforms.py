@@ -66,7 +66,7 @@ def test_a_field_of_view_alone(tmp_path: Path) -> None:
     path.write_text(json.dumps({"camera_angle_x": np.pi / 2, "frames": [frame]}))
     (found,) = read_transforms(path, (800, 800))
     assert found.params == pytest.approx((400, 400, 400, 400))
-    with pytest.raises(ColmapError, match="has no 'w'"):
+    with pytest.raises(ColmapError, match="has no 'w' and 'h'"):
         read_transforms(path)
 
 

@@ -214,7 +214,7 @@ def test_a_finished_training_is_reported(photos: Path, tmp_path: Path, caplog: p
     train(None, options)
     assert "last.pth does not exist: starting a new training" in caplog.text
     train(None, options)
-    assert "all 1 epochs are done; increase n_epochs to continue training" in caplog.text
+    assert "1 epoch done; increase n_epochs to continue training" in caplog.text
 
 
 def test_emulated_precision_logs_a_warning(

@@ -79,7 +79,7 @@ def test_a_renderer_works_on_the_device_of_the_training(photos, monkeypatch, pre
     made = []
     monkeypatch.setattr(rendering, "leave_signals_to_parent", lambda: None)
     monkeypatch.setattr(rendering, "_put", lambda queue, item: made.append(item))
-    rendering._work(None, job, lambda: iter([rendering.Group([0, 1], [0, 1])]), 0, 1)
+    rendering._work(None, job, lambda: iter([rendering.RenderGroup([0, 1], [0, 1])]), 0, 1)
     (tuples,) = made
     assert not isinstance(tuples, Exception), tuples
     assert tuples.images.device.type == "cpu"

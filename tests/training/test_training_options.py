@@ -33,9 +33,9 @@ from disk.training.loop import train
         ({"seed": 1 << 63}, "seed=9223372036854775808: must be below"),
         (
             {"chunk_size": None, "batch_size": 7},
-            "6 tuples make 0 batches of 7; .*batch.size, or add data",
+            "6 tuples cannot fill a batch of 7; .*batch.size, or add data",
         ),
-        ({"batch_size": 7}, "6 tuples make 0 batches of 7"),
+        ({"batch_size": 7}, "6 tuples cannot fill a batch of 7"),
         ({"reward_threshold": 0.0}, "reward[-_]threshold[ =]0.0: must be above 0"),
         ({"average": 1.0}, "average[ =]1.0: must be at least 0 and below 1"),
         ({"keypoint_penalty": -0.1}, "keypoint[-_]penalty[ =]-0.1: must be at least 0"),

@@ -103,7 +103,7 @@ def test_our_logs_with_the_tags_of_the_original(tmp_path: Path) -> None:
 
 def test_incomplete_validation_is_skipped(original: Path) -> None:
     assert len(validation_scores(original, 3)) == 2
-    with pytest.raises(TrainingError, match="8 pairs are less than one validation of 750"):
+    with pytest.raises(TrainingError, match="8 pairs, less than one validation of 750"):
         validation_scores(original)
 
 

@@ -10,7 +10,7 @@ from viewing_helpers import pixels, texts
 
 from disk.geometry.camera import project
 from disk.viewing import canvas
-from disk.viewing.cloud import Rig, draw_cloud, looking_at
+from disk.viewing.cloud import CameraGroup, draw_cloud, looking_at
 
 K = torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]], dtype=torch.float64)
 
@@ -63,8 +63,8 @@ def test_a_point_far_away_does_not_shrink_the_rest() -> None:
 def test_cameras_are_pyramids_with_a_legend() -> None:
     camera = looking_at(np.array([0, -2.0, 0]), np.zeros(3), np.array([0, 0, 1.0]), K)
     figure = Figure()
-    rig = Rig("true cameras", "#ff0000", [camera, camera], (640, 480), 0.5)
-    draw_cloud(figure, np.zeros((0, 3)), np.zeros((0, 3)), [rig], above(), "cameras")
+    group = CameraGroup("true cameras", "#ff0000", [camera, camera], (640, 480), 0.5)
+    draw_cloud(figure, np.zeros((0, 3)), np.zeros((0, 3)), [group], above(), "cameras")
     (lines,) = (c for c in figure.axes[0].collections if isinstance(c, LineCollection))
     segments = np.array(lines.get_segments())
     assert segments.shape == (16, 2, 2)  # eight edges each

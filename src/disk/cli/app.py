@@ -89,7 +89,7 @@ def run_group(
     return run(function, argv[1:], f"{name} {argv[0]}", example)
 
 
-def show_result(stage: Callable[[], Result], text: Callable[[Result], str], json: bool) -> None:
+def show_result(stage: Callable[[], Result], show: Callable[[Result], None], json: bool) -> None:
     """Run a stage and print its result, also of a stage that fails for some of its inputs, before the error."""
     failed: PartialFailureError | None = None
     try:
@@ -99,7 +99,7 @@ def show_result(stage: Callable[[], Result], text: Callable[[Result], str], json
     if json:
         print_json(result)
     else:
-        print(text(result))
+        show(result)
     if failed is not None:
         raise failed
 

@@ -17,6 +17,7 @@ from disk.datasets.import_colmap import ImportOptions
 from disk.datasets.synthesis import write as writing
 from disk.datasets.synthesis.write import SynthesizeOptions
 from disk.errors import PartialFailureError
+from disk.progress import counted
 
 
 def import_colmap(workspace: Positional[Path], options: ImportOptions = ImportOptions()) -> None:
@@ -45,7 +46,7 @@ def merge(
         relative: Write folders relative to the new file, so that everything can be moved together.
     """
     scenes = merging.merge(jsons, out, relative)
-    print(f"{out}: {len(scenes)} scenes, {sum(len(scene.tuples) for scene in scenes)} tuples")
+    print(f"{out}: {counted(len(scenes), 'scene')}, {counted(sum(len(scene.tuples) for scene in scenes), 'tuple')}")
 
 
 def check(data: Positional[Path]) -> None:
@@ -69,7 +70,7 @@ def check(data: Positional[Path]) -> None:
     Console().print(table)
     found = sum(len(report.problems) for report in reports)
     if found:
-        raise PartialFailureError(f"{data}: {found} problems, listed above")
+        raise PartialFailureError(f"{data}: {counted(found, 'problem')}, listed above")
 
 
 def download(out: Positional[Path], url: str = DISK_DATA_URL, list: bool = False) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from disk.cli.app import AsJson, print_json, run
 from disk.pipeline.doctor import Diagnosis, Machine, SelfCheck, examine
 from disk.pipeline.libraries import Extra
+from disk.progress import counted
 
 # tasks of `fastest` in the words of users; --json has the times
 _TASKS = {"layers up to an eighth": "coarse layers of the network", "products": "matrix products"}
@@ -50,7 +51,7 @@ def _machine(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "device", f"{machine.device}: {machine.why}"
     for gpu in machine.gpus:
         yield "", gpu
-    cores, threads = _number(machine.cores, "core"), _number(machine.threads, "thread")
+    cores, threads = counted(machine.cores, "core"), counted(machine.threads, "thread")
     yield "CPU", f"{machine.cpu}; {cores} usable, torch uses {threads}"
     yield "", f"{' '.join(machine.instructions) or 'instructions unknown'}; torch uses {machine.torch_uses}"
     half = " and ".join(machine.half) or "none, it is emulated"
@@ -64,10 +65,6 @@ def _machine(machine: Machine) -> Iterator[tuple[str, str]]:
     for i, (task, ways) in enumerate(sorted(winners.items())):
         said = ", ".join(f"{way} in {count} of {ways.total()}" for way, count in ways.most_common())
         yield "" if i else "fastest", f"{_TASKS.get(task, task)}: {said} measurements"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def _extra(extra: Extra) -> str:

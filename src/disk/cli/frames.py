@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import frames as stage
 from disk.pipeline.frames import FramesOptions
+from disk.progress import counted
 
 
 def frames(
@@ -29,8 +30,9 @@ def frames(
     """
     show_result(
         lambda: stage.frames(video, out, options),
-        lambda done: (
-            f"{len(done.times)} frames of {done.width} x {done.height} pixels from {done.seconds:.1f} s of video: {out}"
+        lambda done: print(
+            f"{counted(len(done.times), 'frame')} of {done.width} x {done.height} pixels from {done.seconds:.1f} s of "
+            f"video: {out}"
         ),
         json,
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
-from disk.errors import PartialFailureError
+from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import localize as stage
 from disk.pipeline.localize import Localization, LocalizeOptions
+from disk.progress import counted
 
 
 def localize(
@@ -31,18 +31,7 @@ def localize(
         out: Folder for the results, created if missing.
         options: Options of matching, and what is known about the cameras.
     """
-    partial: PartialFailureError | None = None
-    try:
-        stage.localize(model, queries, out, options)
-    except PartialFailureError as error:
-        partial = error  # the rest is done; raise after printing
-    result = stage.read_poses(out)
-    if json:
-        print_json(result)
-    else:
-        _show(result, out)
-    if partial:
-        raise partial
+    show_result(lambda: stage.localize(model, queries, out, options), lambda result: _show(result, out), json)
 
 
 def _show(result: Localization, out: Path) -> None:
@@ -64,7 +53,7 @@ def _show(result: Localization, out: Path) -> None:
     console = Console(soft_wrap=True)
     if table.row_count:
         console.print(table)
-    lines = [f"{result.found} of {len(result.photos)} photos localized; poses in {out / stage.POSES}"]
+    lines = [f"{result.found} of {counted(len(result.photos), 'photo')} localized; poses in {out / stage.POSES}"]
     lines += [f"not localized: {name}: {photo.reason}" for name, photo in result.photos.items() if not photo.found]
     lines += [f"could not be read: {reason}" for reason in result.failed.values()]
     for line in lines:

@@ -21,8 +21,9 @@ _EVERYWHERE = ("--help", "--quiet")  # options of all commands
 class Argument:
     """An option or a positional argument of a command.
 
-    names: the spellings of an option (--x, --no-x), or a positional argument as the usage shows it. kind: the type of
-    one value; several: whether it takes more than one.
+    names: the spellings of an option (--x, --no-x), or a positional argument as the usage shows it
+    kind: the type of one value
+    several: whether it takes more than one value
     """
 
     names: tuple[str, ...]

@@ -9,6 +9,7 @@ from typing import Any
 
 from disk.pipeline.report import REPORT
 from disk.pipeline.summary import Reconstruction
+from disk.progress import counted
 
 _NAMED = 5  # maximum number of images or cameras to list; summary.json has all
 _WEAK = 0.25  # of the median number of points that an image observes
@@ -84,7 +85,7 @@ def _cameras(model: dict[str, Any]) -> list[str]:
         return []
     if len(cameras) == 1:
         camera = cameras[0]
-        return [f"camera: {camera['model']}{_focal(camera)} for {camera['images']} images"]
+        return [f"camera: {camera['model']}{_focal(camera)} for {counted(camera['images'], 'image')}"]
     known = sorted(camera["focal_length"] for camera in cameras if camera["focal_length"])
     middle = (
         f", focal lengths {known[0]:,.1f} to {known[-1]:,.1f} px, median {known[len(known) // 2]:,.1f}" if known else ""

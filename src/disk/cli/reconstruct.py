@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
+from disk.cli.app import AsJson, run, show_result
 from disk.cli.model_table import show
-from disk.errors import PartialFailureError
 from disk.pipeline import reconstruct as stage
 from disk.pipeline.reconstruct import ReconstructOptions
 
@@ -33,18 +32,7 @@ def reconstruct(
         out: Folder for the results, created if missing.
         options: Options of all stages.
     """
-    partial: PartialFailureError | None = None
-    try:
-        stage.reconstruct(images, out, options)
-    except PartialFailureError as error:
-        partial = error  # the rest is done; raise after printing
-    result = stage.read_summary(out)
-    if json:
-        print_json(result)
-    else:
-        show(result, out)
-    if partial:
-        raise partial
+    show_result(lambda: stage.reconstruct(images, out, options), lambda result: show(result, out), json)
 
 
 def main(argv: list[str]) -> int:

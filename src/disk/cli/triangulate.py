@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
+from disk.cli.app import AsJson, run, show_result
 from disk.cli.model_table import show
-from disk.errors import PartialFailureError
 from disk.pipeline import triangulate as stage
 from disk.pipeline.triangulate import TriangulateOptions
 
@@ -31,18 +30,7 @@ def triangulate(
         out: Folder for the results, created if missing.
         options: Options of detection and matching.
     """
-    partial: PartialFailureError | None = None
-    try:
-        stage.triangulate(model, images, out, options)
-    except PartialFailureError as error:
-        partial = error  # the rest is done; raise after printing
-    result = stage.read_triangulation(out)
-    if json:
-        print_json(result)
-    else:
-        show(result.model, out)
-    if partial:
-        raise partial
+    show_result(lambda: stage.triangulate(model, images, out, options), lambda result: show(result.model, out), json)
 
 
 def main(argv: list[str]) -> int:

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import undistort as stage
 from disk.pipeline.undistort import UndistortOptions
+from disk.progress import counted
 
 
 def undistort(
@@ -29,7 +30,10 @@ def undistort(
     """
     show_result(
         lambda: stage.undistort(model, out, options),
-        lambda done: f"{done.images} images of up to {done.width} x {done.height} pixels, {done.masks} masks: {out}",
+        lambda done: print(
+            f"{counted(done.images, 'image')} of up to {done.width} x {done.height} pixels, "
+            f"{counted(done.masks, 'mask')}: {out}"
+        ),
         json,
     )
 

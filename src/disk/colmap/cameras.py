@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pycolmap
-from PIL import Image
 
 from disk.errors import ColmapError
-from disk.images.reading import image_size
+from disk.images.reading import exif_directory, image_size
 from disk.storage.names import did_you_mean
 
 DEFAULT_FOCAL_FACTOR = 1.2  # COLMAP's guess if EXIF has no focal length: 1.2 times the longer side
@@ -139,13 +138,10 @@ def _exif_focal(path: Path, width: int, height: int) -> float | None:
     From the 35 mm equivalent, which is relative to the diagonal; else from the focal length and the width of the
     sensor, by COLMAP's table of cameras. COLMAP is the second choice because it decodes the image.
     """
+    tags = exif_directory(path, _EXIF_IFD)
     try:
-        with Image.open(path) as image:
-            if image.format == "PNG" and "exif" not in image.info:
-                return None  # Pillow would decode all pixels to look for EXIF after them
-            exif = image.getexif().get_ifd(_EXIF_IFD)
-        equivalent, measured = (float(exif.get(tag, 0)) for tag in (_FOCAL_LENGTH_35MM, _FOCAL_LENGTH))
-    except (OSError, SyntaxError, TypeError, ValueError, ZeroDivisionError):
+        equivalent, measured = (float(tags.get(tag, 0)) for tag in (_FOCAL_LENGTH_35MM, _FOCAL_LENGTH))
+    except (TypeError, ValueError, ZeroDivisionError):
         return None  # EXIF may hold anything; COLMAP ignores nonsense as well
     if equivalent > 0:
         return equivalent / _DIAGONAL_35MM * (width**2 + height**2) ** 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -16,6 +16,7 @@ from disk.errors import ColmapError
 from disk.progress import log, track
 from disk.storage.artifacts import FeatureStore, MatchStore
 from disk.storage.locks import file_lock
+from disk.storage.names import image_name
 from disk.storage.new_file import new_file
 
 # (0, 0) is the centre of the first pixel in DISK, and its upper left corner in COLMAP
@@ -200,7 +201,7 @@ def open_database(path: Path) -> Iterator[pycolmap.Database]:
 def image_ids(database: pycolmap.Database) -> dict[str, int]:
     """Image ids by DISK's image names: the paths without extension."""
     images = database.read_all_images()
-    return {PurePosixPath(image.name).with_suffix("").as_posix(): image.image_id for image in images}
+    return {image_name(image.name): image.image_id for image in images}
 
 
 def difference(database: pycolmap.Database, features: FeatureStore, matches: MatchStore) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from disk.colmap.models import Model, describe
 from disk.colmap.workspace import open_model
 from disk.geometry.camera import Camera
+from disk.geometry.covisibility import shared_points
 from disk.shapes import Float, Int, UInt8
 
 
@@ -65,23 +66,3 @@ def read_overview(folder: Path) -> Overview:
     xyz = np.array([point.xyz for _, point in points]).reshape(-1, 3)
     colours = np.array([point.color for _, point in points], np.uint8).reshape(-1, 3)
     return Overview(describe(model), views, shared_points(seen), xyz, colours)
-
-
-def shared_points(seen: list[Int[np.ndarray, " _"]]) -> Int[np.ndarray, "n n"]:
-    """The number of points that both images of each pair see.
-
-    seen: ids of the points that each image sees, without duplicates
-    """
-    count = len(seen)
-    owners = np.repeat(np.arange(count), [len(ids) for ids in seen])
-    ids = np.concatenate(seen) if seen else np.zeros(0, np.int64)
-    order = np.lexsort((owners, ids))
-    owners, ids = owners[order], ids[order]
-    shared = np.zeros((count, count), np.int64)
-    # observations of a point are adjacent: two rows `apart` positions apart belong to one track if their ids are equal
-    for apart in range(1, count):
-        same = ids[apart:] == ids[:-apart]
-        if not same.any():
-            break
-        np.add.at(shared, (owners[:-apart][same], owners[apart:][same]), 1)
-    return shared + shared.T

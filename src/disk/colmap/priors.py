@@ -59,8 +59,7 @@ def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, 
 
     origin: (latitude, longitude, altitude); default: the median of the positions, which outliers hardly move
     """
-    told = [place.altitude for place in positions.values() if place.altitude is not None]
-    height = float(np.median(told)) if told else 0.0
+    height, has_altitudes = _usual_altitude(positions)
     on_earth = np.array(
         [
             (place.latitude, place.longitude, height if place.altitude is None else place.altitude)
@@ -74,7 +73,7 @@ def local_map(positions: Mapping[str, GpsPosition], origin: tuple[float, float, 
         origin = round(float(latitude), 7), round(float(longitude), 7), round(height, 2)
     enu = _transform().ellipsoid_to_enu(on_earth, *origin)
     error = float(np.median([place.error for place in positions.values()]))
-    return LocalMap(origin, dict(zip(positions, enu, strict=True)), error, bool(told))
+    return LocalMap(origin, dict(zip(positions, enu, strict=True)), error, has_altitudes)
 
 
 def write_priors(database: Path, positions: Mapping[str, GpsPosition]) -> None:
@@ -84,8 +83,7 @@ def write_priors(database: Path, positions: Mapping[str, GpsPosition]) -> None:
 
     Raises the errors of `open_database`.
     """
-    heights = [place.altitude for place in positions.values() if place.altitude is not None]
-    height = float(np.median(heights)) if heights else 0.0
+    height, _ = _usual_altitude(positions)
     with open_database(database) as opened:
         images = {image.name: image for image in opened.read_all_images()}
         wanted = {
@@ -98,6 +96,12 @@ def write_priors(database: Path, positions: Mapping[str, GpsPosition]) -> None:
             opened.clear_pose_priors()
             for prior in wanted.values():
                 opened.write_pose_prior(prior)
+
+
+def _usual_altitude(positions: Mapping[str, GpsPosition]) -> tuple[float, bool]:
+    """The median of the known altitudes in metres, for positions without one, and whether there are any; else 0."""
+    known = [place.altitude for place in positions.values() if place.altitude is not None]
+    return (float(np.median(known)), True) if known else (0.0, False)
 
 
 def _prior(image: pycolmap.Image, place: GpsPosition, height: float) -> pycolmap.PosePrior:

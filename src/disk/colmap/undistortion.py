@@ -6,7 +6,6 @@ other programs might apply.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,10 @@ import pycolmap
 from PIL import Image
 
 from disk.colmap.workspace import Workspace, open_model, open_workspace
+from disk.devices import usable_cores
 from disk.errors import ColmapError
 from disk.images.masks import load_mask
-from disk.images.orientation import AS_STORED, to_stored
+from disk.images.orientation import AS_STORED, to_stored, upright_size
 from disk.images.reading import image_orientation, image_size, one_large_at_a_time, read_image
 from disk.images.resizing import Placement
 from disk.progress import track
@@ -63,7 +63,7 @@ def undistort(
             if masks and name in masks:
                 _write_mask(source, masks[name], target / "masks" / f"{wanted[name]}.png", camera, options)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in track(pool.map(write, names), "undistort", "image", len(names)):
             pass
     _make_pinhole(model, wanted, options)
@@ -91,8 +91,7 @@ def _write_mask(
     if target.is_file():
         return
     orientation = image_orientation(source)
-    size = image_size(source)
-    width, height = size if orientation < 5 else size[::-1]
+    width, height = upright_size(orientation, image_size(source))
     seen = load_mask(mask, Placement(width, height, 1.0, 1.0, orientation)).numpy()
     stored = to_stored(seen.astype(np.uint8) * 255, orientation)
     warped = _undistorted(stored, camera, options)
@@ -134,12 +133,9 @@ def _make_pinhole(
         image.name = names[image.name]
     for number, after in pinhole.items():
         camera = model.camera(number)
-        camera.model, camera.width, camera.height, camera.params = (
-            after.model,
-            after.width,
-            after.height,
-            list(after.params),
-        )
+        camera.model = after.model
+        camera.width, camera.height = after.width, after.height
+        camera.params = list(after.params)
     model.update_point_3d_errors()
 
 

@@ -18,7 +18,7 @@ from disk.datasets.tuples import load_posed_image, shown_size
 from disk.errors import DatasetError, DiskError
 from disk.geometry.camera import project, unproject
 from disk.options import AnyPath
-from disk.progress import progress_bar
+from disk.progress import counted, progress_bar
 from disk.shapes import Float, Tensor
 
 _SIZE = 64  # long side of the thumbnails on which overlap is tested
@@ -76,7 +76,7 @@ def check_scene(scene: Scene) -> SceneReport:
             bar.update(1)
             if first in views and second in views and not overlap(views[first], views[second]):
                 names = f"{scene.images[first]} and {scene.images[second]}"
-                problems.append(f"{names} do not overlap, but share {count} tuples")
+                problems.append(f"{names} do not overlap, but share {counted(count, 'tuple')}")
     return SceneReport(scene.name, len(scene.images), with_depth, len(scene.tuples), problems)
 
 

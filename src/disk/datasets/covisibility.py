@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from disk.geometry.covisibility import shared_points
 from disk.shapes import Bool, Float, Int
 
 # maximum number of tuples per image; more add little, because they share their pairs
@@ -18,20 +19,7 @@ def covisibility(points: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "
     points: ids of the 3D points that each image sees, without duplicates.
     """
     count = np.array([len(seen) for seen in points], dtype=np.int64)
-    image = np.repeat(np.arange(len(points)), count)
-    point = np.concatenate([*points, np.zeros(0, dtype=np.int64)])
-    order = np.lexsort((image, point))
-    image, point = image[order], point[order]
-    shared = np.zeros((len(points), len(points)), dtype=np.int64)
-    # the images of a point are consecutive: pair each with the next one, then with the one after that, and so on
-    first, step = np.arange(len(point)), 1
-    while len(first):
-        first = first[first + step < len(point)]
-        first = first[point[first] == point[first + step]]
-        np.add.at(shared, (image[first], image[first + step]), 1)
-        step += 1
-    shared += shared.T
-    return shared / np.maximum(np.minimum(count[:, None], count[None, :]), 1)
+    return shared_points(points) / np.maximum(np.minimum(count[:, None], count[None, :]), 1)
 
 
 def choose_tuples(

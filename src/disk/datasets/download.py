@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from disk.errors import DatasetError, DiskError, PartialFailureError
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.download import download, fetch_text, file_hash
 from disk.storage.names import leads_out
 from disk.storage.new_file import write_text
@@ -94,7 +94,7 @@ def download_disk_data(out: Path, url: str = DISK_DATA_URL) -> None:
             _link(folder, out / link)
     if failures:
         raise PartialFailureError(
-            f"{len(failures)} files failed; run the command again to continue: {'; '.join(failures)}"
+            f"{counted(len(failures), 'file')} failed; run the command again to continue: {'; '.join(failures)}"
         )
     log.info("ready: disk train %s", out)
 

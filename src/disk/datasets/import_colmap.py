@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +16,9 @@ from disk.datasets.files import Calibration, find_depth, write_calibration, writ
 from disk.datasets.scenes import Scene, SceneSet, write_dataset_json
 from disk.errors import ColmapError, DatasetError, PartialFailureError
 from disk.options import AnyPath, Options, check_at_least, option
-from disk.progress import log, track
+from disk.progress import counted, log, track
 from disk.shapes import Float, Int
+from disk.storage.names import image_name
 
 if TYPE_CHECKING:
     from disk.colmap.workspace import Workspace, WorkspaceImage
@@ -86,7 +87,7 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     out.mkdir(parents=True, exist_ok=True)
     (out / "dataset.json").unlink(missing_ok=True)
     if source.distorted:
-        log.info("undistorting %d images (%s cameras)", len(used), ", ".join(source.distorted))
+        log.info("undistorting %s (%s cameras)", counted(len(used), "image"), ", ".join(source.distorted))
         names = [image.name for image in used]
         shutil.rmtree(out / "undistorted", ignore_errors=True)  # may belong to another model
         source = undistort(source, names, out / "undistorted")
@@ -109,12 +110,12 @@ def import_colmap(workspace: AnyPath, options: ImportOptions = ImportOptions()) 
     write_dataset_json(out / "dataset.json", [scene], options.relative)
     uses = np.bincount(tuples.ravel())
     log.info(
-        "%s: %d tuples of %d, %d of %d images, each in %d to %d tuples (median %d)",
-        *(out / "dataset.json", len(tuples), options.tuple_size, len(used), len(usable)),
-        *(uses.min(), uses.max(), np.median(uses)),
-    )
+        "%s: %s of %d, %d of %d images, each in %d to %d tuples (median %d)",
+        out / "dataset.json", counted(len(tuples), "tuple"), options.tuple_size, len(used), len(usable),
+        uses.min(), uses.max(), np.median(uses),
+    )  # fmt: skip
     if faults:
-        raise PartialFailureError(f"{out}: done, but skipped {len(faults)} files: {'; '.join(faults)}")
+        raise PartialFailureError(f"{out}: done, but skipped {counted(len(faults), 'file')}: {'; '.join(faults)}")
     return scene
 
 
@@ -162,11 +163,13 @@ def _report_left_out(overlap: Float[np.ndarray, "n n"], tuples: Int[np.ndarray, 
     if 0 < len(used) < len(sharing):
         smaller = ""
         if len(paired) > len(used):
-            smaller = f"{option('tuple_size', 2)} would use {len(paired)} images in {within.sum()} pairs, "
+            smaller = (
+                f"{option('tuple_size', 2)} would use {len(paired)} images in {counted(int(within.sum()), 'pair')}, "
+            )
         log.warning(
             "%d of %d images are in no tuple of %d: %sa lower %s uses more",
-            *(len(sharing) - len(used), len(sharing), options.tuple_size, smaller, option("min_overlap")),
-        )
+            len(sharing) - len(used), len(sharing), options.tuple_size, smaller, option("min_overlap"),
+        )  # fmt: skip
 
 
 def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: Path) -> list[str]:
@@ -174,7 +177,7 @@ def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: P
     from disk.colmap.workspace import read_depth_map
 
     # a.jpg and a.png would share a.h5, so these keep their extension
-    stems = Counter(str(PurePosixPath(image.name).with_suffix("")) for image in images)
+    stems = Counter(image_name(image.name) for image in images)
     faults, without = [], 0
     for image in track(images, "depth maps", "image", len(images)):
         stale = find_depth(folder, image.name)  # from an earlier import, perhaps at another scale
@@ -190,8 +193,8 @@ def _write_depths(source: Workspace, images: Sequence[WorkspaceImage], folder: P
             faults.append(str(error))
             continue
         depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
-        twice = stems[str(PurePosixPath(image.name).with_suffix(""))] > 1
+        twice = stems[image_name(image.name)] > 1
         write_depth(folder, image.name, depth, keep_extension=twice)
     if without:
-        log.info("%d of %d images have no depth map; their depth counts as unknown", without, len(images))
+        log.info("no depth map for %d of %d images: their depth counts as unknown", without, len(images))
     return faults

@@ -110,6 +110,8 @@ def write_dataset_json(path: Path, scenes: Sequence[Scene], relative: bool) -> N
     """Write scenes to a dataset.json, atomically.
 
     relative: write folders relative to the file instead of absolute.
+
+    Raises DatasetError if a folder is on another drive than the file, and the errors of `new_file`.
     """
 
     def folder(target: Path) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 from disk.errors import ArtifactError, EvaluationError, ImageError
 from disk.images.listing import EXTENSIONS, list_images
 from disk.images.reading import image_size
+from disk.progress import counted
 from disk.shapes import Float
-from disk.storage.names import leads_out
+from disk.storage.names import image_name, leads_out
 from disk.storage.reading import read_datasets
 
 
@@ -96,7 +97,8 @@ def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]
         raise EvaluationError(f"{where}: no ground truth, only names; every line also needs rot0 rot1 K0 K1 T_0to1")
     if len(words) != _COLUMNS:
         raise EvaluationError(
-            f"{where}: {len(words)} columns instead of {_COLUMNS}: name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)"
+            f"{where}: {counted(len(words), 'column')} instead of {_COLUMNS}: name0 name1 rot0 rot1 K0(9) K1(9) "
+            "T_0to1(16)"
         )
     try:
         numbers = np.array([float(word) for word in words[4:]])
@@ -118,7 +120,7 @@ def _pose_pair(words: list[str], images: Path, sizes: dict[Path, tuple[int, int]
             except ImageError as error:
                 raise EvaluationError(f"{where}: {error}") from None
         check_intrinsics(K, sizes[path], f"{where}: K{side}")
-        views.append(View(path, Path(name).with_suffix("").as_posix(), int(turns), second=side == 1))
+        views.append(View(path, image_name(name), int(turns), second=side == 1))
     if not np.allclose(T[3], [0, 0, 0, 1]):
         raise EvaluationError(f"{where}: the last row of T_0to1 is {T[3].tolist()}, not 0 0 0 1")
     check_rotation(T[:3, :3], f"{where}: T_0to1")
@@ -251,9 +253,9 @@ def _read_homography(path: Path) -> Float[np.ndarray, "3 3"]:
         except ValueError as error:
             raise EvaluationError(f"{path}:{number}: {error}") from None
         if len(words) != 3:
-            raise EvaluationError(f"{path}:{number}: {len(words)} numbers instead of 3")
+            raise EvaluationError(f"{path}:{number}: {counted(len(words), 'number')} instead of 3")
     if len(rows) != 3:
-        raise EvaluationError(f"{path}: {len(rows)} rows instead of 3")
+        raise EvaluationError(f"{path}: {counted(len(rows), 'row')} instead of 3")
     H = np.array(rows)
     if not np.isfinite(H).all() or np.linalg.cond(H) > 1e14:
         raise EvaluationError(f"{path} is not a homography: it cannot be inverted")

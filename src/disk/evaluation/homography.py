@@ -22,7 +22,7 @@ from disk.geometry.auc import pose_auc
 from disk.geometry.robust import estimate_homography
 from disk.images.reading import image_size
 from disk.options import AnyPath, option
-from disk.progress import log, track
+from disk.progress import counted, log, track
 from disk.shapes import Float
 from disk.storage.new_file import new_file
 
@@ -101,7 +101,7 @@ def evaluate_homography(root: AnyPath, options: HomographyOptions = HomographyOp
         if options.format == "d2net":
             _write_d2net(options.out / f"{source.label.replace('/', '-')}.npy", pairs, matched[best.ratio])
     names = [(pair.view0.name, pair.view1.name) for pair in pairs]
-    title = f"homographies, {len(pairs)} pairs of {root}"
+    title = f"homographies, {counted(len(pairs), 'pair')} of {root}"
     note = best_of("AUC@5 of the corner error", options.ratio, options.threshold, options.matcher)
     report = Report(title, results, note, FORMATS, AXES, {"pairs": names})
     write_report(report, options, options.json, options.plot)

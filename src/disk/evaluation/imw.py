@@ -28,6 +28,7 @@ from disk.evaluation.report import Report, Result, Value, write_report
 from disk.evaluation.sources import open_sources
 from disk.geometry.auc import mean_average_accuracy
 from disk.options import AnyPath
+from disk.progress import counted
 
 _MEAN = "mean of the scenes"
 
@@ -90,7 +91,7 @@ def evaluate_imw(scenes: Sequence[AnyPath], options: ImwOptions = ImwOptions()) 
             label = label_of(source, estimator, options.estimator)
             results.append(Result(label, figures, recall_curve(errors), {"scenes": details}))
     count = sum(map(len, ground_truth.values()))
-    title = f"IMW stereo, {count} pairs of {', '.join(ground_truth)}"
+    title = f"IMW stereo, {counted(count, 'pair')} of {', '.join(ground_truth)}"
     report = Report(
         title, results, best_of("mAA(10)", options.ratio, options.threshold, options.matcher), FORMATS, AXES
     )
@@ -111,9 +112,14 @@ def _figures(outcome: Outcome, legacy: bool) -> dict[str, Value]:
 
 
 def _mean(scenes: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    """Mean of each figure over the scenes, not weighted by their number of pairs, as in the benchmark."""
+    """Mean of each figure over the scenes, whatever their numbers of pairs, as in the benchmark; sum of failures."""
     means: dict[str, Value] = {}
     for name in scenes[0]:
         values = [value for value in (scene[name] for scene in scenes) if isinstance(value, (int, float))]
-        means[name] = float(np.mean(values)) if values and name != "failures" else sum(values) if values else None
+        if not values:
+            means[name] = None
+        elif name == "failures":
+            means[name] = sum(values)
+        else:
+            means[name] = float(np.mean(values))
     return means

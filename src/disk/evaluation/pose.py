@@ -22,6 +22,7 @@ from disk.evaluation.report import Report, Result, write_report
 from disk.evaluation.sources import open_sources
 from disk.geometry.auc import pose_auc
 from disk.options import AnyPath
+from disk.progress import counted
 
 
 def evaluate_pose(pairs_file: AnyPath, images: AnyPath, options: PoseOptions = PoseOptions()) -> Report:
@@ -51,7 +52,7 @@ def evaluate_pose(pairs_file: AnyPath, images: AnyPath, options: PoseOptions = P
                 )
             )
     names = [(pair.view0.name, pair.view1.name) for pair in pairs]
-    title = f"relative pose, {len(pairs)} pairs of {pairs_file}"
+    title = f"relative pose, {counted(len(pairs), 'pair')} of {pairs_file}"
     report = Report(
         title,
         results,

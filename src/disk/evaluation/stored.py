@@ -12,7 +12,7 @@ from disk.errors import ArtifactError
 from disk.evaluation.ground_truth import View
 from disk.features import Features
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.layouts import HlocFeatures, open_features
 
 
@@ -47,7 +47,7 @@ class StoredFeatures:
                 f"{self._path} has no scores for {name!r}, so the best {self._n} of its {counts[name]} keypoints "
                 f"cannot be selected; use {option('n', counts[name])} or more"
             )
-        log.warning("%s has no scores for %d images: using all of their keypoints", self._path, len(counts))
+        log.warning("%s has no scores for %s: using all keypoints", self._path, counted(len(counts), "image"))
 
     def features(self, view: View) -> Features:
         """The n best features of a view, with descriptors of unit length."""
@@ -55,6 +55,6 @@ class StoredFeatures:
         best = torch.argsort(found.scores, descending=True, stable=True)[: self._n]
         descriptors = found.descriptors[best]
         length = torch.linalg.vector_norm(descriptors, dim=1, keepdim=True)
-        if (length - 1).abs().max().item() > 1e-2 if len(best) else False:
+        if len(best) and (length - 1).abs().max() > 1e-2:
             descriptors = descriptors / length.clamp(min=1e-9)
         return Features(found.keypoints[best], descriptors, found.scores[best])

@@ -1,1 +1,1 @@
-"""Cameras, poses and their errors, robust estimation, a-contrario tests."""
+"""Cameras, poses and their errors, robust estimation, a-contrario tests, shared points."""

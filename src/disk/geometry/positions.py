@@ -10,6 +10,7 @@ import numpy as np
 
 from disk.errors import DiskError
 from disk.geometry.pose import align_similarity
+from disk.progress import counted
 from disk.shapes import Bool, Float
 
 _TRIPLES = 500  # number tried; with 45 % of the positions wrong, about 80 have no wrong position
@@ -48,7 +49,7 @@ def fit_positions(centres: Float[np.ndarray, "n 3"], positions: Float[np.ndarray
     line, or if they agree with the centres no better than chance.
     """
     if len(positions) < 3:
-        raise NotFixedError(f"{len(positions)} photos of the model have a position, and three are needed")
+        raise NotFixedError(f"a position for only {counted(len(positions), 'photo')} of the model; three are needed")
     if np.ptp(positions, axis=0).max() == 0:
         raise NotFixedError(f"all {len(positions)} photos have the same position")
     if np.linalg.norm(centres - centres[0], axis=1).max() == 0:

@@ -1,6 +1,7 @@
 """Robust estimation of two-view geometry with PoseLib (LO-RANSAC with non-linear refinement).
 
-The same points, options and seed give the same result: only the sampling is random, and it is seeded.
+The same points, options and seed give the same result: only the sampling is random, and it is seeded. The estimators
+raise MissingExtraError without PoseLib.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def estimate_fundamental(
     Seven matches determine a matrix, so fewer than eight give no inliers.
     threshold: maximum Sampson error of an inlier in pixels.
     """
+    require("poselib")
     import poselib
 
     if len(p0) < 8:

@@ -11,6 +11,7 @@ from typing import Any
 from disk.errors import ImageError
 from disk.images.listing import ImageFile, named
 from disk.images.reading import exif_directory
+from disk.progress import counted
 
 _GPS = 0x8825
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE, _ALTITUDE_REF, _ALTITUDE = range(1, 7)
@@ -59,7 +60,7 @@ def read_positions(files: Sequence[ImageFile]) -> tuple[dict[str, GpsPosition], 
     if not faults:
         return positions, None
     whose = "; ".join(f"{why} ({named(who, 3)})" for why, who in faults.items())
-    return positions, f"the GPS tags of {sum(map(len, faults.values()))} photos are not used: {whose}"
+    return positions, f"the GPS tags of {counted(sum(map(len, faults.values())), 'photo')} are not used: {whose}"
 
 
 def read_position(path: Path) -> GpsPosition | None:

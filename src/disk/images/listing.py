@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from disk.errors import ImageError
 from disk.options import AnyPath
-from disk.progress import log
+from disk.progress import counted, log
 
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".heic", ".heif",
@@ -85,7 +85,9 @@ def list_images(root: AnyPath, extension: str | None = None) -> list[ImageFile]:
         else:
             others[path.suffix.lower() or "without extension"] += 1
     if not images:
-        holds = f"holds {others.total()} other files ({_counted(others)}), but no" if others else "holds no"
+        holds = (
+            f"holds {counted(others.total(), 'other file')} ({_by_extension(others)}), but no" if others else "holds no"
+        )
         raise ImageError(f"{root} {holds} {kinds} ({' '.join(wanted)}){_hint(paths)}")
     images.sort(key=lambda image: image.name)
     _check_names(images)
@@ -97,7 +99,7 @@ def unused_files(root: Path, images: Sequence[ImageFile]) -> str:
     if not root.is_dir():
         return ""
     used = {image.path for image in images}
-    return _counted(Counter(path.suffix.lower() or "without extension" for path in walk(root) if path not in used))
+    return _by_extension(Counter(path.suffix.lower() or "without extension" for path in walk(root) if path not in used))
 
 
 def named(names: Sequence[str], most: int = 10) -> str:
@@ -165,7 +167,7 @@ def _identity(folder: Path) -> tuple[int, int] | str:
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
 
-def _counted(extensions: Counter[str]) -> str:
+def _by_extension(extensions: Counter[str]) -> str:
     ordered = sorted(extensions.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {extension}" for extension, count in ordered)
 

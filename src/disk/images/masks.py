@@ -22,7 +22,7 @@ from disk.images.listing import ImageFile, named, text_of, walk
 from disk.images.orientation import AS_STORED, to_upright
 from disk.images.reading import decode, orientation_of, read_mask, to_mask
 from disk.images.resizing import Placement
-from disk.progress import log
+from disk.progress import counted, log
 from disk.shapes import Bool, Tensor
 
 
@@ -53,11 +53,7 @@ def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
         )
     if missing:
         log.warning(
-            "%d of %d images have no mask in %s and are used as a whole: %s",
-            len(missing),
-            len(files),
-            folder,
-            named(missing),
+            "no mask in %s for %d of %d images (used as a whole): %s", folder, len(missing), len(files), named(missing)
         )
     images = {file.path.resolve() for file in files}
     used = {path.resolve() for path in masks.values()} | images
@@ -65,7 +61,7 @@ def find_masks(folder: Path, files: Sequence[ImageFile]) -> dict[str, Path]:
         text_of(path.relative_to(folder)) for paths in there.values() for path in paths if path.resolve() not in used
     ]
     if unused:
-        log.warning("%d files in %s are not the mask of any image: %s", len(unused), folder, named(sorted(unused)))
+        log.warning("%s in %s without an image: %s", counted(len(unused), "file"), folder, named(sorted(unused)))
     return masks
 
 

@@ -64,6 +64,8 @@ def mutual_nearest_pairs(
     """`mutual_nearest` for many pairs (d0, d1), all on one device; on a GPU in batches of pairs of similar size.
 
     device: where the matches go, in one copy per batch; default: the device of the descriptors
+
+    Raises DiskError as `mutual_nearest`.
     """
     if ratio is not None and not 0 < ratio <= 1:
         raise DiskError(f"ratio {ratio:g}: must be above 0 and at most 1, or none for no ratio test")

@@ -16,6 +16,7 @@ from disk.images.masks import load_mask
 from disk.images.resizing import Placement, fit, place, resize_floats
 from disk.model.options import DetectionOptions
 from disk.model.unet import STRIDE
+from disk.progress import counted
 from disk.shapes import Bool, Float, Tensor, UInt8
 
 Masks: TypeAlias = ImageLike | Sequence[ImageLike | None] | None
@@ -62,7 +63,10 @@ def make_canvases(
     else:
         wanted = masks if isinstance(masks, list | tuple) else [masks]
     if len(wanted) != len(found):
-        raise ImageError(f"{len(found)} images but {len(wanted)} masks; give one mask per image, None for no mask")
+        raise ImageError(
+            f"{counted(len(found), 'image')} but {counted(len(wanted), 'mask')}; give one mask per image, None for "
+            "no mask"
+        )
     return [_make_canvas(image, mask, options) for image, mask in zip(found, wanted, strict=True)], single
 
 

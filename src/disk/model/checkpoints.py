@@ -144,7 +144,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save(model: DISK, path: Path) -> None:
-    """Write the weights atomically: as safetensors, or as .pth in the layout of the released checkpoints."""
+    """Write the weights atomically: as safetensors, or as .pth in the layout of the released checkpoints.
+
+    Raises CheckpointError for another extension, and ArtifactError if the file cannot be written.
+    """
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if path.suffix == ".safetensors":
         from safetensors.torch import save as to_bytes

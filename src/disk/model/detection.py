@@ -135,9 +135,9 @@ def sample_cells(
 
 
 def sample_grid(
-    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None, cell: int = CELL
+    heatmap: Float[Tensor, "b h w"], generator: torch.Generator | None = None
 ) -> list[tuple[Int[Tensor, "k 2"], Float[Tensor, " k"]]]:
     """Draw the keypoints (x, y) of each image with `sample_cells`; also their log-probabilities, with gradient."""
-    sample = sample_cells(heatmap, [(generator, len(heatmap))], cell)
+    sample = sample_cells(heatmap, [(generator, len(heatmap))])
     images = zip(sample.points, sample.log_probability, sample.accepted, strict=True)
     return [(points[accepted], log_probability[accepted]) for points, log_probability, accepted in images]

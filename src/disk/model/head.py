@@ -83,7 +83,7 @@ def _describe_points(
     coarse_y = ((y - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, height // 2 - 1)
     coarse_x = ((x - 3).div(2, rounding_mode="floor")[:, None] + four).clamp(0, width // 2 - 1)
     coarse = _gather(half, coarse_y, coarse_x)
-    upsampling = _window_upsampling(half)[(y % 2) * 2 + x % 2]
+    upsampling = window_upsampling(half)[(y % 2) * 2 + x % 2]
     window = torch.cat([upsampling @ coarse, full], 2)
 
     scale = scale * inside.flatten(1)[:, :, None]
@@ -101,7 +101,7 @@ def _gather(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return values.view(len(plane), *index.shape).permute(1, 2, 0)
 
 
-def _window_upsampling(like: Tensor) -> Tensor:
+def window_upsampling(like: Tensor) -> Tensor:
     """Bilinear x2 from 4x4 samples to the 5x5 window (4, 25, 16), for each parity 2*(y%2) + x%2 of its centre."""
     even = [[1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1], [0, 0, 1, 3]]
     odd = [[3, 1, 0, 0], [1, 3, 0, 0], [0, 3, 1, 0], [0, 1, 3, 0], [0, 0, 3, 1]]

@@ -13,6 +13,7 @@ from disk.images.reading import image_size
 from disk.options import option
 from disk.pairs.rigs import cameras_of
 from disk.pipeline.options import CameraChoice, RigChoice
+from disk.progress import counted
 
 if TYPE_CHECKING:
     from disk.colmap.plan import PlannedImage
@@ -38,8 +39,8 @@ def check_cameras(options: CameraChoice) -> None:
         values, wanted = _parameters(options.camera_params), parameters_of(camera_model(options.camera_model))
         if len(values) != wanted:
             raise ColmapError(
-                f"{option('camera_params', options.camera_params)}: {len(values)} numbers, but the camera model "
-                f"{options.camera_model} has {wanted}"
+                f"{option('camera_params', options.camera_params)}: {counted(len(values), 'number')}, but the camera "
+                f"model {options.camera_model} has {wanted}"
             )
 
 
@@ -61,7 +62,7 @@ def plan_of(files: Sequence[ImageFile], options: CameraChoice) -> list[PlannedIm
         known = read_cameras(options.cameras, [file.relative for file in files])
         missing = [file.relative for file in files if file.relative not in known]
         if missing:
-            raise ColmapError(f"{options.cameras} has no camera for {len(missing)} images: {named(missing)}")
+            raise ColmapError(f"{options.cameras} has no camera for {counted(len(missing), 'image')}: {named(missing)}")
         return plan_known(files, known)
     plan = plan_cameras(files, camera_model(options.camera_model), who_shares_cameras(options))
     if options.camera_params is not None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from disk.errors import DiskError, require
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 
 RayCluster = Literal["off", "auto", "local"]
 Key = TypeVar("Key")
@@ -64,7 +64,7 @@ class Cluster(Generic[Result]):
         self._machines: set[str] = set()  # those that have their workers, by Ray's ids
         self._starting: dict[Any, Any] = {}
         workers = self._take_machines()
-        log.info("%d workers on %d machines", workers, len(self._machines))
+        log.info("%s on %s", counted(workers, "worker"), counted(len(self._machines), "machine"))
 
     def __enter__(self) -> Cluster[Result]:
         return self
@@ -107,7 +107,7 @@ class Cluster(Generic[Result]):
         running: dict[Any, tuple[Any, tuple[Key, tuple[Any, ...]]]] = {}
         while True:
             if monotonic() - self._looked > _LOOK and (joined := self._take_machines()):
-                log.info("%d more workers on machines that joined the Ray cluster", joined)
+                log.info("%s on machines that joined the Ray cluster", counted(joined, "more worker"))
             while free:
                 task = again.popleft() if again else next(upcoming, None)
                 if task is None:

@@ -12,6 +12,7 @@ from disk.options import option
 from disk.pairs.choose import Pair, connected
 from disk.pipeline.precheck import describe_groups
 from disk.pipeline.verify import turning_message
+from disk.progress import counted
 from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_matches
 
 
@@ -19,8 +20,11 @@ from disk.storage.artifacts import INLIERS, UNMATCHED, read_features, read_match
 class Connections:
     """The results of verification, by image name.
 
-    keypoints: number in each image; pairs: all matched pairs; inliers: number in each verified pair that has any;
-    watermarks: pairs that have only a watermark in common; turning: verified pairs with a (nearly) pure rotation.
+    keypoints: number in each image
+    pairs: all matched pairs
+    inliers: number in each verified pair that has any
+    watermarks: pairs that have only a watermark in common
+    turning: verified pairs with a (nearly) pure rotation
     """
 
     keypoints: dict[str, int]
@@ -65,13 +69,18 @@ def read_connections(artifacts: Path, database: Path) -> Connections:
 
 def read_pairs(artifacts: Path) -> tuple[list[Pair], dict[Pair, int]]:
     """All matched pairs, and the number of inliers (possibly 0) of the verified ones; raises the errors of reading."""
+    with read_matches(artifacts, INLIERS) as found:
+        return matched_pairs(artifacts), {pair: found.count(pair) for pair in found.pairs()}
+
+
+def matched_pairs(artifacts: Path) -> list[Pair]:
+    """All matched pairs, sorted, also those with too few matches to store; raises the errors of reading."""
     with read_matches(artifacts) as matches:
         pairs = matches.pairs()
     if (artifacts / UNMATCHED).is_file():
         with read_matches(artifacts, UNMATCHED) as unmatched:
             pairs = sorted({*pairs, *unmatched.pairs()})
-    with read_matches(artifacts, INLIERS) as found:
-        return pairs, {pair: found.count(pair) for pair in found.pairs()}
+    return pairs
 
 
 def why_not(found: Connections, name: str, registered: Collection[str]) -> str:
@@ -104,7 +113,7 @@ def why_no_model(found: Connections, listed: Path | None = None) -> str:
         if found.watermarks:
             return (
                 "the images have only a watermark in common, such as a date stamp or a frame "
-                f"({len(found.watermarks)} pairs); apart from it {_remedy()}"
+                f"({counted(len(found.watermarks), 'pair')}); apart from it {_remedy()}"
             )
         hint = f" The list {listed} does not connect: {describe_groups(groups)}." if listed and len(groups) > 1 else ""
         return f"no two images have enough matches that pass geometric verification: {_remedy()}.{hint}"

@@ -20,10 +20,19 @@ _SHIFT = (32, 16)  # pixels in x and y between the images of the self-check, mul
 class Machine:
     """The hardware as seen by torch.
 
-    device, why: the choice of `auto` and its reason. gpus: name and memory of each. cores: usable by this process;
-    threads: used by torch. instructions: of the CPU; torch_uses: the best set that torch uses. precision: the choice of
-    `auto`; half: supported half precisions. memory: free and total, in GiB, None if unknown. faster: measured seconds
-    of each implementation of a task on this CPU.
+    device, why: the choice of `auto` and its reason
+    cuda: version of CUDA that torch was built with; None for a build without it
+    gpus: name and memory of each
+    cpu: model of the CPU
+    cores: number that this process may use
+    threads: number that torch uses
+    instructions: vector and matrix instructions of the CPU
+    torch_uses: the best set of them that torch uses
+    precision: the choice of `auto`
+    half: half precisions that the hardware supports
+    triton: version of Triton and whether it is used, in words
+    memory: free and total, in GiB; None if unknown
+    faster: measured seconds of each implementation of a task on this CPU
     """
 
     device: str
@@ -44,9 +53,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """Features of two overlapping images and their matches; correct: share of correct matches.
+    """Features of two overlapping images and their matches.
 
-    seconds: to load the weights, to detect in both images after a warm-up, to match. problem: what went wrong.
+    keypoints, matches: their numbers
+    correct: share of correct matches
+    backend: engine and device
+    seconds: to load the weights, to detect in both images after a warm-up, to match
+    problem: what went wrong; None if nothing did
     """
 
     keypoints: int = 0
@@ -59,7 +72,13 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The whole diagnosis; healthy: whether detection and matching work."""
+    """The whole diagnosis.
+
+    machine: None if torch does not work
+    problem: why `machine` is incomplete or missing; None otherwise
+    check: None if a library is missing or broken
+    healthy: whether detection and matching work
+    """
 
     version: str
     python: str

@@ -15,7 +15,7 @@ from disk.pipeline.cameras import check_cameras, plan_of, who_shares_cameras
 from disk.pipeline.follow import changed_photos
 from disk.pipeline.options import CameraChoice, ChosenImages, GpsChoice
 from disk.pipeline.unused import log_unused, unused_flags
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import (
     FeatureStore,
     MatchStore,
@@ -86,7 +86,10 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
             if options.format == "imw":
                 across = write_imw(features, matches, out)
                 if across:
-                    log.warning("skipped %d pairs of images in different folders: the IMW layout has no place", across)
+                    log.warning(
+                        "skipped %s of images in different folders: the IMW layout has no place",
+                        counted(across, "pair"),
+                    )
             else:
                 paths = {file.name: file.relative for file in files}
                 sizes = {file.name: image_size(file.path) for file in files}
@@ -94,7 +97,7 @@ def export(artifacts: AnyPath, images: AnyPath, options: ExportOptions = ExportO
         without = sorted({file.name for file in list_images(images, options.image_extension)} - set(features.names))
         if without:
             log.warning("skipped images in %s that have no features: %s", images, named(without))
-        log.info("%d images and %d pairs in %s", len(files), len(matches.pairs()), out)
+        log.info("%s and %s in %s", counted(len(files), "image"), counted(len(matches.pairs()), "pair"), out)
     return out
 
 
@@ -115,7 +118,7 @@ def _warn_of_many_parameters(model: str, per: str) -> None:
         log.warning(
             "%s has %d parameters, and each image gets its own camera: too many to estimate reliably from one "
             "image; use %s or %s if the images were taken with one camera and zoom",
-            option("camera_model", name), count, option("single_camera"), option("camera_per", "folder"),
+            option("camera_model", name), count, option("single_camera", True), option("camera_per", "folder"),
         )  # fmt: skip
 
 
@@ -146,8 +149,8 @@ def files_of_features(features: FeatureStore, images: Path, extension: str | Non
     changed = changed_photos(features.artifacts, files)
     if changed:
         raise ImageError(
-            f"{len(changed)} photos in {images} have changed since their features were detected: {named(changed)}; run "
-            "`disk detect` and `disk match` again"
+            f"{counted(len(changed), 'photo')} in {images} changed after detection: {named(changed)}; run `disk "
+            "detect` and `disk match` again"
         )
     return files
 

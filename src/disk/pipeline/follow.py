@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from disk.errors import ArtifactError, ImageError
-from disk.images.listing import ImageFile
+from disk.images.listing import ImageFile, named
 from disk.images.reading import image_size, one_large_at_a_time, read_image
 from disk.options import option
-from disk.progress import log, track
+from disk.progress import counted, log, track
 from disk.storage.artifacts import KEYPOINTS, FeatureStore, read_features
 from disk.storage.download import file_hash
 from disk.storage.forget import forget_images, known_images
@@ -19,6 +19,7 @@ from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
 
 PHOTOS = "photos.json"  # state of each photo when its features were detected
+_NAMED = 5  # photos in a message
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     if keep_gone:
         kept = known - {file.name for file in files}
         if kept:
-            log.info("%d images in %s are not in %s and keep their features", len(kept), artifacts, folder)
+            log.info(
+                "keeping the features of %s in %s, missing from %s", counted(len(kept), "image"), artifacts, folder
+            )
         known -= kept
     now = _photos(files, before)
     by_name = {file.name: file for file in files}
@@ -79,19 +82,21 @@ def follow_folder(artifacts: Path, files: Sequence[ImageFile], folder: Path, kee
     noted = before | now if keep_gone else {name: photo for name, photo in (before | now).items() if name in by_name}
     if before != noted:
         _write(artifacts, noted)
-    for names, one, several in (
-        (gone, "is no longer in the folder; its results are deleted", "are no longer in the folder; results deleted"),
-        (changed, "has changed; processing it again", "have changed; processing them again"),
+    for names, what in (
+        (gone, "no longer in the folder; results deleted"),
+        (changed, "changed; processing again"),
     ):
         if names:
-            log.warning("%s %s: %s", _photos_of(names), one if len(names) == 1 else several, _some(names))
+            log.warning("%s %s: %s", counted(len(names), "photo"), what, named(names, _NAMED))
     # an earlier run has reported the others, but detected no features in them
     unseen = [name for name in changes.new if name not in before or before[name].sha256 != now[name].sha256]
     if known and unseen:
-        log.info("%s %s new: %s", _photos_of(unseen), "is" if len(unseen) == 1 else "are", _some(unseen))
+        log.info("%s: %s", counted(len(unseen), "new photo"), named(unseen, _NAMED))
     if unreadable and not keep_gone:
         names = sorted(unreadable)
-        log.warning("skipping %s that could not be decoded before: %s", _photos_of(names), _some(names))
+        log.warning(
+            "skipping %s that could not be decoded before: %s", counted(len(names), "photo"), named(names, _NAMED)
+        )
     return changes
 
 
@@ -204,11 +209,3 @@ def _write(artifacts: Path, photos: Mapping[str, _Photo]) -> None:
         if not entry["unreadable"]:
             del entry["unreadable"]
     write_json(artifacts / PHOTOS, entries)
-
-
-def _photos_of(names: Sequence[str]) -> str:
-    return "1 photo" if len(names) == 1 else f"{len(names)} photos"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -19,7 +19,7 @@ from disk.images.video import Damage, Frame, Timeline, decode_frames, read_timel
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pipeline.options import FrameChoice
 from disk.pipeline.unused import log_unused, unused_flags
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import made_from, note_made_from
 from disk.storage.new_file import new_file, write_json
@@ -96,11 +96,11 @@ def frames(video: AnyPath, out: AnyPath, options: FramesOptions = FramesOptions(
         _take_up(out, video, {"video": _fingerprint(video), "frames": parts}, options)
         result = _read_note(out) or _write_frames(video, out, timeline, parts)
     if len(result.times) < parts:
-        log.info("%s has frames in %d of %d intervals", video, len(result.times), parts)
-    log.info("%d frames of %.1f s of video in %s", len(result.times), result.seconds, out)
+        log.info("%s has frames in %d of %s", video, len(result.times), counted(parts, "interval"))
+    log.info("%s of %.1f s of video in %s", counted(len(result.times), "frame"), result.seconds, out)
     if result.problem:
         raise PartialFailureError(
-            f"{video} {result.problem}; its {len(result.times)} readable frames are in {out}", result
+            f"{video} {result.problem}; {counted(len(result.times), 'readable frame')} in {out}", result
         )
     return result
 
@@ -140,7 +140,7 @@ def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> Vid
     last = max(done.values(), default=None)
     begin = 0.0 if last is None else (int(last / part) + 1) * part
     if done:
-        log.info("%s: %d frames exist; resuming at %.1f s", out, len(done), begin)
+        log.info("%s: resuming at %.1f s, after %s", out, begin, counted(len(done), "frame"))
     found = decode_frames(video, timeline, begin, damage)
     bar = progress_bar("frames", "frame", parts, len(done))
     with bar, contextlib.closing(sharpest(found, part, parts)) as chosen:  # type: ignore[type-var]
@@ -153,7 +153,7 @@ def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> Vid
     with Image.open(out / next(iter(times))) as first:
         width, height = first.size
     if damage.other_sizes:
-        log.warning("%s changes its size: skipped %d frames", video, damage.other_sizes)
+        log.warning("%s changes its size: skipped %s", video, counted(damage.other_sizes, "frame"))
     result = VideoFrames(
         str(out.absolute()),
         str(video.absolute()),
@@ -172,7 +172,7 @@ def _write_frames(video: Path, out: Path, timeline: Timeline, parts: int) -> Vid
 def _problem(timeline: Timeline, damage: Damage) -> str:
     if timeline.is_cut_short:
         return f"is cut short: {timeline.seconds:.1f} s of {timeline.declared:.1f} s can be read"
-    return f"is damaged: {damage.packets} packets cannot be decoded" if damage.packets else ""
+    return f"is damaged: {counted(damage.packets, 'packet')} cannot be decoded" if damage.packets else ""
 
 
 def _write(frame: Frame, out: Path) -> None:
@@ -213,12 +213,12 @@ def _take_up(out: Path, video: Path, now: dict[str, Any], options: FramesOptions
 
 def _difference(out: Path, video: Path, before: dict[str, Any], now: dict[str, Any], options: FramesOptions) -> str:
     """How the frames in a folder differ from those that are wanted now."""
-    found = f"{len(_times(out))} frames of"
+    found = f"{counted(len(_times(out)), 'frame')} of"
     if before["video"] != now["video"]:
         other = (_read(out / NOTE) or {}).get("video")
         return f"{found} another video{f' ({other})' if other else ''}, not of {video}"
     wanted = option("fps", options.fps) if options.frames is None else option("frames", options.frames)
-    return f"{found} {video}, chosen from {before['frames']} intervals, but {wanted} makes {now['frames']}"
+    return f"{found} {video}, chosen from {counted(before['frames'], 'interval')}, but {wanted} makes {now['frames']}"
 
 
 def _fingerprint(video: Path) -> str:

@@ -12,7 +12,7 @@ from disk.options import option
 from disk.pairs.choose import Pair
 from disk.pairs.retrieval import FeatureSource, retrieval
 from disk.pairs.spatial import spatial
-from disk.progress import log
+from disk.progress import counted, log
 
 if TYPE_CHECKING:
     from disk.colmap.models import Model
@@ -26,8 +26,8 @@ def positions_for_pairs(files: Sequence[ImageFile]) -> dict[str, GpsPosition]:
         log.warning(faults)
     if len(positions) < 2:
         raise PairsError(
-            f"{option('pairs', 'spatial')}: {len(positions)} of {len(files)} photos have a usable GPS position in "
-            f"their EXIF; use {option('pairs', 'retrieval')}"
+            f"{option('pairs', 'spatial')}: a usable GPS position in the EXIF of only {len(positions)} of "
+            f"{counted(len(files), 'photo')}; use {option('pairs', 'retrieval')}"
         )
     return positions
 
@@ -52,10 +52,12 @@ def spatial_pairs(
     pairs = set(spatial(places, top_k, max_distance))
     alone = sorted(set(places) - {name for pair in pairs for name in pair})
     if alone:
-        log.warning("%d photos have no neighbour within %g m: %s", len(alone), max_distance, named(alone, 3))
+        log.warning(
+            "%s without a neighbour within %g m: %s", counted(len(alone), "photo"), max_distance, named(alone, 3)
+        )
     without = sorted(detected - set(places))
     if without:
-        log.info("%d photos without GPS are matched with similar ones: %s", len(without), named(without, 3))
+        log.info("matching %s without GPS with similar ones: %s", counted(len(without), "photo"), named(without, 3))
         pairs.update(retrieval(features, top_k, only=without))
     return sorted(pairs)
 

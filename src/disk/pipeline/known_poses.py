@@ -11,8 +11,8 @@ from disk.errors import ColmapError, ImageError
 from disk.images.listing import ImageFile, named
 from disk.images.reading import image_size
 from disk.options import option
-from disk.progress import log
-from disk.storage.transforms import Frame, read_transforms
+from disk.progress import counted, log
+from disk.storage.transforms import Frame, NoSizeError, read_transforms
 
 if TYPE_CHECKING:
     from disk.colmap.triangulation import KnownPose
@@ -24,7 +24,8 @@ TRANSFORMS = "transforms.json"
 class PosedFiles:
     """The images of a folder that have a pose, sorted by name, and their poses by path.
 
-    without_image: names in the model without a file in the folder; without_pose: images of the folder not in the model.
+    without_image: names in the model without a file in the folder
+    without_pose: images of the folder that are not in the model
     """
 
     files: list[ImageFile]
@@ -37,7 +38,8 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
     """Assign poses to image files.
 
     model: a COLMAP model, a transforms.json, or the folder of one
-    images: the image folder; files: its images
+    images: the image folder
+    files: its images
 
     Raises ColmapError if the model cannot be read or an image does not have the size of its camera, ImageError if fewer
     than two images have a pose.
@@ -47,8 +49,9 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
     found = [by_path[name] for name in sorted(known) if name in by_path]
     if len(found) < 2:
         raise ImageError(
-            f"{len(found)} of the {len(known)} images of {model} are in {images}; at least two are needed. Is this the "
-            f"wrong folder? The model names {named(sorted(known), 3)}, the folder has {named(sorted(by_path), 3)}"
+            f"only {len(found)} of the {len(known)} images of {model} found in {images}; at least two are needed. Is "
+            "this the wrong folder? "
+            f"The model names {named(sorted(known), 3)}, the folder has {named(sorted(by_path), 3)}"
         )
     wrong = []
     for file in found:
@@ -56,11 +59,13 @@ def read_posed_files(model: Path, images: Path, files: Sequence[ImageFile]) -> P
         if size != (camera.width, camera.height):
             wrong.append(f"{file.relative} is {size[0]} x {size[1]} but its camera {camera.width} x {camera.height}")
     if wrong:
-        raise ColmapError(f"{len(wrong)} images do not have the size in {model}: {'; '.join(wrong[:3])}")
+        raise ColmapError(f"{counted(len(wrong), 'image')} of another size than in {model}: {'; '.join(wrong[:3])}")
     without_image = sorted(set(known) - set(by_path))
     without_pose = sorted(set(by_path) - set(known))
     if without_pose:
-        log.warning("%d images have no pose in %s and are not used: %s", len(without_pose), model, named(without_pose))
+        log.warning(
+            "%s without a pose in %s, not used: %s", counted(len(without_pose), "image"), model, named(without_pose)
+        )
     return PosedFiles(found, {file.relative: known[file.relative] for file in found}, without_image, without_pose)
 
 
@@ -77,14 +82,10 @@ def _read(model: Path, images: Path, files: Sequence[ImageFile]) -> dict[str, Kn
         raise ColmapError(f"{model}: no such folder or file")
     if path.suffix.lower() != ".json":
         raise ColmapError(f"{model} is neither a COLMAP model folder nor a transforms.json")
-    size = None
     try:
         frames = read_transforms(path)
-    except ColmapError as error:
-        if "has no 'w'" not in str(error):
-            raise
-        size = image_size(files[0].path)
-        frames = read_transforms(path, size)
+    except NoSizeError:
+        frames = read_transforms(path, image_size(files[0].path))
     poses: dict[str, KnownPose] = {}
     index = _Names(path.parent, images, files)
     for frame in frames:
@@ -122,6 +123,6 @@ class _Names:
 def missing_message(posed: PosedFiles, model: Path) -> str:
     """The message for poses without an image."""
     return (
-        f"{len(posed.without_image)} images of {model} are missing: {named(posed.without_image)}; the rest is done "
-        f"({option('keep_going', True)} treats this as success)"
+        f"{counted(len(posed.without_image), 'image')} of {model} missing: {named(posed.without_image)}; the rest is "
+        f"done ({option('keep_going', True)} treats this as success)"
     )

@@ -47,7 +47,12 @@ for name in sys.argv[1:]:
 
 @dataclass(frozen=True)
 class Library:
-    """A library; version: None if not installed; problem: why it cannot be imported."""
+    """A library.
+
+    name: of the distribution
+    version: None if not installed
+    problem: why it cannot be imported; None if it can
+    """
 
     name: str
     version: str | None
@@ -63,7 +68,9 @@ class Library:
 class Extra:
     """An extra of the package.
 
-    install: the command to install what is missing, None if complete; includes: other extras that are part of it.
+    libraries: those that the extra itself lists
+    install: the command to install what is missing; None if complete
+    includes: other extras that are part of it
     """
 
     name: str

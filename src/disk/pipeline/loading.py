@@ -22,7 +22,10 @@ from disk.progress import log
 
 @dataclass(frozen=True)
 class Loaded:
-    """A decoded image, ready for the network. mask: the digest of its mask file, empty without a mask."""
+    """A decoded image, ready for the network.
+
+    mask: the digest of its mask file; '' without a mask
+    """
 
     file: ImageFile
     canvas: Canvas

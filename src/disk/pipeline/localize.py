@@ -20,11 +20,12 @@ from disk.images.listing import ImageFile, list_images
 from disk.model.checkpoints import load, weights_hash
 from disk.options import AnyPath, check_at_least, option
 from disk.pipeline.detect import DetectOptions, check_detect, detect
-from disk.pipeline.locate import LocalizeOptions, Located, Locator, matching_of, shared_camera
-from disk.pipeline.match_options import check_match
+from disk.pipeline.locate import LocalizeOptions, Located, Locator, shared_camera
+from disk.pipeline.match_options import MatchOptions, check_match
+from disk.pipeline.options import options_of
 from disk.pipeline.precheck import check_matcher, read_sizes
 from disk.pipeline.verify import check_seed
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.artifacts import (
     IN_MODEL,
     KEYPOINTS,
@@ -36,7 +37,8 @@ from disk.storage.artifacts import (
 )
 from disk.storage.locks import folder_lock
 from disk.storage.new_file import write_json
-from disk.storage.shards import SHARD_BYTES, ShardWriter, dataset_keys, keep_what_is_done, open_h5
+from disk.storage.reading import dataset_keys, open_h5
+from disk.storage.shards import SHARD_BYTES, ShardWriter, keep_what_is_done
 
 if TYPE_CHECKING:
     from disk.colmap.localization import LocalizedImage, PosedModel
@@ -51,8 +53,11 @@ _DETECTION = ("n", "height", "width", "max_size", "window", "subpixel", "mode")
 class Localization:
     """The result of a run; also the content of poses.json.
 
-    model: its folder; found: number of photos with a pose; photos: the result of each; failed: photos that could not be
-    read, and why; localized: number of photos processed in this run.
+    model: its folder
+    found: number of photos with a pose
+    photos: the result of each photo, by path
+    failed: photos that could not be read, and why
+    localized: number of photos processed in this run
     """
 
     model: str
@@ -73,7 +78,7 @@ def localize(
     out: folder for the results
 
     Raises ColmapError without a model or if it does not belong to its features, ArtifactError if `out` was made with
-    other options, PartialFailureError if some photos could not be read and the rest is done, and the errors of
+    other options, PartialFailureError, which has the result, if some photos could not be read, and the errors of
     detection and matching.
     """
     model, queries, out = Path(model), Path(queries), Path(out)
@@ -111,8 +116,9 @@ def localize(
         str(model.absolute()), sum(photo.found for photo in photos.values()), photos, failed, len(todo)
     )
     write_json(out / POSES, asdict(result))
-    log.info("%d of %d photos localized in %s; poses in %s", result.found, len(photos), model, out / POSES)
+    log.info("%d of %s localized in %s; poses in %s", result.found, counted(len(photos), "photo"), model, out / POSES)
     if partial:
+        partial.result = result
         raise partial
     return result
 
@@ -142,7 +148,7 @@ def _check(options: LocalizeOptions) -> None:
     if options.ray != "off":
         raise DiskError(f"{option('ray', options.ray)}: photos are localized on this machine only; leave it out")
     check_seed(options.seed)
-    check_match(matching_of(options))
+    check_match(options_of(MatchOptions, options))
     check_matcher(options.matcher)
     choose_device(options.device)
 
@@ -180,7 +186,7 @@ def _check_camera(options: LocalizeOptions, posed: PosedModel) -> None:
     if options.camera == "model" and not shared_camera(posed):
         raise ColmapError(
             f"{option('camera', 'model')}: the photos of the model do not share one camera; map them with "
-            f"{option('single_camera')}, or use {option('camera', 'auto')}"
+            f"{option('single_camera', True)}, or use {option('camera', 'auto')}"
         )
 
 

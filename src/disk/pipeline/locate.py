@@ -17,9 +17,10 @@ from disk.options import Options
 from disk.pairs.retrieval import similar_images
 from disk.pipeline.feature_cache import FeatureCache, upright_image_size
 from disk.pipeline.match import read_lightglue
-from disk.pipeline.match_options import MatchOptions, ratio_of
+from disk.pipeline.match_options import ratio_of
 from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed
 from disk.pipeline.precheck import Sizes
+from disk.progress import counted
 from disk.storage.artifacts import FeatureStore
 
 if TYPE_CHECKING:
@@ -55,12 +56,15 @@ class LocalizeOptions(Seed, MatcherChoice, Place, Network, MaskFolder, ChosenIma
 class Located:
     """The result for one photo.
 
-    found: whether it has a pose; reason: why not
-    matches: number of matches with 3D points; inliers: number of those that agree with the pose
+    found: whether it has a pose
+    reason: why it has none; '' if it has one
+    matches: number of matches with 3D points
+    inliers: number of those that agree with the pose
     images: number of matches with each image of the model, largest first
     rotation (quaternion w, x, y, z), translation: camera from world, as in COLMAP
     centre: position of the camera, in units of the model
-    camera: model, width, height and params, as in COLMAP; camera_from: model, exif, unknown or given
+    camera: model, width, height and params, as in COLMAP
+    camera_from: model, exif, unknown or given
     error: median reprojection error of the inliers, in pixels
     position_sigma, rotation_sigma: standard deviations of the position (units of the model) and the rotation (degrees),
         from keypoint errors only; None if the pose is not well determined
@@ -116,7 +120,7 @@ class Locator:
         rows, points, images = self._matches(file.name)
         pose, origin, focal = self._pose(file, keypoints[rows], self._posed.xyz[points])
         if pose is None:
-            reason = f"no pose fits its {len(rows)} matches with points of the model"
+            reason = f"no pose fits its {counted(len(rows), 'match', 'matches')} with points of the model"
             return Located(False, reason, len(rows), 0, images), nothing
         inliers = int(pose.inliers.sum())
         reason = self._doubt(file, keypoints[rows], self._posed.xyz[points], pose, focal)
@@ -222,16 +226,9 @@ def shared_camera(posed: PosedModel) -> KnownCamera | None:
     return next(iter(cameras)) if len(cameras) == 1 else None
 
 
-def matching_of(options: LocalizeOptions) -> MatchOptions:
-    """The options of matching."""
-    # the default ratio is for nearest neighbours; with lightglue `match` refuses any other value
-    rt = None if options.matcher == "lightglue" and options.rt == LocalizeOptions.rt else options.rt
-    return MatchOptions(rt=rt, matcher=options.matcher, matcher_weights=options.matcher_weights, device=options.device)
-
-
 def _matcher(options: LocalizeOptions) -> Matcher:
     weights = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
-    return make_matcher(options.matcher, choose_device(options.device), ratio_of(matching_of(options)), weights=weights)
+    return make_matcher(options.matcher, choose_device(options.device), ratio_of(options), weights=weights)
 
 
 def _finite(value: float) -> float | None:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from disk.pipeline.gps import remarks_on_place
 from disk.pipeline.options import ChosenImages, GpsChoice, MapperChoice, RigChoice, Seed
 from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.verify import check_seed
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import (
     INLIERS,
     artifacts_folder,
@@ -32,6 +32,7 @@ from disk.storage.artifacts import (
 from disk.storage.download import file_hash
 from disk.storage.locks import file_lock
 from disk.storage.made_from import made_from
+from disk.storage.names import image_name
 from disk.storage.new_file import write_json
 from disk.storage.shards import check_same
 
@@ -158,9 +159,9 @@ def map_models(
         largest = models[0]
         if rig is not None and not rig.is_known and largest.rig:
             write_rig(out / RIG, largest.rig)
-        registered = {PurePosixPath(name).with_suffix("").as_posix() for name in largest.images}
+        registered = set(map(image_name, largest.images))
         reasons = {
-            name: why_not(connections, PurePosixPath(name).with_suffix("").as_posix(), registered)
+            name: why_not(connections, image_name(name), registered)
             for name in sorted(set(files) - set(largest.images))
         }
         result = replace(
@@ -191,8 +192,8 @@ def _remarks(connections: Connections, registered: Collection[str]) -> list[str]
     remarks = [connections.mostly_turning] if connections.mostly_turning else []
     if connections.watermarks:
         remarks.append(
-            f"{len(connections.watermarks)} pairs have only a watermark in common, such as a date stamp or a frame, "
-            "and were not used"
+            f"{counted(len(connections.watermarks), 'pair')} with only a watermark in common, such as a date stamp or "
+            "a frame: not used"
         )
     if len(registered) == 2:
         remarks.append("the model has only two photos: its focal lengths are guesses; add a third photo")

@@ -26,10 +26,11 @@ from disk.options import AnyPath, option
 from disk.pairs.choose import Pair
 from disk.pipeline.cluster import Cluster
 from disk.pipeline.feature_cache import FeatureCache, order_for_cache, upright_image_size
-from disk.pipeline.match_options import MatchOptions, check_match, ratio_of, threshold_of, warn_of_unused
+from disk.pipeline.match_options import MatchOptions, check_match, only_for_other_pairs, ratio_of, threshold_of
 from disk.pipeline.match_writers import MatchWriters
 from disk.pipeline.pair_choice import choose_pairs, forget_pairs_but
-from disk.progress import log, progress_bar
+from disk.pipeline.unused import log_unused, unused_flags
+from disk.progress import counted, log, progress_bar
 from disk.shapes import Tensor
 from disk.storage.artifacts import MATCHES, FeatureStore, artifacts_folder, read_features
 from disk.storage.download import file_hash
@@ -41,8 +42,11 @@ from disk.storage.shards import keep_what_is_done
 class MatchSummary:
     """What a run did.
 
-    pairs: chosen pairs; matched: pairs matched in this run; stored: those of them with enough matches; matches: total
-    over the stored pairs; images_read: number of times an image's features were read.
+    pairs: number of chosen pairs
+    matched: number of pairs matched in this run
+    stored: number of those with enough matches
+    matches: number of matches of the stored pairs together
+    images_read: number of times an image's features were read
     """
 
     pairs: int
@@ -70,7 +74,7 @@ def match(artifacts: AnyPath, options: MatchOptions = MatchOptions(), forget_oth
     cannot be chosen.
     """
     check_match(options)
-    warn_of_unused(options)
+    log_unused(unused_flags(options, only_for_other_pairs(options.pairs)))
     lightglue = read_lightglue(options.matcher_weights) if options.matcher == "lightglue" else None
     start = perf_counter()
     artifacts = artifacts_folder(artifacts)
@@ -223,9 +227,7 @@ def _match_all(
                 writers.add(pair, matches)
                 bar.update(1)
     except torch.OutOfMemoryError as error:
-        what = f"{option('max_full_matrix')} or {option('cache_mb')}"
-        message = f"out of GPU memory; lower {what}"
-        raise DiskError(message) from error
+        raise DiskError(f"out of GPU memory; lower {option('max_full_matrix')} or {option('cache_mb')}") from error
 
 
 def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
@@ -234,5 +236,5 @@ def _report(summary: MatchSummary, artifacts: Path, seconds: float) -> None:
     done = "nothing left to match"
     if summary.matched:
         done = f"{summary.matched} matched in this run at {summary.matched / seconds:.1f} pairs/s"
-        done += f", {summary.stored} stored with {summary.matches} matches"
-    log.info("%d pairs: %s; in %s", summary.pairs, done, artifacts / MATCHES)
+        done += f", {summary.stored} stored with {counted(summary.matches, 'match', 'matches')}"
+    log.info("%s: %s; in %s", counted(summary.pairs, "pair"), done, artifacts / MATCHES)

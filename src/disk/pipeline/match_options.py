@@ -11,8 +11,8 @@ from disk.errors import CheckpointError, DiskError, PairsError
 from disk.options import Options, check_at_least, option
 from disk.pairs.spatial import check_distance
 from disk.pipeline.options import MatcherChoice, PairChoice, Place
-from disk.progress import log
 
+ALL_PAIRS_UP_TO = 200  # images; if not told otherwise, above this number pairs are chosen by retrieval
 # option -> the pairing strategies that use it
 _USED_BY = {
     "overlap": ("sequential", "rig"),
@@ -69,25 +69,14 @@ def check_match(options: MatchOptions) -> None:
         raise PairsError(f"cannot read the pairs in {options.pairs_file}: no such file")
 
 
-def warn_of_unused(options: MatchOptions) -> None:
-    for name in options_not_for(options.pairs):
-        value = getattr(options, name)
-        if value != getattr(MatchOptions, name):
-            log.warning("%s is not used: it is for %s", option(name, value), used_by(name))
+def only_for_other_pairs(pairs: str) -> dict[str, str]:
+    """The options that only other pairing strategies use, and these strategies as text; for `unused_flags`."""
+    return {
+        name: " or ".join([option("pairs", ways[0]), *ways[1:]]) for name, ways in _USED_BY.items() if pairs not in ways
+    }
 
 
-def used_by(name: str) -> str:
-    """The pairing strategies that use an option, as text."""
-    first, *others = _USED_BY[name]
-    return " or ".join([option("pairs", first), *others])
-
-
-def options_not_for(pairs: str) -> list[str]:
-    """The options that only other pairing strategies use."""
-    return [name for name, ways in _USED_BY.items() if pairs not in ways]
-
-
-def ratio_of(options: MatchOptions) -> float | None:
+def ratio_of(options: MatcherChoice) -> float | None:
     """The threshold of the ratio test; None with LightGlue, which has no ratio test."""
     return None if options.matcher == "lightglue" else options.rt
 

@@ -48,8 +48,10 @@ class PhotoOptions(Options):
 class PhotoMatch:
     """The matches of two photos.
 
-    keypoints: number in each photo. inliers: (k,), whether each match agrees with the epipolar geometry. verified:
-    whether the inliers pass the a-contrario test (NFA < 1). picture: the file that was drawn.
+    keypoints: number in each photo
+    inliers: whether each match agrees with the epipolar geometry
+    verified: whether the inliers pass the a-contrario test (NFA < 1)
+    picture: the file that was drawn; None without one
     """
 
     keypoints: tuple[int, int]

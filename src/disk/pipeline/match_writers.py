@@ -12,7 +12,7 @@ import numpy as np
 from disk.features import Matches
 from disk.options import option
 from disk.pairs.choose import Pair
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import INLIERS, MATCHES, UNMATCHED
 from disk.storage.names import decode_name, pair_key
 from disk.storage.new_file import new_file
@@ -93,8 +93,8 @@ def _adopt(path: Path, attributes: Mapping[str, str], counts: Mapping[str, int])
         with h5py.File(temporary, "a", locking=False) as file:
             file.attrs.update(attributes)
     log.warning(
-        "%s was written by the original DISK, which does not record its options: its %d pairs are kept; %s "
-        "matches them again", path, len(keys), option("overwrite", True),
+        "%s was written by the original DISK, which does not record its options: its matches of %s are kept; %s "
+        "matches again", path, counted(len(keys), "pair"), option("overwrite", True),
     )  # fmt: skip
 
 

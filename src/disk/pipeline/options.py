@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from disk.matching.matcher import MatcherName
 from disk.matching.nearest import DEFAULT_RATIO
 from disk.options import Precision
 from disk.pipeline.cluster import RayCluster
+
+T = TypeVar("T")
+
+
+def options_of(kind: type[T], options: Any, **others: Any) -> T:
+    """The options of one stage: the fields it shares with `options` by name, and `others`."""
+    names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names} | others)
 
 
 @dataclass(frozen=True, kw_only=True)

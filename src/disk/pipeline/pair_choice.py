@@ -13,7 +13,7 @@ from disk.pairs.rigs import along_and_across, instants
 from disk.pipeline.feature_cache import FeatureCache
 from disk.pipeline.gps import spatial_pairs
 from disk.pipeline.match_options import MatchOptions
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import FeatureStore
 from disk.storage.forget import forget_pairs
 
@@ -60,4 +60,4 @@ def forget_pairs_but(artifacts: Path, chosen: set[Pair]) -> None:
     """Delete the matches and inliers of all pairs but the chosen ones."""
     count = forget_pairs(artifacts, lambda pair: pair not in chosen)
     if count:
-        log.info("%d pairs of earlier runs are no longer requested: deleted", count)
+        log.info("deleted the matches of %s that earlier runs chose, but this one does not", counted(count, "pair"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def draw_keypoints_of(features: FeatureStore, paths: dict[str, Path], name: str) -> Callable[[Figure], None]:
-    """A function that draws the keypoints of an image over it.
+    """A function that draws the keypoints of an image over it; it raises ImageError if the image cannot be read.
 
     paths: image files by name
     """
@@ -41,6 +41,7 @@ def draw_matches_of(
 ) -> Callable[[Figure], None]:
     """A function that draws the matches of a pair, coloured by whether they are verified.
 
+    It raises ImageError if an image cannot be read, ArtifactError if the matches are not of the current features.
     paths: image files by name
     """
 

@@ -12,6 +12,7 @@ from disk.images.listing import ImageFile
 from disk.images.reading import image_size
 from disk.options import option
 from disk.pairs.choose import Pair, connected, from_file
+from disk.progress import counted
 from disk.storage.new_file import free_bytes
 
 _PER_KEYPOINT = 4 * (128 + 2 + 1)  # bytes
@@ -37,7 +38,7 @@ def read_sizes(files: Sequence[ImageFile]) -> tuple[Sizes, dict[str, str]]:
 
 
 def _none_readable(count: int, problem: str) -> ImageError:
-    return ImageError(f"none of the {count} images could be read; the first: {problem}")
+    return ImageError(f"none of the images could be read ({count}); the first: {problem}")
 
 
 def check_readable(files: Sequence[ImageFile]) -> None:
@@ -89,8 +90,8 @@ def check_room(out: Path, sizes: Sizes, n: int | None, max_size: int) -> None:
     free = free_bytes(next(folder for folder in (place, *place.parents) if folder.exists()))
     if free < need:
         raise ArtifactError(
-            f"the features of {len(sizes)} images need about {need / 1e9:.2f} GB in {out}, where only {free / 1e9:.2f} "
-            f"GB are free; free disk space, use another disk, or keep fewer keypoints ({option('n')})"
+            f"the features of {counted(len(sizes), 'image')} need about {need / 1e9:.2f} GB in {out}, where only "
+            f"{free / 1e9:.2f} GB are free; free disk space, use another disk, or keep fewer keypoints ({option('n')})"
         )
 
 

@@ -17,6 +17,7 @@ from disk.pipeline.frames import FramesOptions, frames
 from disk.pipeline.gps import positions_for_pairs
 from disk.pipeline.map import MapOptions, map_models
 from disk.pipeline.match import match
+from disk.pipeline.options import options_of
 from disk.pipeline.precheck import (
     Sizes,
     check_output,
@@ -31,7 +32,6 @@ from disk.pipeline.reconstruct_options import (
     check_rig,
     decisive,
     matching_options,
-    options_of,
     pairs_of,
     unused_options,
 )
@@ -64,7 +64,8 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
     out: folder for the results
 
     Raises ArtifactError if `out` was made with other options or from other photos, ColmapError if no images can be
-    connected, PartialFailureError if some images could not be read and the rest is done, and the errors of the stages.
+    connected, PartialFailureError, which has the result, if some images could not be read, and the errors of the
+    stages.
     """
     images, out = Path(images), Path(out)
     check_options(images, options)
@@ -110,7 +111,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
                 f"{len(failed)} of {len(files)} images could not be read: {named(list(failed))}; the rest is done"
             )
         if len(names) < 2:
-            raise ColmapError(f"only {len(names)} of the images in {images} have features; a model needs at least two")
+            raise ColmapError(f"features in only {len(names)} of the images in {images}; a model needs at least two")
         if options.pairs == "auto" and pairs_of(len(names), options) == "retrieval":
             log.info(
                 "%d images: matching each with the %d most similar ones; %s matches all pairs",
@@ -143,6 +144,7 @@ def reconstruct(images: AnyPath, out: AnyPath, options: ReconstructOptions = Rec
         result = _complete(out, result, seconds, failed, changes, unused, rotated_images(artifacts, files))
         keep_page(out, images)
     if partial:
+        partial.result = result
         raise partial
     return result
 

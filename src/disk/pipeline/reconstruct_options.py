@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from disk.devices import choose_device
 from disk.errors import ArtifactError
@@ -16,7 +16,7 @@ from disk.options import Options, option
 from disk.pipeline.cameras import check_cameras, rig_of
 from disk.pipeline.detect import DetectOptions, check_detect
 from disk.pipeline.frames import check_frames
-from disk.pipeline.match_options import MatchOptions, check_match, options_not_for, used_by
+from disk.pipeline.match_options import ALL_PAIRS_UP_TO, MatchOptions, check_match, only_for_other_pairs
 from disk.pipeline.options import (
     CameraChoice,
     ChosenImages,
@@ -31,12 +31,12 @@ from disk.pipeline.options import (
     RigChoice,
     Seed,
     TwoViews,
+    options_of,
 )
 from disk.pipeline.precheck import check_matcher
 from disk.pipeline.unused import unused_flags
 from disk.pipeline.verify import VerifyOptions, check_verify
 
-ALL_PAIRS_UP_TO = 200  # images; above, --pairs auto uses retrieval
 # may differ between runs: they do not change the model, or the stage that uses them checks their content
 _FREE = (
     "device",
@@ -52,7 +52,6 @@ _FREE = (
     "remap",
 )
 _LATER = ("camera_params", "cameras", "fix_intrinsics", "max_distance", "loops", "rig")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +116,10 @@ def check_rig(files: list[ImageFile], out: Path, options: ReconstructOptions) ->
         )
 
 
-def options_of(kind: type[T], options: ReconstructOptions, **others: Any) -> T:
-    """The options of one stage: the fields it shares with `options` by name, and `others`."""
-    names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
-    return kind(**{name: getattr(options, name) for name in names} | others)
-
-
 def matching_options(images: Path, pairs: str, options: ReconstructOptions) -> MatchOptions:
     """The options of matching for a resolved pairing strategy (not auto)."""
     folder = images if pairs == "spatial" else None
-    return options_of(MatchOptions, options, pairs=pairs, images=folder, rt=_ratio(options), overwrite=False)
+    return options_of(MatchOptions, options, pairs=pairs, images=folder, overwrite=False)
 
 
 def decisive(options: ReconstructOptions) -> dict[str, str]:
@@ -145,11 +138,6 @@ def decisive(options: ReconstructOptions) -> dict[str, str]:
     return {key: str(value) for key, value in noted.items()}
 
 
-def _ratio(options: ReconstructOptions) -> float | None:
-    # the default is for nearest neighbours; with lightglue `match` refuses any other value
-    return None if options.matcher == "lightglue" and options.rt == ReconstructOptions.rt else options.rt
-
-
 def pairs_of(
     count: int, options: ReconstructOptions
 ) -> Literal["exhaustive", "sequential", "rig", "list", "retrieval", "spatial"]:
@@ -164,5 +152,4 @@ def pairs_of(
 def unused_options(count: int, of_video: bool, options: ReconstructOptions) -> list[str]:
     """Options that were given but have no effect, with the reason."""
     only_for_video = {} if of_video else dict.fromkeys(("fps", "frames"), "a video")
-    only_for = {name: used_by(name) for name in options_not_for(pairs_of(count, options))}
-    return unused_flags(options, only_for | only_for_video)
+    return unused_flags(options, only_for_other_pairs(pairs_of(count, options)) | only_for_video)

@@ -23,6 +23,7 @@ from disk.matching.nearest import DEFAULT_RATIO, mutual_nearest
 from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.pairs.choose import Pair
+from disk.pipeline.connections import matched_pairs
 from disk.pipeline.detect import DetectOptions, write_features
 from disk.pipeline.loading import Loaded, load_image
 from disk.progress import log, progress_bar
@@ -32,7 +33,6 @@ from disk.storage.artifacts import (
     INLIERS,
     KEYPOINTS,
     SCORES,
-    UNMATCHED,
     FeatureStore,
     read_features,
     read_matches,
@@ -61,7 +61,6 @@ def turn_unconnected(
     artifacts: Path,
     images: Path,
     options: DetectOptions = DetectOptions(),
-    ratio: float | None = DEFAULT_RATIO,
     max_error: float = 4.0,
     min_inliers: int = 15,
     seed: int = 0,
@@ -70,7 +69,7 @@ def turn_unconnected(
 
     Returns the names of the turned images. Deletes their matches, so match, export and verify have to run again.
     options: as in the first detection
-    ratio: threshold of the ratio test; max_error (pixels), min_inliers, seed: as in `disk verify`
+    max_error, min_inliers, seed: as in `disk verify`; max_error in pixels
 
     Raises the errors of reading images and artifacts.
     """
@@ -84,7 +83,7 @@ def turn_unconnected(
                 graph,
                 lambda name: _stored_view(store, name),
                 lambda name, turns: _view(*loading(name, turns)),
-                lambda view, other: _agreement(view, other, ratio, max_error, min_inliers, seed),
+                lambda view, other: _agreement(view, other, max_error, min_inliers, seed),
             )
             attributes = store.attributes
         if found:
@@ -116,8 +115,9 @@ def rotated_images(artifacts: Path, files: Sequence[ImageFile]) -> dict[str, int
 class Graph:
     """The results of verification.
 
-    names: all images with features; pairs: all matched pairs; links: number of inliers of each verified pair, and
-    whether its images have the same orientation.
+    names: all images with features
+    pairs: all matched pairs
+    links: number of inliers of each verified pair, and whether its images have the same orientation
     """
 
     names: Sequence[str]
@@ -197,9 +197,9 @@ def _pair(first: str, second: str) -> Pair:
     return (first, second) if first < second else (second, first)
 
 
-def _agreement(view: View, other: View, ratio: float | None, max_error: float, min_inliers: int, seed: int) -> int:
+def _agreement(view: View, other: View, max_error: float, min_inliers: int, seed: int) -> int:
     """The number of inliers of two views; 0 if too few, not significant (NFA >= 1), or their orientations differ."""
-    matches = mutual_nearest(view.features.descriptors, other.features.descriptors, ratio).indices.numpy()
+    matches = mutual_nearest(view.features.descriptors, other.features.descriptors, DEFAULT_RATIO).indices.numpy()
     p0, p1 = view.keypoints[matches[:, 0]], other.keypoints[matches[:, 1]]
     inliers = estimate_fundamental(p0, p1, threshold=max_error, seed=seed)
     count = int(inliers.sum())
@@ -267,12 +267,7 @@ def _seen(features: Features, orientation: int, size: tuple[int, int]) -> View:
 
 
 def _read_graph(artifacts: Path, store: FeatureStore) -> Graph:
-    with read_matches(artifacts) as matches:
-        pairs = matches.pairs()
-    if (artifacts / UNMATCHED).is_file():
-        with read_matches(artifacts, UNMATCHED) as unmatched:
-            pairs = sorted({*pairs, *unmatched.pairs()})
-    return Graph(store.names, pairs, dict(_links(artifacts, store)))
+    return Graph(store.names, matched_pairs(artifacts), dict(_links(artifacts, store)))
 
 
 def _links(artifacts: Path, store: FeatureStore) -> Iterator[tuple[Pair, tuple[int, bool]]]:

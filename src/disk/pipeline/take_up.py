@@ -28,7 +28,8 @@ def take_up(out: Path, options: Mapping[str, str], overwrite: bool, remap: bool 
     """Clear an output if `overwrite` is set, or if a run with it was killed while clearing.
 
     The caller holds `folder_lock`, and calls `note_options` once all other checks have passed.
-    options: of this run; remap: accept other options of mapping
+    options: of this run
+    remap: accept other options of mapping
 
     Raises ArtifactError, before anything changes, if the output was made with other options.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +23,22 @@ from disk.pipeline.follow import Changes, follow_folder, why_without_features
 from disk.pipeline.known_poses import PosedFiles, missing_message, read_posed_files
 from disk.pipeline.map import database_fingerprint
 from disk.pipeline.match import match
-from disk.pipeline.match_options import MatchOptions, check_match
-from disk.pipeline.options import ChosenImages, MaskFolder, MatcherChoice, Network, Place, Seed, TwoViews
+from disk.pipeline.match_options import ALL_PAIRS_UP_TO, MatchOptions, check_match
+from disk.pipeline.options import (
+    ChosenImages,
+    MaskFolder,
+    MatcherChoice,
+    Network,
+    Place,
+    Seed,
+    TwoViews,
+    options_of,
+)
 from disk.pipeline.precheck import check_matcher, check_output, check_room
 from disk.pipeline.summary import AGREEMENT, SUMMARY, Reconstruction, is_complete, read_summary, summarize
 from disk.pipeline.take_up import note_options, take_up
 from disk.pipeline.verify import VerifyOptions, check_verify, verify
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.artifacts import IN_MODEL, INLIERS, read_features, read_matches
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import made_from
@@ -38,10 +47,8 @@ from disk.storage.new_file import write_json
 if TYPE_CHECKING:
     from disk.colmap.triangulation import KnownPose
 
-_ALL_PAIRS_UP_TO = 200  # images; above, pairs are chosen by retrieval
 _AGREES, _DOUBTFUL = 0.8, 0.5  # share of verified matches on their epipolar lines
 _FREE = ("device", "ray", "keep_going", "overwrite")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,7 @@ def triangulate(
     model: a COLMAP model, or a transforms.json of nerfstudio or instant-ngp
 
     Raises ColmapError for an unusable model, images that do not have the size of their camera, or if no point fits;
-    PartialFailureError if some images could not be used and the rest is done; and the errors of the stages.
+    PartialFailureError, which has the result, if some images could not be used; and the errors of the stages.
     """
     model, images, out = Path(model), Path(images), Path(out)
     _check(options)
@@ -104,19 +111,19 @@ def triangulate(
             changes = follow_folder(artifacts, posed.files, images)
             cameras = {file.name: posed.poses[file.relative].camera for file in posed.files}
             sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
-            check_room(out, sizes, _options_of(DetectOptions, options).budget, options.max_size)
+            check_room(out, sizes, options_of(DetectOptions, options).budget, options.max_size)
         note_options(out, decisive | {"poses": "known"})
         failed = dict.fromkeys(posed.without_image, f"not in {images}")
         failed |= _features(artifacts, images, posed, options, changes)
-        pairs = "exhaustive" if len(posed.files) <= _ALL_PAIRS_UP_TO else "retrieval"
-        match(artifacts, _options_of(MatchOptions, options, pairs=pairs, rt=_ratio(options), overwrite=False))
+        pairs = "exhaustive" if len(posed.files) <= ALL_PAIRS_UP_TO else "retrieval"
+        match(artifacts, options_of(MatchOptions, options, pairs=pairs, overwrite=False))
         _export(artifacts, database, posed)
-        verify(artifacts, _options_of(VerifyOptions, options, database_path=database, overwrite=False))
+        verify(artifacts, options_of(VerifyOptions, options, database_path=database, overwrite=False))
         result = _map(artifacts, images, out, posed, options, failed, start)
     if failed and not options.keep_going:
         unread = set(failed) - set(posed.without_image)
-        message = f"{len(unread)} images could not be read: {', '.join(sorted(unread))}; the rest is done"
-        raise PartialFailureError(message if unread else missing_message(posed, model))
+        message = f"{counted(len(unread), 'image')} could not be read: {', '.join(sorted(unread))}; the rest is done"
+        raise PartialFailureError(message if unread else missing_message(posed, model), result)
     return result
 
 
@@ -133,21 +140,10 @@ def read_triangulation(out: Path) -> Triangulation:
 
 def _check(options: TriangulateOptions) -> None:
     resolve(options.model_path)
-    check_detect(_options_of(DetectOptions, options))
-    check_match(_options_of(MatchOptions, options, rt=_ratio(options)))
-    check_verify(_options_of(VerifyOptions, options))
+    check_detect(options_of(DetectOptions, options))
+    check_match(options_of(MatchOptions, options))
+    check_verify(options_of(VerifyOptions, options))
     check_matcher(options.matcher)
-
-
-def _options_of(kind: type[T], options: TriangulateOptions, **others: Any) -> T:
-    """The options of one stage: the fields it shares with `options` by name, and `others`."""
-    names = {field.name for field in fields(kind)} & {field.name for field in fields(options)}  # type: ignore[arg-type]
-    return kind(**{name: getattr(options, name) for name in names} | others)
-
-
-def _ratio(options: TriangulateOptions) -> float | None:
-    # the default is for nearest neighbours; with lightglue `match` refuses any other value
-    return None if options.matcher == "lightglue" and options.rt == TriangulateOptions.rt else options.rt
 
 
 def _features(
@@ -155,12 +151,12 @@ def _features(
 ) -> dict[str, str]:
     """Detect features; return why images have none, by path."""
     names = {file.name for file in posed.files} - set(changes.unreadable)
-    detection = _options_of(DetectOptions, options, overwrite=False, keep_going=True)
+    detection = options_of(DetectOptions, options, overwrite=False, keep_going=True)
     detect(artifacts, images, detection, only=names)
     with read_features(artifacts) as features:
         known = set(features.names)
     if len(known) < 2:
-        raise ColmapError(f"only {len(known)} of the images in {images} have features; a model needs at least two")
+        raise ColmapError(f"features in only {len(known)} of the images in {images}; a model needs at least two")
     return why_without_features(artifacts, posed.files, changes)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from disk.errors import ArtifactError, ImageError, PartialFailureError
@@ -14,9 +14,10 @@ from disk.images.listing import ImageFile, named
 from disk.images.masks import find_masks
 from disk.options import AnyPath, Options, check_at_least, option
 from disk.pipeline.summary import SUMMARY, read_summary
-from disk.progress import log
+from disk.progress import counted, log
 from disk.storage.locks import folder_lock
 from disk.storage.made_from import MADE_FROM, made_from, note_made_from
+from disk.storage.names import image_name
 from disk.storage.new_file import new_file
 from disk.storage.transforms import Frame, write_transforms
 
@@ -47,8 +48,12 @@ class UndistortOptions(Options):
 class Undistorted:
     """The files written.
 
-    folder: of the results; images: number of images; masks: number of masks; width, height: of the largest image, in
-    pixels; cameras: the camera models that were undistorted; failed: images of the model that were skipped, and why.
+    folder: of the results
+    images: number of images
+    masks: number of masks
+    width, height: of the largest image, in pixels
+    cameras: the camera models that were undistorted
+    failed: images of the model that were skipped, and why
     """
 
     folder: str
@@ -106,7 +111,7 @@ def undistort(model: AnyPath, out: AnyPath, options: UndistortOptions = Undistor
     result = Undistorted(
         str(out.absolute()), len(names), len(masks), largest.width, largest.height, source.distorted, failed
     )
-    log.info("%d undistorted images in %s", result.images, out)
+    log.info("%s in %s", counted(result.images, "undistorted image"), out)
     for reason in failed.values():
         log.warning("not undistorted: %s", reason)
     if failed:
@@ -140,17 +145,14 @@ def _check_output(source: Workspace, out: Path, overwrite: bool) -> None:
     there = [name for name in _WRITTEN if (out / name).exists()]
     if there and not (out / MADE_FROM).exists() and not overwrite:
         raise ArtifactError(
-            f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite')}"
+            f"{out / there[0]} was not made by `disk undistort`; use another output, or {option('overwrite', True)}"
         )
 
 
 def _masks(source: Workspace, usable: list[WorkspaceImage], folder: Path | None) -> dict[str, Path]:
     if folder is None:
         return {}
-    files = [
-        ImageFile(PurePosixPath(image.name).with_suffix("").as_posix(), source.image_folder / image.name, image.name)
-        for image in usable
-    ]
+    files = [ImageFile(image_name(image.name), source.image_folder / image.name, image.name) for image in usable]
     found = find_masks(folder, files)
     return {file.relative: found[file.name] for file in files if file.name in found}
 

@@ -17,7 +17,7 @@ from disk.errors import ArtifactError, ColmapError, DiskError
 from disk.options import AnyPath, Options, option
 from disk.pairs.choose import Pair
 from disk.pipeline.options import Seed, TwoViews
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.artifacts import (
     INLIERS,
     MatchStore,
@@ -46,9 +46,13 @@ class VerifyOptions(Seed, TwoViews, Options):
 class VerifySummary:
     """What a run did.
 
-    pairs: matched pairs; verified: pairs verified in this run; connected: pairs with inliers; matches, inliers: totals
-    of all pairs; watermarks: pairs that have only a watermark in common, and so no inliers; turning: connected pairs
-    with a (nearly) pure rotation of the camera; stale: pairs verified again because their cameras or matches changed.
+    pairs: number of matched pairs
+    verified: number of pairs verified in this run
+    connected: number of pairs with inliers
+    matches, inliers: totals of all pairs
+    watermarks: number of pairs that have only a watermark in common, and so no inliers
+    turning: number of connected pairs with a (nearly) pure rotation of the camera
+    stale: number of pairs verified again because their cameras or matches changed
     """
 
     pairs: int
@@ -85,15 +89,15 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         if not pairs:
             raise ArtifactError(f"{artifacts} has no matched pairs to verify; run `disk match` first")
         attributes = _attributes(matches, options)
-        anew = options.overwrite or _is_of_earlier_version(artifacts, attributes)
+        from_scratch = options.overwrite or _is_of_earlier_version(artifacts, attributes)
         other = difference(database, features, matches)
         if other:
             raise ColmapError(
                 f"{path} is not an up-to-date export of {artifacts} ({other}); run `disk export` again, "
                 f"with {option('overwrite', True)}"
             )
-        writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, anew, SHARD_BYTES)
-        if anew:
+        writer = ShardWriter(artifacts, "inliers", (INLIERS,), attributes, from_scratch, SHARD_BYTES)
+        if from_scratch:
             # inliers first, then geometries, so that a pair present in both always comes from one run
             writer.remove_old()
             database.clear_two_view_geometries()
@@ -106,7 +110,9 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
         todo = [pair for pair in pairs if pair not in done]
         stale = len(known - done)
         if stale:
-            log.warning("%d pairs in %s are out of date (cameras or matches changed): verifying again", stale, INLIERS)
+            log.warning(
+                "%s in %s out of date (cameras or matches changed): verifying again", counted(stale, "pair"), INLIERS
+            )
         with progress_bar("verify", "pair", total=len(pairs), initial=len(pairs) - len(todo)) as bar:
             images = [ids[pair] for pair in todo]
             found = verify_pairs(database, images, options.max_error, options.min_inliers, options.seed)
@@ -135,14 +141,13 @@ def verify(artifacts: AnyPath, options: VerifyOptions = VerifyOptions()) -> Veri
 def _report(summary: VerifySummary) -> None:
     done = f"{summary.verified} verified in this run" if summary.verified else "nothing left to verify"
     log.info(
-        "%d pairs: %s; %d have inliers, %d of %d matches",
-        summary.pairs, done, summary.connected, summary.inliers, summary.matches,
+        "%s: %s; %d with inliers, %d of %d matches",
+        counted(summary.pairs, "pair"), done, summary.connected, summary.inliers, summary.matches,
     )  # fmt: skip
     if summary.watermarks:
         log.warning(
-            "%d pairs have only a watermark in common, such as a date stamp or a frame: they get no inliers and are "
-            "not mapped",
-            summary.watermarks,
+            "%s with only a watermark in common, such as a date stamp or a frame: no inliers, not mapped",
+            counted(summary.watermarks, "pair"),
         )
     if summary.turning and 2 * summary.turning >= summary.connected:
         log.warning("%s", turning_message(summary.turning, summary.connected))

@@ -21,7 +21,7 @@ from disk.pipeline.pictures import draw_keypoints_of, draw_matches_of
 from disk.pipeline.precheck import check_readable
 from disk.pipeline.report import write_model_page
 from disk.pipeline.summary import read_summary
-from disk.progress import log, track
+from disk.progress import counted, log, track
 from disk.storage.artifacts import (
     INLIERS,
     KEYPOINTS,
@@ -95,7 +95,7 @@ def view(
             raise ImageError(f"{images} has none of the {len(features)} images of {artifacts}; is it the wrong folder?")
         changed = changed_photos(artifacts, [file for file in files if file.name in known])
         if changed:
-            log.warning("%d photos have changed since their features were detected: %s", len(changed), named(changed))
+            log.warning("%s changed after detection: %s", counted(len(changed), "photo"), named(changed))
         pairs = _chosen_pairs(options.pairs, features.names)
         if what == "keypoints":
             # a single image instead of a folder selects that image
@@ -181,7 +181,9 @@ def _chosen_pairs(wanted: tuple[str, ...], names: list[str]) -> list[tuple[str, 
     if len(wanted) == 1 and (Path(wanted[0]).is_file() or find_name(wanted[0], known) is None):
         return from_file(Path(wanted[0]), names)
     if len(wanted) % 2:
-        raise PairsError(f"{option('pairs')} needs an even number of names, or one file; got {len(wanted)} names")
+        raise PairsError(
+            f"{option('pairs')} needs an even number of names, or one file; got {counted(len(wanted), 'name')}"
+        )
     found = {word: find_name(word, known) for word in wanted}
     unknown = [f"{word}{did_you_mean(word, known)}" for word, name in found.items() if name is None]
     if unknown:
@@ -246,9 +248,11 @@ def _produce(pictures: list[_Picture], folder: Path | None) -> list[Path]:
         except ImageError as error:
             failed.append(str(error))
     if folder is not None:
-        log.info("saved %d of %d pictures to %s", len(saved), len(pictures), folder)
+        log.info("saved %d of %s to %s", len(saved), counted(len(pictures), "picture"), folder)
     if failed:
-        raise PartialFailureError(f"{len(failed)} of {len(pictures)} pictures not drawn: {'; '.join(failed)}")
+        raise PartialFailureError(
+            f"{len(failed)} of {counted(len(pictures), 'picture')} not drawn: {'; '.join(failed)}"
+        )
     return saved
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -48,7 +47,10 @@ class FeatureStore:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of detection; empty if the file does not tell them (files of the original DISK do not)."""
+        """The options of detection; empty if the file does not tell them (files of the original DISK do not).
+
+        Raises ArtifactError if they are damaged.
+        """
         try:
             return dict(json.loads(self.attributes.get("options", "{}")))
         except (ValueError, TypeError, RecursionError):
@@ -57,9 +59,7 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -119,7 +119,10 @@ class FeatureStore:
         return str(self._attribute(name, "image_path"))
 
     def orientation(self, name: str) -> int:
-        """The EXIF orientation (1 to 8) in which the network saw the image; 1 if the file does not tell it."""
+        """The EXIF orientation (1 to 8) in which the network saw the image; 1 if the file does not tell it.
+
+        Raises ArtifactError for another number.
+        """
         value = stored_attributes(_dataset(self._keypoints, name)).get("orientation", 1)
         if value not in range(1, 9):
             raise ArtifactError(f"{self.artifacts / KEYPOINTS}: {name!r} has orientation {value!r}, not 1 to 8")
@@ -141,9 +144,7 @@ class MatchStore:
     def __enter__(self) -> MatchStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     @property
@@ -152,7 +153,7 @@ class MatchStore:
         return {key: str(value) for key, value in stored_attributes(self._file).items()}
 
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs (name0, name1), sorted."""
+        """All pairs (name0, name1), sorted. Raises ArtifactError if the file does not hold matches."""
         pairs = []
         with reading(self._file):
             for key0, group in self._file.items():
@@ -168,15 +169,19 @@ class MatchStore:
 
     def __getitem__(self, pair: tuple[str, str]) -> np.ndarray:
         """Matches of a pair, (2, K) int64; row 0 indexes the first image of `pair`, whatever order is stored."""
-        swapped = pair_key(*pair) not in self._file
-        key = pair_key(*pair[::-1]) if swapped else pair_key(*pair)
+        key, swapped = self._key(pair)
         matches = _read(self._file, key, (2, None), np.int64)
         return np.ascontiguousarray(matches[::-1]) if swapped else matches
 
     def count(self, pair: tuple[str, str]) -> int:
         """The number of matches of a pair, without reading them."""
+        key, _ = self._key(pair)
+        return int(_shaped(self._file, key, (2, None)).shape[1])
+
+    def _key(self, pair: tuple[str, str]) -> tuple[str, bool]:
+        """The key of a pair, and whether the file has its images in the other order."""
         swapped = pair_key(*pair) not in self._file
-        return int(_shaped(self._file, pair_key(*pair[::-1]) if swapped else pair_key(*pair), (2, None)).shape[1])
+        return pair_key(*(pair[::-1] if swapped else pair)), swapped
 
 
 def is_artifact(path: Path) -> bool:

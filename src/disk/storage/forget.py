@@ -37,14 +37,14 @@ def forget_images(artifacts: Path, names: Collection[str]) -> None:
         _remove(artifacts, _OF_IMAGES, gone.__contains__)
 
 
-def forget_pairs(artifacts: Path, unwanted: Callable[[Pair], bool], files: Collection[str] = _OF_PAIRS) -> int:
+def forget_pairs(artifacts: Path, unwanted: Callable[[Pair], bool]) -> int:
     """Delete pairs from the matches and inliers and return their number. The caller holds `folder_lock`."""
 
     def is_unwanted(key: str) -> bool:
         first, _, second = key.partition("/")
         return unwanted((decode_name(first), decode_name(second)))
 
-    return _remove(artifacts, files, is_unwanted)
+    return _remove(artifacts, _OF_PAIRS, is_unwanted)
 
 
 def _remove(artifacts: Path, files: Collection[str], unwanted: Callable[[str], bool]) -> int:

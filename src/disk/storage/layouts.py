@@ -28,6 +28,7 @@ from disk.storage.artifacts import (
     artifacts_folder,
     read_features,
 )
+from disk.storage.names import image_name
 from disk.storage.new_file import write_text
 from disk.storage.new_h5 import new_h5
 from disk.storage.reading import dataset_keys, open_h5, read_numbers, stored_dataset
@@ -133,7 +134,7 @@ class HlocFeatures:
         for key in dataset_keys(self._file):
             if key.endswith("/keypoints"):
                 image = key.removesuffix("/keypoints")
-                name = PurePosixPath(image).with_suffix("").as_posix()
+                name = image_name(image)
                 if name in self.paths:
                     raise ArtifactError(f"{path}: {self.paths[name]} and {image} share the name {name!r}")
                 self.paths[name] = image
@@ -179,7 +180,7 @@ class HlocFeatures:
         return next((key for key in keys if stored_dataset(self._file, f"{self.paths[name]}/{key}") is not None), None)
 
     def keypoints(self, name: str) -> np.ndarray:
-        """Keypoints of one image, (N, 2) float32 in pixels."""
+        """Keypoints of one image, (N, 2) float32 in pixels. Raises ArtifactError for bad data."""
         keypoints = self._array(name, "keypoints")
         if keypoints.ndim != 2 or keypoints.shape[1] < 2:
             raise ArtifactError(f"{self._file.filename}: {name!r} has keypoints {keypoints.shape}, not (N, 2)")

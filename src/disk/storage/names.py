@@ -41,6 +41,11 @@ def check_below(name: str, where: str) -> None:
         raise ArtifactError(f"{where}: {name!r} leads out of the image folder; the file was not made by DISK")
 
 
+def image_name(path: str) -> str:
+    """Path of an image relative to the image folder, with '/' -> its name: the path without extension."""
+    return PurePosixPath(path).with_suffix("").as_posix()
+
+
 def encode_name(name: str) -> str:
     """Image name -> flat key in a file of pairs."""
     return name.replace("/", "|")

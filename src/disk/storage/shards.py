@@ -113,7 +113,10 @@ class ShardWriter:
         return found
 
     def add(self, key: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> None:
-        """Add one entry: an array for each of the files, all under the same key and with the same attributes."""
+        """Add one entry: an array for each of the files, all under the same key and with the same attributes.
+
+        Raises ValueError unless there is one array per file, and ArtifactError if a shard cannot be written.
+        """
         if set(arrays) != set(self.files):
             raise ValueError(f"expected arrays for {self.files}, got {list(arrays)}")
         if self._buffer is None:

@@ -30,6 +30,10 @@ _ALL = ("k1", "k2", "k3", "k4", "p1", "p2")
 _ROTATION_TOLERANCE = 1e-3
 
 
+class NoSizeError(ColmapError):
+    """The file does not tell the size of its images."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """A posed image, x_cam = R x_world + t.
@@ -72,15 +76,16 @@ def write_transforms(path: Path, frames: Sequence[Frame], points: str | None = N
 def read_transforms(path: Path, size: tuple[int, int] | None = None) -> list[Frame]:
     """Read cameras and poses.
 
-    size: (width, height) of the images in pixels, if the file does not tell it
+    size: (width, height) of the images in pixels; default: as in the file
 
-    Raises ColmapError for another kind of file, and for cameras that COLMAP does not support.
+    Raises NoSizeError if the size is neither given nor in the file, and ColmapError for another kind of file, and for
+    cameras that COLMAP does not support.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not content["frames"]:
             raise ColmapError(f"{path} has no frames")
-        return [_frame({**content, **frame}, size) for frame in content["frames"]]
+        return [_frame(path, {**content, **frame}, size) for frame in content["frames"]]
     except OSError as error:
         raise ColmapError(f"cannot read {path}: {error.strerror or error}") from None
     except KeyError as error:
@@ -89,7 +94,7 @@ def read_transforms(path: Path, size: tuple[int, int] | None = None) -> list[Fra
         raise ColmapError(f"{path} is not a transforms.json of nerfstudio or instant-ngp ({error})") from None
 
 
-def _frame(entry: dict[str, Any], size: tuple[int, int] | None) -> Frame:
+def _frame(path: Path, entry: dict[str, Any], size: tuple[int, int] | None) -> Frame:
     pose = np.array(entry["transform_matrix"], np.float64)
     if pose.shape not in ((4, 4), (3, 4)) or not np.isfinite(pose).all():
         raise ValueError(f"transform_matrix of {entry['file_path']} is not 4 x 4 finite numbers")
@@ -97,7 +102,7 @@ def _frame(entry: dict[str, Any], size: tuple[int, int] | None) -> Frame:
     if np.abs(rotation.T @ rotation - np.eye(3)).max() > _ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
         raise ValueError(f"transform_matrix of {entry['file_path']} does not begin with a rotation")
     if size is None and not ("w" in entry and "h" in entry):
-        raise KeyError("w")
+        raise NoSizeError(f"{path} has no 'w' and 'h'; add the width and height of the images in pixels")
     width, height = (int(entry["w"]), int(entry["h"])) if size is None else size
     model, params = _camera(entry, width, height)
     R = (rotation @ _FLIP).T

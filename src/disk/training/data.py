@@ -19,7 +19,7 @@ from disk.datasets.synthesis.sampler import SceneSampler, list_photos
 from disk.datasets.tuples import TupleDataset
 from disk.errors import DatasetError, DiskError, TrainingError
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 from disk.training import rendering
 from disk.training.augment import augment
 from disk.training.distributed import Group
@@ -65,7 +65,7 @@ class Mix:
         """Whether a tuple is rendered."""
         return self.rendered_before(number + 1) > self.rendered_before(number)
 
-    def groups(self, first: int, together: int) -> Iterator[rendering.Group]:
+    def groups(self, first: int, together: int) -> Iterator[rendering.RenderGroup]:
         """Endless groups of rendered tuples, each covering `together` batches.
 
         The first group starts at a multiple of `together` at or before batch `first`, so that a resumed training has
@@ -74,7 +74,7 @@ class Mix:
         for start in count(first - first % together, together):
             seeds = [n for b in range(start, start + together) for n in self.numbers(b) if self.is_rendered(n)]
             if seeds:
-                yield rendering.Group([self.rendered_before(n) for n in seeds], seeds)
+                yield rendering.RenderGroup([self.rendered_before(n) for n in seeds], seeds)
 
 
 class TrainingData:
@@ -235,11 +235,14 @@ class TrainingData:
         fits = int(len(self.tuples) / (together * (1 - mix.share)))
         if fits == 0:
             raise DatasetError(
-                f"{data}: {len(self.tuples)} tuples make 0 batches of {together}; "
+                f"{data}: {counted(len(self.tuples), 'tuple')} cannot fill a batch of {together}; "
                 f"use a smaller {option('batch_size')}, or add data"
             )
         if asked is None and fits < CHUNK_SIZE:
-            log.info("epochs of %d batches, one pass over the %d tuples of %s", fits, len(self.tuples), data)
+            log.info(
+                "epochs of %s, one pass over %s of %s",
+                counted(fits, "batch", "batches"), counted(len(self.tuples), "tuple"), data,
+            )  # fmt: skip
         return min(fits, CHUNK_SIZE) if asked is None else asked
 
 

@@ -15,7 +15,7 @@ from torch import distributed as dist
 from disk.devices import choose_device, usable_cores
 from disk.errors import TrainingError
 from disk.options import option
-from disk.progress import log
+from disk.progress import counted, log
 from disk.shapes import Float, Tensor
 
 
@@ -122,10 +122,9 @@ def _own_gpu(device: str, local_size: int) -> torch.device:
     """The GPU for this process among those on this machine."""
     count = torch.cuda.device_count()
     if ":" in device or local_size > count:
-        have = f"{count} GPU{'s' * (count > 1)}"
         raise TrainingError(
-            f"{option('device', device)}: each process needs its own GPU, and this machine has {have}; "
-            f"use {option('device', 'cuda')} and --nproc-per-node {min(local_size, count)}"
+            f"{option('device', device)}: each process needs its own GPU, and this machine has "
+            f"{counted(count, 'GPU')}; use {option('device', 'cuda')} and --nproc-per-node {min(local_size, count)}"
         )
     # a scheduler may expose to each process only its own GPU, as number 0
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)

@@ -17,7 +17,7 @@ from disk.model.checkpoints import load
 from disk.model.disk import DISK
 from disk.model.engine import warn_of_emulation
 from disk.options import AnyPath, option
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.locks import folder_lock
 from disk.training.data import Ahead, TrainingData
 from disk.training.distributed import Group, joined, reduce_gradients
@@ -78,7 +78,7 @@ def _train(data: Path | None, options: TrainOptions, group: Group, stop: Stop, c
     begun = position.total
     end = options.epoch_offset + options.n_epochs
     if position.epoch >= end:
-        log.info("all %d epochs are done; increase %s to continue training", options.n_epochs, option("n_epochs"))
+        log.info("%s done; increase %s to continue training", counted(options.n_epochs, "epoch"), option("n_epochs"))
     group.broadcast(model.state_dict().values())
     if options.compile and group.device.type == "cuda":
         log.warning(

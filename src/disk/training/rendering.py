@@ -47,14 +47,14 @@ class RenderJob:
 
 
 @dataclass(frozen=True)
-class Group:
+class RenderGroup:
     """Numbers of tuples that are rendered together, and the seeds of their augmentation."""
 
     numbers: Sequence[int]
     seeds: Sequence[int]
 
 
-def make(sampler: SceneSampler, job: RenderJob, group: Group) -> RenderedTuples:
+def make(sampler: SceneSampler, job: RenderJob, group: RenderGroup) -> RenderedTuples:
     """Render the tuples of a group, with 8-bit images like those of photos."""
     tuples = sampler.render(group.numbers)
     images = tuples.images
@@ -72,7 +72,7 @@ def pick(tuples: RenderedTuples, rows: slice, device: torch.device) -> RenderedT
 
 
 def rendered(
-    job: RenderJob, groups: Callable[[], Iterator[Group]], processes: int
+    job: RenderJob, groups: Callable[[], Iterator[RenderGroup]], processes: int
 ) -> Generator[RenderedTuples, None, None]:
     """Render groups in order. Closing the generator ends the processes.
 
@@ -120,7 +120,7 @@ def free_shared_memory() -> float:
 class _Renderer:
     """A process that renders groups number, number + stride, ... in advance."""
 
-    def __init__(self, job: RenderJob, groups: Callable[[], Iterator[Group]], number: int, stride: int) -> None:
+    def __init__(self, job: RenderJob, groups: Callable[[], Iterator[RenderGroup]], number: int, stride: int) -> None:
         context = torch.multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.queue = context.Queue(_AHEAD)
         self.process = context.Process(
@@ -150,7 +150,7 @@ class _Renderer:
         self.queue.close()
 
 
-def _work(queue: Any, job: RenderJob, groups: Callable[[], Iterator[Group]], number: int, stride: int) -> None:
+def _work(queue: Any, job: RenderJob, groups: Callable[[], Iterator[RenderGroup]], number: int, stride: int) -> None:
     """Main function of a renderer: runs until it is killed or its parent is gone."""
     leave_signals_to_parent()
     torch.set_num_threads(1)  # leave the cores to the training; on a GPU a renderer only launches kernels

@@ -11,6 +11,7 @@ import numpy as np
 from disk.errors import ArtifactError, ImageError, TrainingError
 from disk.geometry.auc import mean_average_accuracy
 from disk.options import check_minimum, option
+from disk.progress import counted
 from disk.shapes import Float
 from disk.training.logs import read_scalars
 from disk.training.validation import FAILED, ROTATION_ERROR, TRANSLATION_ERROR
@@ -73,7 +74,7 @@ def validation_scores(log: Path, validation_length: int | None = None, legacy: b
     whole = length // size
     if whole == 0:
         raise TrainingError(
-            f"{log}: {length} pairs are less than one validation of {size}; set {option('validation_length')}"
+            f"{log}: {counted(length, 'pair')}, less than one validation of {size}; set {option('validation_length')}"
         )
     return [_score(i, errors[i * size : (i + 1) * size]) for i in range(whole)]
 

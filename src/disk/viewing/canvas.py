@@ -6,12 +6,14 @@ The caller makes the figure: `new_figure()` for a file, which needs no display, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from disk.errors import ImageError
@@ -23,6 +25,7 @@ INK = "#1b1f24"
 FAINT = "#6a737d"
 MARGIN = 20  # pixels around everything
 HEADER = 64  # pixels above the picture, for its title
+LEGEND = 44  # pixels below it, for a legend
 Pixels = float | int
 _MARK = b"drawn by disk"
 
@@ -62,6 +65,26 @@ def add_title(figure: Figure, title: str, subtitle: str) -> None:
     left = MARGIN / width
     figure.text(left, 1 - 12 / height, title, size=points(21), weight="bold", color=INK, va="top", parse_math=False)
     figure.text(left, 1 - 40 / height, subtitle, size=points(16), color=FAINT, va="top", parse_math=False)
+
+
+def add_legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
+    """Write a legend of one row at the bottom left.
+
+    entries: colour and label of each entry
+    """
+    width, height = figure.get_size_inches() * DPI
+    legend = figure.legend(
+        handles=[Line2D([], [], color=colour, lw=4, label=label) for colour, label in entries],
+        loc="lower left",
+        bbox_to_anchor=(MARGIN / width, 12 / height),
+        borderaxespad=0,
+        ncols=max(1, len(entries)),
+        fontsize=points(17),
+        frameon=False,
+        labelcolor=INK,
+        handlelength=1.6,
+    )
+    legend.set_in_layout(False)
 
 
 def fit(width: Pixels, height: Pixels, box_width: Pixels, box_height: Pixels) -> tuple[float, float]:

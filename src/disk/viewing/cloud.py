@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from disk.geometry.camera import Camera, project, unproject
+from disk.progress import counted
 from disk.shapes import Float, Tensor
 from disk.viewing import canvas
 
 WIDTH = 1200  # pixels of the picture without its margins
 HEIGHTS = (500, 1000)  # minimum and maximum, without header and legend
-LEGEND = 44
 
 
 @dataclass(frozen=True)
-class Rig:
+class CameraGroup:
     """Cameras drawn in one colour.
 
     label: their name in the legend
@@ -40,7 +39,7 @@ def draw_cloud(
     figure: Figure,
     points: Float[np.ndarray, "n 3"],
     colours: Float[np.ndarray, "n 3"],
-    rigs: Sequence[Rig],
+    groups: Sequence[CameraGroup],
     eye: Camera,
     title: str,
 ) -> None:
@@ -52,11 +51,11 @@ def draw_cloud(
     eye: only its direction and perspective count
     """
     places, depth = _seen(eye, points)
-    edges = [(rig, _seen(eye, _pyramids(rig))[0].reshape(-1, 2, 2)) for rig in rigs]
+    edges = [(group, _seen(eye, _pyramids(group))[0].reshape(-1, 2, 2)) for group in groups]
     low, high = _frame(places, np.concatenate([lines.reshape(-1, 2) for _, lines in edges] or [places[:0]]))
     height = float(np.clip(WIDTH * (high[1] - low[1]) / (high[0] - low[0]), *HEIGHTS))
     scale = max((high[0] - low[0]) / WIDTH, (high[1] - low[1]) / height) / 2
-    canvas.set_size(figure, WIDTH + 2 * canvas.MARGIN, height + canvas.HEADER + LEGEND + canvas.MARGIN)
+    canvas.set_size(figure, WIDTH + 2 * canvas.MARGIN, height + canvas.HEADER + canvas.LEGEND + canvas.MARGIN)
     sheet = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, WIDTH, height)
     middle = (low + high) / 2
     sheet.set(
@@ -66,10 +65,10 @@ def draw_cloud(
     order = np.argsort(-depth)
     diameter = float(np.clip(np.sqrt(0.12 * WIDTH * height / max(1, len(points))), 2.5, 7))
     sheet.scatter(places[order, 0], places[order, 1], s=canvas.points(diameter) ** 2, c=colours[order], lw=0)
-    for rig, lines in edges:
-        sheet.add_collection(LineCollection(list(lines), colors=rig.colour, linewidths=canvas.points(1.8)))
-    _add_legend(figure, rigs)
-    canvas.add_title(figure, title, f"{len(points)} points")
+    for group, lines in edges:
+        sheet.add_collection(LineCollection(list(lines), colors=group.colour, linewidths=canvas.points(1.8)))
+    canvas.add_legend(figure, [(group.colour, group.label) for group in groups])
+    canvas.add_title(figure, title, counted(len(points), "point"))
 
 
 def looking_at(
@@ -91,9 +90,9 @@ def _seen(eye: Camera, points: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np
     return places.numpy(), depth.numpy()
 
 
-def _pyramids(rig: Rig) -> Float[np.ndarray, "m 3"]:
+def _pyramids(group: CameraGroup) -> Float[np.ndarray, "m 3"]:
     """The ends of the eight edges of each camera's pyramid: 16 points per camera."""
-    edges = [pyramid(camera, rig.image_size, rig.length) for camera in rig.cameras]
+    edges = [pyramid(camera, group.image_size, group.length) for camera in group.cameras]
     return np.array(edges).reshape(-1, 3)
 
 
@@ -121,18 +120,3 @@ def _frame(
     low, high = corners.min(0), corners.max(0)
     room = 0.03 * (high - low).max() + 1e-9
     return low - room, high + room
-
-
-def _add_legend(figure: Figure, rigs: Sequence[Rig]) -> None:
-    width, height = figure.get_size_inches() * canvas.DPI
-    figure.legend(
-        handles=[Line2D([], [], color=rig.colour, lw=4, label=rig.label) for rig in rigs],
-        loc="lower left",
-        bbox_to_anchor=(canvas.MARGIN / width, 12 / height),
-        borderaxespad=0,
-        ncols=max(1, len(rigs)),
-        fontsize=canvas.points(17),
-        frameon=False,
-        labelcolor=canvas.INK,
-        handlelength=1.6,
-    )

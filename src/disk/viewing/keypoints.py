@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from disk.progress import counted
 from disk.shapes import Float, UInt8
 from disk.viewing import canvas
 
@@ -35,7 +36,7 @@ def draw_keypoints(
     total_width = max(box_width, 420) + 2 * canvas.MARGIN + SCALE_WIDTH
     total_height = max(box_height, 200) + canvas.HEADER + canvas.MARGIN
     canvas.set_size(figure, total_width, total_height)
-    canvas.add_title(figure, name, f"{count} keypoints · {width} × {height} px" if count else "no keypoints")
+    canvas.add_title(figure, name, f"{counted(count, 'keypoint')} · {width} × {height} px" if count else "no keypoints")
     axes = canvas.add_axes(figure, canvas.MARGIN, canvas.HEADER, box_width, box_height)
     canvas.show_image(axes, image, box_width)
     if not count:

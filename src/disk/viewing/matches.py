@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from disk.progress import counted
 from disk.shapes import Bool, Float, Int, UInt8
 from disk.viewing import canvas
 
@@ -20,7 +20,6 @@ NEUTRAL = "#ffd23f"
 
 MAX_LINES = 180  # more would hide the images
 GAP = 12  # pixels between the two images
-LEGEND = 44  # pixels below them
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def draw_matches(
     boxes = [max(1.0, image.shape[1] / image.shape[0] * height) for image in images]
     total = max(sum(boxes) + GAP, 900) + 2 * canvas.MARGIN
     top = canvas.HEADER
-    canvas.set_size(figure, total, top + height + LEGEND + canvas.MARGIN)
+    canvas.set_size(figure, total, top + height + canvas.LEGEND + canvas.MARGIN)
     lefts = [canvas.MARGIN, canvas.MARGIN + boxes[0] + GAP]
     for image, left, width in zip(images, lefts, boxes, strict=True):
         canvas.show_image(canvas.add_axes(figure, left, top, width, height), image, width)
@@ -80,10 +79,10 @@ def draw_matches(
             sheet.scatter(
                 points[:, 0], points[:, 1], s=canvas.points(5) ** 2, c=group.colour, edgecolors="black", lw=0.3
             )
-    _add_legend(figure, groups)
+    canvas.add_legend(figure, [(group.colour, f"{group.members.sum()} {group.label}") for group in reversed(groups)])
     count = len(ends[0])
     thinned = f" · {drawn} lines drawn, spread evenly; a dot for every match" if drawn < count else ""
-    canvas.add_title(figure, f"{names[0]}  –  {names[1]}", f"{count} matches{thinned}")
+    canvas.add_title(figure, f"{names[0]}  –  {names[1]}", f"{counted(count, 'match', 'matches')}{thinned}")
 
 
 def verified(matches: Int[np.ndarray, "2 k"], inliers: Int[np.ndarray, "2 m"]) -> Bool[np.ndarray, " k"]:
@@ -115,22 +114,3 @@ def spread(points: Float[np.ndarray, "n d"], count: int) -> Int[np.ndarray, " m"
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
         chosen.append(int(np.argmax(distance)))
     return np.array(chosen)
-
-
-def _add_legend(figure: Figure, groups: Sequence[Group]) -> None:
-    handles = [
-        Line2D([], [], color=group.colour, lw=4, label=f"{group.members.sum()} {group.label}") for group in groups
-    ]
-    width, height = figure.get_size_inches() * canvas.DPI
-    legend = figure.legend(
-        handles=handles[::-1],
-        loc="lower left",
-        bbox_to_anchor=(canvas.MARGIN / width, 12 / height),
-        borderaxespad=0,
-        ncols=len(handles),
-        fontsize=canvas.points(17),
-        frameon=False,
-        labelcolor=canvas.INK,
-        handlelength=1.6,
-    )
-    legend.set_in_layout(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -44,7 +44,7 @@ class Section:
     text: str
     facts: Sequence[tuple[str, str]] = ()
     pictures: Sequence[Picture] = ()
-    table: Table | None = field(default=None)
+    table: Table | None = None
     plot: str = ""
 
 

@@ -91,4 +91,4 @@ def test_photos_replaced_since_detection_are_named(artifacts, images, tmp_path, 
         json.dumps({"a": {"relative": "a.jpg", "bytes": 1, "modified": 1, "sha256": "another"}})
     )
     view(artifacts, images, "keypoints", ViewOptions(save=tmp_path / "out"))
-    assert "1 photos have changed since their features were detected: a" in caplog.text
+    assert "1 photo changed after detection: a" in caplog.text

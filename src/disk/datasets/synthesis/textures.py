@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from disk.blocks import blocks, rows_at_once
 from disk.errors import DatasetError
-from disk.progress import log
+from disk.progress import counted, log
 from disk.shapes import Float, Int, Tensor
 
 LEVELS = 6
@@ -86,7 +86,7 @@ def build_store(photos: Iterable[np.ndarray]) -> PhotoStore:
     if not sizes:
         raise DatasetError(f"no photos with sides of at least {MIN_SIDE} px to render scenes from")
     if small:
-        log.warning("skipping %d photos with a side below %d px", small, MIN_SIDE)
+        log.warning("skipping %s with a side below %d px", counted(small, "photo"), MIN_SIDE)
     if end >= 1 << 31:
         raise DatasetError("too many photos for the texture memory; use fewer or smaller ones")
     return PhotoStore(

@@ -15,7 +15,7 @@ from disk.datasets.synthesis.sampler import SceneSampler
 from disk.devices import choose_device
 from disk.errors import DatasetError, DiskError
 from disk.options import AnyPath, Options, check_at_least
-from disk.progress import log, track
+from disk.progress import counted, log, track
 
 _QUALITY = 95  # JPEG quality; the original reads no other file type
 
@@ -63,7 +63,7 @@ def synthesize(photos: AnyPath, out: AnyPath, options: SynthesizeOptions = Synth
         images, calibration, depth = (out / part / name for part in ("images", "calibration", "depth"))
         scenes.append(Scene(name, images, calibration, depth, files, np.arange(options.views)[None]))
     write_dataset_json(target, scenes, relative=True)
-    log.info("%s: %d scenes of %d images", target, options.scenes, options.views)
+    log.info("%s: %s of %d images", target, counted(options.scenes, "scene"), options.views)
     return SceneSet(target, scenes)
 
 

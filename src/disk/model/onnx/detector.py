@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from disk.model.disk import DISK, STRIDE
-from disk.model.head import _window_upsampling
+from disk.model.head import window_upsampling
 from disk.model.statistics import EPS
 from disk.model.unet import UpBlock
 from disk.model.winograd import KERNEL, MARGIN
@@ -145,7 +145,7 @@ def _describe(
     half_y, half_x = _divide(y + 1, 2), _divide(x + 1, 2)
     near = _gather(coarse, half_y[..., None] - 2 + four, half_x[..., None] - 2 + four)
     odd_y, odd_x = 2 * half_y - y, 2 * half_x - x
-    upsampling = _window_upsampling(coarse)[odd_y * 2 + odd_x]
+    upsampling = window_upsampling(coarse)[odd_y * 2 + odd_x]
     window = torch.cat([upsampling @ near, full], 3)
     activation = F.relu(window) - F.relu(-window) * slope
     activation = activation * (scale[:, None, None] * inside.flatten(2)[..., None])

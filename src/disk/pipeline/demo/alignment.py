@@ -20,8 +20,9 @@ Pose = tuple[np.ndarray, np.ndarray]  # R (3, 3) and t (3,) of x_cam = R x_world
 class Alignment:
     """The similarity from a model to the true world, and the remaining errors.
 
-    rotation: angle between estimated and true orientation, in degrees, by image; position: distance between estimated
-    and true centre, in percent of the distance from the cameras to the scene. scale, R, t: the similarity.
+    rotation: angle between estimated and true orientation, in degrees, by image
+    position: distance between estimated and true centre, in percent of the distance from the cameras to the scene
+    scale, R, t: the similarity
     """
 
     rotation: dict[str, float]

@@ -24,8 +24,10 @@ from disk.viewing.sheet import save_sheet
 class SceneResult:
     """The result of reconstructing the rendered photographs.
 
-    model: None if no images could be connected; `problem` says why. alignment: None with fewer than three registered
-    images. pictures: (file, caption), in display order.
+    model: None if no images could be connected
+    problem: why there is no model; '' if there is one
+    alignment: None with fewer than three registered images
+    pictures: (file, caption), in display order
     """
 
     views: int

@@ -11,7 +11,7 @@ import torch
 from disk.geometry.camera import Camera
 from disk.pipeline.demo.alignment import Alignment, Pose, aligned_camera
 from disk.viewing import canvas
-from disk.viewing.cloud import Rig, draw_cloud, looking_at
+from disk.viewing.cloud import CameraGroup, draw_cloud, looking_at
 
 TRUE, ESTIMATED = "#2f6fed", "#e8482b"
 PYRAMID = 0.35  # length of a drawn camera, in metres
@@ -34,9 +34,9 @@ def draw_model(
     xyz, colours = read_points(out / "sparse" / "0")
     points = alignment.scale * xyz @ alignment.R.T + alignment.t
     registered = [aligned_camera(estimated[name], cameras[name].K, alignment) for name in sorted(estimated)]
-    rigs = [
-        Rig("true cameras", TRUE, list(cameras.values()), size, PYRAMID),
-        Rig("estimated cameras", ESTIMATED, registered, size, 0.85 * PYRAMID),
+    groups = [
+        CameraGroup("true cameras", TRUE, list(cameras.values()), size, PYRAMID),
+        CameraGroup("estimated cameras", ESTIMATED, registered, size, 0.85 * PYRAMID),
     ]
     drawn = []
     for name, title, eye, up, caption in (
@@ -45,6 +45,6 @@ def draw_model(
     ):
         figure = canvas.new_figure()
         camera = looking_at(np.array(eye), np.zeros(3), np.array(up, float), torch.eye(3, dtype=torch.float64))
-        draw_cloud(figure, points, colours / 255, rigs, camera, title)
+        draw_cloud(figure, points, colours / 255, groups, camera, title)
         drawn.append((canvas.save(figure, folder / f"{name}.png"), caption))
     return drawn

@@ -26,8 +26,9 @@ TOLERANCE = 3.0  # pixels
 class StereoResult:
     """The counts and pictures of the stereo pair.
 
-    truth: number of matches with a measured disparity; right: number of those that agree with it. error: median
-    distance of the correct matches from the true position, in pixels; nan without any.
+    truth: number of matches with a measured disparity
+    right: number of those that agree with it
+    error: median distance of the correct matches from the true position, in pixels; nan without any
     """
 
     keypoints: tuple[int, int]

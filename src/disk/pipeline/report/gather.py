@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from disk.pipeline.summary import SUMMARY, Reconstruction, read_summary
 from disk.progress import log
 from disk.shapes import Float
 from disk.storage.artifacts import INLIERS, KEYPOINTS, artifacts_folder
-from disk.storage.names import leads_out
+from disk.storage.names import image_name, leads_out
 
 if TYPE_CHECKING:
     from disk.colmap.overview import Overview
@@ -114,7 +114,7 @@ def _missing(summary: Reconstruction | None, photos: Path | None, registered: li
 
 
 def _verified_links(artifacts: Path, place: dict[str, int]) -> Float[np.ndarray, "n n"]:
-    places = {PurePosixPath(name).with_suffix("").as_posix(): index for name, index in place.items()}
+    places = {image_name(name): index for name, index in place.items()}
     pairs, inliers = read_pairs(artifacts)
     strengths = {**dict.fromkeys(pairs, 0), **inliers}
     known = [(places[a], places[b], n) for (a, b), n in strengths.items() if a in places and b in places]

@@ -12,7 +12,12 @@ from disk.shapes import Float
 
 @dataclass(frozen=True)
 class Link:
-    """Two photos, by index, and the number of inliers or points they share; joins: number of photos on either side."""
+    """A connection between two photos.
+
+    first, second: indices of the photos
+    strength: number of inliers or points they share
+    joins: number of photos on either side
+    """
 
     first: int
     second: int

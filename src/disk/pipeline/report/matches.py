@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from disk.errors import ArtifactError, ImageError
+from disk.pairs.choose import Pair
 from disk.pipeline.pictures import draw_matches_of
 from disk.pipeline.report.gather import ModelFacts
 from disk.pipeline.report.links import weakest_links
 from disk.progress import log
 from disk.storage.artifacts import INLIERS, MatchStore, read_features, read_matches
+from disk.storage.names import image_name
 from disk.viewing import canvas
 from disk.viewing.report import Picture
 
 _LOOKED_AT = 500  # sample of unverified pairs; the one with the most matches is drawn
 _DPI = 65  # of pictures that the page shows at about 1100 pixels
-Pair = tuple[str, str]
 
 
 def draw_pairs(facts: ModelFacts, files: dict[str, Path], folder: Path) -> list[Picture]:
@@ -29,7 +30,7 @@ def draw_pairs(facts: ModelFacts, files: dict[str, Path], folder: Path) -> list[
     """
     if facts.artifacts is None:
         return []
-    paths = {_stem(name): path for name, path in files.items()}
+    paths = {image_name(name): path for name, path in files.items()}
     drawn = []
     with (
         read_features(facts.artifacts) as features,
@@ -74,9 +75,5 @@ def _in_vain(facts: ModelFacts) -> list[Pair]:
 
 
 def _pair(facts: ModelFacts, first: int, second: int) -> Pair:
-    a, b = sorted((_stem(facts.names[first]), _stem(facts.names[second])))
+    a, b = sorted((image_name(facts.names[first]), image_name(facts.names[second])))
     return a, b
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
