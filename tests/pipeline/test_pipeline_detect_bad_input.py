@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import zlib
@@ -119,6 +120,8 @@ def test_a_truncated_image_is_named_and_the_others_are_detected(
     assert "c.jpg is damaged: image file is truncated" in lines[0]
     with read_features(tmp_path / "out") as store:
         assert store.names == ["a", "b", "sub/d"]
+    assert main(["detect", str(tmp_path / "out"), str(photo_folder), "--n", "20", "--backend", "torch", "--json"]) == 1
+    assert list(json.loads(capsys.readouterr().out)["failed"]) == ["c.jpg"]
     assert run(capsys, tmp_path / "out", photo_folder, "--keep-going")[0] == 0
     (photo_folder / "c.jpg").write_bytes(whole)
     assert run(capsys, tmp_path / "out", photo_folder) == (0, [])
@@ -133,7 +136,7 @@ def test_a_folder_of_truncated_images(photo_folder: Path, tmp_path: Path, capsys
     assert main(["detect", *arguments]) == 2
     printed = capsys.readouterr().err
     assert "4 images: none detected in this run; in" in printed
-    assert "none of the 4 images could be used; the first: " in printed.splitlines()[-1]
+    assert "none of the images could be used (4); the first: " in printed.splitlines()[-1]
 
 
 def test_a_decompression_bomb_is_named_and_the_others_are_detected(

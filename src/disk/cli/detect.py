@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from disk.cli.app import AsJson, print_json, run
+from disk.cli.app import AsJson, run, show_result
 from disk.pipeline import detect as stage
 from disk.pipeline.detect import DetectOptions
 
@@ -27,9 +27,7 @@ def detect(
         images: Folder of images, sub-folders included; an image's name is its path without extension.
         options: Options of detection.
     """
-    summary = stage.detect(artifacts, images, options)
-    if json:
-        print_json(summary)
+    show_result(lambda: stage.detect(artifacts, images, options), lambda _: None, json)
 
 
 def main(argv: list[str]) -> int:

@@ -28,7 +28,7 @@ from disk.pipeline.follow import follow_folder
 from disk.pipeline.loading import Loaded, equal_shapes, is_large, load_ahead, load_image
 from disk.pipeline.options import ChosenImages, MaskFolder, Network, Place
 from disk.pipeline.precheck import check_readable
-from disk.progress import log, progress_bar
+from disk.progress import counted, log, progress_bar
 from disk.storage.artifacts import DESCRIPTORS, KEYPOINTS, SCORES, artifacts_folder, feature_writer
 from disk.storage.forget import forget_images
 from disk.storage.locks import folder_lock
@@ -64,9 +64,12 @@ class DetectOptions(Place, Network, MaskFolder, ChosenImages, DetectionOptions):
 class DetectSummary:
     """What a run did.
 
-    images: number in the folder; detected: images processed in this run; keypoints: their total; failed: images that
-    could not be read, and why; stale: images processed again because they or their masks changed; unused: other files
-    in the folder, by extension.
+    images: number in the folder
+    detected: number of images processed in this run
+    keypoints: their total number
+    failed: images that could not be read, and why
+    stale: images processed again because they or their masks changed
+    unused: other files in the folder, by extension
     """
 
     images: int
@@ -139,7 +142,7 @@ def _forget_other_masks(writer: ShardWriter, masks: dict[str, Path], artifacts: 
     before = {name: digest or "" for name, digest in writer.values("mask").items()}
     stale = sorted(name for name, digest in before.items() if digest != mask_digest(masks.get(name)))
     if stale:
-        log.warning("the masks of %d images have changed; detecting these again: %s", len(stale), named(stale))
+        log.warning("masks have changed; detecting these images again: %s", named(stale))
         forget_images(artifacts, stale)
     return stale
 
@@ -157,7 +160,7 @@ def _check_names(done: set[str], files: list[ImageFile], artifacts: Path) -> Non
     for folder, name in images_in_images(done | {file.name for file in files}):
         raise ArtifactError(
             f"{artifacts} cannot store both images {folder!r} and {name!r}, and one exists from an earlier run; "
-            f"use another folder, or {option('overwrite')}"
+            f"use another folder, or {option('overwrite', True)}"
         )
 
 
@@ -166,16 +169,16 @@ def _report(summary: DetectSummary, artifacts: Path, seconds: float, slowest: st
     if summary.detected:
         done = f"{summary.detected} detected in this run with {summary.keypoints} keypoints"
         done += f", {summary.detected / seconds:.2f} images/s" + (f", limited by {slowest}" if slowest else "")
-    log.info("%d images: %s; in %s", summary.images, done, artifacts)
+    log.info("%s: %s; in %s", counted(summary.images, "image"), done, artifacts)
     if not summary.failed:
         return
     if len(summary.failed) == summary.images:
         first = next(iter(summary.failed.values()))
-        raise ImageError(f"none of the {summary.images} images could be used; the first: {first}")
+        raise ImageError(f"none of the images could be used ({summary.images}); the first: {first}")
     names = list(summary.failed)
-    message = f"{len(names)} of {summary.images} images could not be read: {named(names)}; the rest is done"
+    message = f"{len(names)} of {counted(summary.images, 'image')} could not be read: {named(names)}; the rest is done"
     if not keep_going:
-        raise PartialFailureError(message)
+        raise PartialFailureError(message, summary)
     log.warning("%s", message)
 
 

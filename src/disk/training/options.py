@@ -115,7 +115,7 @@ class TrainOptions(Options):
     """Minutes after which this run saves its state and stops; continue with --resume."""
 
     seed: int = 0
-    """Random seed; the same seed gives the same training."""
+    """Random seed; the same seed gives the same training, on a GPU up to rounding."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; matching, rewards and weights are always fp32."""
