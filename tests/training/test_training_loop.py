@@ -188,7 +188,7 @@ def test_an_epoch_of_little_data_is_one_pass(data: Path, tmp_path: Path, caplog:
     caplog.set_level("INFO", logger="disk")
     options = replace(TINY, save_dir=tmp_path, chunk_size=None, warmup=250, batch_size=2, n_epochs=2)
     train(data, replace(options, test_scene_limit=0))
-    assert f"epochs of 3 batches, one pass over the 6 tuples of {data}" in caplog.text
+    assert f"epochs of 3 batches, one pass over 6 tuples of {data}" in caplog.text
     assert "no validation: as requested" in caplog.text
     assert torch.load(tmp_path / "last.pth", weights_only=True)["position"] == [2, 0, 6]
     assert saved_options(tmp_path / "last.pth")[1].chunk_size == 3
