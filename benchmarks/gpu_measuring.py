@@ -55,7 +55,7 @@ def measured(methods: dict[str, Callable[[], Any]], plan: Plan, each: int = 1, r
         if cuda:
             before = torch.cuda.memory_allocated(plan.device)
             torch.cuda.reset_peak_memory_stats(plan.device)
-        run()  # records a CUDA graph on the second call, which allocates all that a replay uses without allocating it
+        run()  # the second call records a CUDA graph, with all the memory that replays use
         synchronise(plan.device)
         if cuda:
             memory[name] = (torch.cuda.max_memory_allocated(plan.device) - before) / 1e6

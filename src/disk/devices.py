@@ -101,8 +101,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device; on a GPU without waiting for its pending work, unlike `Tensor.to`."""
-    if device.type != "cuda":
+    """Copy a tensor to a device; from the CPU to a GPU without waiting for its pending work, unlike `Tensor.to`."""
+    if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     # torch reuses the pinned memory, but only after the copy
     return values.pin_memory().to(device, non_blocking=True)

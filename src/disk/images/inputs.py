@@ -73,9 +73,9 @@ def as_pixels(image: Any) -> tuple[list[Pixels], bool]:
         if image.is_meta or image.layout != torch.strided:
             raise ImageError(f"cannot use {_describe(image)} without values, or a sparse one, as an image: {_WANTED}")
         image = image.detach()
-        # a batch at once, because each look at the values waits for a GPU; if it is wrong, each image tells how
-        right = image.ndim == 4 and image.is_floating_point() and 0 not in image.shape and _in_range(*_range(image))
-        return _split(image, partial(_from_tensor, checked=right))
+        # a batch at once, because each look at the values waits for a GPU; a batch that fails is checked by image
+        checked = image.ndim == 4 and image.is_floating_point() and 0 not in image.shape and _in_range(*_range(image))
+        return _split(image, partial(_from_tensor, checked=checked))
     if isinstance(image, np.ndarray) or hasattr(image, "__array__"):
         return _split(np.asarray(image), _from_array)
     raise ImageError(f"cannot use {_describe(image)} as an image: {_WANTED}")

@@ -116,7 +116,7 @@ def record_graph(function: Function, tensors: Sequence[Tensor]) -> Recording:
     # thread_local, because other threads may allocate pinned memory meanwhile
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
-        # of its own, because after a failed capture `graph` leaves its stream the current one
+        # the outer `stream` restores the current stream, which `graph` does not do after a failed capture
         with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = function(*inputs)
     return Recording(graph.replay, inputs, output, torch.cuda.memory_reserved(device) - before)

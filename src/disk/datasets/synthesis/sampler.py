@@ -17,6 +17,7 @@ from disk.datasets.synthesis.render import render
 from disk.datasets.synthesis.scene import draw_scenes
 from disk.datasets.synthesis.textures import build_store
 from disk.datasets.synthesis.views import MAX_ANGLE, choose_views, draw_views
+from disk.devices import send
 from disk.errors import DatasetError, ImageError
 from disk.geometry.camera import Camera
 from disk.progress import log, track
@@ -45,30 +46,25 @@ class RenderedTuples:
 
     def pick(self, rows: slice) -> RenderedTuples:
         """Select some of the tuples."""
-        parts = (self.images, self.depths, self.K, self.R, self.t)
-        return RenderedTuples(self.numbers[rows], *(part[rows] for part in parts))
+        return RenderedTuples(self.numbers[rows], *(part[rows] for part in self._parts))
 
     def to(self, device: torch.device | str) -> RenderedTuples:
         """Copy to another device; copies to a GPU are asynchronous."""
-        ahead = torch.device(device).type == "cuda" and not self.images.is_cuda
-
-        def moved(part: Tensor) -> Tensor:
-            return part.pin_memory().to(device, non_blocking=True) if ahead else part.to(device)
-
-        return RenderedTuples(
-            self.numbers, *(moved(part) for part in (self.images, self.depths, self.K, self.R, self.t))
-        )
+        return RenderedTuples(self.numbers, *(send(part, torch.device(device)) for part in self._parts))
 
     def views(self) -> list[list[PosedImage]]:
         """The views of each tuple."""
-        parts = (self.images, self.depths, self.K, self.R, self.t)
         return [
             [
                 PosedImage(image, Camera(K, R, t), depth, f"{number}-{v}")
                 for v, (image, depth, K, R, t) in enumerate(zip(*rows, strict=True))
             ]
-            for number, *rows in zip(self.numbers, *parts, strict=True)
+            for number, *rows in zip(self.numbers, *self._parts, strict=True)
         ]
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.images, self.depths, self.K, self.R, self.t
 
 
 class SceneSampler:
